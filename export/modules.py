@@ -1,0 +1,270 @@
+"""The stages as PyTorch modules, written so that they export to plain ONNX operators.
+
+They hold the layers of a segment_anything model (no copies) and compute what its own forward computes:
+
+- `WindowStage`: patch embedding, position embedding and all window blocks of single windows;
+- `GlobalStage`: the global blocks and the neck, on all windows' embeddings;
+- `WholeStage`: the reordered encoder on a canvas, the way SAM runs it;
+- `DecoderStage`: prompt encoder and mask decoder.
+
+Attention is matmul, softmax, matmul; global attention runs in blocks of query rows so that no more than
+1/16 of an attention matrix exists at a time. Source: segment_anything.modeling (image_encoder.Block,
+prompt_encoder.PromptEncoder, mask_decoder.MaskDecoder).
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from export.sam import ImageEncoderViT, Sam, window_partition, window_unpartition
+from stages.geometry import Geometry
+
+QUERY_BLOCKS = 16
+SCALE_FLOOR = 2.0**-14  # smallest normal fp16: a token of zeros must not divide by zero
+
+
+def attention(layer: Any, x: Tensor, query_blocks: int) -> Tensor:
+    """SAM's attention with decomposed relative positions, computed for `query_blocks` groups of rows.
+
+    x and the result are [n, h, w, D]; `layer` is a segment_anything Attention whose tables fit h and w.
+    """
+    n, h, w, dim = x.shape
+    heads, d = layer.num_heads, dim // layer.num_heads
+    # [n, h*w, 3*D] -> [3, n, heads, h*w, d]
+    q, k, v = layer.qkv(x).reshape(n, h * w, 3, heads, d).permute(2, 0, 3, 1, 4).unbind(0)
+    rel_h, rel_w = _relative_positions(layer, q.reshape(n, heads, h, w, d))
+    keys = (k * layer.scale).transpose(-2, -1)
+    rows = -(-h // query_blocks)
+    blocks = []
+    for start in range(0, h, rows):
+        stop = min(start + rows, h)
+        scores = q[:, :, start * w : stop * w] @ keys
+        # [n, heads, rows, w, kh, 1] + [n, heads, rows, w, 1, kw]
+        bias = rel_h[:, :, start:stop, :, :, None] + rel_w[:, :, start:stop, :, None, :]
+        scores = scores + bias.reshape(n, heads, (stop - start) * w, h * w)
+        blocks.append(scores.softmax(dim=-1) @ v)
+    # [n, heads, h*w, d] -> [n, h, w, D]
+    return layer.proj(torch.cat(blocks, dim=2).transpose(1, 2).reshape(n, h, w, dim))
+
+
+def _relative_positions(layer: Any, q: Tensor) -> tuple[Tensor, Tensor]:
+    """Products of queries [n, heads, h, w, d] with SAM's position tables, for each key row and key column."""
+    h, w = q.shape[2:4]
+    table_h = layer.rel_pos_h[_offsets(h)].transpose(-2, -1)  # [h, d, h]
+    table_w = layer.rel_pos_w[_offsets(w)].transpose(-2, -1)
+    rel_h = q @ table_h
+    rel_w = (q.transpose(2, 3) @ table_w).transpose(2, 3)
+    return rel_h, rel_w
+
+
+def _offsets(size: int) -> Tensor:
+    """Row of the relative position table for each (query, key) pair along one axis."""
+    positions = torch.arange(size)
+    return positions[:, None] - positions[None, :] + size - 1
+
+
+def normalise(pixels: Tensor, extent: Tensor, mean: Tensor, std: Tensor) -> Tensor:
+    """uint8 [n, S, S, 3] -> float [n, 3, S, S]: SAM's normalisation, then zeros outside `extent` [n, 2]."""
+    side = torch.arange(pixels.shape[1])
+    rows = side[None, :] < extent[:, :1]
+    cols = side[None, :] < extent[:, 1:]
+    inside = rows[:, :, None, None] & cols[:, None, :, None]
+    scaled = (pixels.float() - mean) / std
+    return torch.where(inside, scaled, torch.zeros_like(scaled)).permute(0, 3, 1, 2)
+
+
+class WindowStage(nn.Module):
+    """Everything of the encoder that depends on one window's pixels alone.
+
+    tile uint8 [n, S, S, 3] RGB, index int32 [n, 1], extent int32 [n, 2] -> embedding [n, w, w, D],
+    embedding_q8 int8 [n, w, w, D] and its scale fp16 [n, w, w, 1]. Tokens outside the canvas are zero.
+    """
+
+    mean: Tensor
+    std: Tensor
+    positions: Tensor
+
+    def __init__(self, sam: Sam, geometry: Geometry, embedding_dtype: torch.dtype) -> None:
+        super().__init__()
+        encoder = sam.image_encoder
+        self.geometry = geometry
+        self.embedding_dtype = embedding_dtype
+        self.patch_embed = encoder.patch_embed
+        self.blocks = nn.ModuleList(encoder.blocks[i] for i in geometry.window_blocks)
+        self.register_buffer("mean", sam.pixel_mean.flatten())
+        self.register_buffer("std", sam.pixel_std.flatten())
+        # [1, T, T, D] -> [windows, w, w, D]
+        self.register_buffer("positions", window_partition(encoder.pos_embed.data, geometry.window)[0])
+
+    def forward(self, tile: Tensor, index: Tensor, extent: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        x = self.encode(tile, index, extent)
+        return x.to(self.embedding_dtype), *quantise(x)
+
+    def encode(self, tile: Tensor, index: Tensor, extent: Tensor) -> Tensor:
+        """The embedding in fp32, [n, w, w, D]."""
+        index = index.long()
+        on_canvas = self._on_canvas(index)
+        x = self.patch_embed(normalise(tile, extent, self.mean, self.std))
+        x = x + self.positions[index[:, 0]]
+        for block in self.blocks:
+            # SAM pads windows after norm1 with zeros: attention sees those tokens as k = bias, v = bias.
+            h = block.norm1(x)
+            h = torch.where(on_canvas, h, torch.zeros_like(h))
+            x = x + attention(block.attn, h, query_blocks=1)
+            x = x + block.mlp(block.norm2(x))
+        return torch.where(on_canvas, x, torch.zeros_like(x))
+
+    def _on_canvas(self, index: Tensor) -> Tensor:
+        """Which tokens of each window lie on the canvas: bool [n, w, w, 1]."""
+        g = self.geometry
+        side = torch.arange(g.window)[None, :]
+        rows = (index // g.grid) * g.window + side < g.tokens
+        cols = (index % g.grid) * g.window + side < g.tokens
+        return (rows[:, :, None] & cols[:, None, :])[..., None]
+
+
+def quantise(x: Tensor) -> tuple[Tensor, Tensor]:
+    """int8 values and one fp16 scale a token: x is close to values * scale."""
+    scale = (x.abs().amax(dim=-1, keepdim=True) / 127).clamp(min=SCALE_FLOOR).half()
+    return _to_int8(x / scale.float()), scale
+
+
+def _to_int8(x: Tensor) -> Tensor:
+    """Round half to even and saturate: ONNX QuantizeLinear with scale 1, which TensorRT takes where a Cast to
+    int8 is refused."""
+    if not torch.onnx.is_in_onnx_export():
+        return x.round().clamp(-128, 127).to(torch.int8)
+    one, zero = torch.tensor(1.0), torch.tensor(0, dtype=torch.int8)
+    return torch.onnx.ops.symbolic(
+        "QuantizeLinear", (x, one, zero), dtype=torch.int8, shape=x.shape, version=1
+    )
+
+
+class GlobalStage(nn.Module):
+    """Global blocks and neck: embedding [windows, w, w, D] -> image_embedding fp32 [1, 256, E, E]."""
+
+    def __init__(self, sam: Sam, geometry: Geometry) -> None:
+        super().__init__()
+        self.geometry = geometry
+        self.blocks = nn.ModuleList(sam.image_encoder.blocks[i] for i in geometry.global_blocks)
+        self.neck = sam.image_encoder.neck
+
+    def forward(self, embedding: Tensor) -> Tensor:
+        g = self.geometry
+        padded = (g.grid * g.window, g.grid * g.window)
+        x = window_unpartition(embedding.float(), g.window, padded, (g.tokens, g.tokens))
+        for block in self.blocks:
+            x = _block(block, x)
+        return self.neck(x.permute(0, 3, 1, 2))
+
+
+class WholeStage(nn.Module):
+    """The reordered encoder run the way SAM runs it, windows cut from the whole feature map.
+
+    canvas uint8 [1, image_size, image_size, 3], extent int32 [1, 2] -> image_embedding fp32 [1, 256, E, E].
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, sam: Sam, geometry: Geometry) -> None:
+        super().__init__()
+        encoder = sam.image_encoder
+        self.patch_embed, self.pos_embed, self.neck = encoder.patch_embed, encoder.pos_embed, encoder.neck
+        self.blocks = nn.ModuleList(encoder.blocks[i] for i in geometry.block_order)
+        self.register_buffer("mean", sam.pixel_mean.flatten())
+        self.register_buffer("std", sam.pixel_std.flatten())
+
+    def forward(self, canvas: Tensor, extent: Tensor) -> Tensor:
+        x = self.patch_embed(normalise(canvas, extent, self.mean, self.std)) + self.pos_embed
+        for block in self.blocks:
+            x = _block(block, x)
+        return self.neck(x.permute(0, 3, 1, 2))
+
+
+def _block(block: Any, x: Tensor) -> Tensor:
+    """segment_anything's Block.forward with `attention` in place of its attention."""
+    h = block.norm1(x)
+    if block.window_size > 0:
+        hw = (x.shape[1], x.shape[2])
+        h, padded = window_partition(h, block.window_size)
+        h = window_unpartition(attention(block.attn, h, 1), block.window_size, padded, hw)
+    else:
+        h = attention(block.attn, h, QUERY_BLOCKS)
+    x = x + h
+    return x + block.mlp(block.norm2(x))
+
+
+class DecoderStage(nn.Module):
+    """Prompt encoder and mask decoder for p objects of k prompt tokens each.
+
+    point_coords fp32 [p, k, 2] are canvas pixels (x, y); point_labels fp32 [p, k] are SAM's: 0 background,
+    1 foreground, 2 and 3 the corners of a box, -1 none. mask_input fp32 [p, 1, M, M] counts where
+    has_mask_input fp32 [p, 1] is 1. Outputs: low_res_masks fp32 [p, 4, M, M] (logits), iou fp32 [p, 4].
+    """
+
+    image_pe: Tensor
+    label_embeddings: Tensor
+
+    def __init__(self, sam: Sam) -> None:
+        super().__init__()
+        prompts = sam.prompt_encoder
+        self.image_size = sam.image_encoder.img_size
+        self.prompts = prompts
+        self.decoder = sam.mask_decoder
+        self.register_buffer("image_pe", prompts.get_dense_pe().detach())
+        rows = [prompts.not_a_point_embed, *prompts.point_embeddings]  # labels -1, 0, 1, 2, 3
+        self.register_buffer("label_embeddings", torch.cat([row.weight.detach() for row in rows]))
+
+    def forward(
+        self,
+        image_embedding: Tensor,
+        point_coords: Tensor,
+        point_labels: Tensor,
+        mask_input: Tensor,
+        has_mask_input: Tensor,
+    ) -> tuple[Tensor, Tensor]:
+        tokens = self._tokens(point_coords, point_labels)
+        dense = self._dense(mask_input, has_mask_input)
+        keys = image_embedding + dense  # [1, 256, E, E] + [p, 256, E, E]
+        return self._decode(keys, tokens)
+
+    def _tokens(self, coords: Tensor, labels: Tensor) -> Tensor:
+        """Output tokens and embedded prompts, [p, 5 + k, 256]."""
+        turns = 2 * ((coords + 0.5) / self.image_size) - 1
+        angles = 2 * math.pi * (turns @ self.prompts.pe_layer.positional_encoding_gaussian_matrix)
+        where = torch.cat([angles.sin(), angles.cos()], dim=-1)
+        labels = labels[..., None]
+        where = torch.where(labels == -1, torch.zeros_like(where), where)
+        kind = self.label_embeddings[labels[..., 0].long() + 1]
+        fixed = torch.cat([self.decoder.iou_token.weight, self.decoder.mask_tokens.weight])
+        fixed = fixed[None].expand(coords.shape[0], -1, -1)
+        return torch.cat([fixed, where + kind], dim=1)
+
+    def _dense(self, mask: Tensor, has_mask: Tensor) -> Tensor:
+        none = self.prompts.no_mask_embed.weight.reshape(1, -1, 1, 1)
+        given = self.prompts.mask_downscaling(mask)
+        return torch.where(has_mask[..., None, None] > 0, given, none)
+
+    def _decode(self, keys: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor]:
+        decoder = self.decoder
+        p, channels, side, _ = keys.shape
+        hs, src = decoder.transformer(keys, self.image_pe, tokens)
+        # [p, E*E, 256] -> [p, 32, 4E, 4E]
+        features = decoder.output_upscaling(src.transpose(1, 2).reshape(p, channels, side, side))
+        heads = decoder.output_hypernetworks_mlps
+        weights = torch.stack([head(hs[:, 1 + i]) for i, head in enumerate(heads)], dim=1)
+        masks = weights @ features.flatten(2)
+        return masks.reshape(p, len(heads), 4 * side, 4 * side), decoder.iou_prediction_head(hs[:, 0])
+
+
+def reordered_encoder(encoder: ImageEncoderViT, geometry: Geometry) -> ImageEncoderViT:
+    """Put SAM's own encoder into the reordered block order, in place: the reference of every parity check."""
+    encoder.blocks = nn.ModuleList(encoder.blocks[i] for i in geometry.block_order)
+    return encoder
+
+

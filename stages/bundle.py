@@ -1,0 +1,258 @@
+"""The directory a model travels in: ONNX stages, `bundle.json`, padding embeddings and the probe.
+
+Layout (a copy with `bundle.json` and some of the stage folders is a valid smaller bundle):
+
+    bundle.json
+    edge/padding.npy     embeddings of windows that are all padding, [windows, w, w, D]
+    edge/probe.npz       a synthetic tile and what a true site answers to it
+    window/model.onnx    and model.onnx.data, likewise global/, decoder/, whole/
+    engines/<device>/    engines built from the stages, never copied between machines
+
+`bundle.json` is written last and by rename, so a directory without it was never a bundle.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import numpy as np
+
+from stages.errors import BundleError
+from stages.geometry import Geometry
+from stages.tensors import Array, TensorSpec
+
+FORMAT = 1
+MANIFEST = "bundle.json"
+WEIGHT_STATUS = ("untrained", "undistilled", "distilled")
+PADDING_FILE = "edge/padding.npy"
+PROBE_FILE = "edge/probe.npz"
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One stage's record: `file` is its ONNX, `files` maps every file it needs to its sha256."""
+
+    name: str
+    file: str
+    files: Mapping[str, str]
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    precision: str
+    parity: Mapping[str, float] = field(default_factory=dict)
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "file": self.file,
+            "files": dict(self.files),
+            "inputs": [spec.to_json() for spec in self.inputs],
+            "outputs": [spec.to_json() for spec in self.outputs],
+            "precision": self.precision,
+            "parity": dict(self.parity),
+        }
+
+    @classmethod
+    def from_json(cls, name: str, data: Mapping[str, Any]) -> Stage:
+        return cls(
+            name,
+            data["file"],
+            dict(data["files"]),
+            tuple(TensorSpec.from_json(spec) for spec in data["inputs"]),
+            tuple(TensorSpec.from_json(spec) for spec in data["outputs"]),
+            data["precision"],
+            dict(data["parity"]),
+        )
+
+
+@dataclass(frozen=True)
+class Probe:
+    """A synthetic tile, ready to send, with the embedding a true site answers.
+
+    `inputs` are the window stage's inputs with n = 1; `embedding` is float32 [1, w, w, D]; `tolerance` is
+    the largest absolute difference, as a fraction of the embedding's own largest value, per wire format.
+    """
+
+    inputs: Mapping[str, Array]
+    embedding: Array
+    tolerance: Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """A bundle opened for reading; `path` is its directory.
+
+    `weights` is one of WEIGHT_STATUS, `trained_on` says where they come from, `embedding_dtype` is the
+    dtype of the window stage's `embedding` ("float16", or "float32" for tests), `parity` holds what the
+    export measured for the chain of stages.
+    """
+
+    path: Path
+    geometry: Geometry
+    pixel_mean: tuple[float, ...]
+    pixel_std: tuple[float, ...]
+    weights: str
+    trained_on: str
+    embedding_dtype: str
+    head_blocks: int
+    stages: Mapping[str, Stage]
+    edge_files: Mapping[str, str]
+    probe_tolerance: Mapping[str, float]
+    parity: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def site_digest(self) -> str:
+        """Hash of everything that decides what a site computes: "sha256:" and 64 hex digits."""
+        facts = {
+            "geometry": self.geometry.to_json(),
+            "head_blocks": self.head_blocks,
+            "pixel_mean": self.pixel_mean,
+            "pixel_std": self.pixel_std,
+            "files": dict(self.stage("window").files),
+        }
+        text = json.dumps(facts, sort_keys=True, separators=(",", ":"))
+        return "sha256:" + hashlib.sha256(text.encode()).hexdigest()
+
+    @property
+    def description(self) -> str:
+        return f"{self.geometry.name} ({self.weights} weights)"
+
+    def stage(self, name: str) -> Stage:
+        if name not in self.stages:
+            raise BundleError(f"{self.path} describes no stage {name!r}; export it again")
+        return self.stages[name]
+
+    def has(self, name: str) -> bool:
+        """Whether this copy of the bundle holds the stage's own files, not only its record."""
+        return name in self.stages and (self.path / self.stages[name].file).is_file()
+
+    def verified_file(self, name: str) -> Path:
+        """Path of the stage's ONNX after the hashes of all its files were checked.
+
+        Raises BundleError naming the first file that is missing or differs.
+        """
+        stage = self.stage(name)
+        self._verify(stage.files)
+        return self.path / stage.file
+
+    def padding_embeddings(self) -> Array:
+        """Embeddings of windows without picture: [windows, w, w, D] of `embedding_dtype`."""
+        self._verify({PADDING_FILE: self.edge_files[PADDING_FILE]})
+        padding: Array = np.load(self.path / PADDING_FILE, allow_pickle=False)
+        return padding
+
+    def probe(self) -> Probe:
+        self._verify({PROBE_FILE: self.edge_files[PROBE_FILE]})
+        with np.load(self.path / PROBE_FILE, allow_pickle=False) as arrays:
+            inputs = {spec.name: arrays[spec.name] for spec in self.stage("window").inputs}
+            return Probe(inputs, arrays["embedding"], self.probe_tolerance)
+
+    def _verify(self, files: Mapping[str, str]) -> None:
+        for name, expected in files.items():
+            path = self.path / name
+            if not path.is_file():
+                raise BundleError(
+                    f"{path} is missing; copy it from the full bundle or export the bundle again"
+                )
+            if sha256(path) != expected:
+                raise BundleError(f"{path} differs from what {MANIFEST} records; copy or export it again")
+
+    def save(self) -> None:
+        """Write `bundle.json` beside stages already in place; the last act of an export."""
+        manifest = {
+            "format": FORMAT,
+            "model": self.geometry.to_json(),
+            "block_order": list(self.geometry.block_order),
+            "head_blocks": self.head_blocks,
+            "pixel_mean": list(self.pixel_mean),
+            "pixel_std": list(self.pixel_std),
+            "weights": {"status": self.weights, "trained_on": self.trained_on},
+            "embedding_dtype": self.embedding_dtype,
+            "stages": {name: stage.to_json() for name, stage in self.stages.items()},
+            "edge_files": dict(self.edge_files),
+            "probe_tolerance": dict(self.probe_tolerance),
+            "parity": dict(self.parity),
+            "site_digest": self.site_digest,
+        }
+        temporary = self.path / (MANIFEST + ".tmp")
+        temporary.write_text(json.dumps(manifest, indent=1) + "\n")
+        os.replace(temporary, self.path / MANIFEST)
+
+    @classmethod
+    def load(cls, path: str | Path) -> Bundle:
+        """Read and check `bundle.json`; files of a stage are hashed when the stage is opened.
+
+        Raises BundleError when the directory is no bundle, of another format, or inconsistent.
+        """
+        path = Path(path)
+        manifest = _read_manifest(path)
+        try:
+            bundle = cls._from_manifest(path, manifest)
+        except (KeyError, TypeError, ValueError, AttributeError) as exc:
+            raise BundleError(f"{path / MANIFEST} is damaged ({exc!r}); export the bundle again") from exc
+        bundle._check(manifest)
+        return bundle
+
+    @classmethod
+    def _from_manifest(cls, path: Path, manifest: Mapping[str, Any]) -> Bundle:
+        return cls(
+            path=path,
+            geometry=Geometry.from_json(manifest["model"]),
+            pixel_mean=tuple(manifest["pixel_mean"]),
+            pixel_std=tuple(manifest["pixel_std"]),
+            weights=manifest["weights"]["status"],
+            trained_on=manifest["weights"]["trained_on"],
+            embedding_dtype=manifest["embedding_dtype"],
+            head_blocks=manifest["head_blocks"],
+            stages={name: Stage.from_json(name, data) for name, data in manifest["stages"].items()},
+            edge_files=dict(manifest["edge_files"]),
+            probe_tolerance=dict(manifest["probe_tolerance"]),
+            parity=dict(manifest["parity"]),
+        )
+
+    def _check(self, manifest: Mapping[str, Any]) -> None:
+        where = self.path / MANIFEST
+        if self.weights not in WEIGHT_STATUS:
+            raise BundleError(
+                f"{where} gives weight status {self.weights!r}, expected one of {WEIGHT_STATUS}"
+            )
+        names = [name for stage in self.stages.values() for name in (stage.file, *stage.files)]
+        outside = [name for name in (*names, *self.edge_files) if not _inside(name)]
+        if outside:
+            raise BundleError(f"{where} names {outside[0]!r}, a file outside the bundle; do not use it")
+        if manifest["site_digest"] != self.site_digest:
+            raise BundleError(f"{where} was edited: its site digest does not fit its window stage")
+
+
+def _read_manifest(path: Path) -> dict[str, Any]:
+    try:
+        manifest = json.loads((path / MANIFEST).read_text())
+    except FileNotFoundError as exc:
+        raise BundleError(f"{path} is no bundle: it holds no {MANIFEST}; make one with pedsam export") from exc
+    except (OSError, ValueError) as exc:
+        raise BundleError(f"{path / MANIFEST} cannot be read ({exc}); export the bundle again") from exc
+    if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
+        found = manifest.get("format") if isinstance(manifest, dict) else None
+        raise BundleError(f"{path / MANIFEST} has format {found!r}, expected {FORMAT}; export the bundle again")
+    return manifest
+
+
+def _inside(name: str) -> bool:
+    parts = PurePosixPath(name)
+    return not parts.is_absolute() and ".." not in parts.parts
+
+
+def sha256(path: Path) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def hash_files(root: Path, names: Iterable[str]) -> dict[str, str]:
+    return {name: sha256(root / name) for name in names}

@@ -1,0 +1,155 @@
+"""One contract for whatever runs a stage, and the one thread that owns engines.
+
+An engine goes closed -> open -> closed, once. `infer` is the same for every backend: it checks state, names,
+dtypes and shapes, then calls the backend's own part.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import enum
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from types import TracebackType
+from typing import TypeVar
+
+from stages.bundle import Bundle, Stage
+from stages.errors import EngineError
+from stages.tensors import Array, check_arrays
+
+BACKENDS = ("auto", "onnxruntime")
+
+T = TypeVar("T")
+
+
+class State(enum.Enum):
+    NEW = "not opened yet"
+    OPEN = "open"
+    CLOSED = "closed"
+
+
+class Engine(ABC):
+    """A stage made ready to run. Not thread-safe: open, use and close it on one thread."""
+
+    def __init__(self, stage: Stage) -> None:
+        self.stage = stage
+        self._state = State.NEW
+
+    @property
+    @abstractmethod
+    def backend(self) -> str:
+        """What runs it, for people: "onnxruntime 1.31 on CPU"."""
+
+    @property
+    @abstractmethod
+    def preferred_batch(self) -> int:
+        """Tiles a call from which on a larger batch no longer raises throughput."""
+
+    def open(self) -> None:
+        """Load the engine. Raises EngineError or BundleError; after a failure nothing is left behind."""
+        if self._state is not State.NEW:
+            raise EngineError(f"engine {self.stage.name} is {self._state.value}; make a new one")
+        self._activate()
+        self._state = State.OPEN
+
+    def infer(
+        self, feeds: Mapping[str, Array], outputs: Sequence[str] | None = None
+    ) -> dict[str, Array]:
+        """Run once on C-contiguous arrays and return the named outputs (all of them by default).
+
+        Results belong to the caller. Raises EngineError for wrong names, dtypes, shapes or state.
+        """
+        if self._state is not State.OPEN:
+            raise EngineError(f"engine {self.stage.name} is {self._state.value}; open it first")
+        check_arrays(self.stage.inputs, feeds)
+        known = [spec.name for spec in self.stage.outputs]
+        wanted = known if outputs is None else list(outputs)
+        if unknown := sorted(set(wanted) - set(known)):
+            raise EngineError(f"stage {self.stage.name} has no output {unknown}, only {known}")
+        return self._infer(feeds, wanted)
+
+    def close(self) -> None:
+        """Free everything; calling it again does nothing."""
+        if self._state is State.OPEN:
+            self._deactivate()
+        self._state = State.CLOSED
+
+    @abstractmethod
+    def _activate(self) -> None: ...
+
+    @abstractmethod
+    def _infer(self, feeds: Mapping[str, Array], outputs: Sequence[str]) -> dict[str, Array]: ...
+
+    @abstractmethod
+    def _deactivate(self) -> None: ...
+
+
+def make_engine(bundle: Bundle, name: str, backend: str = "auto", threads: int | None = None) -> Engine:
+    """An engine for one stage, not opened yet. `threads` bounds the CPU threads of one call."""
+    if backend not in BACKENDS:
+        raise EngineError(f"backend {backend!r} is unknown; choose one of {', '.join(BACKENDS)}")
+    from stages.onnxruntime_engine import OnnxRuntimeEngine  # heavy: loads the native library
+
+    return OnnxRuntimeEngine(bundle, name, threads)
+
+
+class EngineThread:
+    """Opens, runs and closes named engines on one thread of its own.
+
+    Device contexts belong to a thread, and engines of one device gain nothing from running at once.
+    """
+
+    def __init__(self, engines: Mapping[str, Callable[[], Engine]]) -> None:
+        self._factories = engines
+        self._engines: dict[str, Engine] = {}
+        self._executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix="engines")
+
+    async def __aenter__(self) -> EngineThread:
+        try:
+            await self._call(self._open_all)
+        except BaseException:
+            await self._shut_down()
+            raise
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self._shut_down()
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._engines
+
+    def engine(self, name: str) -> Engine:
+        """The engine itself, for what it says of itself; run it through `infer` only."""
+        return self._engines[name]
+
+    async def infer(
+        self, name: str, feeds: Mapping[str, Array], outputs: Sequence[str] | None = None
+    ) -> dict[str, Array]:
+        """Engine.infer on the engine thread. Cancelling drops the result; the call itself still finishes."""
+        engine = self._engines[name]
+        return await self._call(lambda: engine.infer(feeds, outputs))
+
+    async def _call(self, function: Callable[[], T]) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._executor, function)
+
+    def _open_all(self) -> None:
+        for name, factory in self._factories.items():
+            engine = factory()
+            engine.open()
+            self._engines[name] = engine
+
+    def _close_all(self) -> None:
+        with contextlib.ExitStack() as stack:  # one failing close does not skip the rest
+            for engine in self._engines.values():
+                stack.callback(engine.close)
+
+    async def _shut_down(self) -> None:
+        closing = asyncio.ensure_future(self._call(self._close_all))
+        try:
+            await asyncio.shield(closing)
+        finally:
+            self._executor.shutdown(wait=False)

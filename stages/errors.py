@@ -1,0 +1,66 @@
+"""Every error this project raises on purpose, grouped by what the caller does about it.
+
+PedsamError
+├── give up and tell the user (the sentence says what to do)
+│   ├── InputError        a picture, prompt, option or configuration file is wrong
+│   ├── CheckpointError   a SAM checkpoint cannot be used
+│   ├── BundleError       a bundle is incomplete, damaged or of another format
+│   ├── ParityError       an exported stage does not compute what it should
+│   └── EngineError       an engine cannot be opened or was used wrongly
+├── answer the sender
+│   └── WireError         a message breaks the Open Inference Protocol; `status` is the HTTP status
+└── use another site
+    └── SiteError         one site failed; `site` is its name
+        ├── SiteUnavailable   no answer in time, or an answer that means "not now": try it again later
+        └── SiteUntrusted     other weights or wrong results: never again in this session
+"""
+
+from __future__ import annotations
+
+
+class PedsamError(Exception):
+    """Base of all errors here; its text is one sentence for a person."""
+
+
+class InputError(PedsamError):
+    """A picture, prompt, option or configuration file is wrong."""
+
+
+class CheckpointError(PedsamError):
+    """A SAM checkpoint cannot be used."""
+
+
+class BundleError(PedsamError):
+    """A bundle is incomplete, damaged or of another format."""
+
+
+class ParityError(PedsamError):
+    """An exported stage does not compute what PyTorch computes."""
+
+
+class EngineError(PedsamError):
+    """An engine cannot be opened, or was used wrongly."""
+
+
+class WireError(PedsamError):
+    """A message breaks the Open Inference Protocol; `status` is the HTTP status that answers it."""
+
+    def __init__(self, message: str, status: int = 400) -> None:
+        super().__init__(message)
+        self.status = status
+
+
+class SiteError(PedsamError):
+    """One site failed; `site` is its name."""
+
+    def __init__(self, site: str, message: str) -> None:
+        super().__init__(f"site {site}: {message}")
+        self.site = site
+
+
+class SiteUnavailable(SiteError):
+    """The site did not answer in time or said "not now"; it may be tried again later."""
+
+
+class SiteUntrusted(SiteError):
+    """The site holds other weights or returned something wrong; it is not used again in this session."""

@@ -1,0 +1,77 @@
+"""Descriptions of a stage's tensors, checked where arrays enter an engine or come off the wire."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from stages.errors import EngineError, PedsamError
+
+Array = npt.NDArray[Any]
+
+
+@dataclass(frozen=True)
+class TensorSpec:
+    """Name, numpy dtype name and shape of one tensor.
+
+    A string in `shape` names a dynamic axis. `bounds` are the smallest and largest value allowed, for the
+    small integer tensors a graph uses to index with.
+    """
+
+    name: str
+    dtype: str
+    shape: tuple[int | str, ...]
+    bounds: tuple[int, int] | None = None
+
+    def problem(self, shape: Sequence[int], dtype: str) -> str | None:
+        """One clause saying what is wrong with an array of this shape and dtype, or None."""
+        if dtype != self.dtype:
+            return f"{self.name} is {dtype}, expected {self.dtype}"
+        fits = len(shape) == len(self.shape) and all(
+            got >= 1 if isinstance(want, str) else got == want
+            for got, want in zip(shape, self.shape, strict=True)
+        )
+        if not fits:
+            return f"{self.name} has shape {list(shape)}, expected [{', '.join(map(str, self.shape))}]"
+        return None
+
+    def value_problem(self, array: Array) -> str | None:
+        """One clause saying which bound a value breaks, or None."""
+        if self.bounds is None or (array.min() >= self.bounds[0] and array.max() <= self.bounds[1]):
+            return None
+        low, high = self.bounds
+        return f"{self.name} has values from {array.min()} to {array.max()}, expected {low} to {high}"
+
+    def to_json(self) -> dict[str, Any]:
+        data: dict[str, Any] = {"name": self.name, "dtype": self.dtype, "shape": list(self.shape)}
+        return data | ({"bounds": list(self.bounds)} if self.bounds else {})
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> TensorSpec:
+        bounds = data.get("bounds")
+        np.dtype(data["dtype"])  # an unknown dtype raises TypeError here, not in the middle of a run
+        return cls(
+            data["name"], data["dtype"], tuple(data["shape"]), (bounds[0], bounds[1]) if bounds else None
+        )
+
+
+def check_arrays(
+    specs: Sequence[TensorSpec], arrays: Mapping[str, Array], error: type[PedsamError] = EngineError
+) -> None:
+    """Raise `error` unless `arrays` holds exactly the tensors `specs` describe, with equal dynamic axes."""
+    names = [spec.name for spec in specs]
+    if sorted(arrays) != sorted(names):
+        raise error(f"got tensors {sorted(arrays)}, expected {sorted(names)}")
+    axes: dict[str, int] = {}
+    for spec in specs:
+        array = arrays[spec.name]
+        problem = spec.problem(array.shape, array.dtype.name) or spec.value_problem(array)
+        if problem:
+            raise error(problem)
+        for axis, size in zip(spec.shape, array.shape, strict=True):
+            if isinstance(axis, str) and axes.setdefault(axis, size) != size:
+                raise error(f"{spec.name} has {size} along axis {axis}, other tensors have {axes[axis]}")

@@ -1,0 +1,326 @@
+"""Open Inference Protocol v2 over HTTP with the binary tensor data extension, both directions.
+
+A message is a JSON header, then the raw little-endian bytes of the binary tensors in header order, without
+padding. `Inference-Header-Content-Length` counts the header's bytes; a message without it is all JSON.
+Sources: KServe "Open Inference Protocol", Triton "Binary Tensor Data Extension".
+
+Nothing here touches a socket. Decoding checks every size before it makes an array, and the arrays it makes
+are read-only views of the body.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from stages.errors import WireError
+from stages.tensors import Array, TensorSpec, check_arrays
+
+HEADER_LENGTH = "Inference-Header-Content-Length"
+MODEL = "window"
+VERSION = "1"
+MAX_HEADER_BYTES = 64 * 1024
+
+DATATYPES = {
+    "BOOL": "bool",
+    "UINT8": "uint8",
+    "INT8": "int8",
+    "INT32": "int32",
+    "INT64": "int64",
+    "FP16": "float16",
+    "FP32": "float32",
+}
+OIP_NAME = {dtype: name for name, dtype in DATATYPES.items()}
+
+if sys.byteorder != "little":  # pragma: no cover
+    raise ImportError("this wire format needs a little-endian machine")
+
+
+@dataclass(frozen=True)
+class InferRequest:
+    """A decoded request. `outputs` maps each wanted output, in the model's order, to "send it binary"."""
+
+    inputs: Mapping[str, Array]
+    outputs: Mapping[str, bool]
+    id: str | None
+
+    @property
+    def batch(self) -> int:
+        return len(next(iter(self.inputs.values())))
+
+
+@dataclass(frozen=True)
+class Message:
+    """Bytes ready to send and the length of their JSON header (None when all is JSON)."""
+
+    body: bytes
+    header_length: int | None
+
+    @property
+    def headers(self) -> dict[str, str]:
+        if self.header_length is None:
+            return {"Content-Type": "application/json"}
+        return {"Content-Type": "application/octet-stream", HEADER_LENGTH: str(self.header_length)}
+
+
+def encode_request(inputs: Mapping[str, Array], outputs: Sequence[str]) -> Message:
+    """A request with binary tensors both ways."""
+    head = {
+        "inputs": [_binary_head(name, array) for name, array in inputs.items()],
+        "outputs": [{"name": name, "parameters": {"binary_data": True}} for name in outputs],
+    }
+    return _join(head, inputs.values())
+
+
+def encode_response(
+    outputs: Mapping[str, Array], binary: Mapping[str, bool], request_id: str | None = None
+) -> Message:
+    """A response; `binary` says of each output whether it travels as bytes or as JSON numbers."""
+    head: dict[str, Any] = {"model_name": MODEL, "model_version": VERSION}
+    if request_id is not None:
+        head["id"] = request_id
+    head["outputs"] = [
+        _binary_head(name, array) if binary[name] else _json_tensor(name, array)
+        for name, array in outputs.items()
+    ]
+    if not any(binary[name] for name in outputs):
+        return Message(_dumps(head), None)
+    return _join(head, [array for name, array in outputs.items() if binary[name]])
+
+
+def _binary_head(name: str, array: Array) -> dict[str, Any]:
+    return _tensor_head(name, array) | {"parameters": {"binary_data_size": array.nbytes}}
+
+
+def _json_tensor(name: str, array: Array) -> dict[str, Any]:
+    return _tensor_head(name, array) | {"data": array.ravel().tolist()}
+
+
+def _tensor_head(name: str, array: Array) -> dict[str, Any]:
+    return {"name": name, "datatype": OIP_NAME[array.dtype.name], "shape": list(array.shape)}
+
+
+def _join(head: Mapping[str, Any], arrays: Iterable[Array]) -> Message:
+    header = _dumps(head)
+    parts = [np.ascontiguousarray(array).data.cast("B") for array in arrays]
+    return Message(b"".join([header, *parts]), len(header))
+
+
+def _dumps(value: object) -> bytes:
+    return json.dumps(value, separators=(",", ":")).encode()
+
+
+def decode_request(
+    body: bytes, header_length: str | None, inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec], max_batch: int
+) -> InferRequest:
+    """Check a request against the model's tensors. `header_length` is that HTTP header's text, if sent.
+
+    Raises WireError (status 400) with one sentence for anything but a well-formed request.
+    """
+    head, binary = _split(body, header_length)
+    arrays = _decode_tensors(head, "inputs", binary, inputs, max_batch)
+    check_arrays(inputs, arrays, WireError)
+    return InferRequest(
+        {spec.name: arrays[spec.name] for spec in inputs}, _wanted_outputs(head, outputs), _request_id(head)
+    )
+
+
+def decode_response(
+    body: bytes, header_length: str | None, outputs: Sequence[TensorSpec], batch: int
+) -> dict[str, Array]:
+    """The outputs of a response by name; more than the expected ones is not an error, fewer is.
+
+    Raises WireError when the message is malformed or a tensor is not what `outputs` say for `batch` tiles.
+    """
+    head, binary = _split(body, header_length)
+    arrays = _decode_tensors(head, "outputs", binary, outputs, batch)
+    check_arrays(outputs, arrays, WireError)
+    if any(len(array) != batch for array in arrays.values()):
+        raise WireError(f"the response does not hold {batch} tiles")
+    return arrays
+
+
+def error_text(body: bytes) -> str:
+    """The sentence in an error body: Triton sends {"error": ...} as JSON or as text, proxies send anything."""
+    try:
+        text = json.loads(body)["error"]
+    except (ValueError, KeyError, TypeError, RecursionError):
+        text = body.decode("utf-8", "replace")
+    return " ".join(str(text).split())[:300] or "no explanation"
+
+
+def _split(body: bytes, header_length: str | None) -> tuple[dict[str, Any], memoryview]:
+    length = _parse_length(header_length, len(body))
+    try:
+        head = json.loads(body[:length])
+    except (ValueError, RecursionError) as exc:
+        raise WireError("the JSON header cannot be parsed") from exc
+    if not isinstance(head, dict):
+        raise WireError("the JSON header is no object")
+    return head, memoryview(body)[length:]
+
+
+def _parse_length(text: str | None, body_bytes: int) -> int:
+    if text is None:
+        return body_bytes
+    if not (text.isascii() and text.isdigit() and len(text) < 12) or int(text) == 0:
+        raise WireError(f"{HEADER_LENGTH} must be a positive number of bytes")
+    length = int(text)
+    if length > min(body_bytes, MAX_HEADER_BYTES):
+        raise WireError(
+            f"{HEADER_LENGTH} is {length}, expected at most {min(body_bytes, MAX_HEADER_BYTES)} for this body"
+        )
+    return length
+
+
+def _decode_tensors(
+    head: Mapping[str, Any], key: str, binary: memoryview, specs: Sequence[TensorSpec], max_batch: int
+) -> dict[str, Array]:
+    known = {spec.name: spec for spec in specs}
+    arrays: dict[str, Array] = {}
+    for entry in _entries(head, key, required=True):
+        name = _name(entry)
+        if key == "outputs" and name not in known:
+            binary = binary[_binary_size(entry) or 0 :]  # a site may answer more than was asked for
+            continue
+        if name not in known:
+            raise WireError(f"unexpected input {name!r:.80}; the model takes {sorted(known)}")
+        if name in arrays:
+            raise WireError(f"tensor {name} appears twice")
+        shape = _shape(entry, known[name], max_batch)
+        size = _binary_size(entry)
+        if size is None:
+            arrays[name] = _from_json(entry, known[name], shape)
+        else:
+            arrays[name] = _from_bytes(binary, size, known[name], shape)
+            binary = binary[size:]
+    if len(binary):
+        raise WireError(f"{len(binary)} bytes follow the last tensor")
+    return arrays
+
+
+def _entries(head: Mapping[str, Any], key: str, required: bool) -> list[dict[str, Any]]:
+    entries = head.get(key, None if required else [])
+    if not isinstance(entries, list) or len(entries) > 16 or (required and not entries):
+        raise WireError(f"{key} must be a list of 1 to 16 tensors")
+    if not all(isinstance(entry, dict) for entry in entries):
+        raise WireError(f"{key} must hold objects")
+    return entries
+
+
+def _name(entry: Mapping[str, Any]) -> str:
+    name = entry.get("name")
+    if not isinstance(name, str):
+        raise WireError("a tensor has no name")
+    return name
+
+
+def _shape(entry: Mapping[str, Any], spec: TensorSpec, max_batch: int) -> tuple[int, ...]:
+    """The entry's shape after it and the datatype were held against the spec."""
+    shape, datatype = entry.get("shape"), entry.get("datatype")
+    if not isinstance(shape, list) or not all(type(size) is int for size in shape):
+        raise WireError(f"{spec.name} has no shape of whole numbers")
+    if not isinstance(datatype, str) or datatype not in DATATYPES:
+        raise WireError(f"{spec.name} has datatype {datatype!r:.40}, expected {OIP_NAME[spec.dtype]}")
+    if problem := spec.problem(shape, DATATYPES[datatype]):
+        raise WireError(problem)
+    if isinstance(spec.shape[0], str) and shape[0] > max_batch:
+        raise WireError(f"{spec.name} has batch {shape[0]}, expected at most {max_batch}")
+    return tuple(shape)
+
+
+def _parameters(entry: Mapping[str, Any]) -> Mapping[str, Any]:
+    parameters = entry.get("parameters", {})
+    if not isinstance(parameters, dict):
+        raise WireError("parameters must be an object")
+    return parameters
+
+
+def _binary_size(entry: Mapping[str, Any]) -> int | None:
+    size = _parameters(entry).get("binary_data_size")
+    if size is not None and (type(size) is not int or size < 0):
+        raise WireError("binary_data_size must be a whole number of bytes")
+    return size
+
+
+def _from_bytes(binary: memoryview, size: int, spec: TensorSpec, shape: tuple[int, ...]) -> Array:
+    dtype = np.dtype(spec.dtype)
+    expected = math.prod(shape) * dtype.itemsize
+    if size != expected:
+        raise WireError(f"{spec.name} has binary_data_size {size}, its shape needs {expected}")
+    if len(binary) < size:
+        raise WireError(f"the body ends {size - len(binary)} bytes before the end of {spec.name}")
+    array: Array = np.frombuffer(binary[:size], dtype).reshape(shape)
+    return array
+
+
+def _from_json(entry: Mapping[str, Any], spec: TensorSpec, shape: tuple[int, ...]) -> Array:
+    if spec.dtype == "float16":
+        raise WireError(f"{spec.name} is FP16, which has no JSON form; send it as binary data")
+    data = entry.get("data")
+    if not isinstance(data, list):
+        raise WireError(f"{spec.name} has neither data nor binary_data_size")
+    values = list(_flatten(data, math.prod(shape), spec.name))
+    if len(values) != math.prod(shape):
+        raise WireError(f"{spec.name} has {len(values)} values, its shape needs {math.prod(shape)}")
+    return _cast(values, spec).reshape(shape)
+
+
+def _flatten(data: list[Any], limit: int, name: str) -> Iterator[bool | int | float]:
+    """Numbers of a nested JSON list in order. Whatever comes, at most `limit` of them are kept."""
+    stack = [iter(data)]
+    while stack:
+        for item in stack[-1]:
+            if isinstance(item, list):
+                stack.append(iter(item))
+                break
+            if not isinstance(item, (bool, int, float)):
+                raise WireError(f"the data of {name} holds something that is no number")
+            limit -= 1
+            if limit < 0:
+                raise WireError(f"{name} has more values than its shape needs")
+            yield item
+        else:
+            stack.pop()
+
+
+def _cast(values: list[bool | int | float], spec: TensorSpec) -> Array:
+    """JSON numbers as the spec's dtype, refusing values it cannot hold."""
+    dtype = np.dtype(spec.dtype)
+    allowed = {"b": {bool}, "i": {int}, "u": {int}, "f": {int, float}}[dtype.kind]
+    if not {type(value) for value in values} <= allowed:
+        raise WireError(f"the data of {spec.name} does not hold {OIP_NAME[spec.dtype]} values")
+    try:
+        return np.array(values, dtype)
+    except OverflowError as exc:
+        raise WireError(f"the data of {spec.name} goes beyond {OIP_NAME[spec.dtype]}") from exc
+
+
+def _wanted_outputs(head: Mapping[str, Any], specs: Sequence[TensorSpec]) -> dict[str, bool]:
+    all_binary = _parameters(head).get("binary_data_output") is True
+    entries = _entries(head, "outputs", required=False)
+    asked = {_name(entry): _parameters(entry).get("binary_data", all_binary) is True for entry in entries}
+    known = [spec.name for spec in specs]
+    if unknown := sorted(set(asked) - set(known)):
+        raise WireError(f"unexpected output {unknown[0]!r:.80}; the model gives {known}")
+    wanted = {name: asked.get(name, all_binary) for name in known if name in asked or not entries}
+    for spec in specs:
+        if wanted.get(spec.name) is False and spec.dtype == "float16":
+            raise WireError(f"{spec.name} is FP16, which has no JSON form; ask for it as binary data")
+    return wanted
+
+
+def _request_id(head: Mapping[str, Any]) -> str | None:
+    """The request's id, echoed in the answer; Triton takes numbers too and echoes them as text."""
+    value = head.get("id")
+    if value is None:
+        return None
+    if type(value) not in (str, int) or len(str(value)) > 256:
+        raise WireError("id must be a short string")
+    return str(value)
