@@ -8,7 +8,7 @@ They hold the layers of a segment_anything model (no copies) and compute what it
 - `DecoderStage`: prompt encoder and mask decoder.
 
 Attention is matmul, softmax, matmul; global attention runs in blocks of query rows so that no more than
-1/16 of an attention matrix exists at a time. Source: segment_anything.modeling (image_encoder.Block,
+SCORES_BYTES of an attention matrix (vit_b: 805 MB, vit_h: 1074 MB) exist at a time. Source: segment_anything.modeling (image_encoder.Block,
 prompt_encoder.PromptEncoder, mask_decoder.MaskDecoder).
 """
 
@@ -23,22 +23,22 @@ from torch import Tensor, nn
 from export.sam import ImageEncoderViT, Sam, window_partition, window_unpartition
 from stages.geometry import Geometry
 
-QUERY_BLOCKS = 16
+SCORES_BYTES = 48 * 2**20  # attention scores that exist at a time, in fp32 for one image
 SCALE_FLOOR = 2.0**-14  # smallest normal fp16: a token of zeros must not divide by zero
 
 
-def attention(layer: Any, x: Tensor, query_blocks: int) -> Tensor:
-    """SAM's attention with decomposed relative positions, computed for `query_blocks` groups of rows.
+def attention(layer: Any, x: Tensor) -> Tensor:
+    """SAM's attention with decomposed relative positions, computed for some rows of queries at a time.
 
     x and the result are [n, h, w, D]; `layer` is a segment_anything Attention whose tables fit h and w.
     """
     n, h, w, dim = x.shape
     heads, d = layer.num_heads, dim // layer.num_heads
+    rows = max(1, SCORES_BYTES // (heads * w * h * w * 4))
     # [n, h*w, 3*D] -> [3, n, heads, h*w, d]
     q, k, v = layer.qkv(x).reshape(n, h * w, 3, heads, d).permute(2, 0, 3, 1, 4).unbind(0)
     rel_h, rel_w = _relative_positions(layer, q.reshape(n, heads, h, w, d))
     keys = (k * layer.scale).transpose(-2, -1)
-    rows = -(-h // query_blocks)
     blocks = []
     for start in range(0, h, rows):
         stop = min(start + rows, h)
@@ -114,7 +114,7 @@ class WindowStage(nn.Module):
             # SAM pads windows after norm1 with zeros: attention sees those tokens as k = bias, v = bias.
             h = block.norm1(x)
             h = torch.where(on_canvas, h, torch.zeros_like(h))
-            x = x + attention(block.attn, h, query_blocks=1)
+            x = x + attention(block.attn, h)
             x = x + block.mlp(block.norm2(x))
         return torch.where(on_canvas, x, torch.zeros_like(x))
 
@@ -192,9 +192,9 @@ def _block(block: Any, x: Tensor) -> Tensor:
     if block.window_size > 0:
         hw = (x.shape[1], x.shape[2])
         h, padded = window_partition(h, block.window_size)
-        h = window_unpartition(attention(block.attn, h, 1), block.window_size, padded, hw)
+        h = window_unpartition(attention(block.attn, h), block.window_size, padded, hw)
     else:
-        h = attention(block.attn, h, QUERY_BLOCKS)
+        h = attention(block.attn, h)
     x = x + h
     return x + block.mlp(block.norm2(x))
 
@@ -266,5 +266,3 @@ def reordered_encoder(encoder: ImageEncoderViT, geometry: Geometry) -> ImageEnco
     """Put SAM's own encoder into the reordered block order, in place: the reference of every parity check."""
     encoder.blocks = nn.ModuleList(encoder.blocks[i] for i in geometry.block_order)
     return encoder
-
-

@@ -26,7 +26,7 @@ def _declare_torchvision_operators() -> Any:
     """
     if torch.cuda.is_available() or hasattr(torch.ops.torchvision, "nms"):
         return None
-    library = torch.library.Library("torchvision", "DEF")  # noqa: TOR901
+    library = torch.library.Library("torchvision", "DEF")
     for name in ("nms", "qnms"):
         library.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
     return library
@@ -120,9 +120,7 @@ def randomise(sam: Sam, seed: int = 0) -> None:
             tensor.copy_(0.1 * noise)
         elif name.endswith("pos_embed"):
             tensor.copy_(0.5 * noise)
-        elif name.endswith(("_embed.weight", "_token.weight", "_tokens.weight", "gaussian_matrix")):
-            tensor.copy_(noise)
-        elif "point_embeddings" in name:
+        elif name.endswith(("_embed.weight", "_token.weight", "_tokens.weight", "gaussian_matrix")) or "point_embeddings" in name:
             tensor.copy_(noise)
         else:  # linear and convolution weights, scaled by their fan-in
             tensor.copy_(noise / math.sqrt(tensor[0].numel()))

@@ -14,6 +14,7 @@ import random
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from types import MappingProxyType
 from typing import TypeAlias
 
 from stages.errors import InputError
@@ -24,8 +25,10 @@ Key: TypeAlias = tuple[int, int, float]
 
 # 3 operators x 25 windows reach their optimum within the first round; the others are for odd shapes.
 _ROUNDS = 3
-_STEPS = 6000
+_STEPS = 5000
 _HOT, _COLD = 1.5, 0.15  # in neighbouring pairs: at the start a pair more is nearly free, at the end a wall
+
+_NOTHING_HELD: Mapping[str, Collection[int]] = MappingProxyType({})
 
 
 def default_cap(windows: int, operators: int) -> int:
@@ -51,7 +54,7 @@ def assign(
     windows: Sequence[int],
     caps: Mapping[str, int],
     speeds: Mapping[str, float],
-    held: Mapping[str, Collection[int]] | None = None,
+    held: Mapping[str, Collection[int]] = _NOTHING_HELD,
 ) -> dict[int, str]:
     """Choose an operator for each of `windows`: window -> operator, ascending.
 
@@ -68,7 +71,7 @@ def assign(
     names = sorted(caps)
     _check_speeds(names, speeds)
     wanted = _bits(_mask(geometry.grid, windows))
-    seen = [_mask(geometry.grid, (held or {}).get(name, ())) for name in names]
+    seen = [_mask(geometry.grid, held.get(name, ())) for name in names]
     kept = _keep(wanted, seen, [speeds[name] for name in names])
     board = _Board(
         lattice=_lattice(geometry.grid),
@@ -103,17 +106,234 @@ def takeover(
     room = {name: rooms.get(name, 0) for name in candidates}
     taken = dict.fromkeys(candidates, 0)
     chosen: dict[int, str] = {}
-    for window in _bits(_mask(geometry.grid, windows)):
-        bit = 1 << window
+
+    def price(name: str, bit: int) -> tuple[int, float]:
+        new = bit & ~seen[name]
+        return (lattice.around(new) & seen[name]).bit_count(), (taken[name] + 1) / speeds[name]
+
+    def pick(bit: int) -> str | None:
         holders = [name for name in candidates if seen[name] & bit]
         able = holders or [name for name in candidates if room[name] > 0]
-        if not able:
-            continue
-        touching = {name: (lattice.around(bit) & ~bit & seen[name]).bit_count() for name in able}
-        name = min(able, key=lambda name: (touching[name], (taken[name] + 1) / speeds[name]))
-        chosen[window] = name
-        taken[name] += 1
-        if not holders:
-            room[name] -= 1
-            seen[name] |= bit
+        return min(able, key=lambda name: price(name, bit), default=None)
+
+    for window in _bits(_mask(geometry.grid, windows)):
+        name = pick(1 << window)
+        if name is not None:
+            chosen[window] = name
+            taken[name] += 1
+            room[name] -= 1 - (seen[name] >> window & 1)
+            seen[name] |= 1 << window
     return chosen
+
+
+def _check_speeds(names: Iterable[str], speeds: Mapping[str, float]) -> None:
+    for name in names:
+        speed = speeds.get(name)
+        if speed is None or not 0 < speed < math.inf:
+            raise InputError(f"the speed of operator {name} is {speed} tiles/s; expected a number above 0")
+
+
+def _mask(grid: int, windows: Iterable[int]) -> int:
+    """The windows as a bit mask; InputError when one is outside the grid."""
+    mask = 0
+    for window in windows:
+        if not 0 <= window < grid**2:
+            raise InputError(
+                f"window {window} is outside the grid of {grid} x {grid} windows (0..{grid**2 - 1}); if it "
+                "comes from the exposure ledger of another model, start over with --new-session"
+            )
+        mask |= 1 << window
+    return mask
+
+
+def _bits(mask: int) -> list[int]:
+    """The windows in a bit mask, ascending."""
+    return [i for i in range(mask.bit_length()) if mask >> i & 1]
+
+
+class _Lattice:
+    """Which windows of a grid x grid board touch, on bit masks."""
+
+    def __init__(self, grid: int) -> None:
+        first_column = sum(1 << row * grid for row in range(grid))
+        self._grid = grid
+        self._board = (1 << grid**2) - 1
+        self._not_first = self._board & ~first_column
+        self._not_last = self._board & ~(first_column << (grid - 1))
+
+    def around(self, mask: int) -> int:
+        """`mask` and every window that touches one of its windows."""
+        wide = mask | (mask & self._not_last) << 1 | (mask & self._not_first) >> 1
+        return (wide | wide << self._grid | wide >> self._grid) & self._board
+
+    def group(self, start: int, within: int) -> int:
+        """The windows of `within` that can be reached from `start` by touching."""
+        group, grown = 0, start
+        while grown != group:
+            group, grown = grown, self.around(grown) & within
+        return group
+
+    def groups(self, mask: int) -> Iterator[int]:
+        """Sizes of the groups of touching windows."""
+        while mask:
+            group = self.group(mask & -mask, mask)
+            yield group.bit_count()
+            mask &= ~group
+
+    def pairs(self, mask: int) -> int:
+        """How many pairs of windows touch: to the right, below left, below, below right."""
+        right, left = mask & self._not_last, mask & self._not_first
+        below = (left << (self._grid - 1), mask << self._grid, right << (self._grid + 1))
+        return (mask & right << 1).bit_count() + sum((mask & shifted).bit_count() for shifted in below)
+
+
+@lru_cache(maxsize=8)
+def _lattice(grid: int) -> _Lattice:
+    return _Lattice(grid)
+
+
+def _keep(wanted: Iterable[int], seen: Sequence[int], speeds: Sequence[float]) -> dict[int, int]:
+    """Windows that stay with an operator that has seen them: window -> operator index.
+
+    Those with one holder first, so that those with several even out the load.
+    """
+    holders = {window: [i for i, mask in enumerate(seen) if mask >> window & 1] for window in wanted}
+    kept: dict[int, int] = {}
+    counts = [0] * len(seen)
+    for window in sorted((w for w in holders if holders[w]), key=lambda w: len(holders[w])):
+        kept[window] = min(holders[window], key=lambda i: (counts[i] + 1) / speeds[i])
+        counts[kept[window]] += 1
+    return kept
+
+
+@dataclass(frozen=True)
+class _Board:
+    """What stays the same while windows are placed; a sequence has one entry per operator.
+
+    `free` are the windows to place, `seen` what an operator has seen, `rooms` how many new windows it may
+    see, `kept` how many windows it has already been given, `speeds` tiles per second.
+    """
+
+    lattice: _Lattice
+    free: tuple[int, ...]
+    seen: tuple[int, ...]
+    rooms: tuple[int, ...]
+    kept: tuple[int, ...]
+    speeds: tuple[float, ...]
+
+    @property
+    def seats(self) -> tuple[int, ...]:
+        """Windows each operator may be given; one more seat, if needed, takes those that fit nowhere."""
+        left_out = len(self.free) - sum(self.rooms)
+        return (*self.rooms, left_out) if left_out > 0 else self.rooms
+
+    def bound(self) -> Key:
+        """A key no placement can beat: what is held already, and the windows spread by speed alone."""
+        counts = list(self.kept)
+        for _ in range(min(len(self.free), sum(self.rooms))):
+            able = (i for i, room in enumerate(self.rooms) if counts[i] - self.kept[i] < room)
+            counts[min(able, key=lambda i: (counts[i] + 1) / self.speeds[i])] += 1
+        largest = max((size for mask in self.seen for size in self.lattice.groups(mask)), default=0)
+        return max(largest, 1), sum(map(self.lattice.pairs, self.seen)), _slowest(counts, self.speeds)
+
+
+def _slowest(counts: Iterable[int], speeds: Sequence[float]) -> float:
+    """Seconds until the last operator is done with its windows of one frame."""
+    return max(count / speed for count, speed in zip(counts, speeds, strict=True))
+
+
+class _Judge:
+    """Scores placements: a list of masks, one per seat, of the free windows it gets."""
+
+    def __init__(self, board: _Board) -> None:
+        self._board = board
+        self._scores: dict[int, tuple[int, int, float]] = {}
+        self.bound = board.bound()
+
+    def judge(self, masks: Sequence[int]) -> tuple[Key, float]:
+        """The key of a placement, and its energy: a smoother number that leads to a small key.
+
+        The energy counts pairs, adds more the larger a group is, and less than one pair for imbalance.
+        """
+        board, ideal = self._board, self.bound[2]
+        scores = [self._score(seen | mask) for seen, mask in zip(board.seen, masks, strict=False)]
+        largest, pairs, penalties = zip(*scores, strict=True)
+        slowest = _slowest((k + m.bit_count() for k, m in zip(board.kept, masks, strict=False)), board.speeds)
+        key = (max(largest), sum(pairs), slowest)
+        return key, sum(pairs) + sum(penalties) + (1 - ideal / slowest if slowest else 0)
+
+    def _score(self, mask: int) -> tuple[int, int, float]:
+        """Largest group, touching pairs and group penalty of one operator that sees `mask`."""
+        score = self._scores.get(mask)
+        if score is None:  # few masks are seen often: a table makes the search 3x faster
+            sizes = list(self._board.lattice.groups(mask))
+            penalty = 1.5 * sum((size - 1) * (size - 2) for size in sizes)
+            score = max(sizes, default=0), self._board.lattice.pairs(mask), penalty
+            self._scores[mask] = score
+        return score
+
+
+def _place(board: _Board) -> list[int]:
+    """Place the free windows: one mask per operator."""
+    rng = random.Random(0)  # noqa: S311  (the same answer every time is wanted)
+    operators = len(board.rooms)
+    if sum(seats > 0 for seats in board.seats) < 2 or not board.free:
+        return _start(board, rng)[:operators]
+    judge = _Judge(board)
+    best = _anneal(board, judge, _start(board, rng), rng)
+    for _ in range(1, _ROUNDS):
+        if best[0] > judge.bound:
+            best = min(best, _anneal(board, judge, _start(board, rng), rng))
+    return best[1][:operators]
+
+
+def _start(board: _Board, rng: random.Random) -> list[int]:
+    """A first placement: in random order, each window to the seat that holds fewest of its neighbours."""
+    masks = [0] * len(board.seats)
+    seen = [*board.seen, 0]
+    for window in rng.sample(board.free, len(board.free)):
+        around = board.lattice.around(1 << window)
+        able = [i for i, seats in enumerate(board.seats) if masks[i].bit_count() < seats]
+        seat = min(able, key=lambda i: ((around & (masks[i] | seen[i])).bit_count(), masks[i].bit_count()))
+        masks[seat] |= 1 << window
+    return masks
+
+
+def _anneal(board: _Board, judge: _Judge, masks: list[int], rng: random.Random) -> tuple[Key, list[int]]:
+    """Improve a placement by simulated annealing; the best seen and its key."""
+    seats = board.seats
+    key, energy = judge.judge(masks)
+    best = key, masks
+    for step in range(_STEPS):
+        if best[0] <= judge.bound:
+            break
+        heat = _HOT * (_COLD / _HOT) ** (step / _STEPS)
+        moved = _move(board, masks, rng)
+        if any(mask.bit_count() > seat for mask, seat in zip(moved, seats, strict=True)):
+            continue
+        key, moved_energy = judge.judge(moved)
+        if moved_energy <= energy or rng.random() < math.exp((energy - moved_energy) / heat):
+            masks, energy = moved, moved_energy
+            best = min(best, (key, moved))
+    return best
+
+
+def _move(board: _Board, masks: list[int], rng: random.Random) -> list[int]:
+    """A placement one step away: between two seats, hand over one window, swap two, or swap a chain.
+
+    A chain is all windows of the two that are joined by touching: swapping it whole adds no pair between
+    its windows, which gets a placement without pairs to another one that single steps do not reach.
+    """
+    window = 1 << rng.choice(board.free)
+    giver = next(i for i, mask in enumerate(masks) if mask & window)
+    taker = rng.choice([i for i in range(len(masks)) if i != giver])
+    kind = rng.randrange(3)
+    flip = window
+    if kind == 1 and masks[taker]:
+        flip |= 1 << rng.choice(_bits(masks[taker]))
+    elif kind == 2:
+        flip = board.lattice.group(window, masks[giver] | masks[taker])
+    moved = masks.copy()
+    moved[giver] ^= flip
+    moved[taker] ^= flip
+    return moved

@@ -232,12 +232,16 @@ def _read_manifest(path: Path) -> dict[str, Any]:
     try:
         manifest = json.loads((path / MANIFEST).read_text())
     except FileNotFoundError as exc:
-        raise BundleError(f"{path} is no bundle: it holds no {MANIFEST}; make one with pedsam export") from exc
+        raise BundleError(
+            f"{path} is no bundle: it holds no {MANIFEST}; make one with pedsam export"
+        ) from exc
     except (OSError, ValueError) as exc:
         raise BundleError(f"{path / MANIFEST} cannot be read ({exc}); export the bundle again") from exc
     if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
         found = manifest.get("format") if isinstance(manifest, dict) else None
-        raise BundleError(f"{path / MANIFEST} has format {found!r}, expected {FORMAT}; export the bundle again")
+        raise BundleError(
+            f"{path / MANIFEST} has format {found!r}, expected {FORMAT}; export the bundle again"
+        )
     return manifest
 
 

@@ -54,9 +54,7 @@ class Engine(ABC):
         self._activate()
         self._state = State.OPEN
 
-    def infer(
-        self, feeds: Mapping[str, Array], outputs: Sequence[str] | None = None
-    ) -> dict[str, Array]:
+    def infer(self, feeds: Mapping[str, Array], outputs: Sequence[str] | None = None) -> dict[str, Array]:
         """Run once on C-contiguous arrays and return the named outputs (all of them by default).
 
         Results belong to the caller. Raises EngineError for wrong names, dtypes, shapes or state.

@@ -117,7 +117,11 @@ def _dumps(value: object) -> bytes:
 
 
 def decode_request(
-    body: bytes, header_length: str | None, inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec], max_batch: int
+    body: bytes,
+    header_length: str | None,
+    inputs: Sequence[TensorSpec],
+    outputs: Sequence[TensorSpec],
+    max_batch: int,
 ) -> InferRequest:
     """Check a request against the model's tensors. `header_length` is that HTTP header's text, if sent.
 

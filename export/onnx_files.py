@@ -1,0 +1,88 @@
+"""Write one stage module as ONNX with its weights beside it."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+import warnings
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import onnx
+import torch
+from torch import Tensor, nn
+
+from stages.tensors import TensorSpec
+
+OPSET = 20
+_EXPORTER_LOGS = ("torch.onnx", "torch.export", "onnxscript", "onnx_ir")
+
+
+def write_onnx(
+    module: nn.Module,
+    examples: Sequence[Tensor],
+    inputs: Sequence[TensorSpec],
+    outputs: Sequence[TensorSpec],
+    path: Path,
+) -> list[Path]:
+    """Export `module` to `path` and `path`.data; axes named in `inputs` stay dynamic.
+
+    Returns the files written. Traces of the exporting machine (paths, source lines) are removed, so the
+    same weights give the same bytes.
+    """
+    path.parent.mkdir(parents=True)
+    axes = {
+        axis: torch.export.Dim(axis, min=1) for spec in inputs for axis in spec.shape if isinstance(axis, str)
+    }
+    shapes = tuple(
+        {i: axes[axis] for i, axis in enumerate(spec.shape) if isinstance(axis, str)} for spec in inputs
+    )
+    with _quiet():
+        program = torch.onnx.export(
+            module.eval(),
+            tuple(examples),
+            dynamo=True,
+            opset_version=OPSET,
+            input_names=[spec.name for spec in inputs],
+            output_names=[spec.name for spec in outputs],
+            dynamic_shapes=shapes if axes else None,
+        )
+    if program is None:
+        raise RuntimeError("torch.onnx.export returned nothing")
+    program.save(path, external_data=True)
+    _strip_traces(path)
+    return [path, path.with_name(path.name + ".data")]
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """The exporter reports each of its steps and deprecations of its own code; errors still come through."""
+    levels = {name: logging.getLogger(name).level for name in _EXPORTER_LOGS}
+    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+        warnings.simplefilter("ignore")
+        for name in levels:
+            logging.getLogger(name).setLevel(logging.ERROR)
+        try:
+            yield
+        finally:
+            for name, level in levels.items():
+                logging.getLogger(name).setLevel(level)
+
+
+def _strip_traces(path: Path) -> None:
+    model = onnx.load(path, load_external_data=False)
+    del model.metadata_props[:]
+    _strip(model.graph)
+    for function in model.functions:
+        del function.metadata_props[:]
+        for node in function.node:
+            del node.metadata_props[:]
+    path.write_bytes(model.SerializeToString(deterministic=True))
+
+
+def _strip(graph: onnx.GraphProto) -> None:
+    graph.doc_string = ""
+    for item in (graph, *graph.node, *graph.input, *graph.output, *graph.value_info, *graph.initializer):
+        del item.metadata_props[:]
+        item.doc_string = ""

@@ -1,0 +1,139 @@
+"""The table of stages: which module, which tensors, which examples to export and compare with."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from export.modules import DecoderStage, GlobalStage, WholeStage, WindowStage
+from export.sam import Sam
+from stages.geometry import Geometry
+from stages.tensors import TensorSpec
+
+
+@dataclass(frozen=True)
+class StagePlan:
+    """What to export as one stage. `build` makes the module, `examples` its inputs for tracing and parity.
+
+    `tolerance` is the largest absolute difference allowed between onnxruntime and PyTorch per output, in
+    units of the output's own largest value.
+    """
+
+    name: str
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    build: Callable[[], nn.Module]
+    examples: Callable[[torch.Generator], tuple[Tensor, ...]]
+    tolerance: float
+
+
+def stage_plans(sam: Sam, geometry: Geometry, embedding_dtype: str) -> tuple[StagePlan, ...]:
+    """Plans of all stages in the order a frame meets them."""
+    return (
+        _window(sam, geometry, embedding_dtype),
+        _global(sam, geometry, embedding_dtype),
+        _decoder(sam, geometry),
+        _whole(sam, geometry),
+    )
+
+
+def _window(sam: Sam, g: Geometry, embedding_dtype: str) -> StagePlan:
+    rows, cols, dim = g.embedding_shape
+    inputs = (
+        TensorSpec("tile", "uint8", ("n", *g.tile_shape)),
+        TensorSpec("index", "int32", ("n", 1), (0, g.windows - 1)),
+        TensorSpec("extent", "int32", ("n", 2), (0, g.tile_px)),
+    )
+    outputs = (
+        TensorSpec("embedding", embedding_dtype, ("n", rows, cols, dim)),
+        TensorSpec("embedding_q8", "int8", ("n", rows, cols, dim)),
+        TensorSpec("scale", "float16", ("n", rows, cols, 1)),
+    )
+
+    def examples(generator: torch.Generator) -> tuple[Tensor, ...]:
+        # An inner window, one cut by the canvas edge, and the corner with part of a picture.
+        index = torch.tensor([[0], [g.grid - 1], [g.windows - 1]], dtype=torch.int32)
+        extent = torch.tensor([[g.tile_px, g.tile_px], [g.tile_px, 9], [21, 18]], dtype=torch.int32)
+        return _pixels(generator, (3, *g.tile_shape)), index, extent
+
+    return StagePlan(
+        "window",
+        inputs,
+        outputs,
+        lambda: WindowStage(sam, g, getattr(torch, embedding_dtype)),
+        examples,
+        1e-4 if embedding_dtype == "float32" else 2e-3,
+    )
+
+
+def _global(sam: Sam, g: Geometry, embedding_dtype: str) -> StagePlan:
+    embedding = TensorSpec("embedding", embedding_dtype, (g.windows, *g.embedding_shape))
+
+    def examples(generator: torch.Generator) -> tuple[Tensor, ...]:
+        shape = (g.windows, *g.embedding_shape)
+        return (torch.randn(shape, generator=generator).to(getattr(torch, embedding_dtype)),)
+
+    return StagePlan(
+        "global", (embedding,), (_image_embedding(g),), lambda: GlobalStage(sam, g), examples, 1e-4
+    )
+
+
+def _decoder(sam: Sam, g: Geometry) -> StagePlan:
+    mask = g.mask_px
+    inputs = (
+        _image_embedding(g),
+        TensorSpec("point_coords", "float32", ("p", "k", 2)),
+        TensorSpec("point_labels", "float32", ("p", "k")),
+        TensorSpec("mask_input", "float32", ("p", 1, mask, mask)),
+        TensorSpec("has_mask_input", "float32", ("p", 1)),
+    )
+    outputs = (
+        TensorSpec("low_res_masks", "float32", ("p", 4, mask, mask)),
+        TensorSpec("iou", "float32", ("p", 4)),
+    )
+
+    def examples(generator: torch.Generator) -> tuple[Tensor, ...]:
+        return (
+            torch.randn((1, g.prompt_dim, g.tokens, g.tokens), generator=generator),
+            torch.rand((2, 3, 2), generator=generator) * g.image_size,
+            torch.tensor([[1.0, 0.0, -1.0], [2.0, 3.0, 1.0]]),
+            torch.randn((2, 1, mask, mask), generator=generator),
+            torch.tensor([[1.0], [0.0]]),
+        )
+
+    return StagePlan("decoder", inputs, outputs, lambda: DecoderStage(sam), examples, 1e-4)
+
+
+def _whole(sam: Sam, g: Geometry) -> StagePlan:
+    inputs = (
+        TensorSpec("canvas", "uint8", (1, g.image_size, g.image_size, 3)),
+        TensorSpec("extent", "int32", (1, 2), (0, g.image_size)),
+    )
+
+    def examples(generator: torch.Generator) -> tuple[Tensor, ...]:
+        extent = torch.tensor([[g.image_size, g.image_size - 21]], dtype=torch.int32)
+        return _pixels(generator, (1, g.image_size, g.image_size, 3)), extent
+
+    return StagePlan("whole", inputs, (_image_embedding(g),), lambda: WholeStage(sam, g), examples, 1e-4)
+
+
+def _image_embedding(g: Geometry) -> TensorSpec:
+    return TensorSpec("image_embedding", "float32", (1, g.prompt_dim, g.tokens, g.tokens))
+
+
+def _pixels(generator: torch.Generator, shape: tuple[int, ...]) -> Tensor:
+    """Picture-like noise: coarse structure under fine grain, so that neither averages away."""
+    n, height, width, channels = shape
+    coarse = torch.rand((n, height // 8, width // 8, channels), generator=generator)
+    coarse = coarse.repeat_interleave(8, 1).repeat_interleave(8, 2)[:, :height, :width]
+    fine = torch.rand(shape, generator=generator)
+    return ((0.8 * coarse + 0.2 * fine) * 255).to(torch.uint8)
+
+
+def as_numpy(spec: TensorSpec, tensor: Tensor) -> np.ndarray:
+    """A tensor as the array an engine takes: right dtype, C order."""
+    return np.ascontiguousarray(tensor.numpy(), dtype=spec.dtype)

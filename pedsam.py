@@ -1,0 +1,52 @@
+"""The command line: one group, a line per command. Each command lives with the package that does its work."""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+import click
+
+from stages.errors import PedsamError
+
+COMMANDS = {
+    "export": ("export.cli", "Write a bundle from a SAM checkpoint."),
+    "serve": ("server.cli", "Run one site."),
+    "run": ("runtime.cli", "Segment pictures or video through the sites."),
+    "demo": ("runtime.demo_cli", "Three loopback sites and real pictures, start to finish."),
+}
+
+
+class LazyGroup(click.Group):
+    """Imports a command's package when the command is used: a site has no torch, an exporter no camera."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
+        if name not in COMMANDS:
+            return None
+        try:
+            module = importlib.import_module(COMMANDS[name][0])
+        except ModuleNotFoundError as exc:
+            raise click.ClickException(
+                f"pedsam {name} needs the package {exc.name}; install this project with the extra for it (see README)"
+            ) from exc
+        command: click.Command = module.command
+        return command
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except PedsamError as exc:
+            raise click.ClickException(str(exc)) from exc
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, text) for name, (_, text) in COMMANDS.items()])
+
+
+@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="pedsam")
+def main() -> None:
+    """Segment live video with Segment Anything while no cloud server sees the picture."""

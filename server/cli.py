@@ -1,0 +1,60 @@
+"""`pedsam serve`."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import click
+
+from server.serve import ServeOptions, serve
+from stages.bundle import Bundle
+from stages.engine import BACKENDS
+
+
+@click.command("serve")
+@click.option(
+    "--bundle", type=click.Path(path_type=Path), required=True, help="Bundle holding the window stage."
+)
+@click.option("--host", default=ServeOptions.host, show_default=True, help="Address to listen on.")
+@click.option(
+    "--port",
+    type=click.IntRange(0, 65535),
+    default=ServeOptions.port,
+    show_default=True,
+    help="0: any free one.",
+)
+@click.option("--backend", type=click.Choice(BACKENDS), default="auto", show_default=True)
+@click.option("--threads", type=click.IntRange(1), help="CPU threads of the engine  [default: one a core]")
+@click.option(
+    "--max-batch", type=click.IntRange(1), help="Tiles an engine call  [default: the engine's choice]"
+)
+@click.option(
+    "--queue",
+    type=click.IntRange(1),
+    default=ServeOptions.max_waiting,
+    show_default=True,
+    help="Tiles that may wait; more are answered 503.",
+)
+@click.option(
+    "--grace",
+    type=click.FloatRange(0),
+    default=ServeOptions.grace_s,
+    show_default=True,
+    help="Seconds for requests under way at shutdown.",
+)
+@click.option("--insecure", is_flag=True, help="Allow plain HTTP on an address other than loopback.")
+def command(
+    bundle: Path,
+    host: str,
+    port: int,
+    backend: str,
+    threads: int | None,
+    max_batch: int | None,
+    queue: int,
+    grace: float,
+    insecure: bool,
+) -> None:
+    """Run one site: serve the window stage of BUNDLE over the Open Inference Protocol v2."""
+    options = ServeOptions(host, port, backend, threads, max_batch, queue, grace, insecure)
+    asyncio.run(serve(Bundle.load(bundle), options, click.echo))
