@@ -24,8 +24,8 @@ from stages.geometry import Geometry
 Key: TypeAlias = tuple[int, int, float]
 
 # 3 operators x 25 windows reach their optimum within the first round; the others are for odd shapes.
-_ROUNDS = 3
-_STEPS = 5000
+_ROUNDS = 6
+_STEPS = 2500
 _HOT, _COLD = 1.5, 0.15  # in neighbouring pairs: at the start a pair more is nearly free, at the end a wall
 
 _NOTHING_HELD: Mapping[str, Collection[int]] = MappingProxyType({})
@@ -250,26 +250,37 @@ class _Judge:
         self._scores: dict[int, tuple[int, int, float]] = {}
         self.bound = board.bound()
 
-    def judge(self, masks: Sequence[int]) -> tuple[Key, float]:
-        """The key of a placement, and its energy: a smoother number that leads to a small key.
+    def key(self, masks: Sequence[int]) -> Key:
+        """What the placement is chosen by."""
+        largest, pairs, _ = zip(*self._operators(masks), strict=True)
+        return max(largest), sum(pairs), self._slowest(masks)
 
-        The energy counts pairs, adds more the larger a group is, and less than one pair for imbalance.
+    def energy(self, masks: Sequence[int]) -> float:
+        """A smoother number that leads to a small key, in pairs.
+
+        It counts pairs, adds more the larger a group is, and less than one pair for imbalance.
         """
-        board, ideal = self._board, self.bound[2]
-        scores = [self._score(seen | mask) for seen, mask in zip(board.seen, masks, strict=False)]
-        largest, pairs, penalties = zip(*scores, strict=True)
-        slowest = _slowest((k + m.bit_count() for k, m in zip(board.kept, masks, strict=False)), board.speeds)
-        key = (max(largest), sum(pairs), slowest)
-        return key, sum(pairs) + sum(penalties) + (1 - ideal / slowest if slowest else 0)
+        slowest = self._slowest(masks)
+        imbalance = 1 - self.bound[2] / slowest if slowest else 0
+        return imbalance + sum(energy for _, _, energy in self._operators(masks))
+
+    def _operators(self, masks: Sequence[int]) -> list[tuple[int, int, float]]:
+        return [self._score(seen | mask) for seen, mask in zip(self._board.seen, masks, strict=False)]
+
+    def _slowest(self, masks: Sequence[int]) -> float:
+        counts = (kept + mask.bit_count() for kept, mask in zip(self._board.kept, masks, strict=False))
+        return _slowest(counts, self._board.speeds)
 
     def _score(self, mask: int) -> tuple[int, int, float]:
-        """Largest group, touching pairs and group penalty of one operator that sees `mask`."""
+        """Largest group, touching pairs and energy of one operator that sees `mask`."""
         score = self._scores.get(mask)
-        if score is None:  # few masks are seen often: a table makes the search 3x faster
+        if (
+            score is None
+        ):  # the same few masks come back often: without the table a search takes twice as long
             sizes = list(self._board.lattice.groups(mask))
+            pairs = self._board.lattice.pairs(mask)
             penalty = 1.5 * sum((size - 1) * (size - 2) for size in sizes)
-            score = max(sizes, default=0), self._board.lattice.pairs(mask), penalty
-            self._scores[mask] = score
+            score = self._scores[mask] = max(sizes, default=0), pairs, pairs + penalty
         return score
 
 
@@ -302,37 +313,37 @@ def _start(board: _Board, rng: random.Random) -> list[int]:
 def _anneal(board: _Board, judge: _Judge, masks: list[int], rng: random.Random) -> tuple[Key, list[int]]:
     """Improve a placement by simulated annealing; the best seen and its key."""
     seats = board.seats
-    key, energy = judge.judge(masks)
-    best = key, masks
+    energy = judge.energy(masks)
+    best = judge.key(masks), masks
     for step in range(_STEPS):
         if best[0] <= judge.bound:
             break
-        heat = _HOT * (_COLD / _HOT) ** (step / _STEPS)
-        moved = _move(board, masks, rng)
-        if any(mask.bit_count() > seat for mask, seat in zip(moved, seats, strict=True)):
+        moved = _move(board, seats, masks, rng)
+        if any(mask.bit_count() > room for mask, room in zip(moved, seats, strict=True)):
             continue
-        key, moved_energy = judge.judge(moved)
+        heat = _HOT * (_COLD / _HOT) ** (step / _STEPS)
+        moved_energy = judge.energy(moved)
         if moved_energy <= energy or rng.random() < math.exp((energy - moved_energy) / heat):
             masks, energy = moved, moved_energy
-            best = min(best, (key, moved))
+            best = min(best, (judge.key(masks), masks))
     return best
 
 
-def _move(board: _Board, masks: list[int], rng: random.Random) -> list[int]:
+def _move(board: _Board, seats: Sequence[int], masks: list[int], rng: random.Random) -> list[int]:
     """A placement one step away: between two seats, hand over one window, swap two, or swap a chain.
 
     A chain is all windows of the two that are joined by touching: swapping it whole adds no pair between
     its windows, which gets a placement without pairs to another one that single steps do not reach.
     """
-    window = 1 << rng.choice(board.free)
-    giver = next(i for i, mask in enumerate(masks) if mask & window)
+    flip = 1 << rng.choice(board.free)
+    giver = next(i for i, mask in enumerate(masks) if mask & flip)
     taker = rng.choice([i for i in range(len(masks)) if i != giver])
-    kind = rng.randrange(3)
-    flip = window
-    if kind == 1 and masks[taker]:
+    full = masks[taker].bit_count() >= seats[taker]
+    kind = rng.randrange(6)
+    if kind == 0:
+        flip = board.lattice.group(flip, masks[giver] | masks[taker])
+    elif masks[taker] and (full or kind < 4):
         flip |= 1 << rng.choice(_bits(masks[taker]))
-    elif kind == 2:
-        flip = board.lattice.group(window, masks[giver] | masks[taker])
     moved = masks.copy()
     moved[giver] ^= flip
     moved[taker] ^= flip

@@ -1,0 +1,1 @@
+"""The edge: source -> canvas -> tiles -> sites -> global stage -> masks -> sinks. Needs neither torch nor SAM's package."""

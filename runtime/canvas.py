@@ -1,0 +1,83 @@
+"""Frame to canvas and tiles, and low-resolution masks back to the frame.
+
+Byte-equal to segment_anything's ResizeLongestSide and Sam.preprocess (padding), and equal to
+Sam.postprocess_masks to float rounding; a test holds both against the originals.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from stages.geometry import Geometry
+from stages.tensors import Array
+
+
+@dataclass(frozen=True)
+class Canvas:
+    """A frame resized into the top-left corner of a black square that whole windows tile.
+
+    `pixels` is uint8 [grid * S, grid * S, 3] RGB; `rows` x `cols` of it are picture; `height` x `width` was
+    the frame's own size in pixels.
+    """
+
+    geometry: Geometry
+    pixels: npt.NDArray[np.uint8]
+    rows: int
+    cols: int
+    height: int
+    width: int
+
+    @property
+    def windows(self) -> tuple[int, ...]:
+        """Indices of the windows that hold picture; the others are never sent."""
+        return self.geometry.windows_with_picture(self.height, self.width)
+
+    def window_inputs(self, window: int) -> dict[str, Array]:
+        """Inputs of the window stage for one window, n = 1."""
+        side = self.geometry.tile_px
+        row, col = divmod(window, self.geometry.grid)
+        tile = self.pixels[row * side : (row + 1) * side, col * side : (col + 1) * side]
+        return {
+            "tile": np.ascontiguousarray(tile)[None],
+            "index": np.array([[window]], np.int32),
+            "extent": self.geometry.extents(self.rows, self.cols)[window : window + 1],
+        }
+
+    def whole_inputs(self) -> dict[str, Array]:
+        """Inputs of the whole stage."""
+        size = self.geometry.image_size
+        return {
+            "canvas": np.ascontiguousarray(self.pixels[None, :size, :size]),
+            "extent": np.array([[self.rows, self.cols]], np.int32),
+        }
+
+    def to_canvas_xy(self, points: npt.ArrayLike) -> npt.NDArray[np.float32]:
+        """Frame coordinates (x, y) [..., 2] as canvas coordinates; SAM's ResizeLongestSide.apply_coords."""
+        scale = np.array([self.cols / self.width, self.rows / self.height])
+        scaled: npt.NDArray[np.float32] = (np.asarray(points, np.float64) * scale).astype(np.float32)
+        return scaled
+
+    def to_frame_mask(self, logits: npt.NDArray[np.float32]) -> npt.NDArray[np.bool_]:
+        """Low-resolution logits [M, M] as a mask of the frame, bool [height, width]."""
+        size = self.geometry.image_size
+        square = cv2.resize(logits, (size, size), interpolation=cv2.INTER_LINEAR)
+        picture = square[: self.rows, : self.cols]
+        mask: npt.NDArray[np.bool_] = (
+            cv2.resize(picture, (self.width, self.height), interpolation=cv2.INTER_LINEAR) > 0
+        )
+        return mask
+
+
+def make_canvas(frame: npt.NDArray[np.uint8], geometry: Geometry) -> Canvas:
+    """Resize an RGB frame, uint8 [H, W, 3], with Pillow's bilinear filter as SAM does."""
+    height, width = frame.shape[:2]
+    rows, cols = geometry.resized(height, width)
+    side = geometry.grid * geometry.tile_px
+    pixels = np.zeros((side, side, 3), np.uint8)
+    pixels[:rows, :cols] = Image.fromarray(frame).resize((cols, rows), Image.Resampling.BILINEAR)
+    return Canvas(geometry, pixels, rows, cols, height, width)

@@ -1,0 +1,278 @@
+"""One site as the edge sees it: connection, probe, tiles out, embeddings in.
+
+The only module that puts a tile on a socket, and it does so only for a Grant from the ledger.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import math
+import ssl
+import time
+from collections.abc import Mapping
+from types import TracebackType
+
+import aiohttp
+import anyio
+import numpy as np
+
+from runtime.ledger import Grant
+from runtime.sites import SiteConfig
+from stages import wire
+from stages.bundle import Bundle, Probe
+from stages.errors import SiteError, SiteUnavailable, SiteUntrusted, WireError
+from stages.tensors import Array
+
+WIRE_OUTPUTS = {
+    "fp16": ("embedding",),
+    "fp32": ("embedding",),
+    "int8": ("embedding_q8", "scale"),
+}
+CONNECTIONS = 8  # kept-alive connections a site; tiles beyond that wait for one
+CONNECT_TIMEOUT_S = 5.0
+PROBE_TIMEOUT_S = 60.0  # the first call of an engine may warm it up
+SPEED_PROBES = 3
+MIN_DEADLINE_S = 5.0
+DEADLINE_FACTOR = 10.0  # a tile is late when it takes this many times what the probes let expect
+_MAX_CONFIG_BYTES = 1 << 20
+
+
+def wire_formats(bundle: Bundle) -> tuple[str, ...]:
+    """The wire formats a bundle's window stage offers; the first is the default."""
+    return ("fp32" if bundle.embedding_dtype == "float32" else "fp16", "int8")
+
+
+def to_embedding(outputs: Mapping[str, Array], dtype: str) -> Array:
+    """Window stage outputs as embeddings [n, w, w, D] of `dtype`, dequantised when they came as int8."""
+    if "embedding" in outputs:
+        return outputs["embedding"]
+    values = outputs["embedding_q8"].astype(np.float32) * outputs["scale"].astype(np.float32)
+    return values.astype(dtype)
+
+
+class SiteClient:
+    """Talks to one site. Open with `async with`; nothing is sent before `connect`.
+
+    Counts `bytes_up` and `bytes_down` of message bodies and `tiles` answered; `sent` are the window positions
+    this site was sent; `tile_s` is the time a tile takes when the site is busy with probes alone.
+    """
+
+    def __init__(self, config: SiteConfig, bundle: Bundle, wire_format: str) -> None:
+        self.config = config
+        self.bytes_up = 0
+        self.bytes_down = 0
+        self.tiles = 0
+        self.sent: set[int] = set()
+        self.tile_s = 1.0
+        self.in_flight = 0
+        self._bundle = bundle
+        self._wire = wire_format
+        self._outputs = WIRE_OUTPUTS[wire_format]
+        self._specs = [s for s in bundle.stage("window").outputs if s.name in self._outputs]
+        self._http: aiohttp.ClientSession | None = None
+
+    @property
+    def name(self) -> str:
+        return self.config.name
+
+    @property
+    def speed(self) -> float:
+        """Tiles per second, from the probes."""
+        return 1 / self.tile_s
+
+    async def __aenter__(self) -> SiteClient:
+        context = self.config.ssl_context()
+        headers = {"Accept-Encoding": "identity"}  # gzip would cost the site more than the network gains
+        if self.config.token:
+            headers["Authorization"] = f"Bearer {self.config.token}"
+        self._http = aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(limit=CONNECTIONS, ssl=context if context else True),
+            headers=headers,
+            cookie_jar=aiohttp.DummyCookieJar(),
+        )
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._http is not None:
+            await self._http.close()
+
+    async def connect(self, probe: Probe) -> None:
+        """Compare the site's digest, have it reproduce the probe and measure its speed.
+
+        Raises SiteUntrusted for other weights or a wrong answer, SiteUnavailable for no answer.
+        """
+        await self._check_digest()
+        answer = await self._post(probe.inputs, PROBE_TIMEOUT_S)
+        self._check_probe(probe, answer)
+        self.tile_s = await self._measure_tile_s(probe)
+
+    async def _measure_tile_s(self, probe: Probe) -> float:
+        """Seconds a tile takes with several under way; what fails here fails again with the first tile."""
+        failures: list[SiteError] = []
+
+        async def post() -> None:
+            try:
+                await self._post(probe.inputs, PROBE_TIMEOUT_S)
+            except SiteError as exc:
+                failures.append(exc)
+
+        started = time.perf_counter()
+        async with anyio.create_task_group() as tasks:
+            for _ in range(SPEED_PROBES):
+                tasks.start_soon(post)
+        if failures:
+            raise failures[0]
+        return (time.perf_counter() - started) / SPEED_PROBES
+
+    async def infer(self, grant: Grant, inputs: Mapping[str, Array]) -> Array:
+        """The embedding [w, w, D] of one tile, checked: shape, dtype, finite.
+
+        Raises SiteUnavailable when no good answer comes before the deadline, SiteUntrusted when the answer
+        is wrong.
+        """
+        if grant.site != self.name or [[grant.window]] != inputs["index"].tolist():
+            raise ValueError(f"{grant} does not cover this tile")
+        deadline_s = max(MIN_DEADLINE_S, DEADLINE_FACTOR * self.tile_s * (self.in_flight + 1))
+        self.sent.add(grant.window)
+        self.in_flight += 1
+        try:
+            embedding = await self._post(inputs, deadline_s)
+        finally:
+            self.in_flight -= 1
+        self.tiles += 1
+        row: Array = embedding[0]
+        return row
+
+    async def _check_digest(self) -> None:
+        body, _ = await self._request("GET", f"/v2/models/{wire.MODEL}/config", None, PROBE_TIMEOUT_S)
+        try:
+            digest = json.loads(body)["parameters"]["site_digest"]["string_value"]
+        except (ValueError, KeyError, TypeError, RecursionError) as exc:
+            raise SiteUntrusted(
+                self.name, "its model config names no site digest; is this a pedsam site?"
+            ) from exc
+        if digest != self._bundle.site_digest:
+            raise SiteUntrusted(
+                self.name,
+                f"serves other weights: its site digest is {digest!s:.80}, this bundle's is "
+                f"{self._bundle.site_digest}; give both the same bundle",
+            )
+
+    def _check_probe(self, probe: Probe, answer: Array) -> None:
+        expected = probe.embedding
+        difference = float(np.abs(answer.astype(np.float32) - expected).max() / np.abs(expected).max())
+        tolerance = probe.tolerance[{"fp16": "float16", "fp32": "float32"}.get(self._wire, self._wire)]
+        if not difference <= tolerance:
+            raise SiteUntrusted(
+                self.name,
+                f"names digest {self._bundle.site_digest}, as this bundle does, but answers the probe with a "
+                f"difference of {difference:.3f}, allowed {tolerance}; its engine computes something else",
+            )
+
+    async def _post(self, inputs: Mapping[str, Array], timeout_s: float) -> Array:
+        """Embeddings of these tiles. A site that says "busy" is asked again until the time is up."""
+        message = wire.encode_request(inputs, self._outputs)
+        try:
+            with anyio.fail_after(timeout_s):
+                while True:
+                    try:
+                        body, header = await self._request(
+                            "POST", f"/v2/models/{wire.MODEL}/infer", message, timeout_s
+                        )
+                        break
+                    except _Busy as busy:
+                        await anyio.sleep(busy.retry_after_s)
+        except TimeoutError as exc:
+            raise SiteUnavailable(self.name, f"sent no embedding within {timeout_s:.1f} s") from exc
+        return self._decode(body, header, len(inputs["index"]))
+
+    def _decode(self, body: bytes, header_length: str | None, batch: int) -> Array:
+        try:
+            outputs = wire.decode_response(body, header_length, self._specs, batch)
+        except WireError as exc:
+            raise SiteUntrusted(self.name, f"sent a malformed answer: {exc}") from exc
+        # The scale carries every infinity and NaN an int8 embedding can have.
+        floats = outputs.get("embedding", outputs.get("scale"))
+        if floats is None or not np.isfinite(floats).all():
+            raise SiteUntrusted(self.name, "sent an embedding that is not finite")
+        return to_embedding(outputs, self._bundle.embedding_dtype)
+
+    async def _request(
+        self, method: str, path: str, message: wire.Message | None, timeout_s: float
+    ) -> tuple[bytes, str | None]:
+        if self._http is None:
+            raise RuntimeError("SiteClient is used outside `async with`")
+        try:
+            async with self._http.request(
+                method,
+                self.config.url + path,
+                data=message.body if message else None,
+                headers=message.headers if message else None,
+                allow_redirects=False,
+                timeout=aiohttp.ClientTimeout(total=timeout_s, sock_connect=CONNECT_TIMEOUT_S),
+            ) as response:
+                body = await self._read(response)
+                self.bytes_up += len(message.body) if message else 0
+                self.bytes_down += len(body)
+                self._check_status(response, body)
+                return body, response.headers.get(wire.HEADER_LENGTH)
+        except (aiohttp.ClientError, asyncio.TimeoutError, OSError) as exc:
+            raise SiteUnavailable(self.name, _reason(exc, timeout_s)) from exc
+
+    async def _read(self, response: aiohttp.ClientResponse) -> bytes:
+        """The body, given up once it is larger than any good answer."""
+        limit = _MAX_CONFIG_BYTES + sum(
+            math.prod(map(int, spec.shape[1:])) * np.dtype(spec.dtype).itemsize for spec in self._specs
+        )
+        body = bytearray()
+        async for chunk in response.content.iter_any():
+            body += chunk
+            if len(body) > limit:
+                raise SiteUntrusted(self.name, f"sent more than {limit} bytes for one tile")
+        return bytes(body)
+
+    def _check_status(self, response: aiohttp.ClientResponse, body: bytes) -> None:
+        status = response.status
+        if status == 200:
+            return
+        text = wire.error_text(body)
+        if status in (429, 503):
+            raise _Busy(self.name, text, response.headers.get("Retry-After"))
+        if 300 <= status < 400:
+            raise SiteUnavailable(
+                self.name, "redirects, which is not followed; put the final url into sites.toml"
+            )
+        if status in (401, 403):
+            raise SiteUnavailable(
+                self.name, f"refuses this edge ({status}: {text}); check its token and certificate"
+            )
+        raise SiteUnavailable(self.name, f"answered {status}: {text}")
+
+
+class _Busy(SiteUnavailable):
+    """The site has no room now; ask again after `retry_after_s`."""
+
+    def __init__(self, site: str, text: str, retry_after: str | None) -> None:
+        super().__init__(site, f"has no room now: {text}")
+        seconds = int(retry_after) if retry_after and retry_after.isdigit() and len(retry_after) < 4 else 1
+        self.retry_after_s = min(float(seconds), 10.0)
+
+
+def _reason(exc: Exception, timeout_s: float) -> str:
+    """What went wrong with a request, for a person. The one place that knows aiohttp's errors."""
+    if isinstance(exc, asyncio.TimeoutError):
+        return f"did not answer within {timeout_s:.1f} s"
+    if isinstance(exc, aiohttp.ClientConnectorCertificateError):
+        return f"its certificate is not trusted ({exc.certificate_error}); check ca in sites.toml"
+    if isinstance(exc, (aiohttp.ClientSSLError, ssl.SSLError)):
+        return f"TLS failed ({exc}); check url, cert and key in sites.toml"
+    if isinstance(exc, aiohttp.ClientConnectorDNSError):
+        return f"its host name cannot be resolved ({exc.os_error}); check url in sites.toml"
+    if isinstance(exc, aiohttp.ClientConnectorError):
+        return f"cannot be reached at {exc.host}:{exc.port} ({exc.os_error.strerror or exc.os_error})"
+    if isinstance(exc, (aiohttp.ServerDisconnectedError, aiohttp.ClientPayloadError, ConnectionError)):
+        return "closed the connection in the middle of an answer"
+    return f"the request failed ({type(exc).__name__}: {exc})"

@@ -1,0 +1,65 @@
+"""From embeddings to masks: the global stage, then the decoder for all objects of a frame."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from runtime.canvas import Canvas
+from runtime.prompts import Prompt
+from stages.engine import EngineThread
+from stages.geometry import Geometry
+from stages.tensors import Array
+
+
+@dataclass(frozen=True)
+class ObjectMask:
+    """One object on one frame: `logits` float32 [M, M] of the chosen mask, `iou` as the decoder predicts it."""
+
+    prompt: Prompt
+    logits: npt.NDArray[np.float32]
+    iou: float
+
+
+async def decode(
+    engines: EngineThread, image_embedding: Array, canvas: Canvas, prompts: Sequence[Prompt]
+) -> list[ObjectMask]:
+    """Masks of all objects in the order of `prompts`; objects with equally many tokens share a decoder call."""
+    masks: dict[str, ObjectMask] = {}
+    for count in sorted({prompt.tokens for prompt in prompts}):
+        group = [prompt for prompt in prompts if prompt.tokens == count]
+        feeds = decoder_inputs(image_embedding, canvas, group)
+        outputs = await engines.infer("decoder", feeds)
+        for prompt, low_res, iou in zip(group, outputs["low_res_masks"], outputs["iou"], strict=True):
+            best = choose_mask(prompt, iou)
+            masks[prompt.name] = ObjectMask(prompt, low_res[best], float(iou[best]))
+    return [masks[prompt.name] for prompt in prompts]
+
+
+def decoder_inputs(image_embedding: Array, canvas: Canvas, prompts: Sequence[Prompt]) -> dict[str, Array]:
+    """Inputs of the decoder stage for prompts of equally many tokens."""
+    tokens = [prompt.decoder_tokens(canvas) for prompt in prompts]
+    return {
+        "image_embedding": image_embedding,
+        "point_coords": np.stack([coords for coords, _ in tokens]),
+        "point_labels": np.stack([labels for _, labels in tokens]),
+        **no_mask(canvas.geometry, len(prompts)),
+    }
+
+
+def no_mask(geometry: Geometry, objects: int) -> dict[str, Array]:
+    """Decoder inputs that say no earlier mask is given."""
+    side = geometry.mask_px
+    return {
+        "mask_input": np.zeros((objects, 1, side, side), np.float32),
+        "has_mask_input": np.zeros((objects, 1), np.float32),
+    }
+
+
+def choose_mask(prompt: Prompt, iou: Array) -> int:
+    """Which of the decoder's four masks to use: for one point alone, which is ambiguous, the best rated of
+    1..3, else mask 0 (segment_anything's multimask_output)."""
+    return 1 + int(np.argmax(iou[1:])) if prompt.single_point else 0

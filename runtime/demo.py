@@ -1,0 +1,150 @@
+"""`pedsam demo`: three sites on loopback, a camera pan over a photograph, start to finish.
+
+The photographs ship inside scikit-image: "coffee" (by Rachel Michetti, CC0) and "chelsea", a cat (by Stefan van
+der Walt, CC0). The pan is a crop that moves over the photograph, so its frames differ as a camera's do.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+from rich.console import Console
+
+from runtime.prompts import read_prompts
+from runtime.session import RunOptions, run_session
+from runtime.sources import PictureSource
+from stages.bundle import Bundle
+from stages.errors import PedsamError
+
+FRAME = (640, 360)  # pixels, width and height: 16:9, so ten of 25 windows are padding
+
+
+@dataclass(frozen=True)
+class Scene:
+    """A photograph of scikit-image and what to segment on it, in the photograph's own pixels."""
+
+    photo: str
+    crop: tuple[int, int]
+    box: tuple[int, int, int, int]
+    point: tuple[int, int]
+
+
+SCENES = (
+    Scene("coffee", (480, 270), (142, 67, 478, 321), (290, 190)),
+    Scene("chelsea", (400, 225), (40, 20, 420, 290), (230, 150)),
+)
+
+
+async def run_demo(
+    bundle: Bundle, out: Path, frames: int, wire: str | None, console: Console
+) -> dict[str, Any]:
+    """Run the whole line on loopback and return the summary (also written to `out`)."""
+    if out.exists():
+        shutil.rmtree(out)
+    (out / "frames").mkdir(parents=True)
+    pictures, objects = _film(out / "frames", frames)
+    prompts = out / "prompts.json"
+    prompts.write_text(json.dumps({"objects": objects}, indent=1))
+    with _sites(bundle, out) as sites:
+        console.print(f"three sites are up; sending {len(pictures)} frames")
+        options = RunOptions(
+            out, sites, wire, threads=1, allow_undistilled=True, new_session=True, verify=True
+        )
+        return await run_session(
+            bundle, PictureSource(pictures), read_prompts((), (), prompts), options, console
+        )
+
+
+def _film(folder: Path, frames: int) -> tuple[list[Path], list[dict[str, Any]]]:
+    """Write the frames of all scenes and say what to segment on each."""
+    paths: list[Path] = []
+    objects: list[dict[str, Any]] = []
+    for scene in SCENES:
+        photo = _photo(scene.photo)
+        for step in range(frames // len(SCENES)):
+            left, top = _pan(photo, scene, step, frames // len(SCENES))
+            width, height = scene.crop
+            crop = Image.fromarray(photo[top : top + height, left : left + width])
+            path = folder / f"{len(paths):03}_{scene.photo}.png"
+            crop.resize(FRAME, Image.Resampling.BICUBIC).save(path)
+            objects += _prompts(scene, left, top, len(paths))
+            paths.append(path)
+    return paths, objects
+
+
+def _photo(name: str) -> npt.NDArray[np.uint8]:
+    from skimage import data  # only the demo needs scikit-image
+
+    photo: npt.NDArray[np.uint8] = getattr(data, name)()
+    return photo
+
+
+def _pan(photo: npt.NDArray[np.uint8], scene: Scene, step: int, steps: int) -> tuple[int, int]:
+    """Left and top of the crop: from the left top to the right bottom of the photograph."""
+    along = step / max(1, steps - 1)
+    return round((photo.shape[1] - scene.crop[0]) * along), round((photo.shape[0] - scene.crop[1]) * along)
+
+
+def _prompts(scene: Scene, left: int, top: int, frame: int) -> list[dict[str, Any]]:
+    """A box and a point that stay on their object while the crop moves."""
+    scale = FRAME[0] / scene.crop[0]
+    x0, y0, x1, y1 = ((value - (left, top)[i % 2]) * scale for i, value in enumerate(scene.box))
+    box = [max(0.0, x0), max(0.0, y0), min(FRAME[0] - 1.0, x1), min(FRAME[1] - 1.0, y1)]
+    x, y = (scene.point[0] - left) * scale, (scene.point[1] - top) * scale
+    return [
+        {"name": "box", "from_frame": frame, "box": box},
+        {"name": "point", "from_frame": frame, "points": [[x, y, 1]]},
+    ]
+
+
+@contextlib.contextmanager
+def _sites(bundle: Bundle, out: Path) -> Iterator[Path]:
+    """Three `pedsam serve` processes of three operators; yields their sites.toml, stops them at the end."""
+    with contextlib.ExitStack() as stack:
+        processes = [stack.enter_context(_site_process(bundle, out / f"site-{name}.log")) for name in "abc"]
+        entries = [
+            f'[[site]]\nname = "{name}"\noperator = "operator-{name}"\nurl = "{_wait_until_ready(process, log)}"\n'
+            for name, (process, log) in zip("abc", processes, strict=True)
+        ]
+        sites = out / "sites.toml"
+        sites.write_text("\n".join(entries))
+        yield sites
+
+
+@contextlib.contextmanager
+def _site_process(bundle: Bundle, log: Path) -> Iterator[tuple[subprocess.Popen[str], Path]]:
+    command = [sys.executable, "-c", "import pedsam; pedsam.main()", "serve", "--bundle", str(bundle.path)]
+    command += ["--port", "0", "--threads", "1"]
+    environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
+    with log.open("w") as errors:
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors, text=True, env=environment)
+    try:
+        yield process, log
+    finally:
+        process.send_signal(signal.SIGTERM)
+        try:
+            process.communicate(timeout=15)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.communicate()
+
+
+def _wait_until_ready(process: subprocess.Popen[str], log: Path) -> str:
+    """The url a site prints once it serves."""
+    for line in process.stdout or ():
+        if line.startswith("listening on "):
+            return line.split()[-1]
+    raise PedsamError(f"a demo site did not start; {log} says why: {log.read_text().strip()[-300:]}")

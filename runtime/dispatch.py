@@ -1,0 +1,280 @@
+"""Send the windows of a frame to their sites and collect their embeddings, whatever fails on the way.
+
+Every window has a home operator, chosen before the first tile and kept for the session, so that over a video
+an operator sees only its own positions. When no site of the home operator works, its windows go to (1) spare
+operators, (2) operators with room under their cap, (3) the edge's own window engine; else the frame is lost.
+The ledger decides each time; a site that comes back gets its windows back.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import enum
+from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import anyio
+from anyio.abc import TaskGroup
+
+from runtime.assignment import assign, takeover
+from runtime.canvas import Canvas
+from runtime.client import SiteClient, to_embedding
+from runtime.ledger import ExposureLedger, Grant
+from stages.bundle import Bundle
+from stages.engine import EngineThread
+from stages.errors import InputError, SiteError, SiteUntrusted
+from stages.tensors import Array
+
+RECONNECT_S = (0.5, 1.0, 2.0, 5.0, 10.0, 30.0)  # waits between attempts; the last one repeats
+LOCAL = "edge"
+
+
+class FrameLost(Exception):
+    """A frame that cannot be completed within the caps; the text says why."""
+
+
+class SiteState(enum.Enum):
+    CONNECTING = "connecting"
+    READY = "ready"
+    DOWN = "down"
+    EXCLUDED = "excluded"
+
+
+@dataclass
+class _Site:
+    client: SiteClient
+    state: SiteState = SiteState.CONNECTING
+    last_error: str | None = None
+
+    @property
+    def operator(self) -> str:
+        return self.client.config.operator
+
+
+@dataclass
+class DispatchStatistics:
+    """Counts of a run: `local_windows` ran at the edge, `redispatched` went to another site after a failure."""
+
+    windows_sent: int = 0
+    windows_skipped: int = 0
+    local_windows: int = 0
+    redispatched: int = 0
+    messages: list[str] = field(default_factory=list)
+
+
+class LocalWindows:
+    """Runs every window on the edge's own engine: no sites, no exposure."""
+
+    def __init__(self, bundle: Bundle, engines: EngineThread, wire_format: str) -> None:
+        self._bundle = bundle
+        self._engines = engines
+        self._outputs = ["embedding_q8", "scale"] if wire_format == "int8" else ["embedding"]
+
+    async def embed(self, canvas: Canvas, window: int) -> Array:
+        """Embedding [w, w, D] of one window, rounded as the wire would."""
+        outputs = await self._engines.infer("window", canvas.window_inputs(window), self._outputs)
+        row: Array = to_embedding(outputs, self._bundle.embedding_dtype)[0]
+        return row
+
+
+class Dispatcher:
+    """Turns canvases into embeddings through the sites. Make one with `connected`."""
+
+    def __init__(
+        self,
+        bundle: Bundle,
+        clients: Sequence[SiteClient],
+        ledger: ExposureLedger,
+        local: LocalWindows | None,
+        say: Callable[[str], None],
+    ) -> None:
+        self.statistics = DispatchStatistics()
+        self.ledger = ledger
+        self._bundle = bundle
+        self._probe = bundle.probe()
+        self._padding = bundle.padding_embeddings()
+        self._sites = [_Site(client) for client in clients]
+        self._local = local
+        self._say = say
+        self._home: dict[int, str] = {}
+        self._stand_in: dict[int, str] = {}
+        self._tasks: TaskGroup | None = None
+
+    @property
+    def sites(self) -> tuple[tuple[SiteClient, SiteState], ...]:
+        return tuple((site.client, site.state) for site in self._sites)
+
+    @property
+    def home(self) -> Mapping[int, str]:
+        """Window -> operator, as assigned for the session."""
+        return self._home
+
+    @contextlib.asynccontextmanager
+    async def connected(self, windows: Collection[int]) -> AsyncIterator[Dispatcher]:
+        """Probe all sites, assign `windows` and keep failed sites under retry while the block runs.
+
+        Raises InputError when no site works and there is no window engine here to fall back to.
+        """
+        async with contextlib.AsyncExitStack() as stack:
+            for site in self._sites:
+                await stack.enter_async_context(site.client)
+            async with anyio.create_task_group() as tasks:
+                for site in self._sites:
+                    tasks.start_soon(self._connect, site)
+            self._check_usable()
+            self._assign(windows)
+            self._tasks = await stack.enter_async_context(anyio.create_task_group())
+            for site in self._sites:
+                if site.state is SiteState.DOWN:
+                    self._tasks.start_soon(self._reconnect, site)
+            try:
+                yield self
+            finally:
+                self._tasks.cancel_scope.cancel()
+
+    async def embed(self, canvas: Canvas) -> Array:
+        """Embeddings of all windows of a canvas, [windows, w, w, D]; those without picture cost nothing.
+
+        Raises FrameLost when a window can neither be sent within the caps nor run here.
+        """
+        embeddings = self._padding.copy()
+        windows = canvas.windows
+        self.statistics.windows_skipped += canvas.geometry.windows - len(windows)
+        failures: list[str] = []
+
+        async def collect(window: int) -> None:
+            try:
+                embeddings[window] = await self._embed_window(canvas, window)
+            except FrameLost as exc:
+                failures.append(str(exc))
+                tasks.cancel_scope.cancel()
+
+        async with anyio.create_task_group() as tasks:
+            for window in windows:
+                tasks.start_soon(collect, window)
+        if failures:
+            raise FrameLost(failures[0])
+        return embeddings
+
+    async def _embed_window(self, canvas: Canvas, window: int) -> Array:
+        tried: set[str] = set()
+        while (route := self._route(window, tried)) is not None:
+            site, grant = route
+            if tried:
+                self.statistics.redispatched += 1
+            else:
+                self.statistics.windows_sent += 1
+            tried.add(site.client.name)
+            try:
+                return await site.client.infer(grant, canvas.window_inputs(window))
+            except SiteError as exc:
+                self._fail(site, exc)
+        if self._local is None:
+            raise FrameLost(self._why_lost(window))
+        self.statistics.local_windows += 1
+        return await self._local.embed(canvas, window)
+
+    def _route(self, window: int, tried: Collection[str]) -> tuple[_Site, Grant] | None:
+        """The site to send a window to now, with the ledger's grant, or None when no operator may have it."""
+        for operator in (self._home.get(window), self._stand_in.get(window)):
+            ready = [s for s in self._sites if s.operator == operator and s.state is SiteState.READY]
+            ready = [site for site in ready if site.client.name not in tried]
+            if not ready:
+                continue
+            site = min(ready, key=lambda s: (s.client.in_flight + 1) * s.client.tile_s)
+            if grant := self.ledger.grant(site.client.name, window):
+                return site, grant
+        return None
+
+    async def _connect(self, site: _Site) -> None:
+        try:
+            await site.client.connect(self._probe)
+        except SiteError as exc:
+            self._note_failure(site, exc)
+        else:
+            site.state = SiteState.READY
+
+    async def _reconnect(self, site: _Site) -> None:
+        for attempt in range(1_000_000):
+            await anyio.sleep(RECONNECT_S[min(attempt, len(RECONNECT_S) - 1)])
+            await self._connect(site)
+            if site.state is SiteState.EXCLUDED:
+                return
+            if site.state is SiteState.READY:
+                self._tell(f"site {site.client.name}: is back and has its windows again")
+                self._cover_failed()
+                return
+
+    def _fail(self, site: _Site, exc: SiteError) -> None:
+        """Take a site out of use after a failed tile; the first failure counts, the others of it are echoes."""
+        if site.state is not SiteState.READY:
+            return
+        self._note_failure(site, exc)
+        self._cover_failed()
+        if site.state is SiteState.DOWN and self._tasks is not None:
+            self._tasks.start_soon(self._reconnect, site)
+
+    def _note_failure(self, site: _Site, exc: SiteError) -> None:
+        site.state = SiteState.EXCLUDED if isinstance(exc, SiteUntrusted) else SiteState.DOWN
+        if site.last_error != str(exc):
+            site.last_error = str(exc)
+            self._tell(str(exc))
+
+    def _tell(self, text: str) -> None:
+        self.statistics.messages.append(text)
+        self._say(text)
+
+    def _working(self) -> set[str]:
+        return {site.operator for site in self._sites if site.state is SiteState.READY}
+
+    def _speeds(self) -> dict[str, float]:
+        """Tiles per second of each operator; one that never answered counts as average."""
+        known = [site.client.speed for site in self._sites if site.state is SiteState.READY]
+        average = sum(known) / len(known) if known else 1.0
+        speeds: dict[str, float] = {}
+        for site in self._sites:
+            speed = site.client.speed if site.state is SiteState.READY else average
+            speeds[site.operator] = speeds.get(site.operator, 0.0) + speed
+        return speeds
+
+    def _spares(self) -> set[str]:
+        """Operators that have spare sites only."""
+        return {s.operator for s in self._sites} - {
+            s.operator for s in self._sites if not s.client.config.spare
+        }
+
+    def _assign(self, windows: Collection[int]) -> None:
+        regular = sorted({site.operator for site in self._sites} - self._spares())
+        caps = {operator: self.ledger.cap(operator) for operator in regular}
+        self._home = assign(
+            self._bundle.geometry, sorted(windows), caps, self._speeds(), self.ledger.exposed()
+        )
+        self._cover_failed()
+
+    def _cover_failed(self) -> None:
+        """Choose stand-ins for the windows whose home operator does not work: spares first, then others."""
+        working = self._working()
+        orphans = [window for window, operator in self._home.items() if operator not in working]
+        self._stand_in = {}
+        for group in (working & self._spares(), working - self._spares()):
+            left = [window for window in orphans if window not in self._stand_in]
+            candidates = sorted(group)
+            rooms = {operator: self.ledger.room(operator) for operator in candidates}
+            self._stand_in |= takeover(
+                self._bundle.geometry, left, candidates, rooms, self.ledger.exposed(), self._speeds()
+            )
+
+    def _check_usable(self) -> None:
+        if self._sites and not self._working() and self._local is None:
+            raise InputError(
+                "no site can be used and this bundle has no window stage to run here: "
+                + "; ".join(site.last_error or site.client.name for site in self._sites)
+            )
+
+    def _why_lost(self, window: int) -> str:
+        operator = self._home.get(window)
+        owner = f"operator {operator} does not answer" if operator else "no operator has it within its cap"
+        return (
+            f"window {window}: {owner}, no other operator has room under its cap, and this bundle has no window "
+            "stage to run here; add a spare site or copy the window stage to the edge"
+        )

@@ -1,0 +1,174 @@
+"""Where results go: overlay pictures or an overlay video, and masks as COCO RLE lines. All block: use a thread."""
+
+from __future__ import annotations
+
+import json
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+from pycocotools import mask as coco
+
+from runtime.decode import ObjectMask
+from runtime.sources import Frame
+from stages.errors import InputError
+
+Mask = npt.NDArray[np.bool_]
+
+# Okabe and Ito's colour-blind safe palette, RGB.
+PALETTE = (
+    (230, 159, 0),
+    (86, 180, 233),
+    (0, 158, 115),
+    (240, 228, 66),
+    (0, 114, 178),
+    (213, 94, 0),
+    (204, 121, 167),
+)
+
+
+@dataclass(frozen=True)
+class Result:
+    """A finished frame: objects with their masks, bool [H, W] in frame pixels."""
+
+    frame: Frame
+    objects: tuple[tuple[ObjectMask, Mask], ...]
+
+
+class Sink(ABC):
+    """Takes results in the order of their frames."""
+
+    @abstractmethod
+    def write(self, result: Result) -> None: ...
+
+    @abstractmethod
+    def close(self) -> None:
+        """Complete the files; called once, also after a failure."""
+
+
+class MaskLines(Sink):
+    """`masks.jsonl`: one JSON object a frame and object, its mask as COCO run-length encoding."""
+
+    def __init__(self, path: Path, weights: str) -> None:
+        self._weights = weights
+        self._file = path.open("w")
+
+    def write(self, result: Result) -> None:
+        for found, mask in result.objects:
+            self._file.write(json.dumps(self._line(result.frame, found, mask)) + "\n")
+        self._file.flush()
+
+    def close(self) -> None:
+        self._file.close()
+
+    def _line(self, frame: Frame, found: ObjectMask, mask: Mask) -> dict[str, Any]:
+        rle = encode_mask(mask)
+        return {
+            "frame": frame.number,
+            "source": frame.name,
+            "time_s": round(frame.time_s, 4),
+            "object": found.prompt.name,
+            "segmentation": rle,
+            "bbox": [float(value) for value in coco.toBbox(rle)],
+            "area": int(coco.area(rle)),
+            "predicted_iou": round(found.iou, 4),
+            "weights": self._weights,
+        }
+
+
+class OverlayPictures(Sink):
+    """`overlay/NAME.jpg` a frame."""
+
+    def __init__(self, folder: Path, banner: str | None) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self._folder = folder
+        self._banner = banner
+
+    def write(self, result: Result) -> None:
+        path = self._folder / f"{result.frame.name}.jpg"
+        if not cv2.imwrite(str(path), draw_overlay(result, self._banner)[..., ::-1]):
+            raise InputError(f"cannot write {path}; check the space and rights of --out")
+
+    def close(self) -> None:
+        pass
+
+
+class OverlayVideo(Sink):
+    """`overlay.mp4` (MPEG-4 part 2, which every OpenCV build can write)."""
+
+    def __init__(self, path: Path, fps: float, banner: str | None) -> None:
+        self._path = path
+        self._fps = fps
+        self._banner = banner
+        self._writer: cv2.VideoWriter | None = None
+
+    def write(self, result: Result) -> None:
+        overlay = draw_overlay(result, self._banner)
+        if self._writer is None:
+            size = (overlay.shape[1], overlay.shape[0])
+            fourcc = cv2.VideoWriter.fourcc(*"mp4v")
+            self._writer = cv2.VideoWriter(str(self._path), fourcc, self._fps, size)
+            if not self._writer.isOpened():
+                raise InputError(f"cannot write {self._path}; check the space and rights of --out")
+        self._writer.write(np.ascontiguousarray(overlay[..., ::-1]))
+
+    def close(self) -> None:
+        if self._writer is not None:
+            self._writer.release()
+
+
+def encode_mask(mask: Mask) -> dict[str, Any]:
+    """COCO run-length encoding with text counts, as JSON holds it."""
+    rle = coco.encode(np.asfortranarray(mask.astype(np.uint8)))
+    return {"size": list(rle["size"]), "counts": rle["counts"].decode("ascii")}
+
+
+def decode_mask(rle: dict[str, Any]) -> Mask:
+    decoded: Mask = coco.decode(rle).astype(bool)
+    return decoded
+
+
+def banner_for(weights: str) -> str | None:
+    """What every overlay must say about weights that do not segment, or None."""
+    return None if weights == "distilled" else f"{weights} weights: masks are not meaningful"
+
+
+def draw_overlay(result: Result, banner: str | None) -> npt.NDArray[np.uint8]:
+    """The frame with masks tinted and outlined, prompts drawn in, RGB uint8 [H, W, 3]."""
+    picture = result.frame.pixels.copy()
+    line = max(1, round(max(picture.shape) / 500))
+    for number, (found, mask) in enumerate(result.objects):
+        colour = PALETTE[number % len(PALETTE)]
+        tint = np.array(colour, np.float32)
+        picture[mask] = (0.55 * picture[mask] + 0.45 * tint).astype(np.uint8)
+        outline, _ = cv2.findContours(mask.astype(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
+        cv2.drawContours(picture, outline, -1, colour, line)
+        _draw_prompt(picture, found, colour, line)
+    if banner:
+        _draw_banner(picture, banner, line)
+    return picture
+
+
+def _draw_prompt(
+    picture: npt.NDArray[np.uint8], found: ObjectMask, colour: tuple[int, int, int], line: int
+) -> None:
+    prompt = found.prompt
+    if prompt.box_xyxy is not None:
+        x0, y0, x1, y1 = (round(value) for value in prompt.box_xyxy)
+        cv2.rectangle(picture, (x0, y0), (x1, y1), colour, line)
+    for x, y, label in prompt.points:
+        cv2.circle(picture, (round(x), round(y)), 4 * line, colour if label else (0, 0, 0), -1)
+        cv2.circle(picture, (round(x), round(y)), 4 * line, (255, 255, 255), line)
+
+
+def _draw_banner(picture: npt.NDArray[np.uint8], text: str, line: int) -> None:
+    scale = 0.4 * line
+    (_, height), baseline = cv2.getTextSize(text, cv2.FONT_HERSHEY_SIMPLEX, scale, line)
+    picture[: height + 2 * baseline + 2] //= 3
+    cv2.putText(
+        picture, text, (baseline, height + baseline), cv2.FONT_HERSHEY_SIMPLEX, scale, (255, 255, 255), line
+    )
