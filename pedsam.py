@@ -30,7 +30,7 @@ class LazyGroup(click.Group):
             module = importlib.import_module(COMMANDS[name][0])
         except ModuleNotFoundError as exc:
             raise click.ClickException(
-                f"pedsam {name} needs the package {exc.name}; install this project with the extra for it (see README)"
+                f"pedsam {name} needs the package {exc.name}; install the extra for it (README, Install)"
             ) from exc
         command: click.Command = module.command
         return command

@@ -1,1 +1,4 @@
-"""Checkpoint -> reordered SAM -> ONNX stages in a bundle. Needs torch; sites and edge devices do not install it."""
+"""Checkpoint -> reordered SAM -> ONNX stages in a bundle.
+
+Needs torch; sites and edge devices do not install it.
+"""

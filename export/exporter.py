@@ -149,7 +149,7 @@ def _add_edge_files(bundle: Bundle) -> Bundle:
     finally:
         engine.close()
     np.save(bundle.path / PADDING_FILE, np.concatenate(blank))
-    np.savez(bundle.path / PROBE_FILE, embedding=answer, **probe)
+    np.savez(bundle.path / PROBE_FILE, **{"embedding": answer, **probe})  # type: ignore[arg-type]
     return replace(bundle, edge_files=hash_files(bundle.path, (PADDING_FILE, PROBE_FILE)))
 
 
@@ -235,6 +235,6 @@ def _format(parity: Mapping[str, float]) -> str:
 def _require(what: str, difference: float, tolerance: float) -> None:
     if not difference <= tolerance:  # also when it is NaN
         raise ParityError(
-            f"{what} differs by {difference:.2e}, more than {tolerance:.0e}: the export is wrong and was not kept; "
-            "try the torch and onnxscript versions of pyproject.toml"
+            f"{what} differs by {difference:.2e}, more than {tolerance:.0e}: the export is wrong and was not "
+            "kept; try the torch and onnxscript versions of pyproject.toml"
         )

@@ -8,8 +8,10 @@ They hold the layers of a segment_anything model (no copies) and compute what it
 - `DecoderStage`: prompt encoder and mask decoder.
 
 Attention is matmul, softmax, matmul; global attention runs in blocks of query rows so that no more than
-SCORES_BYTES of an attention matrix (vit_b: 805 MB, vit_h: 1074 MB) exist at a time. Source: segment_anything.modeling (image_encoder.Block,
-prompt_encoder.PromptEncoder, mask_decoder.MaskDecoder).
+SCORES_BYTES of an attention matrix (vit_b: 805 MB, vit_h: 1074 MB) exist at a time.
+
+Source: segment_anything.modeling (image_encoder.Block, prompt_encoder.PromptEncoder,
+mask_decoder.MaskDecoder).
 """
 
 from __future__ import annotations
@@ -48,7 +50,8 @@ def attention(layer: Any, x: Tensor) -> Tensor:
         scores = scores + bias.reshape(n, heads, (stop - start) * w, h * w)
         blocks.append(scores.softmax(dim=-1) @ v)
     # [n, heads, h*w, d] -> [n, h, w, D]
-    return layer.proj(torch.cat(blocks, dim=2).transpose(1, 2).reshape(n, h, w, dim))
+    mixed: Tensor = layer.proj(torch.cat(blocks, dim=2).transpose(1, 2).reshape(n, h, w, dim))
+    return mixed
 
 
 def _relative_positions(layer: Any, q: Tensor) -> tuple[Tensor, Tensor]:
@@ -111,11 +114,7 @@ class WindowStage(nn.Module):
         x = self.patch_embed(normalise(tile, extent, self.mean, self.std))
         x = x + self.positions[index[:, 0]]
         for block in self.blocks:
-            # SAM pads windows after norm1 with zeros: attention sees those tokens as k = bias, v = bias.
-            h = block.norm1(x)
-            h = torch.where(on_canvas, h, torch.zeros_like(h))
-            x = x + attention(block.attn, h)
-            x = x + block.mlp(block.norm2(x))
+            x = _window_block(block, x, on_canvas)
         return torch.where(on_canvas, x, torch.zeros_like(x))
 
     def _on_canvas(self, index: Tensor) -> Tensor:
@@ -125,6 +124,18 @@ class WindowStage(nn.Module):
         rows = (index // g.grid) * g.window + side < g.tokens
         cols = (index % g.grid) * g.window + side < g.tokens
         return (rows[:, :, None] & cols[:, None, :])[..., None]
+
+
+def _window_block(block: Any, x: Tensor, on_canvas: Tensor) -> Tensor:
+    """segment_anything's Block.forward on windows already cut, [n, w, w, D].
+
+    SAM pads windows with zeros after norm1: attention sees those tokens as k = bias, v = bias.
+    """
+    h = block.norm1(x)
+    h = torch.where(on_canvas, h, torch.zeros_like(h))
+    x = x + attention(block.attn, h)
+    mixed: Tensor = x + block.mlp(block.norm2(x))
+    return mixed
 
 
 def quantise(x: Tensor) -> tuple[Tensor, Tensor]:
@@ -159,7 +170,8 @@ class GlobalStage(nn.Module):
         x = window_unpartition(embedding.float(), g.window, padded, (g.tokens, g.tokens))
         for block in self.blocks:
             x = _block(block, x)
-        return self.neck(x.permute(0, 3, 1, 2))
+        image_embedding: Tensor = self.neck(x.permute(0, 3, 1, 2))
+        return image_embedding
 
 
 class WholeStage(nn.Module):
@@ -183,7 +195,8 @@ class WholeStage(nn.Module):
         x = self.patch_embed(normalise(canvas, extent, self.mean, self.std)) + self.pos_embed
         for block in self.blocks:
             x = _block(block, x)
-        return self.neck(x.permute(0, 3, 1, 2))
+        image_embedding: Tensor = self.neck(x.permute(0, 3, 1, 2))
+        return image_embedding
 
 
 def _block(block: Any, x: Tensor) -> Tensor:
@@ -196,7 +209,8 @@ def _block(block: Any, x: Tensor) -> Tensor:
     else:
         h = attention(block.attn, h)
     x = x + h
-    return x + block.mlp(block.norm2(x))
+    mixed: Tensor = x + block.mlp(block.norm2(x))
+    return mixed
 
 
 class DecoderStage(nn.Module):

@@ -19,20 +19,23 @@ from stages.errors import CheckpointError
 from stages.geometry import GEOMETRIES, Geometry
 
 
-def _declare_torchvision_operators() -> Any:
-    """Declare the two operator schemas torchvision registers fakes for, when its compiled library is absent.
-
-    `import torchvision` fails without them, and segment_anything only needs its pure-Python transforms.
+def _import_torchvision() -> Any:
+    """Make torchvision importable where its compiled operators do not load (they need the very torch build
+    they were compiled for): declare the two schemas it looks for. segment_anything only needs its transforms.
     """
-    if torch.cuda.is_available() or hasattr(torch.ops.torchvision, "nms"):
+    try:
+        import torchvision  # noqa: F401
+    except RuntimeError:  # "operator torchvision::nms does not exist"
+        pass
+    else:
         return None
-    library = torch.library.Library("torchvision", "DEF")
+    library: Any = torch.library.Library("torchvision", "DEF")  # type: ignore[no-untyped-call]
     for name in ("nms", "qnms"):
         library.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
     return library
 
 
-_torchvision_library = _declare_torchvision_operators()  # the declarations live as long as this object
+_torchvision_library = _import_torchvision()  # the declarations live as long as this object
 
 from segment_anything import SamPredictor, sam_model_registry  # noqa: E402
 from segment_anything.modeling import (  # noqa: E402
@@ -120,7 +123,10 @@ def randomise(sam: Sam, seed: int = 0) -> None:
             tensor.copy_(0.1 * noise)
         elif name.endswith("pos_embed"):
             tensor.copy_(0.5 * noise)
-        elif name.endswith(("_embed.weight", "_token.weight", "_tokens.weight", "gaussian_matrix")) or "point_embeddings" in name:
+        elif (
+            name.endswith(("_embed.weight", "_token.weight", "_tokens.weight", "gaussian_matrix"))
+            or "point_embeddings" in name
+        ):
             tensor.copy_(noise)
         else:  # linear and convolution weights, scaled by their fan-in
             tensor.copy_(noise / math.sqrt(tensor[0].numel()))

@@ -1,1 +1,4 @@
-"""The edge: source -> canvas -> tiles -> sites -> global stage -> masks -> sinks. Needs neither torch nor SAM's package."""
+"""The edge: source -> canvas -> tiles -> sites -> global stage -> masks -> sinks.
+
+Needs neither torch nor segment_anything.
+"""

@@ -15,7 +15,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from types import MappingProxyType
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
 from stages.errors import InputError
 from stages.geometry import Geometry
@@ -233,13 +233,18 @@ class _Board:
         for _ in range(min(len(self.free), sum(self.rooms))):
             able = (i for i, room in enumerate(self.rooms) if counts[i] - self.kept[i] < room)
             counts[min(able, key=lambda i: (counts[i] + 1) / self.speeds[i])] += 1
+        slowest_s = max(count / speed for count, speed in zip(counts, self.speeds, strict=True))
         largest = max((size for mask in self.seen for size in self.lattice.groups(mask)), default=0)
-        return max(largest, 1), sum(map(self.lattice.pairs, self.seen)), _slowest(counts, self.speeds)
+        return max(largest, 1), sum(map(self.lattice.pairs, self.seen)), slowest_s
 
 
-def _slowest(counts: Iterable[int], speeds: Sequence[float]) -> float:
-    """Seconds until the last operator is done with its windows of one frame."""
-    return max(count / speed for count, speed in zip(counts, speeds, strict=True))
+class _Score(NamedTuple):
+    """What one operator adds to a placement; `energy` and `pairs` are in pairs, `load_s` seconds a frame."""
+
+    largest: int
+    pairs: int
+    energy: float
+    load_s: float
 
 
 class _Judge:
@@ -247,40 +252,31 @@ class _Judge:
 
     def __init__(self, board: _Board) -> None:
         self._board = board
-        self._scores: dict[int, tuple[int, int, float]] = {}
+        self._tables: list[dict[int, _Score]] = [{} for _ in board.seen]
         self.bound = board.bound()
 
-    def key(self, masks: Sequence[int]) -> Key:
+    def scores(self, masks: Sequence[int]) -> list[_Score]:
+        """One score per operator. The same few masks come back often, hence the tables: 2x faster."""
+        operators = enumerate(zip(self._tables, masks, strict=False))
+        return [table.get(mask) or self._score(i, mask) for i, (table, mask) in operators]
+
+    def key(self, scores: Iterable[_Score]) -> Key:
         """What the placement is chosen by."""
-        largest, pairs, _ = zip(*self._operators(masks), strict=True)
-        return max(largest), sum(pairs), self._slowest(masks)
+        largest, pairs, _, loads_s = zip(*scores, strict=True)
+        return max(largest), sum(pairs), max(loads_s)
 
-    def energy(self, masks: Sequence[int]) -> float:
-        """A smoother number that leads to a small key, in pairs.
+    def energy(self, scores: Iterable[_Score]) -> float:
+        """A smoother number that leads to a small key: less than one pair for imbalance, and the rest."""
+        _, _, energies, loads_s = zip(*scores, strict=True)
+        return 1.0 - self.bound[2] / max(loads_s) + sum(energies)
 
-        It counts pairs, adds more the larger a group is, and less than one pair for imbalance.
-        """
-        slowest = self._slowest(masks)
-        imbalance = 1 - self.bound[2] / slowest if slowest else 0
-        return imbalance + sum(energy for _, _, energy in self._operators(masks))
-
-    def _operators(self, masks: Sequence[int]) -> list[tuple[int, int, float]]:
-        return [self._score(seen | mask) for seen, mask in zip(self._board.seen, masks, strict=False)]
-
-    def _slowest(self, masks: Sequence[int]) -> float:
-        counts = (kept + mask.bit_count() for kept, mask in zip(self._board.kept, masks, strict=False))
-        return _slowest(counts, self._board.speeds)
-
-    def _score(self, mask: int) -> tuple[int, int, float]:
-        """Largest group, touching pairs and energy of one operator that sees `mask`."""
-        score = self._scores.get(mask)
-        if (
-            score is None
-        ):  # the same few masks come back often: without the table a search takes twice as long
-            sizes = list(self._board.lattice.groups(mask))
-            pairs = self._board.lattice.pairs(mask)
-            penalty = 1.5 * sum((size - 1) * (size - 2) for size in sizes)
-            score = self._scores[mask] = max(sizes, default=0), pairs, pairs + penalty
+    def _score(self, operator: int, mask: int) -> _Score:
+        board, seen = self._board, self._board.seen[operator] | mask
+        sizes = list(board.lattice.groups(seen))
+        pairs = board.lattice.pairs(seen)
+        energy = pairs + 1.5 * sum((size - 1) * (size - 2) for size in sizes)
+        load_s = (board.kept[operator] + mask.bit_count()) / board.speeds[operator]
+        score = self._tables[operator][mask] = _Score(max(sizes, default=0), pairs, energy, load_s)
         return score
 
 
@@ -313,8 +309,8 @@ def _start(board: _Board, rng: random.Random) -> list[int]:
 def _anneal(board: _Board, judge: _Judge, masks: list[int], rng: random.Random) -> tuple[Key, list[int]]:
     """Improve a placement by simulated annealing; the best seen and its key."""
     seats = board.seats
-    energy = judge.energy(masks)
-    best = judge.key(masks), masks
+    scores = judge.scores(masks)
+    energy, best = judge.energy(scores), (judge.key(scores), masks)
     for step in range(_STEPS):
         if best[0] <= judge.bound:
             break
@@ -322,10 +318,11 @@ def _anneal(board: _Board, judge: _Judge, masks: list[int], rng: random.Random) 
         if any(mask.bit_count() > room for mask, room in zip(moved, seats, strict=True)):
             continue
         heat = _HOT * (_COLD / _HOT) ** (step / _STEPS)
-        moved_energy = judge.energy(moved)
+        scores = judge.scores(moved)
+        moved_energy = judge.energy(scores)
         if moved_energy <= energy or rng.random() < math.exp((energy - moved_energy) / heat):
             masks, energy = moved, moved_energy
-            best = min(best, (judge.key(masks), masks))
+            best = min(best, (judge.key(scores), masks))
     return best
 
 

@@ -79,5 +79,5 @@ def make_canvas(frame: npt.NDArray[np.uint8], geometry: Geometry) -> Canvas:
     rows, cols = geometry.resized(height, width)
     side = geometry.grid * geometry.tile_px
     pixels = np.zeros((side, side, 3), np.uint8)
-    pixels[:rows, :cols] = Image.fromarray(frame).resize((cols, rows), Image.Resampling.BILINEAR)
+    pixels[:rows, :cols] = np.asarray(Image.fromarray(frame).resize((cols, rows), Image.Resampling.BILINEAR))
     return Canvas(geometry, pixels, rows, cols, height, width)

@@ -17,7 +17,7 @@ from stages.bundle import Bundle
 from stages.engine import BACKENDS
 
 
-class Numbers(click.ParamType):
+class Numbers(click.ParamType):  # type: ignore[type-arg]  # not generic before click 8.4
     """Comma-separated numbers, as many as `form` names: "x0,y0,x1,y1"."""
 
     name = "numbers"

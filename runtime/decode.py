@@ -17,7 +17,7 @@ from stages.tensors import Array
 
 @dataclass(frozen=True)
 class ObjectMask:
-    """One object on one frame: `logits` float32 [M, M] of the chosen mask, `iou` as the decoder predicts it."""
+    """One object on one frame: `logits` float32 [M, M] of the chosen mask, `iou` as the decoder rates it."""
 
     prompt: Prompt
     logits: npt.NDArray[np.float32]
@@ -27,7 +27,7 @@ class ObjectMask:
 async def decode(
     engines: EngineThread, image_embedding: Array, canvas: Canvas, prompts: Sequence[Prompt]
 ) -> list[ObjectMask]:
-    """Masks of all objects in the order of `prompts`; objects with equally many tokens share a decoder call."""
+    """Masks of all objects in the order of `prompts`; those with equally many tokens share a decoder call."""
     masks: dict[str, ObjectMask] = {}
     for count in sorted({prompt.tokens for prompt in prompts}):
         group = [prompt for prompt in prompts if prompt.tokens == count]

@@ -1,7 +1,8 @@
 """`pedsam demo`: three sites on loopback, a camera pan over a photograph, start to finish.
 
-The photographs ship inside scikit-image: "coffee" (by Rachel Michetti, CC0) and "chelsea", a cat (by Stefan van
-der Walt, CC0). The pan is a crop that moves over the photograph, so its frames differ as a camera's do.
+The photographs ship inside scikit-image: "coffee" (by Rachel Michetti, CC0) and "chelsea", a cat (by
+Stefan van der Walt, CC0). The pan is a crop that moves over the photograph, so its frames differ as those
+of a moving camera do.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from anyio import to_thread
 from PIL import Image
 from rich.console import Console
 
@@ -52,12 +54,7 @@ async def run_demo(
     bundle: Bundle, out: Path, frames: int, wire: str | None, console: Console
 ) -> dict[str, Any]:
     """Run the whole line on loopback and return the summary (also written to `out`)."""
-    if out.exists():
-        shutil.rmtree(out)
-    (out / "frames").mkdir(parents=True)
-    pictures, objects = _film(out / "frames", frames)
-    prompts = out / "prompts.json"
-    prompts.write_text(json.dumps({"objects": objects}, indent=1))
+    pictures, prompts = await to_thread.run_sync(_film, out, frames)
     with _sites(bundle, out) as sites:
         console.print(f"three sites are up; sending {len(pictures)} frames")
         options = RunOptions(
@@ -68,8 +65,12 @@ async def run_demo(
         )
 
 
-def _film(folder: Path, frames: int) -> tuple[list[Path], list[dict[str, Any]]]:
-    """Write the frames of all scenes and say what to segment on each."""
+def _film(out: Path, frames: int) -> tuple[list[Path], Path]:
+    """Empty `out`, write the frames of all scenes and a prompts file that says what to segment on each."""
+    if out.exists():
+        shutil.rmtree(out)
+    folder = out / "frames"
+    folder.mkdir(parents=True)
     paths: list[Path] = []
     objects: list[dict[str, Any]] = []
     for scene in SCENES:
@@ -82,7 +83,9 @@ def _film(folder: Path, frames: int) -> tuple[list[Path], list[dict[str, Any]]]:
             crop.resize(FRAME, Image.Resampling.BICUBIC).save(path)
             objects += _prompts(scene, left, top, len(paths))
             paths.append(path)
-    return paths, objects
+    prompts = out / "prompts.json"
+    prompts.write_text(json.dumps({"objects": objects}, indent=1))
+    return paths, prompts
 
 
 def _photo(name: str) -> npt.NDArray[np.uint8]:
@@ -115,9 +118,10 @@ def _sites(bundle: Bundle, out: Path) -> Iterator[Path]:
     """Three `pedsam serve` processes of three operators; yields their sites.toml, stops them at the end."""
     with contextlib.ExitStack() as stack:
         processes = [stack.enter_context(_site_process(bundle, out / f"site-{name}.log")) for name in "abc"]
+        urls = [_wait_until_ready(*process) for process in processes]
         entries = [
-            f'[[site]]\nname = "{name}"\noperator = "operator-{name}"\nurl = "{_wait_until_ready(process, log)}"\n'
-            for name, (process, log) in zip("abc", processes, strict=True)
+            f'[[site]]\nname = "{name}"\noperator = "operator-{name}"\nurl = "{url}"\n'
+            for name, url in zip("abc", urls, strict=True)
         ]
         sites = out / "sites.toml"
         sites.write_text("\n".join(entries))

@@ -53,7 +53,7 @@ class _Site:
 
 @dataclass
 class DispatchStatistics:
-    """Counts of a run: `local_windows` ran at the edge, `redispatched` went to another site after a failure."""
+    """Counts of a run: `local_windows` ran at the edge, `redispatched` went elsewhere after a failure."""
 
     windows_sent: int = 0
     windows_skipped: int = 0
@@ -125,8 +125,7 @@ class Dispatcher:
             self._assign(windows)
             self._tasks = await stack.enter_async_context(anyio.create_task_group())
             for site in self._sites:
-                if site.state is SiteState.DOWN:
-                    self._tasks.start_soon(self._reconnect, site)
+                self._retry(site)
             try:
                 yield self
             finally:
@@ -137,7 +136,7 @@ class Dispatcher:
 
         Raises FrameLost when a window can neither be sent within the caps nor run here.
         """
-        embeddings = self._padding.copy()
+        embeddings: Array = self._padding.copy()
         windows = canvas.windows
         self.statistics.windows_skipped += canvas.geometry.windows - len(windows)
         failures: list[str] = []
@@ -166,9 +165,11 @@ class Dispatcher:
                 self.statistics.windows_sent += 1
             tried.add(site.client.name)
             try:
-                return await site.client.infer(grant, canvas.window_inputs(window))
+                embedding: Array = await site.client.infer(grant, canvas.window_inputs(window))
             except SiteError as exc:
                 self._fail(site, exc)
+            else:
+                return embedding
         if self._local is None:
             raise FrameLost(self._why_lost(window))
         self.statistics.local_windows += 1
@@ -206,11 +207,14 @@ class Dispatcher:
                 return
 
     def _fail(self, site: _Site, exc: SiteError) -> None:
-        """Take a site out of use after a failed tile; the first failure counts, the others of it are echoes."""
+        """Take a site out of use after a failed tile; further failures of it are echoes of the first."""
         if site.state is not SiteState.READY:
             return
         self._note_failure(site, exc)
         self._cover_failed()
+        self._retry(site)
+
+    def _retry(self, site: _Site) -> None:
         if site.state is SiteState.DOWN and self._tasks is not None:
             self._tasks.start_soon(self._reconnect, site)
 
@@ -275,6 +279,6 @@ class Dispatcher:
         operator = self._home.get(window)
         owner = f"operator {operator} does not answer" if operator else "no operator has it within its cap"
         return (
-            f"window {window}: {owner}, no other operator has room under its cap, and this bundle has no window "
-            "stage to run here; add a spare site or copy the window stage to the edge"
+            f"window {window}: {owner}, no other operator has room under its cap, and this bundle has no "
+            "window stage to run here; add a spare site or copy the window stage to the edge"
         )

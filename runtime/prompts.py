@@ -42,15 +42,13 @@ class Prompt:
         if not all(math.isfinite(number) for number in numbers):
             raise InputError(f"object {self.name} has a coordinate that is no finite number")
         if any(label not in (0, 1) for _, _, label in self.points):
-            raise InputError(
-                f"object {self.name} has a point whose label is not 0 (background) or 1 (foreground)"
-            )
+            raise InputError(f"object {self.name} has a point whose label is neither 0 (background) nor 1")
         if self.box_xyxy is not None:
             x0, y0, x1, y1 = self.box_xyxy
             if x0 >= x1 or y0 >= y1:
                 raise InputError(
-                    f"the box of object {self.name} is empty: give left, top, right, bottom with left < right "
-                    "and top < bottom"
+                    f"the box of object {self.name} is empty: give left, top, right, bottom with left < right and "
+                    "top < bottom"
                 )
 
     @property
@@ -65,17 +63,14 @@ class Prompt:
 
     def check_inside(self, height: int, width: int) -> None:
         """Raise InputError when a point or the whole box lies outside a frame of this size."""
+        frame = f"the frame of {width} x {height} pixels"
         for x, y, _ in self.points:
             if not (0 <= x < width and 0 <= y < height):
-                raise InputError(
-                    f"point {x:g},{y:g} of object {self.name} lies outside the frame of {width} x {height} pixels"
-                )
+                raise InputError(f"point {x:g},{y:g} of object {self.name} lies outside {frame}")
         if self.box_xyxy is not None:
             x0, y0, x1, y1 = self.box_xyxy
             if x1 <= 0 or y1 <= 0 or x0 >= width or y0 >= height:
-                raise InputError(
-                    f"the box of object {self.name} lies outside the frame of {width} x {height} pixels"
-                )
+                raise InputError(f"the box of object {self.name} lies outside {frame}")
 
     def decoder_tokens(self, canvas: Canvas) -> tuple[Array, Array]:
         """point_coords float32 [k, 2] and point_labels float32 [k] for the decoder stage.

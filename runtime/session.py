@@ -26,7 +26,7 @@ from runtime.sources import Source
 from runtime.summary import summarise, write_summary
 from runtime.verify import iou_with_unsplit
 from stages.bundle import Bundle
-from stages.engine import EngineThread, make_engine
+from stages.engine import EngineThread, engine_factories
 from stages.errors import InputError
 
 MASKS = "masks.jsonl"
@@ -106,8 +106,8 @@ async def _run(
 def _check_weights(bundle: Bundle, options: RunOptions) -> None:
     if bundle.weights != "distilled" and not options.allow_undistilled:
         raise InputError(
-            f"{bundle.path} has {bundle.weights} weights, whose masks are not meaningful; use a distilled bundle, "
-            "or --allow-undistilled to try the rest (every overlay is then marked)"
+            f"{bundle.path} has {bundle.weights} weights, whose masks are not meaningful; use a distilled "
+            "bundle, or --allow-undistilled to try the rest (every overlay is then marked)"
         )
 
 
@@ -127,8 +127,8 @@ def _check_exposure(sites: Sequence[SiteConfig], options: RunOptions) -> None:
     operators = {site.operator for site in sites if not site.spare}
     if len(operators) == 1 and not options.accept_exposure:
         raise InputError(
-            f"operator {min(operators)} alone would see the whole picture; add sites of other operators, or give "
-            "--accept-exposure"
+            f"operator {min(operators)} alone would see the whole picture; add sites of other operators, or "
+            "give --accept-exposure"
         )
 
 
@@ -164,11 +164,7 @@ async def _engines(bundle: Bundle, options: RunOptions) -> AsyncIterator[EngineT
     names = ["global", "decoder"]
     if options.sites is None or bundle.has("window"):
         names.append("window")
-    factories = {
-        name: lambda name=name: make_engine(bundle, name, options.backend, options.threads)  # type: ignore[misc]
-        for name in names
-    }
-    async with EngineThread(factories) as engines:
+    async with EngineThread(engine_factories(bundle, names, options.backend, options.threads)) as engines:
         yield engines
 
 

@@ -1,4 +1,7 @@
-"""Where results go: overlay pictures or an overlay video, and masks as COCO RLE lines. All block: use a thread."""
+"""Where results go: overlay pictures or an overlay video, and masks as COCO RLE lines.
+
+All of it blocks: use a thread.
+"""
 
 from __future__ import annotations
 
@@ -139,7 +142,7 @@ def banner_for(weights: str) -> str | None:
 
 def draw_overlay(result: Result, banner: str | None) -> npt.NDArray[np.uint8]:
     """The frame with masks tinted and outlined, prompts drawn in, RGB uint8 [H, W, 3]."""
-    picture = result.frame.pixels.copy()
+    picture: npt.NDArray[np.uint8] = result.frame.pixels.copy()
     line = max(1, round(max(picture.shape) / 500))
     for number, (found, mask) in enumerate(result.objects):
         colour = PALETTE[number % len(PALETTE)]

@@ -26,7 +26,7 @@ _WHERE = {
 
 
 def summarise(bundle: Bundle, dispatcher: Dispatcher, measured: Measured, wire_format: str) -> dict[str, Any]:
-    """The content of summary.json; times in milliseconds, sizes in bytes of message bodies, probes included."""
+    """The content of summary.json: milliseconds, and bytes of message bodies with those of probes."""
     clients = [client for client, _ in dispatcher.sites]
     counts = dispatcher.statistics
     done = measured.frames - len(measured.lost)

@@ -14,7 +14,7 @@ from runtime.prompts import Prompts
 from runtime.sinks import Mask, decode_mask
 from runtime.sources import Source
 from stages.bundle import Bundle
-from stages.engine import EngineThread, make_engine
+from stages.engine import EngineThread, engine_factories
 
 
 async def iou_with_unsplit(
@@ -31,9 +31,7 @@ async def iou_with_unsplit(
     None when the file holds no mask. Raises BundleError when this bundle has no `whole` stage.
     """
     written = _read_masks(masks_file)
-    engines = EngineThread(
-        {name: lambda name=name: make_engine(bundle, name, backend, threads) for name in ("whole", "decoder")}  # type: ignore[misc]
-    )
+    engines = EngineThread(engine_factories(bundle, ("whole", "decoder"), backend, threads))
     worst: list[float] = []
     async with engines:
         for done, frame in enumerate(source, 1):

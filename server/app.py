@@ -2,30 +2,28 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import logging
 import math
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from importlib.metadata import version
 from typing import Any
 
+import numpy as np
 from aiohttp import web
 
-from server.batcher import Batcher, QueueFull
+from server.batcher import Batcher, NotNow
 from stages import wire
 from stages.bundle import Bundle, Stage
-from stages.errors import EngineError, WireError
+from stages.errors import WireError
 from stages.geometry import Geometry
+from stages.tensors import TensorSpec
 
 log = logging.getLogger("pedsam.site")
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
-_CONFIG_TYPE = {
-    "UINT8": "TYPE_UINT8",
-    "INT8": "TYPE_INT8",
-    "INT32": "TYPE_INT32",
-    "FP16": "TYPE_FP16",
-    "FP32": "TYPE_FP32",
-}
+FAREWELL_S = 1.0  # at the end of a shutdown's grace: time to send "this site is stopping"
 
 
 class Site:
@@ -37,30 +35,52 @@ class Site:
         self._stage = bundle.stage("window")
         self._batcher = batcher
         self._backend = backend
+        self._body_limit = body_limit(self._stage, bundle.geometry)
+        self._under_way: set[asyncio.Task[Any]] = set()
 
     def application(self) -> web.Application:
-        """An aiohttp application; bodies over the size of the largest batch are refused unread."""
-        app = web.Application(
-            client_max_size=body_limit(self._stage, self._bundle.geometry), middlewares=[_errors]
-        )
+        """An aiohttp application; it refuses bodies larger than the largest batch."""
+        app = web.Application(client_max_size=self._body_limit, middlewares=[self._keep_account, _errors])
         model = f"/v2/models/{wire.MODEL}"
         app.router.add_get("/v2", self.server_metadata)
         app.router.add_get("/v2/", self.server_metadata)
         app.router.add_get("/v2/health/live", self.live)
         app.router.add_get("/v2/health/ready", self.is_ready)
+        app.router.add_get("/metrics", self.metrics)
         for prefix in (model, f"{model}/versions/{wire.VERSION}"):
             app.router.add_get(prefix, self.model_metadata)
             app.router.add_get(f"{prefix}/config", self.model_config)
             app.router.add_get(f"{prefix}/ready", self.is_ready)
             app.router.add_post(f"{prefix}/infer", self.infer)
-        app.router.add_route("*", "/v2/models/{model}{rest:.*}", self.unknown_model)
         return app
+
+    async def drain(self, grace_s: float) -> None:
+        """Wait for requests under way: they may finish within `grace_s`, then tiles that wait are answered
+        "stopping", and what is left after FAREWELL_S (a sender that neither sends nor reads) is cancelled.
+        """
+        await self._settled(grace_s)
+        self._batcher.stop()
+        await self._settled(FAREWELL_S)
+        for task in self._under_way:
+            task.cancel()
+
+    async def _settled(self, timeout_s: float) -> None:
+        if self._under_way:
+            await asyncio.wait(set(self._under_way), timeout=timeout_s)
+
+    @web.middleware
+    async def _keep_account(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+        """Remember the request's task, which ends when the answer is sent."""
+        if task := asyncio.current_task():
+            self._under_way.add(task)
+            task.add_done_callback(self._under_way.discard)
+        return await handler(request)
 
     async def server_metadata(self, request: web.Request) -> web.Response:
         return web.json_response(
             {
                 "name": "pedsam",
-                "version": "0.1.0",
+                "version": version("pedsam"),
                 "extensions": ["binary_tensor_data", "model_configuration"],
             }
         )
@@ -69,10 +89,22 @@ class Site:
         return web.Response()
 
     async def is_ready(self, request: web.Request) -> web.Response:
-        return web.Response(status=200 if self.ready else 503)
+        return web.Response(status=200 if self.ready and not self._batcher.stopped else 503)
+
+    async def metrics(self, request: web.Request) -> web.Response:
+        """Prometheus text: sums only, nothing about any one request."""
+        done = self._batcher.statistics
+        lines = [
+            *_metric("counter", "pedsam_site_tiles_total", "Tiles run.", done.tiles),
+            *_metric("counter", "pedsam_site_engine_calls_total", "Engine calls.", done.batches),
+            *_metric("counter", "pedsam_site_engine_seconds_total", "Time in the engine.", done.engine_s),
+            *_metric("counter", "pedsam_site_tiles_refused_total", "Tiles answered 503.", done.refused),
+            *_metric("gauge", "pedsam_site_tiles_waiting", "Tiles in the queue.", self._batcher.waiting),
+        ]
+        return web.Response(text="\n".join([*lines, ""]), headers={"Content-Type": _PROMETHEUS})
 
     async def model_metadata(self, request: web.Request) -> web.Response:
-        def tensors(specs: Any) -> list[dict[str, Any]]:
+        def tensors(specs: Sequence[TensorSpec]) -> list[dict[str, Any]]:
             return [
                 {"name": s.name, "datatype": wire.OIP_NAME[s.dtype], "shape": [-1, *s.shape[1:]]}
                 for s in specs
@@ -89,9 +121,11 @@ class Site:
         )
 
     async def model_config(self, request: web.Request) -> web.Response:
-        def tensors(specs: Any) -> list[dict[str, Any]]:
+        """Triton's model configuration; its type names are the protocol's with TYPE_ before them."""
+
+        def tensors(specs: Sequence[TensorSpec]) -> list[dict[str, Any]]:
             return [
-                {"name": s.name, "data_type": _CONFIG_TYPE[wire.OIP_NAME[s.dtype]], "dims": list(s.shape[1:])}
+                {"name": s.name, "data_type": f"TYPE_{wire.OIP_NAME[s.dtype]}", "dims": list(s.shape[1:])}
                 for s in specs
             ]
 
@@ -107,6 +141,8 @@ class Site:
         )
 
     async def infer(self, request: web.Request) -> web.Response:
+        if (request.content_length or 0) > self._body_limit:  # refused unread
+            raise web.HTTPRequestEntityTooLarge(self._body_limit)
         body = await request.read()
         decoded = wire.decode_request(
             body,
@@ -119,15 +155,19 @@ class Site:
         message = wire.encode_response(outputs, decoded.outputs, decoded.id)
         return web.Response(body=message.body, headers=message.headers)
 
-    async def unknown_model(self, request: web.Request) -> web.Response:
-        known = f"{wire.MODEL} version {wire.VERSION}"
-        raise WireError(f"no such model, version or method here; this site serves {known}", status=404)
+
+_PROMETHEUS = "text/plain; version=0.0.4; charset=utf-8"
+
+
+def _metric(kind: str, name: str, text: str, value: float) -> list[str]:
+    return [f"# HELP {name} {text}", f"# TYPE {name} {kind}", f"{name} {value}"]
 
 
 def body_limit(stage: Stage, geometry: Geometry) -> int:
-    """Bytes of the largest request: a full batch as binary tensors, and its header."""
-    import numpy as np
+    """Bytes of the largest request: a full batch as binary tensors, and its header.
 
+    As JSON numbers a tile takes about four times the bytes, so that fewer fit.
+    """
     tile = sum(math.prod(map(int, spec.shape[1:])) * np.dtype(spec.dtype).itemsize for spec in stage.inputs)
     return geometry.windows * tile + wire.MAX_HEADER_BYTES
 
@@ -139,17 +179,26 @@ async def _errors(request: web.Request, handler: Handler) -> web.StreamResponse:
         return await handler(request)
     except WireError as exc:
         return _error(exc.status, str(exc))
-    except QueueFull as exc:
+    except NotNow as exc:
         return _error(503, str(exc), {"Retry-After": str(math.ceil(exc.retry_after_s))})
     except web.HTTPException as exc:
-        return _error(
-            exc.status, exc.text or exc.reason, {k: v for k, v in exc.headers.items() if k == "Allow"}
-        )
-    except EngineError:
-        log.exception("the engine failed")
-        return _error(500, "the engine failed; the site's log says why")
+        allow = {name: value for name, value in exc.headers.items() if name == "Allow"}
+        return _error(exc.status, _sentence(request, exc), allow)
+    except Exception:
+        log.exception("a request failed")
+        return _error(500, "the site failed to serve this request; its log says why")
 
 
-def _error(status: int, text: str, headers: dict[str, str] | None = None) -> web.Response:
+def _sentence(request: web.Request, exc: web.HTTPException) -> str:
+    if isinstance(exc, web.HTTPNotFound):
+        return f"{request.path!r:.80} is not here; this site serves model {wire.MODEL}, version {wire.VERSION}"
+    if isinstance(exc, web.HTTPMethodNotAllowed):
+        return f"{request.path!r:.80} takes {' or '.join(sorted(exc.allowed_methods))}, not {exc.method:.20}"
+    if isinstance(exc, web.HTTPRequestEntityTooLarge):
+        return f"{exc.text}; send fewer tiles a request, and send them as binary data"
+    return exc.text or exc.reason
+
+
+def _error(status: int, text: str, headers: Mapping[str, str] | None = None) -> web.Response:
     body = json.dumps({"error": " ".join(text.split())})
     return web.Response(status=status, text=body, content_type="application/json", headers=headers)

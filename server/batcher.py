@@ -154,8 +154,9 @@ class Batcher:
         while self._queue and (not jobs or tiles + self._queue[0].tiles <= self._max_batch):
             job = self._queue.popleft()
             self._waiting -= job.tiles
-            jobs.append(job)
-            tiles += job.tiles
+            if not job.done.done():  # a sender that left in this very step is still in the queue
+                jobs.append(job)
+                tiles += job.tiles
         if not self._queue:
             self._arrived.clear()
         return jobs

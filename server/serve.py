@@ -1,14 +1,14 @@
 """Run a site until it is told to stop.
 
 Shutdown has phases: (1) readiness turns false and the socket stops listening, (2) requests under way finish,
-for at most `grace_s`, (3) what is left is cancelled, (4) the engine closes.
+for at most `grace_s`, (3) tiles that still wait or run are answered 503 and what is left is cancelled, (4) the
+engine closes, after the call it is in.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import ipaddress
 import signal
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
@@ -16,11 +16,12 @@ from dataclasses import dataclass
 import anyio
 from aiohttp import web
 
-from server.app import Site
+from server.app import FAREWELL_S, Site
 from server.batcher import Batcher
 from stages.bundle import Bundle
-from stages.engine import EngineThread, make_engine
+from stages.engine import Engine, EngineThread, make_engine
 from stages.errors import InputError
+from stages.network import is_loopback
 
 STAGE = "window"
 
@@ -49,45 +50,62 @@ class RunningSite:
 
 
 @contextlib.asynccontextmanager
-async def running_site(bundle: Bundle, options: ServeOptions) -> AsyncIterator[RunningSite]:
+async def running_site(
+    bundle: Bundle, options: ServeOptions, engine: Callable[[], Engine] | None = None
+) -> AsyncIterator[RunningSite]:
     """A site serving on its socket for as long as the block runs; leaving the block shuts it down in phases.
 
-    Raises InputError for an address that may not or cannot be bound, BundleError or EngineError when the
-    window stage cannot be opened.
+    `engine` makes what runs the window stage; by default that is what `options` say. Raises InputError for an
+    address that may not or cannot be bound, BundleError or EngineError when the window stage cannot be opened.
     """
     _check_exposed(options)
-    engines = EngineThread({STAGE: lambda: make_engine(bundle, STAGE, options.backend, options.threads)})
-    async with engines, anyio.create_task_group() as tasks:
-        engine = engines.engine(STAGE)
-        max_batch = options.max_batch or engine.preferred_batch
-        batcher = Batcher(engines, STAGE, max_batch, options.max_waiting)
-        site = Site(bundle, batcher, engine.backend)
-        tasks.start_soon(batcher.run)
-        try:
+
+    def make() -> Engine:
+        return make_engine(bundle, STAGE, options.backend, options.threads)
+
+    async with EngineThread({STAGE: engine or make}) as engines:
+        window = engines.engine(STAGE)
+        max_batch = options.max_batch or window.preferred_batch
+        async with Batcher(engines, STAGE, max_batch, options.max_waiting) as batcher:
+            site = Site(bundle, batcher, window.backend)
             async with _listening(site, options) as url:
-                yield RunningSite(url, engine.backend, batcher)
-        finally:
-            tasks.cancel_scope.cancel()
+                yield RunningSite(url, window.backend, batcher)
 
 
 @contextlib.asynccontextmanager
 async def _listening(site: Site, options: ServeOptions) -> AsyncIterator[str]:
-    runner = web.AppRunner(site.application(), access_log=None, shutdown_timeout=options.grace_s)
+    app = site.application()
+
+    async def drain(_: web.Application) -> None:
+        await site.drain(options.grace_s)
+
+    app.on_shutdown.append(drain)
+    # A sender that disconnects frees its place in the queue: its handler is cancelled.
+    runner = web.AppRunner(app, access_log=None, handler_cancellation=True, shutdown_timeout=FAREWELL_S)
     await runner.setup()
     try:
-        listener = web.TCPSite(runner, options.host, options.port)
-        try:
-            await listener.start()
-        except OSError as exc:
-            raise InputError(
-                f"cannot listen on {options.host}:{options.port} ({exc.strerror}); choose another --port or --host"
-            ) from exc
-        port = runner.addresses[0][1]
-        yield f"http://{options.host}:{port}"
+        await _listen(runner, options)
+        yield _url(runner)
     finally:
         site.ready = False
         with anyio.CancelScope(shield=True):
-            await runner.cleanup()  # stops listening, waits for requests up to shutdown_timeout, then cancels
+            await runner.cleanup()  # stops listening, closes idle connections, drains, forces
+
+
+async def _listen(runner: web.AppRunner, options: ServeOptions) -> None:
+    try:
+        await web.TCPSite(runner, options.host, options.port).start()
+    except (OSError, UnicodeError) as exc:  # UnicodeError: a host that cannot be a name
+        reason = getattr(exc, "strerror", None) or exc
+        raise InputError(
+            f"cannot listen on {options.host}:{options.port} ({reason}); choose another --port or --host"
+        ) from exc
+
+
+def _url(runner: web.AppRunner) -> str:
+    """Where the site answers: the address bound first, as a name can stand for several."""
+    host, port = runner.addresses[0][:2]
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
 def _check_exposed(options: ServeOptions) -> None:
@@ -96,15 +114,6 @@ def _check_exposed(options: ServeOptions) -> None:
             f"{options.host} is not a loopback address and this site speaks plain HTTP: anyone on the way could "
             "read the tiles; bind 127.0.0.1 behind a TLS proxy, or give --insecure on a network you trust"
         )
-
-
-def is_loopback(host: str) -> bool:
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
 
 
 async def serve(bundle: Bundle, options: ServeOptions, say: Callable[[str], None] = print) -> None:

@@ -12,6 +12,7 @@ import enum
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from types import TracebackType
 from typing import TypeVar
 
@@ -91,6 +92,13 @@ def make_engine(bundle: Bundle, name: str, backend: str = "auto", threads: int |
     from stages.onnxruntime_engine import OnnxRuntimeEngine  # heavy: loads the native library
 
     return OnnxRuntimeEngine(bundle, name, threads)
+
+
+def engine_factories(
+    bundle: Bundle, names: Sequence[str], backend: str = "auto", threads: int | None = None
+) -> dict[str, Callable[[], Engine]]:
+    """`make_engine` for several stages, deferred, as EngineThread takes them."""
+    return {name: partial(make_engine, bundle, name, backend, threads) for name in names}
 
 
 class EngineThread:

@@ -297,7 +297,7 @@ def _flatten(data: list[Any], limit: int, name: str) -> Iterator[bool | int | fl
 def _cast(values: list[bool | int | float], spec: TensorSpec) -> Array:
     """JSON numbers as the spec's dtype, refusing values it cannot hold."""
     dtype = np.dtype(spec.dtype)
-    allowed = {"b": {bool}, "i": {int}, "u": {int}, "f": {int, float}}[dtype.kind]
+    allowed: set[type] = {"b": {bool}, "i": {int}, "u": {int}, "f": {int, float}}[dtype.kind]
     if not {type(value) for value in values} <= allowed:
         raise WireError(f"the data of {spec.name} does not hold {OIP_NAME[spec.dtype]} values")
     try:
