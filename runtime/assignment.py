@@ -260,15 +260,15 @@ class _Judge:
         operators = enumerate(zip(self._tables, masks, strict=False))
         return [table.get(mask) or self._score(i, mask) for i, (table, mask) in operators]
 
-    def key(self, scores: Iterable[_Score]) -> Key:
+    def key(self, scores: Sequence[_Score]) -> Key:
         """What the placement is chosen by."""
-        largest, pairs, _, loads_s = zip(*scores, strict=True)
-        return max(largest), sum(pairs), max(loads_s)
+        largest, pairs = max(score.largest for score in scores), sum(score.pairs for score in scores)
+        return largest, pairs, max(score.load_s for score in scores)
 
-    def energy(self, scores: Iterable[_Score]) -> float:
+    def energy(self, scores: Sequence[_Score]) -> float:
         """A smoother number that leads to a small key: less than one pair for imbalance, and the rest."""
-        _, _, energies, loads_s = zip(*scores, strict=True)
-        return 1.0 - self.bound[2] / max(loads_s) + sum(energies)
+        slowest_s = max(score.load_s for score in scores)
+        return 1 - self.bound[2] / slowest_s + sum(score.energy for score in scores)
 
     def _score(self, operator: int, mask: int) -> _Score:
         board, seen = self._board, self._board.seen[operator] | mask

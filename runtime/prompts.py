@@ -47,8 +47,8 @@ class Prompt:
             x0, y0, x1, y1 = self.box_xyxy
             if x0 >= x1 or y0 >= y1:
                 raise InputError(
-                    f"the box of object {self.name} is empty: give left, top, right, bottom with left < right and "
-                    "top < bottom"
+                    f"the box of object {self.name} is empty: give left, top, right, bottom, with left < "
+                    "right and top < bottom"
                 )
 
     @property

@@ -23,6 +23,7 @@ from stages.tensors import TensorSpec
 log = logging.getLogger("pedsam.site")
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+HEADER_BYTES = 64 * 1024  # room for the JSON header of the largest request
 FAREWELL_S = 1.0  # at the end of a shutdown's grace: time to send "this site is stopping"
 
 
@@ -169,7 +170,7 @@ def body_limit(stage: Stage, geometry: Geometry) -> int:
     As JSON numbers a tile takes about four times the bytes, so that fewer fit.
     """
     tile = sum(math.prod(map(int, spec.shape[1:])) * np.dtype(spec.dtype).itemsize for spec in stage.inputs)
-    return geometry.windows * tile + wire.MAX_HEADER_BYTES
+    return geometry.windows * tile + HEADER_BYTES
 
 
 @web.middleware
@@ -191,7 +192,7 @@ async def _errors(request: web.Request, handler: Handler) -> web.StreamResponse:
 
 def _sentence(request: web.Request, exc: web.HTTPException) -> str:
     if isinstance(exc, web.HTTPNotFound):
-        return f"{request.path!r:.80} is not here; this site serves model {wire.MODEL}, version {wire.VERSION}"
+        return f"{request.path!r:.80} is not here; this site has model {wire.MODEL}, version {wire.VERSION}"
     if isinstance(exc, web.HTTPMethodNotAllowed):
         return f"{request.path!r:.80} takes {' or '.join(sorted(exc.allowed_methods))}, not {exc.method:.20}"
     if isinstance(exc, web.HTTPRequestEntityTooLarge):

@@ -1,8 +1,8 @@
 """Run a site until it is told to stop.
 
 Shutdown has phases: (1) readiness turns false and the socket stops listening, (2) requests under way finish,
-for at most `grace_s`, (3) tiles that still wait or run are answered 503 and what is left is cancelled, (4) the
-engine closes, after the call it is in.
+for at most `grace_s`, (3) tiles that still wait or run are answered 503 and what is left is cancelled,
+(4) the engine closes, after the call it is in.
 """
 
 from __future__ import annotations
@@ -55,8 +55,9 @@ async def running_site(
 ) -> AsyncIterator[RunningSite]:
     """A site serving on its socket for as long as the block runs; leaving the block shuts it down in phases.
 
-    `engine` makes what runs the window stage; by default that is what `options` say. Raises InputError for an
-    address that may not or cannot be bound, BundleError or EngineError when the window stage cannot be opened.
+    `engine` makes what runs the window stage; by default that is what `options` say. Raises InputError for
+    an address that may not or cannot be bound, BundleError or EngineError when the window stage cannot be
+    opened.
     """
     _check_exposed(options)
 
@@ -111,8 +112,8 @@ def _url(runner: web.AppRunner) -> str:
 def _check_exposed(options: ServeOptions) -> None:
     if not options.insecure and not is_loopback(options.host):
         raise InputError(
-            f"{options.host} is not a loopback address and this site speaks plain HTTP: anyone on the way could "
-            "read the tiles; bind 127.0.0.1 behind a TLS proxy, or give --insecure on a network you trust"
+            f"{options.host} is not a loopback address and this site speaks plain HTTP: anyone on the "
+            "way could read the tiles; bind 127.0.0.1 behind a TLS proxy, or give --insecure on a network you trust"
         )
 
 

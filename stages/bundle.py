@@ -127,7 +127,10 @@ class Bundle:
         return self.stages[name]
 
     def has(self, name: str) -> bool:
-        """Whether this copy of the bundle holds the stage's own files, not only its record."""
+        """Whether this copy of the bundle holds the stage, not only its record.
+
+        A damaged stage counts: opening it says which file is wrong.
+        """
         return name in self.stages and (self.path / self.stages[name].file).is_file()
 
     def verified_file(self, name: str) -> Path:
@@ -141,24 +144,32 @@ class Bundle:
 
     def padding_embeddings(self) -> Array:
         """Embeddings of windows without picture: [windows, w, w, D] of `embedding_dtype`."""
-        self._verify({PADDING_FILE: self.edge_files[PADDING_FILE]})
-        padding: Array = np.load(self.path / PADDING_FILE, allow_pickle=False)
+        padding: Array = np.load(self._edge_file(PADDING_FILE), allow_pickle=False)
         return padding
 
     def probe(self) -> Probe:
-        self._verify({PROBE_FILE: self.edge_files[PROBE_FILE]})
-        with np.load(self.path / PROBE_FILE, allow_pickle=False) as arrays:
+        with np.load(self._edge_file(PROBE_FILE), allow_pickle=False) as arrays:
             inputs = {spec.name: arrays[spec.name] for spec in self.stage("window").inputs}
             return Probe(inputs, arrays["embedding"], self.probe_tolerance)
+
+    def _edge_file(self, name: str) -> Path:
+        if name not in self.edge_files:
+            raise BundleError(f"{self.path / MANIFEST} records no {name}; export the bundle again")
+        self._verify({name: self.edge_files[name]})
+        return self.path / name
 
     def _verify(self, files: Mapping[str, str]) -> None:
         for name, expected in files.items():
             path = self.path / name
-            if not path.is_file():
+            try:
+                found = sha256(path)
+            except FileNotFoundError as exc:
                 raise BundleError(
                     f"{path} is missing; copy it from the full bundle or export the bundle again"
-                )
-            if sha256(path) != expected:
+                ) from exc
+            except OSError as exc:
+                raise BundleError(f"{path} cannot be read ({exc.strerror})") from exc
+            if found != expected:
                 raise BundleError(f"{path} differs from what {MANIFEST} records; copy or export it again")
 
     def save(self) -> None:
@@ -179,7 +190,7 @@ class Bundle:
             "site_digest": self.site_digest,
         }
         temporary = self.path / (MANIFEST + ".tmp")
-        temporary.write_text(json.dumps(manifest, indent=1) + "\n")
+        temporary.write_text(json.dumps(manifest, indent=1) + "\n", encoding="utf-8")
         os.replace(temporary, self.path / MANIFEST)
 
     @classmethod
@@ -192,9 +203,11 @@ class Bundle:
         manifest = _read_manifest(path)
         try:
             bundle = cls._from_manifest(path, manifest)
-        except (KeyError, TypeError, ValueError, AttributeError) as exc:
-            raise BundleError(f"{path / MANIFEST} is damaged ({exc!r}); export the bundle again") from exc
-        bundle._check(manifest)
+            bundle._check(manifest)
+        except (LookupError, TypeError, ValueError, AttributeError) as exc:
+            raise BundleError(
+                f"{path / MANIFEST} is damaged ({exc!r:.200}); export the bundle again"
+            ) from exc
         return bundle
 
     @classmethod
@@ -224,18 +237,21 @@ class Bundle:
         outside = [name for name in (*names, *self.edge_files) if not _inside(name)]
         if outside:
             raise BundleError(f"{where} names {outside[0]!r}, a file outside the bundle; do not use it")
+        for stage in self.stages.values():
+            if stage.file not in stage.files:
+                raise BundleError(f"{where} records no hash of {stage.file}; export the bundle again")
         if manifest["site_digest"] != self.site_digest:
             raise BundleError(f"{where} was edited: its site digest does not fit its window stage")
 
 
 def _read_manifest(path: Path) -> dict[str, Any]:
     try:
-        manifest = json.loads((path / MANIFEST).read_text())
+        manifest = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
     except FileNotFoundError as exc:
         raise BundleError(
             f"{path} is no bundle: it holds no {MANIFEST}; make one with pedsam export"
         ) from exc
-    except (OSError, ValueError) as exc:
+    except (OSError, ValueError, RecursionError) as exc:
         raise BundleError(f"{path / MANIFEST} cannot be read ({exc}); export the bundle again") from exc
     if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
         found = manifest.get("format") if isinstance(manifest, dict) else None

@@ -71,9 +71,9 @@ class Engine(ABC):
 
     def close(self) -> None:
         """Free everything; calling it again does nothing."""
-        if self._state is State.OPEN:
+        opened, self._state = self._state is State.OPEN, State.CLOSED
+        if opened:
             self._deactivate()
-        self._state = State.CLOSED
 
     @abstractmethod
     def _activate(self) -> None: ...
@@ -136,6 +136,8 @@ class EngineThread:
         self, name: str, feeds: Mapping[str, Array], outputs: Sequence[str] | None = None
     ) -> dict[str, Array]:
         """Engine.infer on the engine thread. Cancelling drops the result; the call itself still finishes."""
+        if name not in self._engines:
+            raise EngineError(f"no engine {name!r} is open here, only {sorted(self._engines)}")
         engine = self._engines[name]
         return await self._call(lambda: engine.infer(feeds, outputs))
 
@@ -150,12 +152,22 @@ class EngineThread:
 
     def _close_all(self) -> None:
         with contextlib.ExitStack() as stack:  # one failing close does not skip the rest
-            for engine in self._engines.values():
-                stack.callback(engine.close)
+            while self._engines:
+                stack.callback(self._engines.pop(next(iter(self._engines))).close)
 
     async def _shut_down(self) -> None:
+        """Close the engines after the call they are in. Cancelling waits too: a device cannot be left half-way."""
+        import anyio  # here, since an exporter runs engines without a loop and does not install it
+
         closing = asyncio.ensure_future(self._call(self._close_all))
-        try:
-            await asyncio.shield(closing)
-        finally:
-            self._executor.shutdown(wait=False)
+        cancelled: asyncio.CancelledError | None = None
+        with anyio.CancelScope(shield=True):  # holds off cancel scopes; the loop holds off Task.cancel
+            while not closing.done():
+                try:
+                    await asyncio.wait([closing])
+                except asyncio.CancelledError as exc:
+                    cancelled = exc
+        self._executor.shutdown(wait=False)
+        closing.result()
+        if cancelled is not None:
+            raise cancelled

@@ -83,7 +83,7 @@ class Geometry:
         return max(1, int(height * scale + 0.5)), max(1, int(width * scale + 0.5))
 
     def extents(self, rows: int, cols: int) -> npt.NDArray[np.int32]:
-        """Picture rows and columns in each tile: int32 [windows, 2], for a canvas holding rows x cols pixels."""
+        """Picture rows and columns in each tile: int32 [windows, 2], for rows x cols of picture."""
         starts = np.arange(self.grid) * self.tile_px
         tile_rows = np.clip(rows - starts, 0, self.tile_px)
         tile_cols = np.clip(cols - starts, 0, self.tile_px)

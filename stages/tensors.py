@@ -6,12 +6,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import numpy.typing as npt
 
 from stages.errors import EngineError, PedsamError
 
 Array = npt.NDArray[Any]
+DTYPES = ("bool", "uint8", "int8", "int32", "int64", "float16", "float32")
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class TensorSpec:
             for got, want in zip(shape, self.shape, strict=True)
         )
         if not fits:
-            return f"{self.name} has shape {list(shape)}, expected [{', '.join(map(str, self.shape))}]"
+            return f"{self.name} has shape {list(shape)!s:.80}, expected [{', '.join(map(str, self.shape))}]"
         return None
 
     def value_problem(self, array: Array) -> str | None:
@@ -52,11 +52,13 @@ class TensorSpec:
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> TensorSpec:
-        bounds = data.get("bounds")
-        np.dtype(data["dtype"])  # an unknown dtype raises TypeError here, not in the middle of a run
-        return cls(
-            data["name"], data["dtype"], tuple(data["shape"]), (bounds[0], bounds[1]) if bounds else None
-        )
+        """Raises KeyError, TypeError or ValueError for what describes no tensor."""
+        name, dtype, shape, bounds = data["name"], data["dtype"], data["shape"], data.get("bounds")
+        if dtype not in DTYPES:
+            raise ValueError(f"tensor {name!r:.80} has dtype {dtype!r:.40}, expected one of {DTYPES}")
+        if not all(isinstance(axis, str) or (type(axis) is int and axis > 0) for axis in shape):
+            raise ValueError(f"tensor {name!r:.80} has shape {shape!r:.80}")
+        return cls(name, dtype, tuple(shape), (int(bounds[0]), int(bounds[1])) if bounds else None)
 
 
 def check_arrays(

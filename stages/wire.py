@@ -13,8 +13,9 @@ from __future__ import annotations
 import json
 import math
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -25,7 +26,6 @@ from stages.tensors import Array, TensorSpec, check_arrays
 HEADER_LENGTH = "Inference-Header-Content-Length"
 MODEL = "window"
 VERSION = "1"
-MAX_HEADER_BYTES = 64 * 1024
 
 DATATYPES = {
     "BOOL": "bool",
@@ -99,6 +99,8 @@ def _binary_head(name: str, array: Array) -> dict[str, Any]:
 
 
 def _json_tensor(name: str, array: Array) -> dict[str, Any]:
+    if array.dtype.kind == "f" and not np.isfinite(array).all():
+        raise WireError(f"{name} has values that JSON cannot hold; ask for it as binary data", status=500)
     return _tensor_head(name, array) | {"data": array.ravel().tolist()}
 
 
@@ -151,7 +153,7 @@ def decode_response(
 
 
 def error_text(body: bytes) -> str:
-    """The sentence in an error body: Triton sends {"error": ...} as JSON or as text, proxies send anything."""
+    """The sentence in an error body: sites send {"error": ...} as JSON or as text, proxies send anything."""
     try:
         text = json.loads(body)["error"]
     except (ValueError, KeyError, TypeError, RecursionError):
@@ -162,12 +164,16 @@ def error_text(body: bytes) -> str:
 def _split(body: bytes, header_length: str | None) -> tuple[dict[str, Any], memoryview]:
     length = _parse_length(header_length, len(body))
     try:
-        head = json.loads(body[:length])
+        head = json.loads(body[:length], parse_constant=_no_constant)
     except (ValueError, RecursionError) as exc:
         raise WireError("the JSON header cannot be parsed") from exc
     if not isinstance(head, dict):
         raise WireError("the JSON header is no object")
     return head, memoryview(body)[length:]
+
+
+def _no_constant(text: str) -> None:
+    raise ValueError(f"{text} is no JSON")  # Python's parser would take NaN and Infinity
 
 
 def _parse_length(text: str | None, body_bytes: int) -> int:
@@ -176,10 +182,8 @@ def _parse_length(text: str | None, body_bytes: int) -> int:
     if not (text.isascii() and text.isdigit() and len(text) < 12) or int(text) == 0:
         raise WireError(f"{HEADER_LENGTH} must be a positive number of bytes")
     length = int(text)
-    if length > min(body_bytes, MAX_HEADER_BYTES):
-        raise WireError(
-            f"{HEADER_LENGTH} is {length}, expected at most {min(body_bytes, MAX_HEADER_BYTES)} for this body"
-        )
+    if length > body_bytes:
+        raise WireError(f"{HEADER_LENGTH} is {length}, this body has {body_bytes} bytes")
     return length
 
 
@@ -191,7 +195,7 @@ def _decode_tensors(
     for entry in _entries(head, key, required=True):
         name = _name(entry)
         if key == "outputs" and name not in known:
-            binary = binary[_binary_size(entry) or 0 :]  # a site may answer more than was asked for
+            binary = _after(binary, _binary_size(entry) or 0, name)  # more than was asked for
             continue
         if name not in known:
             raise WireError(f"unexpected input {name!r:.80}; the model takes {sorted(known)}")
@@ -203,7 +207,7 @@ def _decode_tensors(
             arrays[name] = _from_json(entry, known[name], shape)
         else:
             arrays[name] = _from_bytes(binary, size, known[name], shape)
-            binary = binary[size:]
+            binary = _after(binary, size, name)
     if len(binary):
         raise WireError(f"{len(binary)} bytes follow the last tensor")
     return arrays
@@ -258,10 +262,16 @@ def _from_bytes(binary: memoryview, size: int, spec: TensorSpec, shape: tuple[in
     expected = math.prod(shape) * dtype.itemsize
     if size != expected:
         raise WireError(f"{spec.name} has binary_data_size {size}, its shape needs {expected}")
-    if len(binary) < size:
-        raise WireError(f"the body ends {size - len(binary)} bytes before the end of {spec.name}")
+    _after(binary, size, spec.name)
     array: Array = np.frombuffer(binary[:size], dtype).reshape(shape)
     return array
+
+
+def _after(binary: memoryview, size: int, name: str) -> memoryview:
+    """What follows a tensor of `size` bytes."""
+    if len(binary) < size:
+        raise WireError(f"the body ends {size - len(binary)} bytes before the end of {name!s:.80}")
+    return binary[size:]
 
 
 def _from_json(entry: Mapping[str, Any], spec: TensorSpec, shape: tuple[int, ...]) -> Array:
@@ -270,40 +280,48 @@ def _from_json(entry: Mapping[str, Any], spec: TensorSpec, shape: tuple[int, ...
     data = entry.get("data")
     if not isinstance(data, list):
         raise WireError(f"{spec.name} has neither data nor binary_data_size")
-    values = list(_flatten(data, math.prod(shape), spec.name))
+    values = _values(data, shape, spec.name)
     if len(values) != math.prod(shape):
         raise WireError(f"{spec.name} has {len(values)} values, its shape needs {math.prod(shape)}")
     return _cast(values, spec).reshape(shape)
 
 
-def _flatten(data: list[Any], limit: int, name: str) -> Iterator[bool | int | float]:
-    """Numbers of a nested JSON list in order. Whatever comes, at most `limit` of them are kept."""
-    stack = [iter(data)]
-    while stack:
-        for item in stack[-1]:
-            if isinstance(item, list):
-                stack.append(iter(item))
-                break
-            if not isinstance(item, (bool, int, float)):
-                raise WireError(f"the data of {name} holds something that is no number")
-            limit -= 1
-            if limit < 0:
-                raise WireError(f"{name} has more values than its shape needs")
-            yield item
-        else:
-            stack.pop()
+def _values(data: list[Any], shape: tuple[int, ...], name: str) -> list[Any]:
+    """Row-major items of a list that is flat or nested as `shape` says."""
+    if not (data and isinstance(data[0], list)):
+        return data
+    level: list[Any] = [data]
+    for size in shape:  # each level is checked before the next is made, so that none outgrows the shape
+        if any(not isinstance(item, list) or len(item) != size for item in level):
+            raise WireError(f"the data of {name} is not nested as its shape says")
+        level = list(chain.from_iterable(level))
+    return level
 
 
-def _cast(values: list[bool | int | float], spec: TensorSpec) -> Array:
-    """JSON numbers as the spec's dtype, refusing values it cannot hold."""
+def _cast(values: list[Any], spec: TensorSpec) -> Array:
+    """JSON numbers as the spec's dtype, refusing values it cannot hold.
+
+    Types are checked first: of one long string among numbers numpy would make an array of long strings.
+    """
     dtype = np.dtype(spec.dtype)
-    allowed: set[type] = {"b": {bool}, "i": {int}, "u": {int}, "f": {int, float}}[dtype.kind]
-    if not {type(value) for value in values} <= allowed:
+    if not {type(value) for value in values} <= _JSON_TYPES[dtype.kind]:
         raise WireError(f"the data of {spec.name} does not hold {OIP_NAME[spec.dtype]} values")
-    try:
-        return np.array(values, dtype)
-    except OverflowError as exc:
-        raise WireError(f"the data of {spec.name} goes beyond {OIP_NAME[spec.dtype]}") from exc
+    low, high = _limits(dtype)
+    if min(values) < low or max(values) > high:
+        raise WireError(f"the data of {spec.name} goes beyond {OIP_NAME[spec.dtype]}")
+    return np.array(values, dtype)
+
+
+_JSON_TYPES: Mapping[str, set[type]] = {"b": {bool}, "i": {int}, "u": {int}, "f": {int, float}}
+
+
+def _limits(dtype: np.dtype[Any]) -> tuple[float, float]:
+    """Smallest and largest value of a dtype, as Python numbers, which compare with any other."""
+    if dtype.kind == "b":
+        return False, True
+    if dtype.kind == "f":
+        return float(np.finfo(dtype).min), float(np.finfo(dtype).max)
+    return int(np.iinfo(dtype).min), int(np.iinfo(dtype).max)
 
 
 def _wanted_outputs(head: Mapping[str, Any], specs: Sequence[TensorSpec]) -> dict[str, bool]:
