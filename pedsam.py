@@ -60,3 +60,7 @@ def _first_cause(exc: BaseException) -> BaseException:
 @click.version_option(package_name="pedsam")
 def main() -> None:
     """Segment live video with Segment Anything while no cloud server sees the picture."""
+
+
+if __name__ == "__main__":
+    main()

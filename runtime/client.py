@@ -11,6 +11,7 @@ import math
 import ssl
 import time
 from collections.abc import Mapping
+from dataclasses import dataclass
 from types import TracebackType
 
 import aiohttp
@@ -30,12 +31,21 @@ WIRE_OUTPUTS = {
     "int8": ("embedding_q8", "scale"),
 }
 CONNECTIONS = 8  # kept-alive connections a site; tiles beyond that wait for one
-CONNECT_TIMEOUT_S = 5.0
-PROBE_TIMEOUT_S = 60.0  # the first call of an engine may warm it up
 SPEED_PROBES = 3
-MIN_DEADLINE_S = 5.0
-DEADLINE_FACTOR = 10.0  # a tile is late when it takes this many times what the probes let expect
 _MAX_CONFIG_BYTES = 1 << 20
+
+
+@dataclass(frozen=True)
+class Timeouts:
+    """How long to wait for a site: to take a connection, to answer a probe, to answer a tile.
+
+    A tile is late after `tile_factor` times what the probes let expect, and not before `tile_s`.
+    """
+
+    connect_s: float = 5.0
+    probe_s: float = 60.0  # the first call of an engine may warm it up
+    tile_s: float = 5.0
+    tile_factor: float = 10.0
 
 
 def wire_formats(bundle: Bundle) -> tuple[str, ...]:
@@ -58,7 +68,9 @@ class SiteClient:
     this site was sent; `tile_s` is the time a tile takes when the site is busy with probes alone.
     """
 
-    def __init__(self, config: SiteConfig, bundle: Bundle, wire_format: str) -> None:
+    def __init__(
+        self, config: SiteConfig, bundle: Bundle, wire_format: str, timeouts: Timeouts = Timeouts()
+    ) -> None:
         self.config = config
         self.bytes_up = 0
         self.bytes_down = 0
@@ -67,6 +79,7 @@ class SiteClient:
         self.tile_s = 1.0
         self.in_flight = 0
         self._bundle = bundle
+        self._timeouts = timeouts
         self._wire = wire_format
         self._outputs = WIRE_OUTPUTS[wire_format]
         self._specs = [s for s in bundle.stage("window").outputs if s.name in self._outputs]
@@ -90,6 +103,7 @@ class SiteClient:
             connector=aiohttp.TCPConnector(limit=CONNECTIONS, ssl=context if context else True),
             headers=headers,
             cookie_jar=aiohttp.DummyCookieJar(),
+            auto_decompress=False,  # a small compressed body could fill the memory
         )
         return self
 
@@ -105,7 +119,7 @@ class SiteClient:
         Raises SiteUntrusted for other weights or a wrong answer, SiteUnavailable for no answer.
         """
         await self._check_digest()
-        answer = await self._post(probe.inputs, PROBE_TIMEOUT_S)
+        answer = await self._post(probe.inputs, self._timeouts.probe_s)
         self._check_probe(probe, answer)
         self.tile_s = await self._measure_tile_s(probe)
 
@@ -115,7 +129,7 @@ class SiteClient:
 
         async def post() -> None:
             try:
-                await self._post(probe.inputs, PROBE_TIMEOUT_S)
+                await self._post(probe.inputs, self._timeouts.probe_s)
             except SiteError as exc:
                 failures.append(exc)
 
@@ -135,7 +149,8 @@ class SiteClient:
         """
         if grant.site != self.name or [[grant.window]] != inputs["index"].tolist():
             raise ValueError(f"{grant} does not cover this tile")
-        deadline_s = max(MIN_DEADLINE_S, DEADLINE_FACTOR * self.tile_s * (self.in_flight + 1))
+        expected_s = self.tile_s * (self.in_flight + 1)
+        deadline_s = max(self._timeouts.tile_s, self._timeouts.tile_factor * expected_s)
         self.sent.add(grant.window)
         self.in_flight += 1
         try:
@@ -147,7 +162,8 @@ class SiteClient:
         return row
 
     async def _check_digest(self) -> None:
-        body, _ = await self._request("GET", f"/v2/models/{wire.MODEL}/config", None, PROBE_TIMEOUT_S)
+        path = f"/v2/models/{wire.MODEL}/config"
+        body, _ = await self._request("GET", path, None, self._timeouts.probe_s)
         try:
             digest = json.loads(body)["parameters"]["site_digest"]["string_value"]
         except (ValueError, KeyError, TypeError, RecursionError) as exc:
@@ -212,7 +228,7 @@ class SiteClient:
                 data=message.body if message else None,
                 headers=message.headers if message else None,
                 allow_redirects=False,
-                timeout=aiohttp.ClientTimeout(total=timeout_s, sock_connect=CONNECT_TIMEOUT_S),
+                timeout=aiohttp.ClientTimeout(total=timeout_s, sock_connect=self._timeouts.connect_s),
             ) as response:
                 body = await self._read(response)
                 self.bytes_up += len(message.body) if message else 0
@@ -220,7 +236,7 @@ class SiteClient:
                 self._check_status(response, body)
                 return body, response.headers.get(wire.HEADER_LENGTH)
         except (aiohttp.ClientError, asyncio.TimeoutError, OSError) as exc:
-            raise SiteUnavailable(self.name, _reason(exc, timeout_s)) from exc
+            raise SiteUnavailable(self.name, _reason(exc)) from exc
 
     async def _read(self, response: aiohttp.ClientResponse) -> bytes:
         """The body, given up once it is larger than any good answer."""
@@ -258,13 +274,15 @@ class _Busy(SiteUnavailable):
     def __init__(self, site: str, text: str, retry_after: str | None) -> None:
         super().__init__(site, f"has no room now: {text}")
         seconds = int(retry_after) if retry_after and retry_after.isdigit() and len(retry_after) < 4 else 1
-        self.retry_after_s = min(float(seconds), 10.0)
+        self.retry_after_s = min(max(float(seconds), 0.1), 10.0)
 
 
-def _reason(exc: Exception, timeout_s: float) -> str:
+def _reason(exc: Exception) -> str:
     """What went wrong with a request, for a person. The one place that knows aiohttp's errors."""
+    if isinstance(exc, aiohttp.ConnectionTimeoutError):
+        return "took no connection in time; check url in sites.toml and whether the site runs"
     if isinstance(exc, asyncio.TimeoutError):
-        return f"did not answer within {timeout_s:.1f} s"
+        return "did not answer in time"
     if isinstance(exc, aiohttp.ClientConnectorCertificateError):
         return f"its certificate is not trusted ({exc.certificate_error}); check ca in sites.toml"
     if isinstance(exc, (aiohttp.ClientSSLError, ssl.SSLError)):

@@ -31,6 +31,7 @@ from runtime.sources import PictureSource
 from stages.bundle import Bundle
 from stages.errors import PedsamError
 
+PEDSAM = (sys.executable, "-c", "import pedsam; pedsam.main()")  # this installation's own command line
 FRAME = (640, 360)  # pixels, width and height: 16:9, so ten of 25 windows are padding
 
 
@@ -48,6 +49,17 @@ SCENES = (
     Scene("coffee", (480, 270), (142, 67, 478, 321), (290, 190)),
     Scene("chelsea", (400, 225), (40, 20, 420, 290), (230, 150)),
 )
+
+
+def default_bundle(console: Console) -> Path:
+    """`bundles/mini`, exported with random weights when it is not there yet. Raises PedsamError if that fails."""
+    path = Path("bundles/mini")
+    if not path.exists():
+        console.print(f"exporting {path} with random weights, about a minute")
+        command = [*PEDSAM, "export", "--model", "mini", "--random-weights", "--out", str(path)]
+        if subprocess.run(command, check=False).returncode != 0:
+            raise PedsamError("the demo's bundle could not be exported; the lines above say why")
+    return path
 
 
 async def run_demo(
@@ -130,8 +142,7 @@ def _sites(bundle: Bundle, out: Path) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def _site_process(bundle: Bundle, log: Path) -> Iterator[tuple[subprocess.Popen[str], Path]]:
-    command = [sys.executable, "-c", "import pedsam; pedsam.main()", "serve", "--bundle", str(bundle.path)]
-    command += ["--port", "0", "--threads", "1"]
+    command = [*PEDSAM, "serve", "--bundle", str(bundle.path), "--port", "0", "--threads", "1"]
     environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
     with log.open("w") as errors:
         process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors, text=True, env=environment)

@@ -8,19 +8,24 @@ from pathlib import Path
 import click
 from rich.console import Console
 
-from runtime.demo import run_demo
+from runtime.demo import default_bundle, run_demo
 from runtime.summary import print_summary
 from stages.bundle import Bundle
 
 
 @click.command("demo")
-@click.option("--bundle", type=click.Path(path_type=Path), required=True, help="Bundle with all stages.")
+@click.option(
+    "--bundle",
+    type=click.Path(path_type=Path),
+    help="Bundle with all stages  [default: mini, random weights]",
+)
 @click.option("--out", type=click.Path(path_type=Path), default=Path("out/demo"), show_default=True)
 @click.option("--frames", type=click.IntRange(2), default=24, show_default=True)
 @click.option("--wire", type=click.Choice(["fp16", "int8"]), help="What sites answer with  [default: fp16]")
-def command(bundle: Path, out: Path, frames: int, wire: str | None) -> None:
+def command(bundle: Path | None, out: Path, frames: int, wire: str | None) -> None:
     """Three sites on loopback, a camera pan over photographs, masks in OUT."""
     console = Console()
-    summary = asyncio.run(run_demo(Bundle.load(bundle), out, frames, wire, console))
+    loaded = Bundle.load(bundle or default_bundle(console))
+    summary = asyncio.run(run_demo(loaded, out, frames, wire, console))
     print_summary(console, summary)
     console.print(f"results in {out}: overlay/, masks.jsonl, summary.json")

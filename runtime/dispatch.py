@@ -12,6 +12,7 @@ import contextlib
 import enum
 from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import chain, repeat
 
 import anyio
 from anyio.abc import TaskGroup
@@ -87,6 +88,7 @@ class Dispatcher:
         ledger: ExposureLedger,
         local: LocalWindows | None,
         say: Callable[[str], None],
+        reconnect_s: Sequence[float] = RECONNECT_S,
     ) -> None:
         self.statistics = DispatchStatistics()
         self.ledger = ledger
@@ -96,6 +98,7 @@ class Dispatcher:
         self._sites = [_Site(client) for client in clients]
         self._local = local
         self._say = say
+        self._reconnect_s = reconnect_s
         self._home: dict[int, str] = {}
         self._stand_in: dict[int, str] = {}
         self._tasks: TaskGroup | None = None
@@ -193,38 +196,44 @@ class Dispatcher:
         except SiteError as exc:
             self._note_failure(site, exc)
         else:
-            site.state = SiteState.READY
+            if site.state is not SiteState.EXCLUDED:  # a late tile may have excluded it meanwhile
+                site.state, site.last_error = SiteState.READY, None
 
     async def _reconnect(self, site: _Site) -> None:
-        for attempt in range(1_000_000):
-            await anyio.sleep(RECONNECT_S[min(attempt, len(RECONNECT_S) - 1)])
+        waits_s = chain(self._reconnect_s, repeat(self._reconnect_s[-1]))
+        while site.state is SiteState.DOWN:
+            await anyio.sleep(next(waits_s))
             await self._connect(site)
-            if site.state is SiteState.EXCLUDED:
-                return
-            if site.state is SiteState.READY:
-                self._tell(f"site {site.client.name}: is back and has its windows again")
-                self._cover_failed()
-                return
+        if site.state is SiteState.READY:
+            self._tell(f"site {site.client.name}: is back and has its windows again")
+            self._cover_failed()
 
     def _fail(self, site: _Site, exc: SiteError) -> None:
-        """Take a site out of use after a failed tile; further failures of it are echoes of the first."""
-        if site.state is not SiteState.READY:
-            return
-        self._note_failure(site, exc)
-        self._cover_failed()
-        self._retry(site)
+        """Take a site out of use after a failed tile.
+
+        Failures of other tiles under way are echoes of the first, except a wrong answer, which excludes.
+        """
+        was_ready = site.state is SiteState.READY
+        if was_ready or isinstance(exc, SiteUntrusted):
+            self._note_failure(site, exc)
+            self._cover_failed()
+        if was_ready:
+            self._retry(site)
 
     def _retry(self, site: _Site) -> None:
         if site.state is SiteState.DOWN and self._tasks is not None:
             self._tasks.start_soon(self._reconnect, site)
 
     def _note_failure(self, site: _Site, exc: SiteError) -> None:
+        if site.state is SiteState.EXCLUDED:
+            return
         site.state = SiteState.EXCLUDED if isinstance(exc, SiteUntrusted) else SiteState.DOWN
         if site.last_error != str(exc):
             site.last_error = str(exc)
             self._tell(str(exc))
 
     def _tell(self, text: str) -> None:
+        text = "".join(c if c.isprintable() else "?" for c in text)  # some of it was written by a site
         self.statistics.messages.append(text)
         self._say(text)
 
@@ -259,14 +268,19 @@ class Dispatcher:
         """Choose stand-ins for the windows whose home operator does not work: spares first, then others."""
         working = self._working()
         orphans = [window for window, operator in self._home.items() if operator not in working]
+        held = {operator: self._held(operator) for operator in working}
+        rooms = {operator: max(0, self.ledger.cap(operator) - len(held[operator])) for operator in working}
         self._stand_in = {}
         for group in (working & self._spares(), working - self._spares()):
             left = [window for window in orphans if window not in self._stand_in]
-            candidates = sorted(group)
-            rooms = {operator: self.ledger.room(operator) for operator in candidates}
             self._stand_in |= takeover(
-                self._bundle.geometry, left, candidates, rooms, self.ledger.exposed(), self._speeds()
+                self._bundle.geometry, left, sorted(group), rooms, held, self._speeds()
             )
+
+    def _held(self, operator: str) -> frozenset[int]:
+        """What an operator has seen and what it has yet to see as the home of its windows."""
+        own = (window for window, home in self._home.items() if home == operator)
+        return self.ledger.exposure(operator).union(own)
 
     def _check_usable(self) -> None:
         if self._sites and not self._working() and self._local is None:

@@ -122,7 +122,8 @@ class Loop:
                 if job.lost is None:
                     started = time.perf_counter()
                     await work(job)
-                    self.measured.seconds[name].append(time.perf_counter() - started)
+                    if job.lost is None:
+                        self.measured.seconds[name].append(time.perf_counter() - started)
                 await send.send(job)
 
     async def _windows(self, job: Job) -> None:

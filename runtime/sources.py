@@ -128,7 +128,7 @@ def open_source(path: Path) -> Source:
 def _picture_size(path: Path) -> tuple[int, int]:
     try:
         with Image.open(path) as image:
-            turned = image.getexif().get(0x0112, 1) >= 5  # EXIF orientations that swap the sides
+            turned = image.getexif().get(0x0112) in (5, 6, 7, 8)  # EXIF orientations that swap the sides
             width, height = image.size
     except (OSError, ValueError, SyntaxError) as exc:
         raise InputError(f"picture {path} cannot be read ({exc}); remove it from the source") from exc

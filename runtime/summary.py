@@ -110,7 +110,7 @@ def _rows(summary: Mapping[str, Any]) -> Sequence[tuple[str, str]]:
     ]
     if summary["windows_run_at_edge"]:
         rows.append(("windows run at the edge", str(summary["windows_run_at_edge"])))
-    if "iou_with_unsplit" in summary:
+    if summary.get("iou_with_unsplit") is not None:  # None: there was no mask to compare
         rows.append(("IoU with the unsplit model (lowest)", f"{summary['iou_with_unsplit']:.5f}"))
     return rows
 

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import anyio
 from aiohttp import web
 
-from server.app import FAREWELL_S, Site
+from server.app import FAREWELL_S, Site, http_log
 from server.batcher import Batcher
 from stages.bundle import Bundle
 from stages.engine import Engine, EngineThread, make_engine
@@ -81,8 +81,13 @@ async def _listening(site: Site, options: ServeOptions) -> AsyncIterator[str]:
         await site.drain(options.grace_s)
 
     app.on_shutdown.append(drain)
-    # A sender that disconnects frees its place in the queue: its handler is cancelled.
-    runner = web.AppRunner(app, access_log=None, handler_cancellation=True, shutdown_timeout=FAREWELL_S)
+    runner = web.AppRunner(
+        app,
+        access_log=None,
+        logger=http_log(),
+        handler_cancellation=True,  # a sender that disconnects frees its place in the queue
+        shutdown_timeout=FAREWELL_S,
+    )
     await runner.setup()
     try:
         await _listen(runner, options)
@@ -113,7 +118,8 @@ def _check_exposed(options: ServeOptions) -> None:
     if not options.insecure and not is_loopback(options.host):
         raise InputError(
             f"{options.host} is not a loopback address and this site speaks plain HTTP: anyone on the "
-            "way could read the tiles; bind 127.0.0.1 behind a TLS proxy, or give --insecure on a network you trust"
+            "way could read the tiles; bind 127.0.0.1 behind a TLS proxy, or give --insecure on a network "
+            "you trust"
         )
 
 

@@ -151,12 +151,13 @@ class EngineThread:
             self._engines[name] = engine
 
     def _close_all(self) -> None:
+        engines, self._engines = self._engines, {}
         with contextlib.ExitStack() as stack:  # one failing close does not skip the rest
-            while self._engines:
-                stack.callback(self._engines.pop(next(iter(self._engines))).close)
+            for engine in engines.values():
+                stack.callback(engine.close)
 
     async def _shut_down(self) -> None:
-        """Close the engines after the call they are in. Cancelling waits too: a device cannot be left half-way."""
+        """Close the engines after the call they are in; cancelling waits too."""
         import anyio  # here, since an exporter runs engines without a loop and does not install it
 
         closing = asyncio.ensure_future(self._call(self._close_all))
@@ -168,6 +169,6 @@ class EngineThread:
                 except asyncio.CancelledError as exc:
                     cancelled = exc
         self._executor.shutdown(wait=False)
-        closing.result()
         if cancelled is not None:
-            raise cancelled
+            raise cancelled from closing.exception()
+        closing.result()

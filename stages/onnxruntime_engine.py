@@ -28,7 +28,7 @@ class OnnxRuntimeEngine(Engine):
 
     @property
     def preferred_batch(self) -> int:
-        return 1  # a CPU is busy with one tile; batching would only hold back the first results
+        return 4  # a fifth less time a tile than one by one; larger only holds the first results back
 
     def _activate(self) -> None:
         import onnxruntime

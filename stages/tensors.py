@@ -54,7 +54,7 @@ class TensorSpec:
     def from_json(cls, data: Mapping[str, Any]) -> TensorSpec:
         """Raises KeyError, TypeError or ValueError for what describes no tensor."""
         name, dtype, shape, bounds = data["name"], data["dtype"], data["shape"], data.get("bounds")
-        if dtype not in DTYPES:
+        if not isinstance(name, str) or dtype not in DTYPES:
             raise ValueError(f"tensor {name!r:.80} has dtype {dtype!r:.40}, expected one of {DTYPES}")
         if not all(isinstance(axis, str) or (type(axis) is int and axis > 0) for axis in shape):
             raise ValueError(f"tensor {name!r:.80} has shape {shape!r:.80}")

@@ -158,7 +158,9 @@ def error_text(body: bytes) -> str:
         text = json.loads(body)["error"]
     except (ValueError, KeyError, TypeError, RecursionError):
         text = body.decode("utf-8", "replace")
-    return " ".join(str(text).split())[:300] or "no explanation"
+    words = " ".join(str(text).split())[:300]
+    # Nothing in it may steer the terminal it is shown on.
+    return "".join(char if char.isprintable() else "?" for char in words) or "no explanation"
 
 
 def _split(body: bytes, header_length: str | None) -> tuple[dict[str, Any], memoryview]:
@@ -239,7 +241,7 @@ def _shape(entry: Mapping[str, Any], spec: TensorSpec, max_batch: int) -> tuple[
     if problem := spec.problem(shape, DATATYPES[datatype]):
         raise WireError(problem)
     if isinstance(spec.shape[0], str) and shape[0] > max_batch:
-        raise WireError(f"{spec.name} has batch {shape[0]}, expected at most {max_batch}")
+        raise WireError(f"{spec.name} has batch {shape[0]!s:.40}, expected at most {max_batch}")
     return tuple(shape)
 
 
@@ -261,7 +263,7 @@ def _from_bytes(binary: memoryview, size: int, spec: TensorSpec, shape: tuple[in
     dtype = np.dtype(spec.dtype)
     expected = math.prod(shape) * dtype.itemsize
     if size != expected:
-        raise WireError(f"{spec.name} has binary_data_size {size}, its shape needs {expected}")
+        raise WireError(f"{spec.name} has binary_data_size {size!s:.40}, its shape needs {expected}")
     _after(binary, size, spec.name)
     array: Array = np.frombuffer(binary[:size], dtype).reshape(shape)
     return array

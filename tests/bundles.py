@@ -1,0 +1,61 @@
+"""Bundles for tests, exported once and kept between test runs."""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.metadata import version
+from pathlib import Path
+
+import pytest
+
+from stages.bundle import Bundle
+from stages.geometry import GEOMETRIES
+
+ROOT = Path(__file__).parent.parent
+# Sources of stages/ that decide nothing about what an export writes.
+NOT_EXPORTED = ("engine.py", "network.py", "onnxruntime_engine.py", "wire.py")
+
+
+def exported_bundle(config: pytest.Config, model: str, dtype: str) -> Bundle:
+    """A bundle of `model` with random weights whose `embedding` is `dtype`, from pytest's cache.
+
+    An export takes 40 s for mini and minutes for vit_b; it is made again when the sources it depends on or
+    torch change. Test processes that need the same bundle at once wait for one of them to export it.
+    """
+    cache = config.cache.mkdir("bundles")
+    kept = cache / f"{model}-{dtype}-{_sources_digest()[:16]}"
+    with _locked(cache / f"{model}-{dtype}.lock"):
+        if not kept.exists():
+            for old in cache.glob(f"{model}-{dtype}-*"):
+                shutil.rmtree(old)
+            _export(model, dtype, kept)
+    return Bundle.load(kept)
+
+
+def _export(model: str, dtype: str, path: Path) -> None:
+    from export.exporter import Weights, export_bundle  # imports torch, which takes seconds
+    from export.sam import build_sam, randomise
+
+    geometry = GEOMETRIES[model]
+    sam = build_sam(geometry)
+    randomise(sam)
+    export_bundle(Weights(sam, "untrained", "random numbers"), geometry, path, dtype)
+
+
+def _sources_digest() -> str:
+    digest = hashlib.sha256(version("torch").encode())
+    for path in sorted([*ROOT.glob("export/*.py"), *ROOT.glob("stages/*.py")]):
+        if path.parent.name == "export" or path.name not in NOT_EXPORTED:
+            digest.update(path.name.encode() + path.read_bytes())
+    return digest.hexdigest()
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    with path.open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield

@@ -1,0 +1,43 @@
+"""Fixtures for every test."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+
+import pytest
+from hypothesis import settings
+
+from stages.bundle import Bundle
+from tests.bundles import exported_bundle
+from tests.loop_watch import blocking
+
+# A time limit on each example would fail on a busy machine; pytest-timeout bounds the whole test.
+settings.register_profile("pedsam", deadline=None)
+settings.load_profile("pedsam")
+
+
+@pytest.fixture
+def anyio_backend() -> str:
+    return "asyncio"
+
+
+@pytest.fixture(scope="session")
+def exported(request: pytest.FixtureRequest) -> Callable[[str, str], Bundle]:
+    """Makes a bundle with random weights: exported(model, dtype of the embedding)."""
+    return lambda model, dtype: exported_bundle(request.config, model, dtype)
+
+
+@pytest.fixture(scope="session")
+def mini_bundle(exported: Callable[[str, str], Bundle]) -> Bundle:
+    """The mini model with random weights and fp16 embeddings."""
+    return exported("mini", "float16")
+
+
+@pytest.fixture
+async def unblocked_loop(anyio_backend: str) -> AsyncIterator[None]:
+    """Fails an async test that keeps the event loop from running for too long."""
+    with blocking(asyncio.get_running_loop()) as complaints:
+        yield
+    if complaints:
+        pytest.fail("the event loop was blocked: " + "; ".join(complaints))
