@@ -21,7 +21,7 @@ import click
 from PIL import Image
 
 from benchmarks.machine import describe
-from runtime.demo import PEDSAM
+from runtime.demo import PEDSAM, photo
 from stages.bundle import Bundle
 
 
@@ -112,7 +112,7 @@ def _box(source: Path, fractions: str) -> str:
 def _size(source: Path) -> tuple[int, int]:
     picture = next(iter(sorted(source.iterdir()))) if source.is_dir() else source
     with Image.open(picture) as image:
-        return image.size
+        return image.width, image.height
 
 
 def _peak_mb(pid: int) -> float:
@@ -124,10 +124,8 @@ def _peak_mb(pid: int) -> float:
 
 
 def _shipped_photo(folder: Path) -> Path:
-    from skimage import data
-
     path = folder / "coffee.png"
-    Image.fromarray(data.coffee()).save(path)
+    Image.fromarray(photo("coffee")).save(path)
     return path
 
 

@@ -222,7 +222,6 @@ class DecoderStage(nn.Module):
     """
 
     image_pe: Tensor
-    label_embeddings: Tensor
 
     def __init__(self, sam: Sam) -> None:
         super().__init__()
@@ -231,8 +230,6 @@ class DecoderStage(nn.Module):
         self.prompts = prompts
         self.decoder = sam.mask_decoder
         self.register_buffer("image_pe", prompts.get_dense_pe().detach())
-        rows = [prompts.not_a_point_embed, *prompts.point_embeddings]  # labels -1, 0, 1, 2, 3
-        self.register_buffer("label_embeddings", torch.cat([row.weight.detach() for row in rows]))
 
     def forward(
         self,
@@ -254,7 +251,8 @@ class DecoderStage(nn.Module):
         where = torch.cat([angles.sin(), angles.cos()], dim=-1)
         labels = labels[..., None]
         where = torch.where(labels == -1, torch.zeros_like(where), where)
-        kind = self.label_embeddings[labels[..., 0].long() + 1]
+        rows = [self.prompts.not_a_point_embed, *self.prompts.point_embeddings]  # labels -1, 0, 1, 2, 3
+        kind = torch.cat([row.weight for row in rows])[labels[..., 0].long() + 1]
         fixed = torch.cat([self.decoder.iou_token.weight, self.decoder.mask_tokens.weight])
         fixed = fixed[None].expand(coords.shape[0], -1, -1)
         return torch.cat([fixed, where + kind], dim=1)

@@ -54,6 +54,7 @@ __all__ = [
     "build_sam",
     "load_checkpoint",
     "randomise",
+    "sam_model_registry",
     "window_partition",
     "window_unpartition",
 ]

@@ -5,12 +5,12 @@ The only module that puts a tile on a socket, and it does so only for a Grant fr
 
 from __future__ import annotations
 
-import asyncio
+import contextlib
 import json
 import math
 import ssl
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from types import TracebackType
 
@@ -48,6 +48,9 @@ class Timeouts:
     tile_factor: float = 10.0
 
 
+TIMEOUTS = Timeouts()
+
+
 def wire_formats(bundle: Bundle) -> tuple[str, ...]:
     """The wire formats a bundle's window stage offers; the first is the default."""
     return ("fp32" if bundle.embedding_dtype == "float32" else "fp16", "int8")
@@ -69,7 +72,7 @@ class SiteClient:
     """
 
     def __init__(
-        self, config: SiteConfig, bundle: Bundle, wire_format: str, timeouts: Timeouts = Timeouts()
+        self, config: SiteConfig, bundle: Bundle, wire_format: str, timeouts: Timeouts = TIMEOUTS
     ) -> None:
         self.config = config
         self.bytes_up = 0
@@ -162,8 +165,8 @@ class SiteClient:
         return row
 
     async def _check_digest(self) -> None:
-        path = f"/v2/models/{wire.MODEL}/config"
-        body, _ = await self._request("GET", path, None, self._timeouts.probe_s)
+        with self._within(self._timeouts.probe_s):
+            body, _ = await self._request("GET", f"/v2/models/{wire.MODEL}/config", None)
         try:
             digest = json.loads(body)["parameters"]["site_digest"]["string_value"]
         except (ValueError, KeyError, TypeError, RecursionError) as exc:
@@ -191,19 +194,22 @@ class SiteClient:
     async def _post(self, inputs: Mapping[str, Array], timeout_s: float) -> Array:
         """Embeddings of these tiles. A site that says "busy" is asked again until the time is up."""
         message = wire.encode_request(inputs, self._outputs)
+        with self._within(timeout_s):
+            while True:
+                try:
+                    body, header = await self._request("POST", f"/v2/models/{wire.MODEL}/infer", message)
+                    break
+                except _Busy as busy:
+                    await anyio.sleep(busy.retry_after_s)
+        return self._decode(body, header, len(inputs["index"]))
+
+    @contextlib.contextmanager
+    def _within(self, timeout_s: float) -> Iterator[None]:
         try:
             with anyio.fail_after(timeout_s):
-                while True:
-                    try:
-                        body, header = await self._request(
-                            "POST", f"/v2/models/{wire.MODEL}/infer", message, timeout_s
-                        )
-                        break
-                    except _Busy as busy:
-                        await anyio.sleep(busy.retry_after_s)
+                yield
         except TimeoutError as exc:
-            raise SiteUnavailable(self.name, f"sent no embedding within {timeout_s:.1f} s") from exc
-        return self._decode(body, header, len(inputs["index"]))
+            raise SiteUnavailable(self.name, f"gave no answer within {timeout_s:.1f} s") from exc
 
     def _decode(self, body: bytes, header_length: str | None, batch: int) -> Array:
         try:
@@ -217,7 +223,7 @@ class SiteClient:
         return to_embedding(outputs, self._bundle.embedding_dtype)
 
     async def _request(
-        self, method: str, path: str, message: wire.Message | None, timeout_s: float
+        self, method: str, path: str, message: wire.Message | None
     ) -> tuple[bytes, str | None]:
         if self._http is None:
             raise RuntimeError("SiteClient is used outside `async with`")
@@ -228,14 +234,14 @@ class SiteClient:
                 data=message.body if message else None,
                 headers=message.headers if message else None,
                 allow_redirects=False,
-                timeout=aiohttp.ClientTimeout(total=timeout_s, sock_connect=self._timeouts.connect_s),
+                timeout=aiohttp.ClientTimeout(sock_connect=self._timeouts.connect_s),
             ) as response:
                 body = await self._read(response)
                 self.bytes_up += len(message.body) if message else 0
                 self.bytes_down += len(body)
                 self._check_status(response, body)
                 return body, response.headers.get(wire.HEADER_LENGTH)
-        except (aiohttp.ClientError, asyncio.TimeoutError, OSError) as exc:
+        except (aiohttp.ClientError, OSError) as exc:
             raise SiteUnavailable(self.name, _reason(exc)) from exc
 
     async def _read(self, response: aiohttp.ClientResponse) -> bytes:
@@ -281,8 +287,6 @@ def _reason(exc: Exception) -> str:
     """What went wrong with a request, for a person. The one place that knows aiohttp's errors."""
     if isinstance(exc, aiohttp.ConnectionTimeoutError):
         return "took no connection in time; check url in sites.toml and whether the site runs"
-    if isinstance(exc, asyncio.TimeoutError):
-        return "did not answer in time"
     if isinstance(exc, aiohttp.ClientConnectorCertificateError):
         return f"its certificate is not trusted ({exc.certificate_error}); check ca in sites.toml"
     if isinstance(exc, (aiohttp.ClientSSLError, ssl.SSLError)):

@@ -29,9 +29,10 @@ from runtime.prompts import read_prompts
 from runtime.session import RunOptions, run_session
 from runtime.sources import PictureSource
 from stages.bundle import Bundle
-from stages.errors import PedsamError
+from stages.errors import InputError, PedsamError
 
 PEDSAM = (sys.executable, "-c", "import pedsam; pedsam.main()")  # this installation's own command line
+PROMPTS = "prompts.json"
 FRAME = (640, 360)  # pixels, width and height: 16:9, so ten of 25 windows are padding
 
 
@@ -52,7 +53,7 @@ SCENES = (
 
 
 def default_bundle(console: Console) -> Path:
-    """`bundles/mini`, exported with random weights when it is not there yet. Raises PedsamError if that fails."""
+    """`bundles/mini`, exported with random weights if it is not there yet; PedsamError if that fails."""
     path = Path("bundles/mini")
     if not path.exists():
         console.print(f"exporting {path} with random weights, about a minute")
@@ -79,38 +80,49 @@ async def run_demo(
 
 def _film(out: Path, frames: int) -> tuple[list[Path], Path]:
     """Empty `out`, write the frames of all scenes and a prompts file that says what to segment on each."""
-    if out.exists():
-        shutil.rmtree(out)
+    _clear(out)
     folder = out / "frames"
     folder.mkdir(parents=True)
     paths: list[Path] = []
     objects: list[dict[str, Any]] = []
     for scene in SCENES:
-        photo = _photo(scene.photo)
+        picture = photo(scene.photo)
         for step in range(frames // len(SCENES)):
-            left, top = _pan(photo, scene, step, frames // len(SCENES))
+            left, top = _pan(picture, scene, step, frames // len(SCENES))
             width, height = scene.crop
-            crop = Image.fromarray(photo[top : top + height, left : left + width])
+            crop = Image.fromarray(picture[top : top + height, left : left + width])
             path = folder / f"{len(paths):03}_{scene.photo}.png"
             crop.resize(FRAME, Image.Resampling.BICUBIC).save(path)
             objects += _prompts(scene, left, top, len(paths))
             paths.append(path)
-    prompts = out / "prompts.json"
+    prompts = out / PROMPTS
     prompts.write_text(json.dumps({"objects": objects}, indent=1))
     return paths, prompts
 
 
-def _photo(name: str) -> npt.NDArray[np.uint8]:
+def _clear(out: Path) -> None:
+    """Remove an earlier demo; refuse to remove anything else."""
+    if not out.exists():
+        return
+    if not out.is_dir() or (any(out.iterdir()) and not (out / PROMPTS).is_file()):
+        raise InputError(f"{out} exists and was not made by pedsam demo; give another --out")
+    shutil.rmtree(out)
+
+
+def photo(name: str) -> npt.NDArray[np.uint8]:
+    """A photograph from scikit-image's wheel, RGB uint8 [H, W, 3]."""
     from skimage import data  # only the demo needs scikit-image
 
-    photo: npt.NDArray[np.uint8] = getattr(data, name)()
-    return photo
+    pixels: npt.NDArray[np.uint8] = getattr(data, name)()
+    return pixels
 
 
-def _pan(photo: npt.NDArray[np.uint8], scene: Scene, step: int, steps: int) -> tuple[int, int]:
+def _pan(picture: npt.NDArray[np.uint8], scene: Scene, step: int, steps: int) -> tuple[int, int]:
     """Left and top of the crop: from the left top to the right bottom of the photograph."""
     along = step / max(1, steps - 1)
-    return round((photo.shape[1] - scene.crop[0]) * along), round((photo.shape[0] - scene.crop[1]) * along)
+    return round((picture.shape[1] - scene.crop[0]) * along), round(
+        (picture.shape[0] - scene.crop[1]) * along
+    )
 
 
 def _prompts(scene: Scene, left: int, top: int, frame: int) -> list[dict[str, Any]]:

@@ -107,7 +107,7 @@ class Loop:
                 job = Job(frame, started, lost=frame.error)
                 if not frame.error:
                     job.canvas = await to_thread.run_sync(make_canvas, frame.pixels, self._geometry)
-                self.measured.seconds["read"].append(time.perf_counter() - started)
+                    self.measured.seconds["read"].append(time.perf_counter() - started)
                 await send.send(job)
 
     async def _step(

@@ -11,7 +11,6 @@ the name of an earlier one replaces its prompt from that frame on.
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +23,7 @@ from stages.errors import InputError
 from stages.tensors import Array
 
 _KEYS = {"name", "box", "points", "from_frame"}
+_FARTHEST_PX = 1e6
 
 
 @dataclass(frozen=True)
@@ -39,8 +39,8 @@ class Prompt:
         if self.box_xyxy is None and not self.points:
             raise InputError(f"object {self.name} has neither a box nor a point; give one of them")
         numbers = [*(self.box_xyxy or ()), *(value for point in self.points for value in point)]
-        if not all(math.isfinite(number) for number in numbers):
-            raise InputError(f"object {self.name} has a coordinate that is no finite number")
+        if not all(abs(number) <= _FARTHEST_PX for number in numbers):  # nor is NaN
+            raise InputError(f"object {self.name} has a coordinate that lies in no picture")
         if any(label not in (0, 1) for _, _, label in self.points):
             raise InputError(f"object {self.name} has a point whose label is neither 0 (background) nor 1")
         if self.box_xyxy is not None:
@@ -123,12 +123,24 @@ def read_prompts(
         entries += _read_file(path, len(entries) + 1)
     if not entries:
         raise InputError("nothing to segment: give --box x0,y0,x1,y1, --point x,y or --prompts FILE")
+    _check_once(entries)
     return Prompts(tuple(entries))
+
+
+def _check_once(entries: Iterable[Prompt]) -> None:
+    seen: set[tuple[str, int]] = set()
+    for prompt in entries:
+        if (prompt.name, prompt.from_frame) in seen:
+            raise InputError(
+                f"object {prompt.name} is given twice from frame {prompt.from_frame} on; give each object "
+                "its own name"
+            )
+        seen.add((prompt.name, prompt.from_frame))
 
 
 def _read_file(path: Path, first_number: int) -> list[Prompt]:
     try:
-        data = json.loads(path.read_text())
+        data = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as exc:
         raise InputError(f"prompts file {path} cannot be read: {exc}") from exc
     objects = data.get("objects") if isinstance(data, dict) else None
@@ -145,7 +157,9 @@ def _prompt(entry: Mapping[str, Any], default_name: str) -> Prompt:
         raise InputError(
             f"an object has the unknown key {unknown[0]!r}; known are {', '.join(sorted(_KEYS))}"
         )
-    name = str(entry.get("name", default_name))
+    name = entry.get("name", default_name)
+    if not isinstance(name, str) or not name:
+        raise InputError(f"an object has the name {name!r:.80}, expected text")
     box, points, start = entry.get("box"), entry.get("points", []), entry.get("from_frame", 0)
     if box is not None and not _numbers(box, 4):
         raise InputError(f"the box of object {name} is not [left, top, right, bottom] in numbers")

@@ -6,8 +6,9 @@ import asyncio
 import contextlib
 import fcntl
 import signal
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from runtime.dispatch import Dispatcher, LocalWindows
 from runtime.ledger import ExposureLedger
 from runtime.loop import Loop
 from runtime.prompts import Prompts
-from runtime.sinks import MaskLines, OverlayPictures, OverlayVideo, Sink, banner_for
+from runtime.sinks import MaskLines, OverlayPictures, OverlayVideo, Sink, banner_for, writing
 from runtime.sites import SiteConfig, operator_caps, read_sites
 from runtime.sources import Source
 from runtime.summary import summarise, write_summary
@@ -57,15 +58,21 @@ async def run_session(
     Raises a PedsamError, before anything is sent, for whatever can be known to be wrong by then.
     """
     _check_weights(bundle, options)
+    if options.verify:
+        bundle.verified_file("whole")
     prompts.check_inside(source.sizes())
     wire_format = _wire_format(bundle, options)
     sites = read_sites(options.sites, options.insecure) if options.sites else ()
     windows = _windows_to_send(bundle, source)
     _check_exposure(sites, options)
-    options.out.mkdir(parents=True, exist_ok=True)
+    with writing(options.out):
+        options.out.mkdir(parents=True, exist_ok=True)
     with _open_ledger(sites, len(windows), options) as ledger:
         summary = await _run(bundle, source, prompts, options, console, sites, windows, wire_format, ledger)
     write_summary(options.out / SUMMARY, summary)
+    if options.verify:
+        summary["iou_with_unsplit"] = await _verify(bundle, source, prompts, options, console)
+        write_summary(options.out / SUMMARY, summary)
     return summary
 
 
@@ -83,24 +90,27 @@ async def _run(
     async with _engines(bundle, options) as engines:
         local = LocalWindows(bundle, engines, wire_format) if "window" in engines else None
         clients = [SiteClient(site, bundle, wire_format) for site in sites]
-        dispatcher = Dispatcher(bundle, clients, ledger, local, console.print)
+        say = partial(console.print, markup=False, highlight=False)  # sites word part of it
+        dispatcher = Dispatcher(bundle, clients, ledger, local, say)
         with (
             _progress(console, source.count, "frames") as progress,
             _sinks(bundle, source, options.out) as sinks,
         ):
             async with dispatcher.connected(windows):
                 loop = Loop(bundle.geometry, engines, dispatcher, prompts, sinks, progress)
-                with _stop_on_interrupt(loop):
+                with _stop_on_interrupt(loop, say):
                     measured = await loop.run(source)
-    summary = summarise(bundle, dispatcher, measured, wire_format)
-    if options.verify:
-        with _progress(console, source.count, "unsplit") as progress:
-            masks = options.out / MASKS
-            lowest = await iou_with_unsplit(
-                bundle, source, prompts, masks, options.backend, options.threads, progress
-            )
-        summary["iou_with_unsplit"] = lowest
-    return summary
+    return summarise(bundle, dispatcher, measured, wire_format)
+
+
+async def _verify(
+    bundle: Bundle, source: Source, prompts: Prompts, options: RunOptions, console: Console
+) -> float | None:
+    masks = options.out / MASKS
+    with _progress(console, source.count, "unsplit") as progress:
+        return await iou_with_unsplit(
+            bundle, source, prompts, masks, options.backend, options.threads, progress
+        )
 
 
 def _check_weights(bundle: Bundle, options: RunOptions) -> None:
@@ -149,7 +159,15 @@ def _held_alone(ledger: Path | None) -> Iterator[None]:
     if ledger is None:
         yield
         return
-    with ledger.with_suffix(".lock").open("w") as lock:
+    path = ledger.with_suffix(".lock")
+    try:
+        file = path.open("w")
+    except OSError as exc:
+        raise InputError(
+            f"cannot write {path} ({exc.strerror}); the exposure ledger lies beside the sites file, in a "
+            "folder that can be written"
+        ) from exc
+    with file as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as exc:
@@ -190,10 +208,16 @@ def _progress(console: Console, total: int | None, what: str) -> Iterator[Any]:
 
 
 @contextlib.contextmanager
-def _stop_on_interrupt(loop: Loop) -> Iterator[None]:
-    """The first Ctrl-C ends the run after the frames under way; files are complete then."""
+def _stop_on_interrupt(loop: Loop, say: Callable[[str], None]) -> Iterator[None]:
+    """The first Ctrl-C ends the run after the frames under way, with complete files; the second aborts."""
     running = asyncio.get_running_loop()
-    running.add_signal_handler(signal.SIGINT, loop.stop)
+
+    def stop() -> None:
+        running.remove_signal_handler(signal.SIGINT)
+        loop.stop()
+        say("stopping after the frames under way")
+
+    running.add_signal_handler(signal.SIGINT, stop)
     try:
         yield
     finally:

@@ -5,8 +5,10 @@ All of it blocks: use a thread.
 
 from __future__ import annotations
 
+import contextlib
 import json
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -53,17 +55,32 @@ class Sink(ABC):
         """Complete the files; called once, also after a failure."""
 
 
+_CANNOT_WRITE = "cannot write {}; check the space and rights of --out"
+
+
+@contextlib.contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Turns what the system refuses inside the block into one sentence about `path`."""
+    try:
+        yield
+    except OSError as exc:
+        raise InputError(f"{_CANNOT_WRITE.format(path)} ({exc.strerror})") from exc
+
+
 class MaskLines(Sink):
     """`masks.jsonl`: one JSON object a frame and object, its mask as COCO run-length encoding."""
 
     def __init__(self, path: Path, weights: str) -> None:
         self._weights = weights
-        self._file = path.open("w")
+        self._path = path
+        with writing(path):
+            self._file = path.open("w")
 
     def write(self, result: Result) -> None:
-        for found, mask in result.objects:
-            self._file.write(json.dumps(self._line(result.frame, found, mask)) + "\n")
-        self._file.flush()
+        lines = [json.dumps(self._line(result.frame, found, mask)) + "\n" for found, mask in result.objects]
+        with writing(self._path):
+            self._file.writelines(lines)
+            self._file.flush()
 
     def close(self) -> None:
         self._file.close()
@@ -87,14 +104,15 @@ class OverlayPictures(Sink):
     """`overlay/NAME.jpg` a frame."""
 
     def __init__(self, folder: Path, banner: str | None) -> None:
-        folder.mkdir(parents=True, exist_ok=True)
+        with writing(folder):
+            folder.mkdir(parents=True, exist_ok=True)
         self._folder = folder
         self._banner = banner
 
     def write(self, result: Result) -> None:
         path = self._folder / f"{result.frame.name}.jpg"
         if not cv2.imwrite(str(path), draw_overlay(result, self._banner)[..., ::-1]):
-            raise InputError(f"cannot write {path}; check the space and rights of --out")
+            raise InputError(_CANNOT_WRITE.format(path))
 
     def close(self) -> None:
         pass
@@ -116,7 +134,7 @@ class OverlayVideo(Sink):
             fourcc = cv2.VideoWriter.fourcc(*"mp4v")
             self._writer = cv2.VideoWriter(str(self._path), fourcc, self._fps, size)
             if not self._writer.isOpened():
-                raise InputError(f"cannot write {self._path}; check the space and rights of --out")
+                raise InputError(_CANNOT_WRITE.format(self._path))
         self._writer.write(np.ascontiguousarray(overlay[..., ::-1]))
 
     def close(self) -> None:

@@ -70,11 +70,11 @@ def read_sites(path: Path, insecure: bool = False) -> tuple[SiteConfig, ...]:
     Plain http to anything but a loopback address is refused unless `insecure`.
     """
     try:
-        data = tomllib.loads(path.read_text())
+        data = tomllib.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as exc:
         raise InputError(f"sites file {path} cannot be read: {exc}") from exc
     entries = data.get("site")
-    if not isinstance(entries, list) or not entries or set(data) != {"site"}:
+    if not _is_table_list(entries) or set(data) != {"site"}:
         raise InputError(f"sites file {path} must hold one [[site]] table a site and nothing else")
     try:
         sites = tuple(_site(entry, path.parent, insecure) for entry in entries)
@@ -82,6 +82,10 @@ def read_sites(path: Path, insecure: bool = False) -> tuple[SiteConfig, ...]:
     except InputError as exc:
         raise InputError(f"sites file {path}: {exc}") from exc
     return sites
+
+
+def _is_table_list(entries: object) -> bool:
+    return isinstance(entries, list) and bool(entries) and all(isinstance(entry, dict) for entry in entries)
 
 
 def operator_caps(sites: Sequence[SiteConfig], default: int) -> dict[str, int]:
@@ -113,10 +117,14 @@ def _site(entry: Mapping[str, Any], folder: Path, insecure: bool) -> SiteConfig:
 
 
 def _check_url(name: str, url: str, insecure: bool) -> None:
-    parts = urlsplit(url)
-    if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment:
+    try:
+        parts = urlsplit(url)
+        usable = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
+    except ValueError:  # no IPv6 address, no port
+        usable = False
+    if not usable or parts.query or parts.fragment or "@" in parts.netloc:
         raise InputError(f"url of site {name} is {url!r}, expected like https://host:port")
-    if parts.scheme == "http" and not insecure and not is_loopback(parts.hostname):
+    if parts.scheme == "http" and not insecure and not is_loopback(parts.hostname or ""):
         raise InputError(
             f"site {name} is reached over plain http, where anyone on the way can read the tiles; use https, "
             "or --insecure on a network you trust"

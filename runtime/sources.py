@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -49,19 +50,16 @@ class PictureSource(Source):
 
     def __init__(self, paths: list[Path]) -> None:
         self._paths = paths
+        self._names = _frame_names(paths)
         self.count = len(paths)
 
     def sizes(self) -> frozenset[tuple[int, int]]:
         return frozenset(_picture_size(path) for path in self._paths)
 
     def __iter__(self) -> Iterator[Frame]:
-        for number, path in enumerate(self._paths):
-            try:
-                with Image.open(path) as image:
-                    pixels = np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
-                yield Frame(number, path.stem, float(number), pixels)
-            except (OSError, ValueError, SyntaxError) as exc:
-                yield Frame(number, path.stem, float(number), _NOTHING, f"{path} cannot be decoded: {exc}")
+        for number, (path, name) in enumerate(zip(self._paths, self._names, strict=True)):
+            pixels, error = _decode(path)
+            yield Frame(number, name, float(number), pixels, error)
 
 
 class VideoSource(Source):
@@ -71,7 +69,7 @@ class VideoSource(Source):
         self._path = path
         capture = self._open()
         self.fps = capture.get(cv2.CAP_PROP_FPS) or 25.0
-        self.count = int(capture.get(cv2.CAP_PROP_FRAME_COUNT)) or None
+        self.count = max(0, int(capture.get(cv2.CAP_PROP_FRAME_COUNT))) or None
         ok, first = capture.read()
         capture.release()
         if not ok:
@@ -90,8 +88,8 @@ class VideoSource(Source):
                 ok, image = capture.read()
                 if not ok:
                     return
-                pixels = np.ascontiguousarray(image[..., ::-1])  # OpenCV decodes to BGR
-                yield Frame(number, f"{self._path.stem}_{number:06}", number / fps, pixels.astype(np.uint8))
+                pixels = np.ascontiguousarray(image[..., ::-1], np.uint8)  # OpenCV decodes to BGR
+                yield Frame(number, f"{self._path.stem}_{number:06}", number / fps, pixels)
                 number += 1
         finally:
             capture.release()
@@ -104,12 +102,14 @@ class VideoSource(Source):
 
 
 _NOTHING = np.zeros((0, 0, 3), np.uint8)
+# What Pillow raises for damaged pictures, and for one so large that it may be an attack.
+_UNREADABLE = (OSError, ValueError, SyntaxError, Image.DecompressionBombError)
 
 
 def open_source(path: Path) -> Source:
     """The source a path names. Raises InputError when it is missing, empty or of an unknown kind."""
     if path.is_dir():
-        pictures = sorted(file for file in path.iterdir() if file.suffix.lower() in PICTURES)
+        pictures = _pictures_in(path)
         if not pictures:
             raise InputError(f"folder {path} holds no pictures; supported are {_list(PICTURES)}")
         return PictureSource(pictures)
@@ -125,12 +125,36 @@ def open_source(path: Path) -> Source:
     raise InputError(f"source {path} is of an unknown kind; supported are {_list(PICTURES | VIDEOS)}")
 
 
+def _pictures_in(folder: Path) -> list[Path]:
+    try:
+        return sorted(file for file in folder.iterdir() if file.suffix.lower() in PICTURES)
+    except OSError as exc:
+        raise InputError(f"folder {folder} cannot be read ({exc.strerror})") from exc
+
+
+def _frame_names(paths: list[Path]) -> list[str]:
+    """Names without suffix, but for those that would then be alike."""
+    stems = Counter(path.stem for path in paths)
+    return [path.stem if stems[path.stem] == 1 else path.name for path in paths]
+
+
+def _decode(path: Path) -> tuple[npt.NDArray[np.uint8], str | None]:
+    """The picture, or nothing and what is wrong with it."""
+    try:
+        with Image.open(path) as image:
+            return np.asarray(ImageOps.exif_transpose(image).convert("RGB")), None
+    except _UNREADABLE as exc:
+        return _NOTHING, f"{path} cannot be decoded: {exc}"
+
+
 def _picture_size(path: Path) -> tuple[int, int]:
     try:
         with Image.open(path) as image:
+            if image.format == "TIFF":
+                image.load()  # Pillow turns it then, and its size before that depends on Pillow's version
             turned = image.getexif().get(0x0112) in (5, 6, 7, 8)  # EXIF orientations that swap the sides
             width, height = image.size
-    except (OSError, ValueError, SyntaxError) as exc:
+    except _UNREADABLE as exc:
         raise InputError(f"picture {path} cannot be read ({exc}); remove it from the source") from exc
     return (width, height) if turned else (height, width)
 

@@ -11,9 +11,11 @@ from typing import Any
 import numpy as np
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from runtime.dispatch import Dispatcher
 from runtime.loop import STEPS, Measured
+from runtime.sinks import writing
 from stages.bundle import Bundle
 
 _WHERE = {
@@ -76,8 +78,9 @@ def limited_by(measured: Measured, through_sites: bool) -> str:
 
 def write_summary(path: Path, summary: Mapping[str, Any]) -> None:
     temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(json.dumps(summary, indent=1) + "\n")
-    os.replace(temporary, path)
+    with writing(path):
+        temporary.write_text(json.dumps(summary, indent=1) + "\n", encoding="utf-8")
+        os.replace(temporary, path)
 
 
 def print_summary(console: Console, summary: Mapping[str, Any]) -> None:
@@ -120,7 +123,9 @@ def _site_table(sites: Mapping[str, Mapping[str, Any]]) -> Table:
     for name, site in sites.items():
         seen = " ".join(map(str, site["windows_seen"])) or "none"
         share = f"{len(site['operator_exposure'])} of {site['operator_cap']}"
-        table.add_row(name, site["operator"], site["state"], str(site["tiles_served"]), seen, share)
+        table.add_row(
+            Text(name), Text(site["operator"]), site["state"], str(site["tiles_served"]), seen, share
+        )
     table.caption = "Exposure counts window positions; with a moving camera, content moves through positions."
     table.caption_justify = "left"
     return table

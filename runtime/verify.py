@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+from collections import defaultdict
 from collections.abc import Callable
+from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -32,18 +35,18 @@ async def iou_with_unsplit(
     """
     written = _read_masks(masks_file)
     engines = EngineThread(engine_factories(bundle, ("whole", "decoder"), backend, threads))
-    worst: list[float] = []
+    ious: list[float] = []
     async with engines:
-        for done, frame in enumerate(source, 1):
-            wanted = {name: mask for (number, name), mask in written.items() if number == frame.number}
-            if wanted:
+        for done, frame in enumerate(islice(source, max(written, default=-1) + 1), 1):
+            if wanted := written.get(frame.number):
                 canvas = make_canvas(frame.pixels, bundle.geometry)
                 whole = await engines.infer("whole", canvas.whole_inputs())
                 found = await decode(engines, whole["image_embedding"], canvas, prompts.at(frame.number))
                 for each in found:
-                    worst.append(iou(canvas.to_frame_mask(each.logits), wanted[each.prompt.name]))
+                    mask = canvas.to_frame_mask(each.logits)
+                    ious.append(iou(mask, decode_mask(wanted[each.prompt.name])))
             progress(done)
-    return min(worst, default=None)
+    return min(ious, default=None)
 
 
 def iou(a: Mask, b: Mask) -> float:
@@ -52,9 +55,10 @@ def iou(a: Mask, b: Mask) -> float:
     return float(np.logical_and(a, b).sum() / union) if union else 1.0
 
 
-def _read_masks(path: Path) -> dict[tuple[int, str], Mask]:
-    masks = {}
-    for line in path.read_text().splitlines():
-        entry = json.loads(line)
-        masks[entry["frame"], entry["object"]] = decode_mask(entry["segmentation"])
+def _read_masks(path: Path) -> dict[int, dict[str, dict[str, Any]]]:
+    """Frame number -> object -> COCO run-length encoding."""
+    masks: defaultdict[int, dict[str, dict[str, Any]]] = defaultdict(dict)
+    with path.open(encoding="utf-8") as lines:
+        for entry in map(json.loads, lines):
+            masks[entry["frame"]][entry["object"]] = entry["segmentation"]
     return masks

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from aiohttp import web
 
-from server.batcher import Batcher, NotNow
+from server.batcher import Batcher, NotNow, Stopping
 from stages import wire
 from stages.bundle import Bundle, Stage
 from stages.errors import WireError
@@ -56,9 +56,12 @@ class Site:
         return app
 
     async def drain(self, grace_s: float) -> None:
-        """Wait for requests under way: they may finish within `grace_s`, then tiles that wait are answered
-        "stopping", and what is left after FAREWELL_S (a sender that neither sends nor reads) is cancelled.
+        """Take no new requests and end those under way.
+
+        They may finish within `grace_s`, then tiles that wait are answered "stopping", and what is left after
+        FAREWELL_S (a sender that neither sends nor reads) is cancelled.
         """
+        self.ready = False
         await self._settled(grace_s)
         self._batcher.stop()
         await self._settled(FAREWELL_S)
@@ -71,11 +74,14 @@ class Site:
 
     @web.middleware
     async def _keep_account(self, request: web.Request, handler: Handler) -> web.StreamResponse:
-        """Remember the request's task, which ends when the answer is sent."""
+        """Remember the request's task, which ends when the answer is sent; hang up after it when stopping."""
         if task := asyncio.current_task():
             self._under_way.add(task)
             task.add_done_callback(self._under_way.discard)
-        return await handler(request)
+        response = await handler(request)
+        if not self.ready:
+            response.force_close()
+        return response
 
     async def server_metadata(self, request: web.Request) -> web.Response:
         return web.json_response(
@@ -142,6 +148,8 @@ class Site:
         )
 
     async def infer(self, request: web.Request) -> web.Response:
+        if not self.ready:
+            raise Stopping
         if (request.content_length or 0) > self._body_limit:  # refused unread
             raise web.HTTPRequestEntityTooLarge(self._body_limit)
         body = await request.read()
@@ -203,6 +211,10 @@ async def _errors(request: web.Request, handler: Handler) -> web.StreamResponse:
     except web.HTTPException as exc:
         allow = {name: value for name, value in exc.headers.items() if name == "Allow"}
         return _error(exc.status, _sentence(request, exc), allow)
+    except web.RequestPayloadError:
+        response = _error(400, "the body cannot be read: its Content-Encoding or its chunks are wrong")
+        response.force_close()  # where the next request would begin is unknown
+        return response
     except Exception:
         log.exception("a request failed")
         return _error(500, "the site failed to serve this request; its log says why")

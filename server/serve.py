@@ -1,14 +1,15 @@
 """Run a site until it is told to stop.
 
-Shutdown has phases: (1) readiness turns false and the socket stops listening, (2) requests under way finish,
-for at most `grace_s`, (3) tiles that still wait or run are answered 503 and what is left is cancelled,
-(4) the engine closes, after the call it is in.
+Shutdown has phases: (1) the socket stops listening, readiness turns false and new requests on open
+connections are answered 503, (2) requests under way finish, for at most `grace_s`, (3) tiles that still wait
+or run are answered 503 and what is left is cancelled, (4) the engine closes, after the call it is in.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import signal
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
@@ -75,14 +76,8 @@ async def running_site(
 
 @contextlib.asynccontextmanager
 async def _listening(site: Site, options: ServeOptions) -> AsyncIterator[str]:
-    app = site.application()
-
-    async def drain(_: web.Application) -> None:
-        await site.drain(options.grace_s)
-
-    app.on_shutdown.append(drain)
     runner = web.AppRunner(
-        app,
+        site.application(),
         access_log=None,
         logger=http_log(),
         handler_cancellation=True,  # a sender that disconnects frees its place in the queue
@@ -93,19 +88,28 @@ async def _listening(site: Site, options: ServeOptions) -> AsyncIterator[str]:
         await _listen(runner, options)
         yield _url(runner)
     finally:
-        site.ready = False
         with anyio.CancelScope(shield=True):
-            await runner.cleanup()  # stops listening, closes idle connections, drains, forces
+            for listener in runner.sites:
+                await listener.stop()
+            # Before cleanup, after whose start aiohttp drops what arrives of a body.
+            await site.drain(options.grace_s)
+            await runner.cleanup()
 
 
 async def _listen(runner: web.AppRunner, options: ServeOptions) -> None:
     try:
         await web.TCPSite(runner, options.host, options.port).start()
     except (OSError, UnicodeError) as exc:  # UnicodeError: a host that cannot be a name
-        reason = getattr(exc, "strerror", None) or exc
+        where = f"{options.host}:{options.port}"
         raise InputError(
-            f"cannot listen on {options.host}:{options.port} ({reason}); choose another --port or --host"
+            f"cannot listen on {where} ({_reason(exc)}); choose another --port or --host"
         ) from exc
+
+
+def _reason(exc: OSError | UnicodeError) -> str:
+    if isinstance(exc, OSError) and exc.errno and exc.errno > 0:  # asyncio's own text repeats the address
+        return os.strerror(exc.errno)
+    return getattr(exc, "strerror", None) or str(exc)
 
 
 def _url(runner: web.AppRunner) -> str:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import anyio
 import numpy as np
@@ -153,7 +154,7 @@ class FakeEngine(Engine):
         self._note("close")
 
 
-def fake_site(engine: FakeEngine | None = None, **options: float) -> AbstractAsyncContextManager[RunningSite]:
-    """A site on a free port around a fake engine; `options` are ServeOptions' numbers."""
-    chosen = ServeOptions(**{"port": 0, **options})  # type: ignore[arg-type]
+def fake_site(engine: FakeEngine | None = None, **options: Any) -> AbstractAsyncContextManager[RunningSite]:
+    """A site on a free port around a fake engine; `options` are those of ServeOptions."""
+    chosen = ServeOptions(**{"port": 0, **options})
     return running_site(tiny_bundle(), chosen, lambda: engine or FakeEngine())

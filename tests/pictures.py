@@ -8,6 +8,8 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from runtime import demo
+
 # name -> width, height of the frame; the last one has no side divisible by 16 on any canvas
 SHAPES = {
     "16:9": (640, 360),
@@ -21,10 +23,8 @@ SHAPES = {
 @cache
 def photo(shape: str) -> npt.NDArray[np.uint8]:
     """The photograph of a coffee cup cropped and resized to one of SHAPES: RGB uint8 [H, W, 3], read-only."""
-    from skimage import data
-
     width, height = SHAPES[shape]
-    image = Image.fromarray(data.coffee())
+    image = Image.fromarray(demo.photo("coffee"))
     scale = min(image.width / width, image.height / height)
     crop = (int(width * scale), int(height * scale))
     left, top = (image.width - crop[0]) // 2, (image.height - crop[1]) // 2

@@ -248,6 +248,11 @@ def test_a_window_with_several_holders_evens_out_the_load() -> None:
     assert placement == {0: "a", 1: "a", 2: "b", 3: "b"}
 
 
+def test_windows_with_one_holder_count_before_those_with_several() -> None:
+    held = {"a": [0, 4], "b": [0]}
+    assert assign(VIT_B, [0, 4], {"a": 2, "b": 2}, {"a": 1.5, "b": 1.0}, held) == {0: "b", 4: "a"}
+
+
 def test_windows_seen_but_not_sent_count_for_cap_and_neighbours() -> None:
     held = {"a": [6], "b": [18]}
     assert assign(VIT_B, [0], {"a": 2, "b": 2}, {"a": 9.0, "b": 1.0}, held) == {0: "b"}
@@ -304,6 +309,11 @@ def test_a_takeover_shares_windows_of_several_holders_by_speed_left() -> None:
     held = {"a": [0, 4, 20], "b": [0, 4, 20, 1]}
     chosen = takeover(VIT_B, [0, 4, 20], ["a", "b"], {}, held, {"a": 2.0, "b": 1.0})
     assert sorted(chosen.values()) == ["a", "a", "b"]
+
+
+def test_neighbours_do_not_matter_between_operators_that_have_seen_the_window() -> None:
+    held = {"a": [12, 11, 13], "b": [12]}
+    assert takeover(VIT_B, [12], ["a", "b"], {}, held, {"a": 9.0, "b": 1.0}) == {12: "a"}
 
 
 def test_equal_candidates_are_taken_in_the_order_they_are_named() -> None:

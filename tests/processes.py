@@ -1,0 +1,55 @@
+"""`pedsam serve` as a process of its own."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+MODULE = (sys.executable, "-m", "pedsam")
+SCRIPT = (str(Path(sys.executable).with_name("pedsam")),)
+
+
+@dataclass
+class ServeProcess:
+    """A running site; `lines` are what it has said on the terminal so far."""
+
+    process: subprocess.Popen[str]
+    lines: list[str]
+    url: str = ""
+
+    @property
+    def address(self) -> str:
+        """Host and port, as the stock client wants them."""
+        return self.url.removeprefix("http://")
+
+    def wait(self) -> tuple[int, str]:
+        """Its exit code and standard error; the rest of its lines are in `lines` then."""
+        rest, errors = self.process.communicate(timeout=60)
+        self.lines += rest.splitlines()
+        return self.process.returncode, errors
+
+
+@contextmanager
+def serving(bundle: Path, *options: str, command: Sequence[str] = MODULE) -> Iterator[ServeProcess]:
+    """A site on a free port of this machine, killed at the end if it still runs."""
+    arguments = [*command, "serve", "--bundle", str(bundle), "--port", "0", "--threads", "1", *options]
+    with subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        try:
+            yield _started(process)
+        finally:
+            process.kill()
+
+
+def _started(process: subprocess.Popen[str]) -> ServeProcess:
+    site = ServeProcess(process, [])
+    assert process.stdout is not None
+    for line in process.stdout:
+        site.lines.append(line.rstrip("\n"))
+        if line.startswith("listening on "):
+            site.url = line.split()[-1]
+            return site
+    raise AssertionError(f"the site did not start: {site.wait()}")

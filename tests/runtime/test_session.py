@@ -1,0 +1,332 @@
+"""Whole runs in one process: what is written, what is refused before anything is sent, and the ledger."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import AsyncIterator, Iterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import anyio
+import cv2
+import numpy as np
+import pytest
+from rich.console import Console
+
+from runtime.prompts import Prompt, Prompts
+from runtime.session import RunOptions, run_session
+from runtime.sinks import decode_mask
+from runtime.sources import Frame, Source, open_source
+from runtime.summary import print_summary
+from server.serve import ServeOptions, running_site
+from stages.bundle import Bundle
+from stages.errors import BundleError, InputError
+from tests.edge import Impostor, sites_file, status, write_photo
+from tests.pictures import photo
+
+pytestmark = pytest.mark.anyio
+
+PROMPTS = Prompts((Prompt("cup", (150, 60, 450, 300)), Prompt("table", None, ((30, 30, 1),))))
+
+
+class Film(Source):
+    """Frames in memory; `visit` is called, on the reading thread, with each frame's number before it."""
+
+    def __init__(self, frames: int, visit: Any = lambda number: None) -> None:
+        self.count = frames
+        self._visit = visit
+
+    def sizes(self) -> frozenset[tuple[int, int]]:
+        return frozenset({(360, 640)})
+
+    def __iter__(self) -> Iterator[Frame]:
+        for number in range(self.count or 0):
+            self._visit(number)
+            yield Frame(number, f"{number:03}", float(number), photo("16:9"))
+
+
+def options(out: Path, **more: Any) -> RunOptions:
+    return RunOptions(out, threads=1, allow_undistilled=True, **more)
+
+
+async def run(
+    bundle: Bundle, source: Source, chosen: RunOptions, prompts: Prompts = PROMPTS
+) -> dict[str, Any]:
+    console = Console(file=io.StringIO())
+    summary = await run_session(bundle, source, prompts, chosen, console)
+    assert json.loads((chosen.out / "summary.json").read_text()) == summary
+    print_summary(console, summary)
+    return summary
+
+
+def mask_lines(out: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (out / "masks.jsonl").read_text().splitlines()]
+
+
+@asynccontextmanager
+async def real_sites(bundle: Bundle, path: Path, names: str = "abc", more: str = "") -> AsyncIterator[Path]:
+    """Sites in this process, and the sites.toml that lists them."""
+    async with AsyncExitStack() as stack:
+        urls = []
+        for name in names:
+            site = await stack.enter_async_context(running_site(bundle, ServeOptions(port=0, threads=1)))
+            urls.append((name, site.url))
+        yield sites_file(path / "sites.toml", *urls, more=more)
+
+
+def edge_only(bundle: Bundle, path: Path) -> Bundle:
+    """A copy that holds all but the window stage."""
+    path.mkdir()
+    for part in ("bundle.json", "edge", "global", "decoder", "whole"):
+        (path / part).symlink_to(bundle.path / part)
+    return Bundle.load(path)
+
+
+async def test_three_sites_give_what_the_edge_alone_gives(mini_bundle: Bundle, tmp_path: Path) -> None:
+    alone = await run(mini_bundle, Film(2), options(tmp_path / "alone"))
+    edge = edge_only(mini_bundle, tmp_path / "edge")
+    async with real_sites(mini_bundle, tmp_path) as sites:
+        summary = await run(edge, Film(2), options(tmp_path / "sites", sites=sites, verify=True))
+    assert mask_lines(tmp_path / "sites") == mask_lines(tmp_path / "alone")
+    assert summary["iou_with_unsplit"] >= 0.999
+    assert (summary["frames"], summary["frames_lost"]) == (2, 0)
+    assert (summary["windows_sent_per_frame"], summary["windows_skipped_as_padding"]) == (15, 10)
+    assert (alone["windows_sent_per_frame"], alone["windows_run_at_edge"]) == (0, 30)
+    assert summary["windows_run_at_edge"] == 0
+    for site in summary["sites"].values():
+        assert site["state"] == "ready"
+        assert (site["tiles_served"], site["operator_cap"]) == (10, 5)
+        assert len(site["windows_seen"]) == 5
+        assert site["windows_seen"] == site["operator_exposure"]
+    seen = [window for site in summary["sites"].values() for window in site["windows_seen"]]
+    assert sorted(seen) == list(range(15))
+    assert summary["bytes_up"] > 30 * mini_bundle.geometry.tile_px**2 * 3
+    assert summary["bytes_down"] > 30 * 9600
+
+
+async def test_the_summary_holds_what_a_run_measures(mini_bundle: Bundle, tmp_path: Path) -> None:
+    summary = await run(mini_bundle, Film(3), options(tmp_path / "out"))
+    assert set(summary) >= {
+        "frames", "frames_lost", "fps", "latency_ms", "bytes_up", "bytes_down", "sites",
+        "windows_sent_per_frame", "windows_skipped_as_padding",
+    }  # fmt: skip
+    assert set(summary["latency_ms"]) == {"read", "windows", "global", "decode", "write", "end_to_end"}
+    for part in summary["latency_ms"].values():
+        assert 0 < part["p50"] <= part["p95"]
+    ends = summary["latency_ms"]["end_to_end"]["p50"]
+    assert all(part["p50"] <= ends for part in summary["latency_ms"].values())
+    assert summary["fps"] > 0
+    assert (summary["model"], summary["weights"], summary["wire"]) == ("mini", "untrained", "fp16")
+    assert summary["limited_by"].endswith("ms of every frame")
+
+
+async def test_masks_and_overlays_are_written_for_every_frame_and_object(
+    mini_bundle: Bundle, tmp_path: Path
+) -> None:
+    (tmp_path / "in").mkdir()
+    for name in "ab":
+        write_photo(tmp_path / "in" / f"{name}.png")
+    await run(mini_bundle, open_source(tmp_path / "in"), options(tmp_path / "out"))
+    lines = mask_lines(tmp_path / "out")
+    assert [(line["frame"], line["source"], line["object"]) for line in lines] == [
+        (0, "a", "cup"), (0, "a", "table"), (1, "b", "cup"), (1, "b", "table"),
+    ]  # fmt: skip
+    for line in lines:
+        mask = decode_mask(line["segmentation"])
+        assert mask.shape == (360, 640)
+        assert mask.sum() == line["area"] > 0
+        rows, cols = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
+        assert line["bbox"] == [cols[0], rows[0], cols[-1] - cols[0] + 1, rows[-1] - rows[0] + 1]
+        assert line["weights"] == "untrained"
+    overlay = cv2.imread(str(tmp_path / "out/overlay/b.jpg"))
+    assert overlay is not None
+    assert overlay.shape == (360, 640, 3)
+    difference = np.abs(overlay[..., ::-1].astype(int) - photo("16:9")).max(axis=2)
+    masks = np.logical_or.reduce([decode_mask(line["segmentation"]) for line in lines])
+    assert difference[masks].mean() > 20 > difference[~masks][-1000:].mean()
+    assert difference[:8, :200].mean() > 20  # the banner: these weights mean nothing
+
+
+async def test_a_video_becomes_an_overlay_video(mini_bundle: Bundle, tmp_path: Path) -> None:
+    writer = cv2.VideoWriter(str(tmp_path / "in.mp4"), cv2.VideoWriter.fourcc(*"mp4v"), 5.0, (640, 360))
+    for _ in range(3):
+        writer.write(np.ascontiguousarray(photo("16:9")[..., ::-1]))
+    writer.release()
+    summary = await run(mini_bundle, open_source(tmp_path / "in.mp4"), options(tmp_path / "out"))
+    assert (summary["frames"], len(mask_lines(tmp_path / "out"))) == (3, 6)
+    overlay = open_source(tmp_path / "out/overlay.mp4")
+    assert (overlay.fps, overlay.count, len(list(overlay))) == (5.0, 3, 3)
+    assert overlay.sizes() == {(360, 640)}
+
+
+async def test_a_damaged_picture_is_a_lost_frame_and_the_rest_goes_on(
+    mini_bundle: Bundle, tmp_path: Path
+) -> None:
+    (tmp_path / "in").mkdir()
+    for name in "abc":
+        write_photo(tmp_path / "in" / f"{name}.png")
+    path = tmp_path / "in/b.png"
+    path.write_bytes(path.read_bytes()[:5000])
+    chosen = options(tmp_path / "out", verify=True)
+    summary = await run(mini_bundle, open_source(tmp_path / "in"), chosen)
+    assert (summary["frames"], summary["frames_lost"]) == (3, 1)
+    assert "b.png cannot be decoded" in summary["lost"]["1"]
+    assert [line["frame"] for line in mask_lines(tmp_path / "out")] == [0, 0, 2, 2]
+    assert summary["iou_with_unsplit"] >= 0.999
+
+
+async def test_a_run_that_loses_every_frame_says_so(mini_bundle: Bundle, tmp_path: Path) -> None:
+    path = write_photo(tmp_path / "a.png")
+    path.write_bytes(path.read_bytes()[:5000])
+    summary = await run(mini_bundle, open_source(path), options(tmp_path / "out", verify=True))
+    assert (summary["frames"], summary["frames_lost"], summary["fps"]) == (1, 1, 0)
+    assert summary["iou_with_unsplit"] is None
+    assert summary["limited_by"] == "nothing: no frame was completed"
+
+
+async def test_verify_finds_a_mask_that_differs(mini_bundle: Bundle, tmp_path: Path) -> None:
+    """The masks are compared as they lie on the disk."""
+    from runtime.verify import iou_with_unsplit
+
+    await run(mini_bundle, Film(2), options(tmp_path / "out"))
+    masks = tmp_path / "out/masks.jsonl"
+    lines = masks.read_text().splitlines()
+    masks.write_text("\n".join([lines[0], lines[1].replace('"table"', '"cup"'), *lines[2:]]))
+    lowest = await iou_with_unsplit(mini_bundle, Film(2), Prompts(PROMPTS.entries[:1]), masks, threads=1)
+    assert lowest is not None
+    assert 0 < lowest < 0.9
+
+
+async def test_prompts_change_at_their_frame(mini_bundle: Bundle, tmp_path: Path) -> None:
+    prompts = Prompts((Prompt("1", (0, 0, 200, 200)), Prompt("1", (300, 100, 640, 360), from_frame=1)))
+    await run(mini_bundle, Film(2), options(tmp_path / "out"), prompts)
+    first, second = (decode_mask(line["segmentation"]) for line in mask_lines(tmp_path / "out"))
+    assert not np.array_equal(first, second)
+
+
+async def test_the_assignment_outlives_a_run_until_a_new_session(mini_bundle: Bundle, tmp_path: Path) -> None:
+    seen = []
+    async with real_sites(mini_bundle, tmp_path, more="cap = 9") as sites:
+        for new in (False, False, True):
+            chosen = options(tmp_path / "out", sites=sites, new_session=new)
+            summary = await run(mini_bundle, Film(1), chosen)
+            seen.append({name: site["windows_seen"] for name, site in summary["sites"].items()})
+            kept = json.loads((tmp_path / "sites.ledger.json").read_text())
+            assert kept["exposure"] == {f"operator-{name}": windows for name, windows in seen[-1].items()}
+            if new:
+                assert kept["session"] != first["session"]
+            else:
+                first = kept
+                later = {**kept, "session": "2020-01-01T00:00:00+00:00"}
+                (tmp_path / "sites.ledger.json").write_text(json.dumps(later))
+    assert seen[0] == seen[1]
+
+
+async def test_a_second_run_with_the_same_ledger_is_refused(mini_bundle: Bundle, tmp_path: Path) -> None:
+    refused = []
+
+    async with real_sites(mini_bundle, tmp_path) as sites:
+
+        async def again() -> None:
+            with pytest.raises(InputError, match=r"another run uses the exposure ledger .*sites.ledger.json"):
+                await run(mini_bundle, Film(1), options(tmp_path / "second", sites=sites))
+            refused.append(True)
+
+        def visit(number: int) -> None:
+            if number == 1:
+                anyio.from_thread.run(again)
+
+        await run(mini_bundle, Film(2, visit), options(tmp_path / "first", sites=sites))
+        assert refused == [True]
+        assert not (tmp_path / "second/masks.jsonl").exists()
+        await run(mini_bundle, Film(1), options(tmp_path / "second", sites=sites))  # now it is free
+
+
+async def test_one_operator_alone_needs_accept_exposure(mini_bundle: Bundle, tmp_path: Path) -> None:
+    impostor = Impostor(mini_bundle)
+    async with impostor.running() as url:
+        sites = sites_file(tmp_path / "sites.toml", ("a", url))
+        with pytest.raises(InputError, match=r"operator operator-a alone.*--accept-exposure"):
+            await run(mini_bundle, Film(1), options(tmp_path / "out", sites=sites))
+        assert not (tmp_path / "out").exists()
+        summary = await run(
+            mini_bundle, Film(1), options(tmp_path / "out", sites=sites, accept_exposure=True)
+        )
+    assert sorted(impostor.tiles) == summary["sites"]["a"]["windows_seen"] == list(range(15))
+
+
+async def test_a_failing_site_is_told_once_and_its_words_are_no_markup(
+    mini_bundle: Bundle, tmp_path: Path
+) -> None:
+    bad = Impostor(mini_bundle, always=status(500, "[/nonsense] [red]"))
+    async with bad.running() as bad_url, real_sites(mini_bundle, tmp_path, "ab") as sites:
+        sites_file(tmp_path / "more.toml", ("c", bad_url))
+        sites.write_text(sites.read_text() + (tmp_path / "more.toml").read_text())
+        summary = await run(mini_bundle, Film(2), options(tmp_path / "out", sites=sites))
+    assert summary["messages"] == ["site c: answered 500: [/nonsense] [red]"]
+    assert (summary["frames_lost"], summary["windows_run_at_edge"]) == (0, 10)
+
+
+@pytest.mark.parametrize(
+    ("more", "words"),
+    [
+        ({"allow_undistilled": False}, "untrained weights.*--allow-undistilled"),
+        ({"wire": "fp32"}, "does not offer --wire fp32, only fp16 and int8"),
+        ({"sites": Path("absent.toml")}, "absent.toml cannot be read"),
+        ({"out": Path("/dev/null/out")}, "cannot write /dev/null/out.*--out"),
+    ],
+)
+async def test_what_can_be_known_to_be_wrong_is_refused_first(
+    mini_bundle: Bundle, tmp_path: Path, more: dict[str, Any], words: str
+) -> None:
+    chosen = replace(options(tmp_path / "out"), **more)
+    with pytest.raises(InputError, match=words):
+        await run(mini_bundle, Film(1), chosen)
+    assert not (tmp_path / "out").exists()
+
+
+async def test_a_prompt_outside_the_frame_is_refused_first(mini_bundle: Bundle, tmp_path: Path) -> None:
+    prompts = Prompts((Prompt("cup", None, ((640, 10, 1),)),))
+    with pytest.raises(InputError, match="point 640,10 of object cup lies outside the frame of 640 x 360"):
+        await run(mini_bundle, Film(1), options(tmp_path / "out"), prompts)
+
+
+@pytest.mark.parametrize(("missing", "more"), [("whole", {"verify": True}), ("window", {}), ("global", {})])
+async def test_a_stage_that_is_not_here_is_named_before_the_first_frame(
+    mini_bundle: Bundle, tmp_path: Path, missing: str, more: dict[str, Any]
+) -> None:
+    (tmp_path / "bundle").mkdir()
+    for part in {"bundle.json", "edge", "window", "global", "decoder", "whole"} - {missing}:
+        (tmp_path / "bundle" / part).symlink_to(mini_bundle.path / part)
+    frames: list[int] = []
+    with pytest.raises(BundleError, match=f"{missing}/model.onnx.* is missing"):
+        source = Film(1, frames.append)
+        await run(Bundle.load(tmp_path / "bundle"), source, options(tmp_path / "out", **more))
+    assert frames == []
+
+
+async def test_results_that_cannot_be_written_end_the_run_in_a_sentence(
+    mini_bundle: Bundle, tmp_path: Path
+) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out/overlay").write_text("in the way")
+    with pytest.raises(InputError, match=r"cannot write .*out/overlay"):
+        await run(mini_bundle, Film(1), options(tmp_path / "out"))
+
+
+async def test_a_picture_that_cannot_be_written_stops_the_pipeline(
+    mini_bundle: Bundle, tmp_path: Path
+) -> None:
+    """All steps end, and the first error of their group is the one that says why."""
+
+    def visit(number: int) -> None:
+        if number == 1:
+            (tmp_path / "out/overlay").rename(tmp_path / "away")
+
+    with pytest.RaisesGroup(
+        pytest.RaisesExc(InputError, match="cannot write"), allow_unwrapped=True, flatten_subgroups=True
+    ):
+        await run(mini_bundle, Film(50, visit), options(tmp_path / "out"))

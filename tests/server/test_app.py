@@ -1,0 +1,328 @@
+"""Every route of a site over real HTTP, around a fake engine."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import AsyncIterator
+
+import pytest
+
+from server.batcher import Statistics
+from stages import wire
+from stages.errors import EngineError
+from tests.clients import INFER, connected, dial, raw_infer
+from tests.fakes import FakeEngine, Gate, answers, tiles, tiny_bundle, until
+from tests.messages import message, request
+
+pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("unblocked_loop")]
+
+MODELS = ("/v2/models/window", "/v2/models/window/versions/1")
+
+
+# Health and metadata
+
+
+@pytest.mark.parametrize(
+    "path", ["/v2/health/live", "/v2/health/ready", *(f"{model}/ready" for model in MODELS)]
+)
+async def test_health(path: str) -> None:
+    async with connected() as client:
+        response = await client.ask("GET", path)
+        assert (response.status, response.body) == (200, b"")
+
+
+async def test_a_site_whose_batcher_stopped_is_alive_but_not_ready() -> None:
+    async with connected() as client:
+        client.site.batcher.stop()
+        assert (await client.ask("GET", "/v2/health/live")).status == 200
+        assert (await client.ask("GET", "/v2/health/ready")).status == 503
+        response = await client.infer(1)
+        assert response.status == 503
+        assert response.error == "this site is stopping; use another one"
+        assert response.headers["Retry-After"] == "1"
+
+
+@pytest.mark.parametrize("path", ["/v2", "/v2/"])
+async def test_server_metadata(path: str) -> None:
+    async with connected() as client:
+        data = (await client.ask("GET", path)).json
+    assert data["name"] == "pedsam"
+    assert data["version"]
+    assert "binary_tensor_data" in data["extensions"]
+
+
+@pytest.mark.parametrize("path", MODELS)
+async def test_model_metadata(path: str) -> None:
+    async with connected() as client:
+        data = (await client.ask("GET", path)).json
+    assert data == {
+        "name": "window",
+        "versions": ["1"],
+        "platform": "fake 1.0 on nothing",
+        "inputs": [
+            {"name": "tile", "datatype": "UINT8", "shape": [-1, 4, 4, 3]},
+            {"name": "index", "datatype": "INT32", "shape": [-1, 1]},
+            {"name": "extent", "datatype": "INT32", "shape": [-1, 2]},
+        ],
+        "outputs": [
+            {"name": "embedding", "datatype": "FP16", "shape": [-1, 2, 2, 3]},
+            {"name": "embedding_q8", "datatype": "INT8", "shape": [-1, 2, 2, 3]},
+            {"name": "scale", "datatype": "FP16", "shape": [-1, 2, 2, 1]},
+        ],
+    }
+
+
+@pytest.mark.parametrize("path", MODELS)
+async def test_model_config_names_the_digest(path: str) -> None:
+    async with connected() as client:
+        data = (await client.ask("GET", f"{path}/config")).json
+    assert data["name"] == "window"
+    assert data["max_batch_size"] == 25
+    assert data["input"][0] == {"name": "tile", "data_type": "TYPE_UINT8", "dims": [4, 4, 3]}
+    assert data["output"][2] == {"name": "scale", "data_type": "TYPE_FP16", "dims": [2, 2, 1]}
+    assert data["parameters"] == {"site_digest": {"string_value": tiny_bundle().site_digest}}
+
+
+async def test_metrics_count_tiles_and_refusals() -> None:
+    async with connected() as client:
+        await client.infer(1, 2)
+        response = await client.ask("GET", "/metrics")
+        lines = response.body.decode().splitlines()
+    assert response.headers["Content-Type"] == "text/plain; version=0.0.4; charset=utf-8"
+    assert "# TYPE pedsam_site_tiles_total counter" in lines
+    assert "pedsam_site_tiles_total 2" in lines
+    assert "pedsam_site_engine_calls_total 1" in lines
+    assert "pedsam_site_tiles_refused_total 0" in lines
+    assert "pedsam_site_tiles_waiting 0" in lines
+
+
+# Inference
+
+
+@pytest.mark.parametrize("model", MODELS)
+async def test_infer(model: str) -> None:
+    sent = wire.encode_request(tiles(3, 9), ["embedding"])
+    async with connected() as client:
+        response = await client.ask("POST", f"{model}/infer", data=sent.body, headers=sent.headers)
+        assert response.holds(3, 9)
+        assert response.headers["Content-Type"] == "application/octet-stream"
+        assert "Content-Encoding" not in response.headers
+
+
+async def test_a_batch_of_all_windows_fits() -> None:
+    async with connected(max_batch=4) as client:
+        assert (await client.infer(*range(25))).holds(*range(25))
+
+
+async def test_json_both_ways_and_the_id_comes_back() -> None:
+    inputs = {name: array.tolist() for name, array in tiles(3).items()}
+    head = {
+        "id": "frame 7",
+        "inputs": [
+            {"name": "tile", "datatype": "UINT8", "shape": [1, 4, 4, 3], "data": inputs["tile"]},
+            {"name": "index", "datatype": "INT32", "shape": [1, 1], "data": inputs["index"]},
+            {"name": "extent", "datatype": "INT32", "shape": [1, 2], "data": inputs["extent"]},
+        ],
+        "outputs": [{"name": "embedding_q8"}],
+    }
+    async with connected() as client:
+        response = await client.ask("POST", INFER, json=head)
+        assert wire.HEADER_LENGTH not in response.headers
+        data = response.json
+    assert (data["id"], data["model_name"], data["model_version"]) == ("frame 7", "window", "1")
+    (output,) = data["outputs"]
+    assert output["data"] == answers(tiles(3))["embedding_q8"].ravel().tolist()
+
+
+async def test_bodies_are_never_compressed_by_the_site() -> None:
+    async with connected() as client:
+        response = await client.ask("GET", MODELS[0], headers={"Accept-Encoding": "gzip, deflate"})
+        assert "Content-Encoding" not in response.headers
+
+
+async def test_many_requests_at_once_share_engine_calls_and_each_gets_its_own_answer() -> None:
+    gate = Gate()
+    engine = FakeEngine(gate)
+    async with connected(engine, max_batch=8) as client:
+        first = client.begin(0)
+        await gate.entered.wait()
+        others = [client.begin(window) for window in range(1, 17)]
+        await until(lambda: client.site.batcher.waiting == 16)
+        gate.open()
+        assert (await first).holds(0)
+        for window, other in enumerate(others, start=1):
+            assert (await other).holds(window)
+    assert [len(batch) for batch in engine.batches] == [1, 8, 8]
+
+
+# Errors
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status", "words"),
+    [
+        ("GET", "/", 404, "'/' is not here; this site has model window, version 1"),
+        ("GET", "/v1", 404, "'/v1' is not here"),
+        ("GET", "/v2/models/sam", 404, "'/v2/models/sam' is not here"),
+        ("POST", "/v2/models/sam/infer", 404, "'/v2/models/sam/infer' is not here"),
+        ("GET", "/v2/models/window/versions/2", 404, "this site has model window, version 1"),
+        ("GET", "/v2/models/window/stats", 404, "is not here"),
+        ("POST", "/v2/repository/index", 404, "is not here"),
+        ("GET", "/%0d%0a\x00", 404, "is not here"),
+        ("GET", "/" + "x" * 5000, 404, "'/xxxxx"),
+        ("GET", INFER, 405, f"'{INFER}' takes POST, not GET"),
+        ("POST", "/v2/health/ready", 405, "'/v2/health/ready' takes GET or HEAD, not POST"),
+        ("DELETE", MODELS[0], 405, "takes GET or HEAD, not DELETE"),
+        ("POST", INFER, 400, "the JSON header cannot be parsed"),
+    ],
+)
+async def test_wrong_paths_and_methods_get_a_sentence(
+    method: str, path: str, status: int, words: str
+) -> None:
+    async with connected() as client:
+        response = await client.ask(method, path)
+        assert response.status == status
+        sentence = response.error
+        assert words in sentence
+        assert len(sentence) < 200
+        assert response.headers.get("Allow") == {405: "POST" if path == INFER else "GET,HEAD"}.get(status)
+
+
+async def test_a_malformed_request_gets_its_sentence_and_the_connection_goes_on() -> None:
+    engine = FakeEngine()
+    body, length = request(lambda head: head["inputs"][0].update(datatype="FP32"))
+    async with connected(engine) as client:
+        response = await client.ask("POST", INFER, data=body, headers={wire.HEADER_LENGTH: length})
+        assert response.status == 400
+        assert response.error == "tile is float32, expected uint8"
+        assert (await client.infer(1)).holds(1)
+    assert engine.batches == [(1,)]
+
+
+async def test_a_body_larger_than_the_largest_batch_is_refused() -> None:
+    async with connected() as client:
+        response = await client.ask("POST", INFER, data=bytes(100_000))
+        assert response.status == 413
+        assert "send fewer tiles a request" in response.error
+        assert (await client.infer(1)).holds(1)
+
+
+async def test_a_body_that_does_not_tell_its_size_is_refused_once_it_is_too_large() -> None:
+    async def chunks() -> AsyncIterator[bytes]:
+        for _ in range(100):
+            yield bytes(1000)
+
+    async with connected() as client:
+        response = await client.ask("POST", INFER, data=chunks())
+        assert response.status == 413
+        assert "send fewer tiles a request" in response.error
+
+
+async def test_a_compressed_body_is_bounded_by_what_it_unpacks_to() -> None:
+    async with connected() as client:
+        response = await client.ask("POST", INFER, data=bytes(10**6), compress="gzip")
+        assert response.status == 413
+
+
+@pytest.mark.parametrize("encoding", ["gzip", "deflate"])
+async def test_a_body_that_is_not_what_its_encoding_says_is_refused(encoding: str) -> None:
+    headers = {"Content-Encoding": encoding}
+    async with connected() as client:
+        response = await client.ask("POST", INFER, data=b"not compressed", headers=headers)
+        assert response.status == 400
+        assert "the body cannot be read: its Content-Encoding" in response.error
+        assert (await client.infer(1)).holds(1)
+
+
+async def test_a_full_queue_says_when_to_come_back() -> None:
+    gate = Gate()
+    async with connected(FakeEngine(gate), max_waiting=2) as client:
+        running = client.begin(1)
+        await gate.entered.wait()
+        waiting = client.begin(2, 3)
+        await until(lambda: client.site.batcher.waiting == 2)
+        refused = await client.infer(4)
+        assert refused.status == 503
+        assert refused.headers["Retry-After"] == "1"
+        assert "the queue is full" in refused.error
+        assert client.site.batcher.statistics.refused == 1
+        gate.open()
+        assert (await running).holds(1)
+        assert (await waiting).holds(2, 3)
+        assert (await client.infer(4)).holds(4)
+
+
+async def test_an_engine_that_fails_is_a_500_without_details_and_the_next_request_is_served(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    engine = FakeEngine(failures={"infer": EngineError("the device is on fire")})
+    async with connected(engine) as client:
+        response = await client.infer(1)
+        assert response.status == 500
+        assert response.error == "the site failed to serve this request; its log says why"
+        assert "the device is on fire" in caplog.text
+        engine.failures.clear()
+        assert (await client.infer(2)).holds(2)
+
+
+async def test_an_error_nobody_foresaw_is_a_500_too(caplog: pytest.LogCaptureFixture) -> None:
+    engine = FakeEngine(failures={"infer": ZeroDivisionError("by zero")})
+    async with connected(engine) as client:
+        response = await client.infer(1)
+        assert response.status == 500
+        assert "the site failed" in response.error
+    assert "ZeroDivisionError: by zero" in caplog.text
+
+
+# Senders that go away
+
+
+async def test_tiles_of_a_sender_that_disconnects_leave_the_queue() -> None:
+    gate = Gate()
+    engine = FakeEngine(gate)
+    async with connected(engine) as client:
+        running = client.begin(1)
+        await gate.entered.wait()
+        _, writer = await dial(client.site)
+        writer.write(raw_infer(2, 3))
+        await until(lambda: client.site.batcher.waiting == 2)
+        writer.close()
+        await writer.wait_closed()
+        await until(lambda: client.site.batcher.waiting == 0)
+        gate.open()
+        assert (await running).holds(1)
+    assert engine.batches == [(1,)]
+
+
+async def test_a_sender_that_disconnects_in_the_middle_of_a_body_leaves_nothing_behind() -> None:
+    async with connected() as client:
+        for _ in range(3):
+            _, writer = await dial(client.site)
+            writer.write(raw_infer(1)[:-10])
+            await writer.drain()
+            writer.close()
+            await writer.wait_closed()
+        assert (await client.infer(2)).holds(2)
+        assert client.site.batcher.statistics == Statistics(1, 1, 0, client.site.batcher.statistics.engine_s)
+
+
+async def test_pixels_are_never_logged(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.DEBUG)
+    pixels = b"PIXELS\x00\xffPIXELS"
+    bad = {"inputs": [{"name": "tile", "datatype": "UINT8", "shape": [1, 4, 4, 3], "data": ["PIXELS"]}]}
+    async with connected() as client:
+        reader, writer = await dial(client.site)
+        writer.write(b"GET /v2 HTTP/1.1\r\nHost: site\r\n\r\n")
+        await reader.readuntil(b"}")
+        writer.write(pixels + b"\r\n\r\n")  # what follows a body sent with too small a Content-Length
+        answer = await reader.read()
+        writer.close()
+        await writer.wait_closed()
+        assert answer.startswith(b"HTTP/1.0 400")
+        body, length = message(bad, pixels)
+        response = await client.ask("POST", INFER, data=body, headers={wire.HEADER_LENGTH: str(length)})
+        assert response.status == 400
+    assert "Error handling request" in caplog.text  # the line is kept, without its bytes
+    assert "PIXELS" not in caplog.text
+    assert "PIXELS" not in json.dumps([str(record.args) for record in caplog.records])

@@ -1,0 +1,150 @@
+"""`pedsam serve` as a user starts it: what it prints, how it stops, and its errors."""
+
+from __future__ import annotations
+
+import re
+import signal
+import socket
+from collections.abc import AsyncIterator, Sequence
+from pathlib import Path
+
+import aiohttp
+import numpy as np
+import pytest
+from click.testing import CliRunner, Result
+
+from pedsam import main
+from stages import wire
+from stages.bundle import Bundle
+from stages.tensors import Array
+from tests.clients import INFER
+from tests.fakes import tiny_bundle
+from tests.processes import MODULE, SCRIPT, serving
+
+
+@pytest.mark.parametrize(
+    ("number", "command"), [(signal.SIGTERM, MODULE), (signal.SIGINT, SCRIPT)], ids=["SIGTERM", "SIGINT"]
+)
+def test_a_site_says_what_it_serves_and_stops_when_told(
+    mini_bundle: Bundle, number: signal.Signals, command: Sequence[str]
+) -> None:
+    with serving(mini_bundle.path, command=command) as site:
+        assert re.fullmatch(
+            r"site ready: mini \(untrained weights\), onnxruntime [\d.]+ on CPU", site.lines[0]
+        )
+        assert site.lines[1] == f"digest {mini_bundle.site_digest}"
+        assert re.fullmatch(r"listening on http://127\.0\.0\.1:\d+", site.lines[2])
+        site.process.send_signal(number)
+        assert site.wait() == (0, "")
+        assert site.lines[3:] == [
+            "stopping: requests under way are finished first",
+            "stopped after 0 tiles in 0 batches, 0 refused",
+        ]
+
+
+@pytest.mark.anyio
+async def test_a_request_under_way_is_finished_after_sigterm(mini_bundle: Bundle) -> None:
+    windows = mini_bundle.geometry.windows
+    sent = wire.encode_request(blank_tiles(mini_bundle), ["embedding"])
+    with serving(mini_bundle.path) as site:
+
+        async def body() -> AsyncIterator[bytes]:
+            site.process.terminate()
+            yield sent.body[:-1]
+            yield sent.body[-1:]
+
+        async with (
+            aiohttp.ClientSession(site.url) as session,
+            # With Expect: 100-continue the body is asked for by a site that has begun to serve the request.
+            session.post(INFER, data=body(), headers=sent.headers, expect100=True) as answer,
+        ):
+            assert answer.status == 200
+            assert len(await answer.read()) > windows * 9600
+        assert site.wait() == (0, "")
+        assert re.fullmatch(rf"stopped after {windows} tiles in \d+ batches, 0 refused", site.lines[-1])
+
+
+def blank_tiles(bundle: Bundle) -> dict[str, Array]:
+    """Every window of a black picture."""
+    g = bundle.geometry
+    return {
+        "tile": np.zeros((g.windows, *g.tile_shape), np.uint8),
+        "index": np.arange(g.windows, dtype=np.int32)[:, None],
+        "extent": np.full((g.windows, 2), g.tile_px, np.int32),
+    }
+
+
+# Errors
+
+
+@pytest.fixture
+def manifest_only(tmp_path: Path) -> Path:
+    """A bundle without any stage's files."""
+    tiny_bundle(tmp_path).save()
+    return tmp_path
+
+
+def serve(*arguments: object) -> Result:
+    return CliRunner().invoke(main, ["serve", *map(str, arguments)])
+
+
+def assert_refused(result: Result, exit_code: int, words: str) -> None:
+    assert result.exit_code == exit_code
+    assert words in " ".join(result.output.split())
+    assert isinstance(result.exception, SystemExit)  # not a traceback
+
+
+def test_a_directory_that_is_no_bundle(tmp_path: Path) -> None:
+    words = f"Error: {tmp_path} is no bundle: it holds no bundle.json; make one with pedsam export"
+    assert_refused(serve("--bundle", tmp_path), 1, words)
+
+
+def test_a_bundle_without_the_window_stage(manifest_only: Path) -> None:
+    words = f"Error: {manifest_only}/window/model.onnx is missing; copy it from the full bundle"
+    assert_refused(serve("--bundle", manifest_only, "--port", 0), 1, words)
+
+
+def test_a_damaged_window_stage(manifest_only: Path) -> None:
+    (manifest_only / "window").mkdir()
+    (manifest_only / "window/model.onnx").write_bytes(b"damaged")
+    words = "window/model.onnx differs from what bundle.json records"
+    assert_refused(serve("--bundle", manifest_only, "--port", 0), 1, words)
+
+
+def test_an_address_others_can_reach(manifest_only: Path) -> None:
+    words = "Error: 0.0.0.0 is not a loopback address and this site speaks plain HTTP"
+    assert_refused(serve("--bundle", manifest_only, "--host", "0.0.0.0"), 1, words)  # noqa: S104
+
+
+def test_a_taken_port(mini_bundle: Bundle) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        result = serve("--bundle", mini_bundle.path, "--port", port)
+    assert_refused(result, 1, f"Error: cannot listen on 127.0.0.1:{port} (Address already in use)")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ([], "Missing option '--bundle'"),
+        (["--bundle", "x", "--port", "65536"], "Invalid value for '--port'"),
+        (["--bundle", "x", "--queue", "0"], "Invalid value for '--queue'"),
+        (["--bundle", "x", "--max-batch", "0"], "Invalid value for '--max-batch'"),
+        (["--bundle", "x", "--threads", "0"], "Invalid value for '--threads'"),
+        (["--bundle", "x", "--grace", "-1"], "Invalid value for '--grace'"),
+        (["--bundle", "x", "--backend", "tpu"], "'tpu' is not one of 'auto', 'onnxruntime'"),
+        (["--bundel", "x"], "--bundel"),
+    ],
+)
+def test_wrong_options(arguments: list[str], words: str) -> None:
+    assert_refused(serve(*arguments), 2, words)
+
+
+def test_an_unknown_command() -> None:
+    assert_refused(CliRunner().invoke(main, ["server"]), 2, "No such command 'server'")
+
+
+def test_help_names_every_option_with_its_default() -> None:
+    text = " ".join(serve("--help").output.split())
+    for words in ("--bundle PATH", "127.0.0.1", "8001", "onnxruntime", "--insecure", "[default: 10.0"):
+        assert words in text

@@ -1,0 +1,241 @@
+"""The Open Inference Protocol on the wire: round trips, golden bytes, and every kind of malformed message."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from stages import wire
+from stages.errors import WireError
+from stages.tensors import Array, TensorSpec
+from tests.fakes import INPUTS, OUTPUTS, answers, tiles
+from tests.messages import message, request, response, tensor
+
+MAX_BATCH = 25
+NAMES = [spec.name for spec in OUTPUTS]
+FP32 = (TensorSpec("embedding", "float32", ("n", 2)),)
+
+BATCHES = st.lists(st.integers(0, 24), min_size=1, max_size=MAX_BATCH)
+IDS = st.none() | st.text(max_size=256)
+
+
+def decode(body: bytes, header_length: str | None) -> wire.InferRequest:
+    return wire.decode_request(body, header_length, INPUTS, OUTPUTS, MAX_BATCH)
+
+
+def assert_equal(actual: Mapping[str, Array], expected: Mapping[str, Array]) -> None:
+    assert list(actual) == list(expected)
+    for name, array in expected.items():
+        assert actual[name].dtype == array.dtype
+        assert actual[name].tobytes() == array.tobytes()
+        assert actual[name].shape == array.shape
+
+
+# Round trips
+
+
+@given(BATCHES, st.lists(st.sampled_from(NAMES), min_size=1, unique=True))
+def test_requests_survive(windows: list[int], outputs: list[str]) -> None:
+    inputs = tiles(*windows)
+    sent = wire.encode_request(inputs, outputs)
+    got = decode(sent.body, sent.headers[wire.HEADER_LENGTH])
+    assert_equal(got.inputs, inputs)
+    assert got.outputs == {name: True for name in NAMES if name in outputs}
+    assert list(got.outputs) == [name for name in NAMES if name in outputs]
+    assert got.batch == len(windows)
+    assert got.id is None
+
+
+@given(BATCHES, st.tuples(*[st.booleans()] * 3), st.permutations(INPUTS), IDS)
+def test_requests_of_other_clients_survive(
+    windows: list[int], binary: tuple[bool, ...], order: Sequence[TensorSpec], request_id: str | None
+) -> None:
+    inputs = tiles(*windows)
+    head = {
+        "inputs": [
+            tensor(spec, inputs[spec.name], is_binary) for spec, is_binary in zip(order, binary, strict=True)
+        ],
+        "parameters": {"binary_data_output": True},
+        **({} if request_id is None else {"id": request_id}),
+    }
+    buffers = [inputs[s.name].tobytes() for s, is_binary in zip(order, binary, strict=True) if is_binary]
+    got = decode(*message(head, *buffers))
+    assert_equal(got.inputs, inputs)
+    assert got.outputs == dict.fromkeys(NAMES, True)
+    assert got.id == request_id
+
+
+@given(BATCHES, st.sets(st.sampled_from(NAMES), min_size=1), st.booleans(), IDS)
+def test_responses_survive(
+    windows: list[int], names: set[str], q8_binary: bool, request_id: str | None
+) -> None:
+    everything = answers(tiles(*windows))
+    outputs = {name: everything[name] for name in NAMES if name in names}
+    binary = {name: q8_binary or name != "embedding_q8" for name in outputs}
+    sent = wire.encode_response(outputs, binary, request_id)
+    specs = [spec for spec in OUTPUTS if spec.name in names]
+    header_length = sent.headers.get(wire.HEADER_LENGTH)
+    assert_equal(wire.decode_response(sent.body, header_length, specs, len(windows)), outputs)
+    head = json.loads(sent.body[: sent.header_length])
+    assert (head["model_name"], head["model_version"]) == ("window", "1")
+    assert head.get("id") == request_id
+
+
+@given(st.lists(st.floats(width=32, allow_nan=False, allow_infinity=False), min_size=2, max_size=2))
+def test_fp32_numbers_survive_json(values: list[float]) -> None:
+    outputs = {"embedding": np.array([values], np.float32)}
+    sent = wire.encode_response(outputs, {"embedding": False})
+    assert sent.header_length is None
+    assert_equal(wire.decode_response(sent.body, None, FP32, 1), outputs)
+
+
+def test_arrays_of_any_memory_layout_are_sent_row_by_row() -> None:
+    array = np.arange(6, dtype=np.int32).reshape(2, 3).T
+    sent = wire.encode_response({"a": array}, {"a": True})
+    assert sent.body[sent.header_length :] == np.array([0, 3, 1, 4, 2, 5], "<i4").tobytes()
+
+
+def test_decoded_arrays_are_views_of_the_body() -> None:
+    sent = wire.encode_request(tiles(1), NAMES)
+    array = decode(sent.body, str(sent.header_length)).inputs["tile"]
+    assert not array.flags.owndata
+    assert not array.flags.writeable
+
+
+# Golden bytes
+
+GOLDEN_INPUTS: dict[str, Array] = {
+    "tile": np.array([[7, 255]], np.uint8),
+    "index": np.array([[24]], np.int32),
+}
+GOLDEN_REQUEST = (
+    b'{"inputs":[{"name":"tile","datatype":"UINT8","shape":[1,2],"parameters":{"binary_data_size":2}},'
+    b'{"name":"index","datatype":"INT32","shape":[1,1],"parameters":{"binary_data_size":4}}],'
+    b'"outputs":[{"name":"embedding","parameters":{"binary_data":true}}]}'
+    b"\x07\xff\x18\x00\x00\x00"
+)
+GOLDEN_OUTPUTS: dict[str, Array] = {
+    "embedding": np.array([[1.0, -2.5]], np.float16),
+    "embedding_q8": np.array([[-127, 3]], np.int8),
+}
+GOLDEN_RESPONSE = (
+    b'{"model_name":"window","model_version":"1","id":"7","outputs":['
+    b'{"name":"embedding","datatype":"FP16","shape":[1,2],"parameters":{"binary_data_size":4}},'
+    b'{"name":"embedding_q8","datatype":"INT8","shape":[1,2],"data":[-127,3]}]}'
+    b"\x00\x3c\x00\xc1"
+)
+
+
+def test_a_request_is_these_bytes() -> None:
+    sent = wire.encode_request(GOLDEN_INPUTS, ["embedding"])
+    assert sent.body == GOLDEN_REQUEST
+    assert sent.headers == {
+        "Content-Type": "application/octet-stream",
+        "Inference-Header-Content-Length": str(len(GOLDEN_REQUEST) - 6),
+    }
+
+
+def test_a_response_is_these_bytes() -> None:
+    sent = wire.encode_response(GOLDEN_OUTPUTS, {"embedding": True, "embedding_q8": False}, "7")
+    assert sent.body == GOLDEN_RESPONSE
+    assert sent.header_length == len(GOLDEN_RESPONSE) - 4
+
+
+def test_golden_bytes_are_read() -> None:
+    specs = (TensorSpec("tile", "uint8", ("n", 2)), TensorSpec("index", "int32", ("n", 1)))
+    got = wire.decode_request(GOLDEN_REQUEST, str(len(GOLDEN_REQUEST) - 6), specs, OUTPUTS, MAX_BATCH)
+    assert_equal(got.inputs, GOLDEN_INPUTS)
+    results = (TensorSpec("embedding", "float16", ("n", 2)), TensorSpec("embedding_q8", "int8", ("n", 2)))
+    assert_equal(
+        wire.decode_response(GOLDEN_RESPONSE, str(len(GOLDEN_RESPONSE) - 4), results, 1), GOLDEN_OUTPUTS
+    )
+
+
+# Which outputs
+
+
+@pytest.mark.parametrize(
+    ("head", "expected"),
+    [
+        ({"parameters": {"binary_data_output": True}}, dict.fromkeys(NAMES, True)),
+        ({"parameters": {"binary_data_output": True}, "outputs": []}, dict.fromkeys(NAMES, True)),
+        ({"outputs": [{"name": "embedding_q8"}]}, {"embedding_q8": False}),
+        (
+            {"outputs": [{"name": "embedding_q8", "parameters": {"binary_data": False}}]},
+            {"embedding_q8": False},
+        ),
+        ({"outputs": [{"name": "scale", "parameters": {"binary_data": True}}]}, {"scale": True}),
+        (
+            {"parameters": {"binary_data_output": True}, "outputs": [{"name": "scale"}]},
+            {"scale": True},
+        ),
+        (
+            {
+                "parameters": {"binary_data_output": True},
+                "outputs": [
+                    {"name": "embedding_q8", "parameters": {"binary_data": False}},
+                    {"name": "embedding"},
+                ],
+            },
+            {"embedding": True, "embedding_q8": False},
+        ),
+    ],
+)
+def test_outputs_asked_for(head: dict[str, Any], expected: dict[str, bool]) -> None:
+    inputs = tiles(3)
+    head = {"inputs": [tensor(spec, inputs[spec.name], binary=False) for spec in INPUTS], **head}
+    wanted = decode(*message(head)).outputs
+    assert wanted == expected
+    assert list(wanted) == list(expected)
+
+
+@pytest.mark.parametrize(("value", "expected"), [("x", "x"), ("", ""), (5, "5"), ("\ud800", "\ud800")])
+def test_ids_come_back(value: object, expected: str) -> None:
+    got = decode(*request(id=value)).id
+    assert got == expected
+    sent = wire.encode_response({}, {}, got)
+    assert json.loads(sent.body)["id"] == expected
+
+
+# Responses and errors
+
+
+@pytest.mark.parametrize("kept", range(3))
+def test_outputs_nobody_asked_for_are_passed_over(kept: int) -> None:
+    outputs = answers(tiles(3, 7))
+    got = wire.decode_response(*response(), [OUTPUTS[kept]], 2)
+    assert_equal(got, {NAMES[kept]: outputs[NAMES[kept]]})
+
+
+def test_what_json_cannot_hold_is_not_sent_as_json() -> None:
+    with pytest.raises(WireError, match="ask for it as binary data") as caught:
+        wire.encode_response({"embedding": np.array([[1, np.nan]], np.float32)}, {"embedding": False})
+    assert caught.value.status == 500
+
+
+@pytest.mark.parametrize(
+    ("body", "text"),
+    [
+        (b'{"error": "no such model"}', "no such model"),
+        (b'{"error": "two\\nlines"}', "two lines"),
+        (b'{"error": {"code": 5}}', "{'code': 5}"),
+        (b'{"message": "no"}', '{"message": "no"}'),
+        (b"plain text", "plain text"),
+        (b'"text"', '"text"'),
+        (b"[1]", "[1]"),
+        (b"\xff\xfe", "\ufffd" * 2),
+        (b"[" * 10**5, "[" * 300),
+        (b'{"error": "\\ud800 \\u001b[2J"}', "? ?[2J"),
+        (b"x" * 1000, "x" * 300),
+        (b"", "no explanation"),
+        (b'{"error": ""}', "no explanation"),
+    ],
+)
+def test_the_sentence_in_an_error_body(body: bytes, text: str) -> None:
+    assert wire.error_text(body) == text
