@@ -11,6 +11,7 @@ from stages.errors import PedsamError
 
 COMMANDS = {
     "export": ("export.cli", "Write a bundle from a SAM checkpoint."),
+    "train": ("export.train_cli", "Train a model, from scratch or from a teacher."),
     "serve": ("server.cli", "Run one site."),
     "run": ("runtime.cli", "Segment pictures or video through the sites."),
     "demo": ("runtime.demo_cli", "Three loopback sites and real pictures, start to finish."),

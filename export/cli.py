@@ -13,7 +13,9 @@ from stages.geometry import GEOMETRIES
 @click.command("export")
 @click.option("--model", type=click.Choice(list(GEOMETRIES)), required=True)
 @click.option(
-    "--checkpoint", type=click.Path(path_type=Path), help="A segment-anything 1.0 checkpoint (.pth)."
+    "--checkpoint",
+    type=click.Path(path_type=Path),
+    help="A segment-anything 1.0 checkpoint (.pth), or .safetensors of pedsam.",
 )
 @click.option(
     "--random-weights", is_flag=True, help="Random weights, to try geometry and speed: masks mean nothing."
@@ -28,16 +30,14 @@ from stages.geometry import GEOMETRIES
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="Directory of the bundle.")
 def command(model: str, checkpoint: Path | None, random_weights: bool, embedding: str, out: Path) -> None:
     """Write a bundle: SAM, its blocks reordered, as ONNX stages held against PyTorch."""
-    from export.exporter import Weights, export_bundle  # torch takes seconds to import
-    from export.sam import DOWNLOADS, build_sam, load_checkpoint, randomise
+    from export.exporter import export_bundle  # torch takes seconds to import
+    from export.sam import DOWNLOADS, Weights, build_sam, load_weights, randomise
 
     geometry = GEOMETRIES[model]
     if checkpoint is not None and random_weights:
         raise click.UsageError("give either --checkpoint or --random-weights")
     if checkpoint is not None:
-        weights = Weights(
-            load_checkpoint(geometry, checkpoint), "undistilled", f"checkpoint {checkpoint.name}"
-        )
+        weights = load_weights(geometry, checkpoint)
     elif random_weights:
         sam = build_sam(geometry)
         randomise(sam)

@@ -175,7 +175,18 @@ class Packed:
     sizes: npt.NDArray[np.int32]
 
 
-def pack(samples: Sequence[Sample], geometry: Geometry, path: Path, quality: int = 70) -> None:
+def read_packed(path: Path, geometry: Geometry) -> Packed:
+    """Samples on the canvas, from whatever `read_samples` reads or from a file of `pack`."""
+    if path.suffix == ".npz":
+        return _unpack(path, geometry)
+    samples = read_samples(path)
+    packed = _blank(len(samples), geometry)
+    for n, sample in enumerate(track(samples, "reading")):
+        _fill(packed, n, *_on_canvas(sample, geometry))
+    return packed
+
+
+def pack(samples: Sequence[Sample], geometry: Geometry, path: Path, quality: int = 45) -> None:
     """Write samples, resized to the canvas and compressed, as one file that travels well."""
     arrays: dict[str, Any] = {"image_size": np.array(geometry.image_size)}
     for number, sample in enumerate(track(samples, "packing")):
@@ -200,23 +211,29 @@ def _compressed(image: Image.Image, form: str, **options: Any) -> Pixels:
     return np.frombuffer(buffer.getvalue(), np.uint8)
 
 
-def unpack(path: Path, geometry: Geometry) -> Packed:
-    """Decode a file of `pack` into canvases."""
-    size = geometry.image_size
-    with np.load(path, allow_pickle=False) as arrays:
-        if int(arrays["image_size"]) != size:
-            raise InputError(f"{path} is packed for {int(arrays['image_size'])} pixels, expected {size}")
-        count = (len(arrays.files) - 1) // 2
-        packed = Packed(
-            np.zeros((count, size, size, 3), np.uint8),
-            np.zeros((count, size, size), np.uint8),
-            np.zeros((count, 2), np.int32),
-        )
-        for n in track(range(count), "decoding"):
-            image, labels = (
-                np.asarray(Image.open(io.BytesIO(arrays[key].tobytes()))) for key in (f"i{n}", f"l{n}")
-            )
-            rows, cols = labels.shape
-            packed.images[n, :rows, :cols], packed.labels[n, :rows, :cols] = image, labels
-            packed.sizes[n] = rows, cols
+def _unpack(path: Path, geometry: Geometry) -> Packed:
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            if int(arrays["image_size"]) != geometry.image_size:
+                raise InputError(
+                    f"{path} is packed for {int(arrays['image_size'])} pixels, expected {geometry.image_size}"
+                )
+            packed = _blank((len(arrays.files) - 1) // 2, geometry)
+            for n in track(range(len(packed.images)), "decoding"):
+                image, labels = (Image.open(io.BytesIO(arrays[f"{kind}{n}"].tobytes())) for kind in "il")
+                _fill(packed, n, image, labels)
+    except (OSError, ValueError, KeyError) as exc:
+        raise InputError(f"{path} is no file of packed pictures ({exc}); pack it again") from exc
     return packed
+
+
+def _blank(count: int, geometry: Geometry) -> Packed:
+    shape = (count, geometry.image_size, geometry.image_size)
+    return Packed(np.zeros((*shape, 3), np.uint8), np.zeros(shape, np.uint8), np.zeros((count, 2), np.int32))
+
+
+def _fill(packed: Packed, n: int, image: Image.Image, labels: Image.Image) -> None:
+    cols, rows = labels.size
+    packed.images[n, :rows, :cols] = np.asarray(image)
+    packed.labels[n, :rows, :cols] = np.asarray(labels)
+    packed.sizes[n] = rows, cols

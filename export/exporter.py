@@ -6,7 +6,7 @@ import gc
 import shutil
 import tempfile
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from export.modules import GlobalStage, WindowStage, reordered_encoder
 from export.onnx_files import write_onnx
-from export.sam import PIXEL_MEAN, PIXEL_STD, Sam
+from export.sam import PIXEL_MEAN, PIXEL_STD, Sam, Weights
 from export.stages import StagePlan, as_numpy, stage_plans
 from stages.bundle import MANIFEST, PADDING_FILE, PROBE_FILE, Bundle, Stage, hash_files
 from stages.engine import make_engine
@@ -29,15 +29,6 @@ CHAIN_TOLERANCE = {"float32": 1e-4, "float16": 2e-2}
 # other precisions stay within it; other weights are off by about one.
 PROBE_TOLERANCE = {"float32": 1e-2, "float16": 2e-2, "int8": 3e-2}
 SEED = 20260101
-
-
-@dataclass(frozen=True)
-class Weights:
-    """A SAM in its own block order, with what is known about its weights (see Bundle)."""
-
-    sam: Sam
-    status: str
-    trained_on: str
 
 
 @torch.no_grad()

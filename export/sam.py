@@ -8,13 +8,18 @@ from __future__ import annotations
 import math
 import pickle
 import zipfile
+from collections.abc import Mapping
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from stages.bundle import WEIGHT_STATUS
 from stages.errors import CheckpointError
 from stages.geometry import GEOMETRIES, Geometry
 
@@ -51,10 +56,12 @@ __all__ = [
     "ImageEncoderViT",
     "Sam",
     "SamPredictor",
+    "Weights",
     "build_sam",
-    "load_checkpoint",
+    "load_weights",
     "randomise",
     "sam_model_registry",
+    "save_weights",
     "window_partition",
     "window_unpartition",
 ]
@@ -133,13 +140,52 @@ def randomise(sam: Sam, seed: int = 0) -> None:
             tensor.copy_(noise / math.sqrt(tensor[0].numel()))
 
 
-def load_checkpoint(geometry: Geometry, path: Path) -> Sam:
-    """A SAM with the weights of a segment-anything 1.0 checkpoint (a `.pth` state dict).
+@dataclass(frozen=True)
+class Weights:
+    """A SAM in its own block order, with what is known about its weights (see Bundle)."""
 
-    Nothing but tensors is unpickled. Raises CheckpointError for a file that is missing, truncated, of
-    another kind or of another model.
+    sam: Sam
+    status: str
+    trained_on: str
+
+
+def load_weights(geometry: Geometry, path: Path) -> Weights:
+    """Weights from a segment-anything 1.0 checkpoint (`.pth`) or from a `.safetensors` file of ours.
+
+    Nothing but tensors is read. Raises CheckpointError for a file that is missing, truncated, of another
+    kind or of another model.
     """
-    state = _read_state(path)
+    if path.suffix != ".safetensors":
+        return Weights(_sam_of(geometry, _read_state(path), path), "undistilled", f"checkpoint {path.name}")
+    state, facts = _read_safetensors(path)
+    return Weights(_sam_of(geometry, state, path), facts["weights"], facts["trained_on"])
+
+
+def save_weights(state: Mapping[str, Tensor], path: Path, status: str, trained_on: str) -> None:
+    """Write weights in SAM's key layout and own block order, with their status, for `load_weights`."""
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
+    temporary = path.with_suffix(".tmp")
+    save_file(tensors, temporary, {"weights": status, "trained_on": trained_on})
+    temporary.replace(path)
+
+
+def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    try:
+        with safe_open(path, "pt") as file:
+            facts = file.metadata() or {}
+            state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
+    except FileNotFoundError as exc:
+        raise CheckpointError(f"{path} does not exist; give the path of a checkpoint") from exc
+    except (SafetensorError, OSError) as exc:
+        raise CheckpointError(f"{path} is truncated or no safetensors file; make or copy it again") from exc
+    if facts.get("weights") not in WEIGHT_STATUS or "trained_on" not in facts:
+        raise CheckpointError(
+            f"{path} does not say what its weights are; make it with pedsam train or distill"
+        )
+    return state, facts
+
+
+def _sam_of(geometry: Geometry, state: dict[str, Tensor], path: Path) -> Sam:
     found = _model_of(state, path)
     if found != geometry.name:
         raise CheckpointError(f"{path} holds {found} weights; export it with --model {found}")

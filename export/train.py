@@ -1,4 +1,4 @@
-"""Train promptable segmentation: a SAM of any geometry, in either block order, from scratch or with a teacher.
+"""Train promptable segmentation: a SAM of any geometry, in either block order, with or without a teacher.
 
 One step: a batch of augmented pictures, several objects each; half of the objects are prompted by a noisy
 box, half by one click; then, every second step, a correcting click on what the first prediction got wrong,
@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from export.augment import Batch, Batches
-from export.modules import DecoderStage, reordered_encoder
+from export.modules import DecoderStage
 from export.prompting import clicks, corrections, noisy_boxes
 from export.sam import Sam
 from stages.geometry import Geometry
@@ -231,7 +231,7 @@ class Trainer:
             self._average[name].lerp_(tensor.float(), 1 - decay)
 
     def _line(self, parts: dict[str, Tensor], speed: float) -> str:
-        values = ", ".join(f"{name} {float(value):.3f}" for name, value in parts.items())
+        values = ", ".join(f"{name} {float(value.detach()):.3f}" for name, value in parts.items())
         return f"step {self.step} of {self._options.steps}: {values}; {speed:.0f} pictures/s"
 
     def _save(self) -> None:
@@ -254,8 +254,15 @@ class Trainer:
         self._batches.generator.manual_seed(self._options.seed + self.step)
 
 
-def in_order(sam: Sam, geometry: Geometry, reordered: bool) -> Sam:
-    """The model with its blocks in the order to train, in place."""
-    if reordered:
-        reordered_encoder(sam.image_encoder, geometry)
-    return sam
+def in_own_order(state: Mapping[str, Tensor], geometry: Geometry) -> dict[str, Tensor]:
+    """Weights of a model whose blocks were reordered, under the names SAM's own block order gives them."""
+    names = {
+        f"image_encoder.blocks.{new}.": f"image_encoder.blocks.{own}."
+        for new, own in enumerate(geometry.block_order)
+    }
+    prefix = len("image_encoder.blocks.")
+    renamed = {}
+    for name, tensor in state.items():
+        stem = name[: name.find(".", prefix) + 1] if name.startswith("image_encoder.blocks.") else ""
+        renamed[names[stem] + name[len(stem) :] if stem else name] = tensor
+    return renamed

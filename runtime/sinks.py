@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -149,7 +150,9 @@ def encode_mask(mask: Mask) -> dict[str, Any]:
 
 
 def decode_mask(rle: dict[str, Any]) -> Mask:
-    decoded: Mask = coco.decode(rle).astype(bool)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # pycocotools 2.0.11 under NumPy 2
+        decoded: Mask = coco.decode(rle).astype(bool)
     return decoded
 
 

@@ -12,6 +12,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageOps
+from PIL.TiffImagePlugin import IMAGELENGTH, IMAGEWIDTH, TiffImageFile
 
 from stages.errors import InputError
 
@@ -150,10 +151,11 @@ def _decode(path: Path) -> tuple[npt.NDArray[np.uint8], str | None]:
 def _picture_size(path: Path) -> tuple[int, int]:
     try:
         with Image.open(path) as image:
-            if image.format == "TIFF":
-                image.load()  # Pillow turns it then, and its size before that depends on Pillow's version
-            turned = image.getexif().get(0x0112) in (5, 6, 7, 8)  # EXIF orientations that swap the sides
+            # Not image.getexif(): that of PNG decodes the picture, to look for EXIF behind it.
+            turned = Image.Image.getexif(image).get(0x0112) in (5, 6, 7, 8)  # those swap the sides
             width, height = image.size
+            if isinstance(image, TiffImageFile):  # newer versions of Pillow have turned its size by now
+                width, height = image.tag_v2[IMAGEWIDTH], image.tag_v2[IMAGELENGTH]
     except _UNREADABLE as exc:
         raise InputError(f"picture {path} cannot be read ({exc}); remove it from the source") from exc
     return (width, height) if turned else (height, width)

@@ -37,8 +37,8 @@ def exported_bundle(config: pytest.Config, model: str, dtype: str) -> Bundle:
 
 
 def _export(model: str, dtype: str, path: Path) -> None:
-    from export.exporter import Weights, export_bundle  # imports torch, which takes seconds
-    from export.sam import build_sam, randomise
+    from export.exporter import export_bundle  # imports torch, which takes seconds
+    from export.sam import Weights, build_sam, randomise
 
     geometry = GEOMETRIES[model]
     sam = build_sam(geometry)

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from export.sam import build_sam, load_checkpoint, randomise
+from export.sam import build_sam, load_weights, randomise
 from stages.errors import CheckpointError
 from stages.geometry import GEOMETRIES
 
@@ -22,7 +22,7 @@ def test_a_checkpoint_of_the_official_layout_loads(tmp_path: Path, geometry: obj
     saved = build_sam(geometry)  # type: ignore[arg-type]
     randomise(saved, seed=9)
     torch.save(saved.state_dict(), tmp_path / "sam.pth")
-    loaded = load_checkpoint(geometry, tmp_path / "sam.pth")  # type: ignore[arg-type]
+    loaded = load_weights(geometry, tmp_path / "sam.pth").sam  # type: ignore[arg-type]
     assert not loaded.training
     for name, tensor in loaded.state_dict().items():
         assert torch.equal(tensor, saved.state_dict()[name]), name
@@ -80,7 +80,7 @@ def test_anything_else_is_refused_in_one_sentence(
     path = tmp_path / "sam.pth"
     write(path)
     with pytest.raises(CheckpointError) as caught:
-        load_checkpoint(MINI, path)
+        load_weights(MINI, path)
     assert words in str(caught.value)
     assert str(path) in str(caught.value)
     assert "\n" not in str(caught.value)
@@ -90,4 +90,4 @@ def test_anything_else_is_refused_in_one_sentence(
 def test_the_wrong_model_is_named(tmp_path: Path) -> None:
     torch.save(_mini_state(), tmp_path / "sam.pth")
     with pytest.raises(CheckpointError, match="holds mini weights; export it with --model mini"):
-        load_checkpoint(VIT_B, tmp_path / "sam.pth")
+        load_weights(VIT_B, tmp_path / "sam.pth")

@@ -208,21 +208,21 @@ async def test_prompts_change_at_their_frame(mini_bundle: Bundle, tmp_path: Path
 
 
 async def test_the_assignment_outlives_a_run_until_a_new_session(mini_bundle: Bundle, tmp_path: Path) -> None:
-    seen = []
+    ledger, old = tmp_path / "sites.ledger.json", "2020-01-01T00:00:00+00:00"
+    swapped: dict[str, list[int]] = {}
     async with real_sites(mini_bundle, tmp_path, more="cap = 9") as sites:
-        for new in (False, False, True):
-            chosen = options(tmp_path / "out", sites=sites, new_session=new)
+        for new_session in (False, False, True):
+            chosen = options(tmp_path / "out", sites=sites, new_session=new_session)
             summary = await run(mini_bundle, Film(1), chosen)
-            seen.append({name: site["windows_seen"] for name, site in summary["sites"].items()})
-            kept = json.loads((tmp_path / "sites.ledger.json").read_text())
-            assert kept["exposure"] == {f"operator-{name}": windows for name, windows in seen[-1].items()}
-            if new:
-                assert kept["session"] != first["session"]
-            else:
-                first = kept
-                later = {**kept, "session": "2020-01-01T00:00:00+00:00"}
-                (tmp_path / "sites.ledger.json").write_text(json.dumps(later))
-    assert seen[0] == seen[1]
+            kept = json.loads(ledger.read_text())
+            seen = {f"operator-{name}": site["windows_seen"] for name, site in summary["sites"].items()}
+            assert kept["exposure"] == seen
+            if swapped:
+                assert (kept["session"] == old) == (not new_session)
+                assert (seen == swapped) == (not new_session)
+            # A session that began long ago, in which the operators had each other's windows.
+            swapped = dict(zip(seen, [*list(seen.values())[1:], seen["operator-a"]], strict=True))
+            ledger.write_text(json.dumps({**kept, "session": old, "exposure": swapped}))
 
 
 async def test_a_second_run_with_the_same_ledger_is_refused(mini_bundle: Bundle, tmp_path: Path) -> None:
@@ -302,9 +302,9 @@ async def test_a_stage_that_is_not_here_is_named_before_the_first_frame(
     for part in {"bundle.json", "edge", "window", "global", "decoder", "whole"} - {missing}:
         (tmp_path / "bundle" / part).symlink_to(mini_bundle.path / part)
     frames: list[int] = []
-    with pytest.raises(BundleError, match=f"{missing}/model.onnx.* is missing"):
-        source = Film(1, frames.append)
-        await run(Bundle.load(tmp_path / "bundle"), source, options(tmp_path / "out", **more))
+    bundle, chosen = Bundle.load(tmp_path / "bundle"), options(tmp_path / "out", **more)
+    with pytest.raises(BundleError, match=rf"{missing}/model\.onnx.* is missing"):
+        await run(bundle, Film(1, frames.append), chosen)
     assert frames == []
 
 

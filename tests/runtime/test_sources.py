@@ -77,15 +77,18 @@ def test_exif_orientation_is_applied(tmp_path: Path, suffix: str, orientation: i
         assert np.abs(frame.pixels.astype(int) - upright).max() < 60
 
 
-def test_a_picture_whose_data_end_early_is_one_lost_frame(tmp_path: Path) -> None:
-    for name in "abc":
-        write_photo(tmp_path / f"{name}.png")
-    whole = (tmp_path / "b.png").read_bytes()
-    (tmp_path / "b.png").write_bytes(whole[: len(whole) // 2])
-    frames = list(open_source(tmp_path))
+@pytest.mark.parametrize("suffix", ["png", "jpg", "tif", "bmp"])
+def test_a_picture_whose_data_end_early_is_one_lost_frame(tmp_path: Path, suffix: str) -> None:
+    for name in ("a.png", f"b.{suffix}", "c.png"):
+        write_photo(tmp_path / name)
+    whole = (tmp_path / f"b.{suffix}").read_bytes()
+    (tmp_path / f"b.{suffix}").write_bytes(whole[: len(whole) // 2])
+    source = open_source(tmp_path)
+    assert source.sizes() == {(360, 640)}
+    frames = list(source)
     assert [frame.error is None for frame in frames] == [True, False, True]
     assert frames[1].error is not None
-    assert "b.png cannot be decoded" in frames[1].error
+    assert f"b.{suffix} cannot be decoded" in frames[1].error
     assert frames[1].pixels.size == 0
     assert np.array_equal(frames[2].pixels, photo("16:9"))
 

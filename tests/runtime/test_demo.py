@@ -1,0 +1,55 @@
+"""`pedsam demo`: the whole line, and the care it takes with the folder it empties."""
+
+from __future__ import annotations
+
+import io
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from rich.console import Console
+
+from runtime.demo import run_demo
+from runtime.prompts import read_prompts
+from runtime.sources import PictureSource
+from stages.bundle import Bundle
+from stages.errors import InputError
+
+pytestmark = pytest.mark.anyio
+
+
+async def test_the_demo(mini_bundle: Bundle, tmp_path: Path) -> None:
+    """The slow one: three processes, two photographs, every mask verified."""
+    out = tmp_path / "demo"
+    (out / "overlay").mkdir(parents=True)
+    (out / "prompts.json").touch()  # so that it looks like an earlier demo, whose place this one takes
+    (out / "overlay/old.jpg").touch()
+    summary = await run_demo(mini_bundle, out, 4, None, Console(file=io.StringIO()))
+    assert json.loads((out / "summary.json").read_text()) == summary
+    assert (summary["frames"], summary["frames_lost"], summary["windows_skipped_as_padding"]) == (4, 0, 10)
+    assert summary["iou_with_unsplit"] >= 0.999
+    assert [len(site["windows_seen"]) for site in summary["sites"].values()] == [5, 5, 5]
+    assert [site["tiles_served"] for site in summary["sites"].values()] == [20, 20, 20]
+    assert len((out / "masks.jsonl").read_text().splitlines()) == 8
+    frames = sorted((out / "frames").iterdir())
+    assert [path.stem for path in frames] == sorted(path.stem for path in (out / "overlay").iterdir())
+    first, second = (frame.pixels for frame in PictureSource(frames[:2]))
+    assert first.shape == (360, 640, 3)
+    assert np.abs(first.astype(int) - second).mean() > 5  # the camera moves
+    read_prompts((), (), out / "prompts.json").check_inside([(360, 640)])
+
+
+@pytest.mark.parametrize("make", ["folder", "file"])
+async def test_the_demo_removes_nothing_but_an_earlier_demo(
+    mini_bundle: Bundle, tmp_path: Path, make: str
+) -> None:
+    out = tmp_path / "out"
+    if make == "folder":
+        out.mkdir()
+        (out / "thesis.txt").write_text("years of work")
+    else:
+        out.write_text("years of work")
+    with pytest.raises(InputError, match="was not made by pedsam demo; give another --out"):
+        await run_demo(mini_bundle, out, 4, None, Console(file=io.StringIO()))
+    assert (out / "thesis.txt" if make == "folder" else out).read_text() == "years of work"

@@ -1,0 +1,143 @@
+"""Real site processes, one of them killed; and runs that are interrupted."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import signal
+import subprocess
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+import anyio
+import pytest
+from anyio.streams.text import TextReceiveStream
+from rich.console import Console
+
+from runtime.prompts import Prompt, Prompts
+from runtime.session import RunOptions, run_session
+from runtime.sources import Frame, PictureSource
+from stages.bundle import Bundle
+from tests.edge import Impostor, sites_file, stall, write_photo
+from tests.pictures import SHAPES
+from tests.processes import MODULE, serving
+
+pytestmark = pytest.mark.anyio
+
+PROMPTS = Prompts((Prompt("box", (20, 20, 200, 200)), Prompt("point", None, ((100, 100, 1),))))
+
+
+class Interrupted(PictureSource):
+    """Kills a process, and waits until it is gone, just before a certain frame is read."""
+
+    def __init__(self, paths: list[Path], process: subprocess.Popen[str], frame: int) -> None:
+        super().__init__(paths)
+        self._process = process
+        self._frame = frame
+
+    def __iter__(self) -> Iterator[Frame]:
+        for frame in super().__iter__():
+            if frame.number == self._frame:
+                self._process.kill()
+                self._process.wait(timeout=60)
+            yield frame
+
+
+def masks(out: Path) -> list[str]:
+    return (out / "masks.jsonl").read_text().splitlines()
+
+
+async def test_killing_one_of_three_sites_loses_no_frame_and_no_mask(
+    mini_bundle: Bundle, tmp_path: Path
+) -> None:
+    paths = [write_photo(tmp_path / f"{i}.png", shape) for i, shape in enumerate([*SHAPES, *SHAPES][:8])]
+
+    async def run(out: Path, source: PictureSource, sites: Path | None) -> dict[str, object]:
+        chosen = RunOptions(out, sites, threads=1, allow_undistilled=True)
+        return await run_session(mini_bundle, source, PROMPTS, chosen, Console(file=io.StringIO()))
+
+    with ExitStack() as stack:
+        sites = [stack.enter_context(serving(mini_bundle.path)) for _ in range(3)]
+        listed = sites_file(tmp_path / "sites.toml", *zip("abc", (site.url for site in sites), strict=True))
+        summary = await run(tmp_path / "killed", Interrupted(paths, sites[1].process, 3), listed)
+    await run(tmp_path / "alone", PictureSource(paths), None)
+    assert (summary["frames"], summary["frames_lost"]) == (8, 0)
+    assert masks(tmp_path / "killed") == masks(tmp_path / "alone")
+    assert len(masks(tmp_path / "killed")) == 16
+    check_sites(summary)
+
+
+def check_sites(summary: dict[str, object]) -> None:
+    """b went down in the middle, and nobody was shown more than its cap because of that."""
+    found = summary["sites"]
+    assert isinstance(found, dict)
+    assert {name: site["state"] for name, site in found.items()} == {"a": "ready", "b": "down", "c": "ready"}
+    assert 0 < found["b"]["tiles_served"] < found["a"]["tiles_served"]
+    for site in found.values():
+        assert len(site["operator_exposure"]) <= site["operator_cap"] == 9  # of 25 windows among three
+    assert isinstance(summary["windows_run_at_edge"], int)
+    assert summary["windows_run_at_edge"] > 0
+
+
+@contextmanager
+def running(bundle: Bundle, source: Path, out: Path, *more: str) -> Iterator[subprocess.Popen[str]]:
+    """`pedsam run` as a process of its own, killed at the end if it still runs."""
+    line = [*MODULE, "run", "--bundle", str(bundle.path), "--source", str(source), "--out", str(out)]
+    line += ["--box", "20,20,200,200", "--allow-undistilled", "--threads", "1", *more]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
+    with subprocess.Popen(line, text=True, **pipes) as process:  # type: ignore[call-overload]
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+async def test_an_interrupted_run_ends_with_complete_files(mini_bundle: Bundle, tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    first = write_photo(tmp_path / "in/000.png")
+    for number in range(1, 500):
+        os.link(first, tmp_path / f"in/{number:03}.png")
+    out = tmp_path / "out"
+    with running(mini_bundle, tmp_path / "in", out, "--verify") as process:
+        with anyio.fail_after(60):
+            while not (out / "masks.jsonl").exists() or len(masks(out)) < 3:  # noqa: ASYNC110 (of another process)
+                await anyio.sleep(0.02)
+        process.send_signal(signal.SIGINT)
+        output, _ = process.communicate(timeout=60)
+    assert process.returncode == 0, output
+    assert "stopping after the frames under way" in output
+    summary = json.loads((out / "summary.json").read_text())
+    assert 3 <= summary["frames"] < 500
+    assert [json.loads(text)["frame"] for text in masks(out)] == list(range(summary["frames"]))
+    assert len(list((out / "overlay").iterdir())) == summary["frames"]
+    assert summary["iou_with_unsplit"] >= 0.999  # of the frames that were done, and no others were read
+
+
+async def test_a_second_interrupt_does_not_wait_for_a_stalled_site(
+    mini_bundle: Bundle, tmp_path: Path
+) -> None:
+    impostor = Impostor(mini_bundle, *[stall] * 100)
+    picture = write_photo(tmp_path / "a.png")
+    async with impostor.running() as url:
+        sites = sites_file(tmp_path / "sites.toml", ("a", url))
+        line = [*MODULE, "run", "--bundle", str(mini_bundle.path), "--source", str(picture)]
+        line += ["--out", str(tmp_path / "out"), "--point", "9,9", "--allow-undistilled"]
+        line += ["--sites", str(sites), "--accept-exposure"]
+        async with await anyio.open_process(line, stderr=subprocess.STDOUT) as process:
+            assert process.stdout is not None
+            output = TextReceiveStream(process.stdout)
+            with anyio.fail_after(60):
+                await impostor.seen.wait()
+                process.send_signal(signal.SIGINT)
+                text = await output.receive()
+                while "stopping" not in text:
+                    text += await output.receive()
+                process.send_signal(signal.SIGINT)
+                async for rest in output:
+                    text += rest
+                assert await process.wait() == 1
+    assert text.rstrip().endswith("Aborted!")
+    assert "Traceback" not in text
+    assert not (tmp_path / "out/summary.json").exists()
