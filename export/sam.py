@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import pickle
+import warnings
 import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -199,7 +200,9 @@ def _sam_of(geometry: Geometry, state: dict[str, Tensor], path: Path) -> Sam:
 
 def _read_state(path: Path) -> dict[str, Tensor]:
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of files it then refuses, torch also says how they were pickled
+            state = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError as exc:
         raise CheckpointError(f"{path} does not exist; give the path of a SAM checkpoint") from exc
     except pickle.UnpicklingError as exc:

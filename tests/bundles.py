@@ -11,9 +11,10 @@ from importlib.metadata import version
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
+from pedsam import main
 from stages.bundle import Bundle
-from stages.geometry import GEOMETRIES
 
 ROOT = Path(__file__).parent.parent
 # Sources of stages/ that decide nothing about what an export writes.
@@ -31,19 +32,23 @@ def exported_bundle(config: pytest.Config, model: str, dtype: str) -> Bundle:
     with _locked(cache / f"{model}-{dtype}.lock"):
         if not kept.exists():
             for old in cache.glob(f"{model}-{dtype}-*"):
-                shutil.rmtree(old)
+                shutil.rmtree(old) if old.is_dir() else old.unlink()
             _export(model, dtype, kept)
     return Bundle.load(kept)
 
 
 def _export(model: str, dtype: str, path: Path) -> None:
-    from export.exporter import export_bundle  # imports torch, which takes seconds
-    from export.sam import Weights, build_sam, randomise
+    """Runs the command itself; what it printed lies beside the bundle, see `export_log`."""
+    arguments = ["export", "--model", model, "--random-weights", "--embedding", dtype, "--out", str(path)]
+    result = CliRunner().invoke(main, arguments)
+    if result.exit_code != 0:
+        raise RuntimeError(result.output) from result.exception
+    export_log(path).write_text(result.output)
 
-    geometry = GEOMETRIES[model]
-    sam = build_sam(geometry)
-    randomise(sam)
-    export_bundle(Weights(sam, "untrained", "random numbers"), geometry, path, dtype)
+
+def export_log(path: Path) -> Path:
+    """Where the export of the bundle at `path` left what it printed."""
+    return path.with_name(path.name + ".log")
 
 
 def _sources_digest() -> str:

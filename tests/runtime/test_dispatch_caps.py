@@ -31,12 +31,16 @@ SIZES = ((60, 400), (400, 60), (90, 90 * 5), (30, 100))
 
 @dataclass(frozen=True)
 class Plan:
-    """A session: sites with what happens to each of their calls in turn, caps, frames, an engine or none."""
+    """A session: sites with what happens to each of their calls in turn, caps, frames, an engine or none.
+
+    `elsewhere` are windows that sites are shown by other ways after the first frame, the ledger allowing.
+    """
 
     sites: tuple[SiteConfig, ...]
     outcomes: tuple[tuple[Outcome, ...], ...]
     caps: Mapping[str, int]
     frames: tuple[int, ...]
+    elsewhere: tuple[tuple[str, int], ...]
     local: bool
 
 
@@ -54,6 +58,7 @@ def plans(draw: st.DrawFn) -> Plan:
         tuple(tuple(draw(st.lists(outcome, max_size=20))) for _ in sites),
         {operator: draw(st.integers(1, 9)) for operator in sorted(set(operators))},
         tuple(draw(st.lists(st.integers(0, len(SIZES) - 1), min_size=1, max_size=5))),
+        tuple(draw(st.lists(st.tuples(st.sampled_from([s.name for s in sites]), st.integers(0, 24))))),
         draw(st.booleans()),
     )
 
@@ -117,6 +122,9 @@ async def run(plan: Plan, bundle: Bundle) -> None:
     async with dispatcher.connected(windows):
         for number in plan.frames:
             await frame(dispatcher, CANVASES[number], bundle, plan.local)
+            for grant in ledger.grant_all(plan.elsewhere):
+                if grant is not None:
+                    received[grant.operator].add(grant.window)
             check(plan, ledger, received)
     check(plan, ledger, received)
 

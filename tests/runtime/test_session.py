@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import threading
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import replace
@@ -52,10 +53,28 @@ def options(out: Path, **more: Any) -> RunOptions:
     return RunOptions(out, threads=1, allow_undistilled=True, **more)
 
 
+class Terminal(io.StringIO):
+    """What is printed; `said` is set when it holds `words`."""
+
+    def __init__(self, words: str) -> None:
+        super().__init__()
+        self.said = threading.Event()
+        self._words = words
+
+    def write(self, text: str) -> int:
+        if self._words in text:
+            self.said.set()
+        return super().write(text)
+
+
 async def run(
-    bundle: Bundle, source: Source, chosen: RunOptions, prompts: Prompts = PROMPTS
+    bundle: Bundle,
+    source: Source,
+    chosen: RunOptions,
+    prompts: Prompts = PROMPTS,
+    terminal: io.StringIO | None = None,
 ) -> dict[str, Any]:
-    console = Console(file=io.StringIO())
+    console = Console(file=terminal or io.StringIO(), width=200)
     summary = await run_session(bundle, source, prompts, chosen, console)
     assert json.loads((chosen.out / "summary.json").read_text()) == summary
     print_summary(console, summary)
@@ -178,6 +197,27 @@ async def test_a_damaged_picture_is_a_lost_frame_and_the_rest_goes_on(
     assert summary["iou_with_unsplit"] >= 0.999
 
 
+async def test_a_frame_without_a_way_out_is_lost_and_the_next_ones_are_not(
+    mini_bundle: Bundle, tmp_path: Path
+) -> None:
+    terminal = Terminal("site b: is back")
+
+    def visit(number: int) -> None:
+        if number == 1:
+            assert terminal.said.wait(timeout=60)
+
+    edge = edge_only(mini_bundle, tmp_path / "edge")
+    impostors = {name: Impostor(mini_bundle) for name in "abc"}
+    impostors["b"].script.append(status(500))
+    async with AsyncExitStack() as stack:
+        urls = [(name, await stack.enter_async_context(each.running())) for name, each in impostors.items()]
+        chosen = options(tmp_path / "out", sites=sites_file(tmp_path / "sites.toml", *urls))
+        summary = await run(edge, Film(4, visit), chosen, terminal=terminal)
+    assert (summary["frames"], summary["frames_lost"]) == (4, 1)
+    assert "operator operator-b does not answer" in summary["lost"]["0"]
+    assert [line["frame"] for line in mask_lines(tmp_path / "out")] == [1, 1, 2, 2, 3, 3]
+
+
 async def test_a_run_that_loses_every_frame_says_so(mini_bundle: Bundle, tmp_path: Path) -> None:
     path = write_photo(tmp_path / "a.png")
     path.write_bytes(path.read_bytes()[:5000])
@@ -195,7 +235,10 @@ async def test_verify_finds_a_mask_that_differs(mini_bundle: Bundle, tmp_path: P
     masks = tmp_path / "out/masks.jsonl"
     lines = masks.read_text().splitlines()
     masks.write_text("\n".join([lines[0], lines[1].replace('"table"', '"cup"'), *lines[2:]]))
-    lowest = await iou_with_unsplit(mini_bundle, Film(2), Prompts(PROMPTS.entries[:1]), masks, threads=1)
+    read: list[int] = []
+    cup = Prompts(PROMPTS.entries[:1])
+    lowest = await iou_with_unsplit(mini_bundle, Film(50, read.append), cup, masks, threads=1)
+    assert read == [0, 1]  # no frame is read that no mask is of
     assert lowest is not None
     assert 0 < lowest < 0.9
 

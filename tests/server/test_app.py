@@ -208,6 +208,17 @@ async def test_a_body_larger_than_the_largest_batch_is_refused() -> None:
         assert (await client.infer(1)).holds(1)
 
 
+async def test_a_body_that_says_it_is_too_large_is_refused_unread() -> None:
+    async with connected() as client:
+        reader, writer = await dial(client.site)
+        writer.write(
+            raw_infer(1).partition(b"\r\n\r\n")[0].replace(b"Length: ", b"Length: 9999") + b"\r\n\r\n"
+        )
+        assert (await reader.readuntil(b"\r\n")).startswith(b"HTTP/1.1 413")
+        writer.close()
+        await writer.wait_closed()
+
+
 async def test_a_body_that_does_not_tell_its_size_is_refused_once_it_is_too_large() -> None:
     async def chunks() -> AsyncIterator[bytes]:
         for _ in range(100):

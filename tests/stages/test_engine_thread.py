@@ -11,6 +11,7 @@ import pytest
 
 from stages.engine import Engine, EngineThread
 from stages.errors import EngineError
+from stages.tensors import Array
 from tests.fakes import Call, FakeEngine, Gate, answers, tiles, until
 
 pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("unblocked_loop")]
@@ -148,6 +149,28 @@ async def test_closing_waits_for_the_call_under_way_however_often_it_is_cancelle
     with pytest.raises(asyncio.CancelledError):
         await user
     assert what(engine.calls) == ["open", "infer", "close"]
+
+
+async def test_a_cancellation_that_comes_while_engines_close_is_raised_after_they_closed() -> None:
+    gate = Gate()
+    engine = FakeEngine(gate)
+    leaving = asyncio.Event()
+    calls: list[asyncio.Task[dict[str, Array]]] = []
+
+    async def use() -> None:
+        async with EngineThread({"a": lambda: engine}) as engines:
+            calls.append(asyncio.create_task(engines.infer("a", tiles(1), ["scale"])))
+            await gate.entered.wait()
+            leaving.set()  # and goes on to close the engine in this very step
+
+    user = asyncio.create_task(use())
+    await leaving.wait()
+    user.cancel()
+    gate.open()
+    with pytest.raises(asyncio.CancelledError):
+        await user
+    assert what(engine.calls) == ["open", "infer", "close"]
+    assert list(await calls[0]) == ["scale"]
 
 
 async def test_a_cancelled_scope_is_left_only_after_the_engines_closed() -> None:
