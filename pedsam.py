@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from stages.errors import PedsamError
+from stages.errors import PedsamError, ungrouped
 
 COMMANDS = {
     "export": ("export.cli", "Write a bundle from a SAM checkpoint."),
@@ -38,23 +38,14 @@ class LazyGroup(click.Group):
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
-            return super().invoke(ctx)
-        except Exception as exc:
-            cause = _first_cause(exc)
-            if isinstance(cause, PedsamError):
-                raise click.ClickException(str(cause)) from exc
-            raise
+            with ungrouped():
+                return super().invoke(ctx)
+        except PedsamError as exc:
+            raise click.ClickException(str(exc)) from exc
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):
             formatter.write_dl([(name, text) for name, (_, text) in COMMANDS.items()])
-
-
-def _first_cause(exc: BaseException) -> BaseException:
-    """The first error inside the groups that task groups wrap errors in."""
-    while grouped := getattr(exc, "exceptions", None):
-        exc = grouped[0]
-    return exc
 
 
 @click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})

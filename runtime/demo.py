@@ -71,7 +71,7 @@ async def run_demo(
     with _sites(bundle, out) as sites:
         console.print(f"three sites are up; sending {len(pictures)} frames")
         options = RunOptions(
-            out, sites, wire, threads=1, allow_undistilled=True, new_session=True, verify=True
+            out=out, sites=sites, wire=wire, threads=1, allow_undistilled=True, new_session=True, verify=True
         )
         return await run_session(
             bundle, PictureSource(pictures), read_prompts((), (), prompts), options, console

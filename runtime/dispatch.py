@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from itertools import chain, repeat
 
 import anyio
+from anyio import to_thread
 from anyio.abc import TaskGroup
 
 from runtime.assignment import assign, takeover
@@ -116,7 +117,8 @@ class Dispatcher:
     async def connected(self, windows: Collection[int]) -> AsyncIterator[Dispatcher]:
         """Probe all sites, assign `windows` and keep failed sites under retry while the block runs.
 
-        Raises InputError when no site works and there is no window engine here to fall back to.
+        Raises InputError when no site works, or the caps leave windows over, and there is no window engine
+        here to fall back to.
         """
         async with contextlib.AsyncExitStack() as stack:
             for site in self._sites:
@@ -125,7 +127,8 @@ class Dispatcher:
                 for site in self._sites:
                     tasks.start_soon(self._connect, site)
             self._check_usable()
-            self._assign(windows)
+            await to_thread.run_sync(self._assign, windows)  # up to half a second of searching
+            self._check_covered(windows)
             self._tasks = await stack.enter_async_context(anyio.create_task_group())
             for site in self._sites:
                 self._retry(site)
@@ -287,6 +290,15 @@ class Dispatcher:
             raise InputError(
                 "no site can be used and this bundle has no window stage to run here: "
                 + "; ".join(site.last_error or site.client.name for site in self._sites)
+            )
+
+    def _check_covered(self, windows: Collection[int]) -> None:
+        left = len(set(windows) - set(self._home))
+        if self._sites and left and self._local is None:
+            raise InputError(
+                f"the caps let all operators together see {len(windows) - left} of {len(windows)} windows, "
+                "and this bundle has no window stage to run the others here; raise caps, add sites of other "
+                "operators, or copy the window stage to the edge"
             )
 
     def _why_lost(self, window: int) -> str:

@@ -24,7 +24,6 @@ log = logging.getLogger("pedsam.site")
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 HEADER_BYTES = 64 * 1024  # room for the JSON header of the largest request
-FAREWELL_S = 1.0  # at the end of a shutdown's grace: time to send "this site is stopping"
 
 
 class Site:
@@ -56,21 +55,11 @@ class Site:
         return app
 
     async def drain(self, grace_s: float) -> None:
-        """Take no new requests and end those under way.
-
-        They may finish within `grace_s`, then tiles that wait are answered "stopping", and what is left after
-        FAREWELL_S (a sender that neither sends nor reads) is cancelled.
-        """
+        """Take no new requests; those under way may finish within `grace_s`, then their tiles are given up."""
         self.ready = False
-        await self._settled(grace_s)
-        self._batcher.stop()
-        await self._settled(FAREWELL_S)
-        for task in self._under_way:
-            task.cancel()
-
-    async def _settled(self, timeout_s: float) -> None:
         if self._under_way:
-            await asyncio.wait(set(self._under_way), timeout=timeout_s)
+            await asyncio.wait(set(self._under_way), timeout=grace_s)
+        self._batcher.stop()
 
     @web.middleware
     async def _keep_account(self, request: web.Request, handler: Handler) -> web.StreamResponse:

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 import anyio
 from aiohttp import web
 
-from server.app import FAREWELL_S, Site, http_log
+from server.app import Site, http_log
 from server.batcher import Batcher
 from stages.bundle import Bundle
 from stages.engine import Engine, EngineThread, make_engine
@@ -25,6 +25,7 @@ from stages.errors import InputError
 from stages.network import is_loopback
 
 STAGE = "window"
+FAREWELL_S = 1.0  # after the grace of a shutdown: time to send "this site is stopping"
 
 
 @dataclass(frozen=True)
@@ -91,9 +92,10 @@ async def _listening(site: Site, options: ServeOptions) -> AsyncIterator[str]:
         with anyio.CancelScope(shield=True):
             for listener in runner.sites:
                 await listener.stop()
-            # Before cleanup, after whose start aiohttp drops what arrives of a body.
-            await site.drain(options.grace_s)
-            await runner.cleanup()
+            await site.drain(options.grace_s)  # before cleanup, which drops what still arrives of a body
+            await (
+                runner.cleanup()
+            )  # cancels what is left after FAREWELL_S: senders that neither send nor read
 
 
 async def _listen(runner: web.AppRunner, options: ServeOptions) -> None:

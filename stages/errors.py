@@ -17,6 +17,9 @@ PedsamError
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
+
 
 class PedsamError(Exception):
     """Base of all errors here; its text is one sentence for a person."""
@@ -48,6 +51,18 @@ class WireError(PedsamError):
     def __init__(self, message: str, status: int = 400) -> None:
         super().__init__(message)
         self.status = status
+
+
+@contextlib.contextmanager
+def ungrouped() -> Iterator[None]:
+    """Raises the first error inside the groups that task groups wrap errors in, as itself."""
+    try:
+        yield
+    except Exception as exc:
+        cause: BaseException = exc
+        while grouped := getattr(cause, "exceptions", None):
+            cause = grouped[0]
+        raise cause  # noqa: B904  (it keeps its own cause)
 
 
 class SiteError(PedsamError):

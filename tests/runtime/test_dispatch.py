@@ -375,6 +375,14 @@ async def test_windows_beyond_all_caps_run_at_the_edge(mini_bundle: Bundle) -> N
         assert len(local.windows) == 3
 
 
+async def test_windows_beyond_all_caps_are_refused_at_the_start_where_nothing_can_run_them(
+    mini_bundle: Bundle,
+) -> None:
+    with pytest.raises(InputError, match="together see 12 of 15 windows"):
+        async with scene(mini_bundle, honest(mini_bundle, "abc"), cap=4):
+            pass
+
+
 async def test_the_ledger_has_the_last_word(mini_bundle: Bundle) -> None:
     """Whatever was planned: an operator that has seen enough by other ways gets none of its windows."""
     local = NotedWindows(mini_bundle)

@@ -55,7 +55,7 @@ async def test_killing_one_of_three_sites_loses_no_frame_and_no_mask(
     paths = [write_photo(tmp_path / f"{i}.png", shape) for i, shape in enumerate([*SHAPES, *SHAPES][:8])]
 
     async def run(out: Path, source: PictureSource, sites: Path | None) -> dict[str, object]:
-        chosen = RunOptions(out, sites, threads=1, allow_undistilled=True)
+        chosen = RunOptions(out=out, sites=sites, threads=1, allow_undistilled=True)
         return await run_session(mini_bundle, source, PROMPTS, chosen, Console(file=io.StringIO()))
 
     with ExitStack() as stack:

@@ -50,7 +50,7 @@ class Film(Source):
 
 
 def options(out: Path, **more: Any) -> RunOptions:
-    return RunOptions(out, threads=1, allow_undistilled=True, **more)
+    return RunOptions(out=out, threads=1, allow_undistilled=True, **more)
 
 
 class Terminal(io.StringIO):
