@@ -25,6 +25,9 @@ from stages.tensors import Array
 
 # Largest absolute difference of image embeddings (their values are near one: the neck ends in a norm).
 CHAIN_TOLERANCE = {"float32": 1e-4, "float16": 2e-2}
+# Largest difference of a stage's outputs as a fraction of their largest value: a value between two steps of
+# fp16 or int8 may fall to either side.
+STAGE_TOLERANCE = {"float32": 1e-4, "float16": 2e-3, "int8": 1.01 / 127}
 # Largest difference a site may show on the probe, as a fraction of the embedding's largest value. Engines of
 # other precisions stay within it; other weights are off by about one.
 PROBE_TOLERANCE = {"float32": 1e-2, "float16": 2e-2, "int8": 3e-2}
@@ -95,6 +98,8 @@ def _add_stage(bundle: Bundle, plan: StagePlan, say: Callable[[str], None]) -> B
         plan.name, file, hash_files(bundle.path, names), plan.inputs, plan.outputs, precision="fp32"
     )
     bundle = replace(bundle, stages={**bundle.stages, plan.name: stage})
+    if plan.name == "whole":
+        return bundle  # _check_chain holds it against segment_anything's own encoder
     parity = _compare_stage(bundle, plan, module, examples)
     say(f"{plan.name:8} onnxruntime against PyTorch: " + _format(parity))
     return replace(bundle, stages={**bundle.stages, plan.name: replace(stage, parity=parity)})
@@ -111,9 +116,7 @@ def _compare_stage(
     parity = {}
     for spec, tensor in zip(plan.outputs, expected, strict=True):
         parity[spec.name] = relative_difference(actual[spec.name], tensor.numpy())
-        # A value on the border between two int8 steps may fall to either side.
-        allowed = 1.01 / 127 if spec.dtype == "int8" else plan.tolerance
-        _require(f"stage {plan.name}, output {spec.name}", parity[spec.name], allowed)
+        _require(f"stage {plan.name}, output {spec.name}", parity[spec.name], STAGE_TOLERANCE[spec.dtype])
     return parity
 
 

@@ -7,7 +7,7 @@ import json
 import logging
 import math
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 import numpy as np
@@ -55,7 +55,7 @@ class Site:
         return app
 
     async def drain(self, grace_s: float) -> None:
-        """Take no new requests; those under way may finish within `grace_s`, then their tiles are given up."""
+        """Take no new requests; those under way may finish within `grace_s`, then tiles are given up."""
         self.ready = False
         if self._under_way:
             await asyncio.wait(set(self._under_way), timeout=grace_s)
@@ -76,7 +76,7 @@ class Site:
         return web.json_response(
             {
                 "name": "pedsam",
-                "version": version("pedsam"),
+                "version": _own_version(),
                 "extensions": ["binary_tensor_data", "model_configuration"],
             }
         )
@@ -170,6 +170,13 @@ def _without_exception(record: logging.LogRecord) -> bool:
         record.msg = f"{record.msg} ({record.exc_info[0].__name__})"
         record.exc_info = None
     return True
+
+
+def _own_version() -> str:
+    try:
+        return version("pedsam")
+    except PackageNotFoundError:  # run from a checkout that was not installed
+        return "unknown"
 
 
 _PROMETHEUS = "text/plain; version=0.0.4; charset=utf-8"

@@ -92,10 +92,10 @@ async def _listening(site: Site, options: ServeOptions) -> AsyncIterator[str]:
         with anyio.CancelScope(shield=True):
             for listener in runner.sites:
                 await listener.stop()
-            await site.drain(options.grace_s)  # before cleanup, which drops what still arrives of a body
-            await (
-                runner.cleanup()
-            )  # cancels what is left after FAREWELL_S: senders that neither send nor read
+            try:
+                await site.drain(options.grace_s)  # before cleanup, which drops what still arrives of a body
+            finally:
+                await runner.cleanup()  # cuts off, after FAREWELL_S, who neither sends nor reads
 
 
 async def _listen(runner: web.AppRunner, options: ServeOptions) -> None:

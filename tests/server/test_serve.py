@@ -155,17 +155,18 @@ class Serving:
             self._started.set_result(site)
             await self._stop.wait()
 
-    async def until_it_stops_listening(self) -> None:
-        with anyio.fail_after(10):
-            while True:
-                try:
-                    _, writer = await dial(self.site)
-                    writer.close()
-                    await writer.wait_closed()
-                except ConnectionRefusedError:
-                    return
-                except ConnectionError:
-                    pass  # it was closed while this connection waited to be accepted
+
+async def until_nobody_listens(site: RunningSite) -> None:
+    with anyio.fail_after(10):
+        while True:
+            try:
+                _, writer = await dial(site)
+                writer.close()
+                await writer.wait_closed()
+            except ConnectionRefusedError:
+                return
+            except ConnectionError:
+                pass  # it was closed while this connection waited to be accepted
 
 
 async def test_requests_under_way_finish_while_nothing_new_is_let_in() -> None:
@@ -177,7 +178,7 @@ async def test_requests_under_way_finish_while_nothing_new_is_let_in() -> None:
         waiting = serving.client.begin(2)
         await until(lambda: serving.site.batcher.waiting == 1)
         serving.stop()
-        await serving.until_it_stops_listening()
+        await until_nobody_listens(serving.site)
         assert not serving.task.done()
         gate.open()
         assert (await running).holds(1)
@@ -196,7 +197,7 @@ async def test_a_site_that_stops_says_so_on_open_connections_and_hangs_up() -> N
             writer.write(b"GET /v2/health/ready HTTP/1.1\r\nHost: site\r\n\r\n")
             assert (await reader.readuntil(b"\r\n\r\n")).startswith(b"HTTP/1.1 200")
         serving.stop()
-        await serving.until_it_stops_listening()
+        await until_nobody_listens(serving.site)
         asked = (b"GET /v2/health/ready HTTP/1.1\r\nHost: site\r\n\r\n", raw_infer(2))
         for (reader, writer), question in zip(connections, asked, strict=True):
             writer.write(question)
@@ -259,11 +260,31 @@ async def test_cancelling_the_server_shuts_it_down_in_order() -> None:
         running = serving.client.begin(1)
         await gate.entered.wait()
         serving.task.cancel()
-        await serving.until_it_stops_listening()
+        await until_nobody_listens(serving.site)
         gate.open()
         assert (await running).holds(1)
         with pytest.raises(asyncio.CancelledError):
             await serving.task
+    assert what(engine) == ["open", "infer", "close"]
+
+
+async def test_a_cancelled_scope_is_left_in_order_too() -> None:
+    gate = Gate()
+    engine = FakeEngine(gate)
+
+    async def open_late(site: RunningSite) -> None:
+        await until_nobody_listens(site)
+        gate.open()
+
+    async with aiohttp.ClientSession() as session:
+        with anyio.CancelScope() as scope:
+            async with fake_site(engine, grace_s=60) as site:
+                running = Client(site, session).begin(1)
+                opening = asyncio.create_task(open_late(site))
+                await gate.entered.wait()
+                scope.cancel()
+        assert (await running).holds(1)
+        await opening
     assert what(engine) == ["open", "infer", "close"]
 
 

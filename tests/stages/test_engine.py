@@ -15,7 +15,7 @@ from stages.bundle import MANIFEST, Bundle
 from stages.engine import Engine, make_engine
 from stages.errors import EngineError
 from stages.tensors import Array
-from tests.fakes import FakeEngine, answers, tiles
+from tests.fakes import FakeEngine, answers, tiles, tiny_bundle
 
 # Batches are computed by other kernels than single tiles; fp16 outputs of size one differ by a step or two.
 BATCH_TOLERANCE = 4e-3
@@ -107,9 +107,9 @@ def test_outputs_come_by_name_and_unknown_ones_are_named() -> None:
         engine.infer(tiles(3), ["scale", "mask"])
 
 
-def test_an_unknown_backend_is_refused_with_the_known_ones(mini_bundle: Bundle) -> None:
+def test_an_unknown_backend_is_refused_with_the_known_ones() -> None:
     with pytest.raises(EngineError, match="backend 'tpu' is unknown; choose one of auto, onnxruntime"):
-        make_engine(mini_bundle, "window", "tpu")
+        make_engine(tiny_bundle(), "window", "tpu")
 
 
 # onnxruntime
