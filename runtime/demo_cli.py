@@ -27,5 +27,5 @@ def command(bundle: Path | None, out: Path, frames: int, wire: str | None) -> No
     console = Console()
     loaded = Bundle.load(bundle or default_bundle(console))
     summary = asyncio.run(run_demo(loaded, out, frames, wire, console))
-    print_summary(console, summary)
     console.print(f"results in {out}: overlay/, masks.jsonl, summary.json")
+    print_summary(console, summary)

@@ -88,9 +88,10 @@ def print_summary(console: Console, summary: Mapping[str, Any]) -> None:
     table = Table(
         title=f"{summary['model']}, {summary['weights']} weights, {summary['wire']} wire",
         title_justify="left",
+        show_header=False,
     )
-    table.add_column("")
-    table.add_column("", justify="right")
+    table.add_column()
+    table.add_column(justify="right")
     for label, value in _rows(summary):
         table.add_row(label, value)
     console.print(table)
