@@ -29,10 +29,13 @@ def test_a_checkpoint_of_the_official_layout_loads(tmp_path: Path, geometry: obj
 
 
 class _Evil:
-    """Runs code when unpickled."""
+    """Leaves a file `trace` behind when it is unpickled."""
+
+    def __init__(self, trace: Path) -> None:
+        self._trace = trace
 
     def __reduce__(self) -> tuple[Callable[[str], object], tuple[str]]:
-        return exec, ("open('evil', 'w').close()",)
+        return exec, (f"open({str(self._trace)!r}, 'w').close()",)
 
 
 def _mini_state() -> OrderedDict[str, torch.Tensor]:
@@ -61,8 +64,14 @@ FILES: dict[str, tuple[Callable[[Path], object], str]] = {
     "empty": (lambda path: path.write_bytes(b""), "truncated or no PyTorch file"),
     "text": (lambda path: path.write_text("<html>404</html>"), "no PyTorch file"),
     "truncated": (_write_truncated, "truncated or no PyTorch file"),
-    "code": (lambda path: path.write_bytes(pickle.dumps(_Evil())), "no plain checkpoint"),
-    "code in a checkpoint": (lambda path: torch.save({"a": _Evil()}, path), "no plain checkpoint"),
+    "code": (
+        lambda path: path.write_bytes(pickle.dumps(_Evil(path.with_name("evil")))),
+        "no plain checkpoint",
+    ),
+    "code in a checkpoint": (
+        lambda path: torch.save({"a": _Evil(path.with_name("evil"))}, path),
+        "no plain checkpoint",
+    ),
     "list": (lambda path: torch.save([1, 2], path), "expected a dictionary of tensors"),
     "nested": (lambda path: torch.save({"model": {"a": torch.ones(1)}}, path), "expected a dictionary"),
     "other network": (lambda path: torch.save({"conv1.weight": torch.ones(1)}, path), "no SAM checkpoint"),
@@ -72,10 +81,7 @@ FILES: dict[str, tuple[Callable[[Path], object], str]] = {
 
 
 @pytest.mark.parametrize("case", FILES)
-def test_anything_else_is_refused_in_one_sentence(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, case: str
-) -> None:
-    monkeypatch.chdir(tmp_path)
+def test_anything_else_is_refused_in_one_sentence(tmp_path: Path, case: str) -> None:
     write, words = FILES[case]
     path = tmp_path / "sam.pth"
     write(path)

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
+from torch import Tensor
 
 from export.augment import Batches
 from export.data import Packed
@@ -40,12 +41,16 @@ def trainer(state: Path, steps: int = 4, seconds: float = 1e9) -> Trainer:
     return Trainer(build_sam(TINY), Batches(packed(), CPU, seed=0), options, CPU, state)
 
 
+class Uncoloured(Batches):
+    def _colour(self, pixels: Tensor) -> Tensor:
+        return pixels
+
+
 def test_a_crop_keeps_its_objects_in_place() -> None:
     """Pictures whose colour says which object a pixel belongs to still do so after cutting and mirroring."""
     data = packed()
     data.images[...] = 40 + 80 * data.labels[..., None]
-    batch = Batches(data, CPU, seed=3)
-    batch._colour = lambda pixels: pixels  # type: ignore[method-assign]
+    batch = Uncoloured(data, CPU, seed=3)
     drawn = batch.draw(16, 2)
     grey = drawn.pixels[:, 0] * batch._std[0, 0] + batch._mean[0, 0]
     inside = drawn.full.any(dim=1) & (grey > 100)
