@@ -44,20 +44,9 @@ class Batches:
     def draw(self, pictures: int, objects: int) -> Batch:
         """A random batch: `pictures` crops, `objects` instances of each."""
         chosen = torch.randint(self.count, (pictures,), generator=self.generator, device=self._device)
-        return self._batch(chosen, objects, augment=True)
-
-    def plain(self, chosen: Tensor, objects: int) -> Batch:
-        """Pictures `chosen` [B] as they are, for validation."""
-        return self._batch(chosen, objects, augment=False)
-
-    def _batch(self, chosen: Tensor, objects: int, augment: bool) -> Batch:
         pixels = self._images[chosen].permute(0, 3, 1, 2).float()
-        labels = self._labels[chosen]
-        extent = self._sizes[chosen]
-        if augment:
-            pixels, labels, extent = self._cut(pixels, labels, extent)
-            pixels = self._colour(pixels)
-        pixels = (pixels - self._mean) / self._std
+        pixels, labels, extent = self._cut(pixels, self._labels[chosen], self._sizes[chosen])
+        pixels = (self._colour(pixels) - self._mean) / self._std
         pixels = torch.where(_inside(extent, pixels.shape[-1])[:, None], pixels, torch.zeros_like(pixels))
         return self._with_objects(pixels, labels, objects)
 

@@ -188,9 +188,10 @@ def _check_chain(bundle: Bundle, sam: Sam, say: Callable[[str], None]) -> dict[s
         for i in range(g.windows)
     ]
     split = GlobalStage(sam, g)(torch.cat(embeddings)).numpy()
-    encoder = reordered_encoder(sam.image_encoder, g)
     pixels = torch.from_numpy(picture[:rows, :cols].copy()).permute(2, 0, 1)[None].float()
-    reference = encoder(sam.preprocess(pixels)).numpy()
+    own_order = sam.image_encoder.blocks
+    reference = reordered_encoder(sam.image_encoder, g)(sam.preprocess(pixels)).numpy()
+    sam.image_encoder.blocks = own_order  # the caller's model stays as it was
     parity["chain_pytorch"] = _difference(split, reference)
 
     answers = _infer(bundle, "window", {"tile": tiles, "index": index, "extent": extents})

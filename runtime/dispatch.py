@@ -28,7 +28,6 @@ from stages.errors import InputError, SiteError, SiteUntrusted
 from stages.tensors import Array
 
 RECONNECT_S = (0.5, 1.0, 2.0, 5.0, 10.0, 30.0)  # waits between attempts; the last one repeats
-LOCAL = "edge"
 
 
 class FrameLost(Exception):
