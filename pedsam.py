@@ -11,9 +11,11 @@ from stages.errors import PedsamError, ungrouped
 
 COMMANDS = {
     "export": ("export.cli", "Write a bundle from a SAM checkpoint."),
-    "train": ("export.train_cli", "Train a model, from scratch or from a teacher."),
+    "train": ("export.train_cli", "Train promptable segmentation from scratch."),
+    "distill": ("export.distill_cli", "Teach SAM with its blocks reordered what SAM knows."),
     "serve": ("server.cli", "Run one site."),
     "run": ("runtime.cli", "Segment pictures or video through the sites."),
+    "evaluate": ("evaluation.cli", "Mean IoU on pictures whose instances are known."),
     "demo": ("runtime.demo_cli", "Three loopback sites and real pictures, start to finish."),
 }
 

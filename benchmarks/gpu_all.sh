@@ -1,26 +1,32 @@
 #!/usr/bin/env bash
 # Everything that needs a GPU, unattended, most important first. Each piece resumes where a killed run left it,
-# and leaves what it made under $OUT as it goes. Pictures: build/train.npz (python -m benchmarks.pack_data).
+# and leaves what it made under $OUT as it goes. Pictures: build/train (python -m benchmarks.pack_data).
 #
-#   OUT=results SECONDS_EACH=270 benchmarks/gpu_all.sh [PIECE ...]
+#   OUT=results MINUTES=9 benchmarks/gpu_all.sh [PIECE ...]
+#
+# A run ends after MINUTES; call it again until it says "all pieces are done".
 set -euo pipefail
 cd "$(dirname "$0")/.."
 out=${OUT:-out/gpu}
-seconds=${SECONDS_EACH:-270} # a piece stops then; run the script again to go on
-steps=${STEPS:-12000}
-pictures=${PICTURES:-128}
+until=$((SECONDS + 60 * ${MINUTES:-9}))
+train_steps=${TRAIN_STEPS:-12000}
+distill_steps=${DISTILL_STEPS:-4000}
+pictures=${PICTURES:-64}
 python=${PYTHON:-python3}
 mkdir -p "$out" build/gpu
 
-pedsam() { "$python" -c 'import pedsam; pedsam.main()' "$@"; }
-
-# One training piece: NAME, then further options of `pedsam train`.
-train() {
-    local name=$1
-    shift
-    pedsam train --model mini --data build/train.npz --out "build/gpu/$name.safetensors" \
-        --steps "$steps" --pictures "$pictures" --seconds "$seconds" "$@" 2>&1 | tee -a "$out/$name.log"
+# COMMAND NAME STEPS OPTIONS: `pedsam train` or `distill` into build/gpu/NAME.safetensors, until it is complete.
+learn() {
+    local command=$1 name=$2 steps=$3
+    shift 3
+    [[ -e build/gpu/$name.done ]] && return
+    local left=$((until - SECONDS))
+    ((left > 20)) || { echo "time is up before $name is complete; call again"; exit 0; }
+    "$python" -m pedsam "$command" --out "build/gpu/$name.safetensors" --steps "$steps" --pictures "$pictures" \
+        --objects 6 --seconds "$left" "$@" 2>&1 | tee -a "$out/$name.log"
     split -b 15M -d "build/gpu/$name.safetensors" "$out/$name.safetensors.part" # cat puts it together again
+    cp build/gpu/"$name".curve.* "$out/"
+    if tail -n 1 "$out/$name.log" | grep -q complete; then touch "build/gpu/$name.done"; fi
 }
 
 machine() { # what the numbers of this run were measured on
@@ -28,11 +34,14 @@ machine() { # what the numbers of this run were measured on
     "$python" -c 'import torch; print("torch", torch.__version__, torch.cuda.is_available())' | tee -a "$out/machine.txt"
 }
 
-original() { train original --order original; } # the teacher, and the line every retention is measured against
-distilled() { train distilled --order reordered --init build/gpu/original.safetensors \
-    --teacher build/gpu/original.safetensors; }
-reordered() { train reordered --order reordered; } # the same time from scratch, without a teacher
+# The teacher; what it learns; and as many further steps for the teacher itself, to compare like with like.
+fine=(--rate 1e-3 --sizes 0.5:240,0.5:384)
+teacher=build/gpu/original.safetensors
+original() { learn train original "$train_steps" --model mini --data build/train --order original --rate 3e-3; }
+distilled() { learn distill distilled "$distill_steps" --checkpoint $teacher --images build/train --masks build/train "${fine[@]}"; }
+original_longer() {
+    learn train original_longer "$distill_steps" --model mini --data build/train --order original --init $teacher "${fine[@]}"
+}
 
-for piece in "${@:-machine original distilled reordered}"; do
-    for each in $piece; do "$each"; done
-done
+for piece in ${@:-machine original distilled original_longer}; do "$piece"; done
+echo "all pieces are done"

@@ -1,6 +1,6 @@
-"""Pack training pictures into one small file, for a machine that the folder itself is too large to travel to.
+"""Pack training pictures into small files, for a machine that the folder itself is too large to travel to.
 
-python -m benchmarks.pack_data --data FOLDER --model mini --out build/train.npz
+python -m benchmarks.pack_data --data FOLDER --out build/train
 """
 
 from __future__ import annotations
@@ -16,14 +16,21 @@ from stages.geometry import GEOMETRIES
 @click.command()
 @click.option("--data", type=click.Path(path_type=Path), required=True, help="Folder of pairs or COCO JSON.")
 @click.option("--model", type=click.Choice(list(GEOMETRIES)), default="mini", show_default=True)
-@click.option("--quality", type=click.IntRange(1, 100), default=40, show_default=True)
-@click.option("--out", type=click.Path(path_type=Path), required=True)
-def main(data: Path, model: str, quality: int, out: Path) -> None:
-    """Resize all pictures of DATA to the model's canvas and pack them with their label maps."""
-    out.parent.mkdir(parents=True, exist_ok=True)
+@click.option("--quality", type=click.IntRange(1, 100), default=60, show_default=True, help="Of WebP.")
+@click.option("--files", type=click.IntRange(1), default=2, show_default=True)
+@click.option("--out", type=click.Path(path_type=Path), required=True, help="Folder of packed files.")
+def main(data: Path, model: str, quality: int, files: int, out: Path) -> None:
+    """Resize all pictures of DATA to the model's canvas and pack them with their label maps.
+
+    `pedsam train --data OUT` reads them.
+    """
+    out.mkdir(parents=True, exist_ok=True)
     samples = read_samples(data)
-    pack(samples, GEOMETRIES[model], out, quality)
-    click.echo(f"{out}: {len(samples)} pictures, {out.stat().st_size / 1e6:.1f} MB")
+    for number in range(files):
+        path = out / f"{number}.npz"
+        part = samples[number::files]
+        pack(part, GEOMETRIES[model], path, quality)
+        click.echo(f"{path}: {len(part)} pictures, {path.stat().st_size / 2**20:.1f} MiB")
 
 
 if __name__ == "__main__":

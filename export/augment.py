@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from export.data import Packed
+from export.pictures import Pictures
 from export.sam import PIXEL_MEAN, PIXEL_STD
 
 MIN_OBJECT = 0.0015  # of the canvas: smaller objects are not asked for
+PASTED = 0.3  # share of pictures that get an object of another pasted on
+LARGEST_PASTED = 0.3  # of the canvas
 
 
 @dataclass(frozen=True)
@@ -29,33 +32,65 @@ class Batch:
 
 
 class Batches:
-    """Draws random batches from pictures that lie in device memory."""
+    """Draws random batches; `held_back` of the pictures are never drawn.
 
-    def __init__(self, packed: Packed, device: torch.device, seed: int) -> None:
-        self.count = len(packed.images)
+    Which pictures follows from the seed and how many batches were `drawn`, all else from `generator`.
+    """
+
+    def __init__(self, pictures: Pictures, device: torch.device, seed: int, held_back: int = 0) -> None:
+        order = torch.randperm(pictures.count, generator=torch.Generator().manual_seed(0)).tolist()
+        self.drawn = 0
         self.generator = torch.Generator(device).manual_seed(seed)
+        self._held_back, self._for_training = order[:held_back], order[held_back:]
+        self._pictures = pictures
         self._device = device
-        self._images = torch.from_numpy(packed.images).to(device)
-        self._labels = torch.from_numpy(packed.labels).to(device)
-        self._sizes = torch.from_numpy(packed.sizes).to(device).float()
+        self._seed = seed
         self._mean = torch.tensor(PIXEL_MEAN, device=device).view(1, 3, 1, 1)
         self._std = torch.tensor(PIXEL_STD, device=device).view(1, 3, 1, 1)
 
-    def draw(self, pictures: int, objects: int) -> Batch:
-        """A random batch: `pictures` crops, `objects` instances of each."""
-        chosen = torch.randint(self.count, (pictures,), generator=self.generator, device=self._device)
-        pixels = self._images[chosen].permute(0, 3, 1, 2).float()
-        pixels, labels, extent = self._cut(pixels, self._labels[chosen], self._sizes[chosen])
-        pixels = (self._colour(pixels) - self._mean) / self._std
-        pixels = torch.where(_inside(extent, pixels.shape[-1])[:, None], pixels, torch.zeros_like(pixels))
-        return self._with_objects(pixels, labels, objects)
+    def draw(self, pictures: int, objects: int, size: int) -> Batch:
+        """A random batch: `pictures` crops on a canvas of `size` pixels, `objects` instances of each."""
+        images, labels, sizes = self._pictures.take(self._chosen(pictures))
+        self.drawn += 1
+        self._pictures.expect(self._chosen(pictures))
+        pixels = images.permute(0, 3, 1, 2).float()
+        pixels, labels, extent = self._cut(pixels, labels, sizes, size)
+        pixels, labels = self._paste(self._colour(pixels), labels, extent)
+        return self._with_objects(self._normalised(pixels, extent), labels, objects, self.generator)
+
+    def held_back(self, pictures: int, objects: int) -> Iterator[Batch]:
+        """The pictures never drawn, as they are, `pictures` at a time; always the same objects."""
+        generator = torch.Generator(self._device).manual_seed(0)
+        for start in range(0, len(self._held_back), pictures):
+            images, labels, sizes = self._pictures.take(self._held_back[start : start + pictures])
+            pixels = self._normalised(images.permute(0, 3, 1, 2).float(), sizes)
+            yield self._with_objects(pixels, labels, objects, generator)
+
+    def _chosen(self, pictures: int) -> list[int]:
+        generator = torch.Generator().manual_seed(self._seed * 2**32 + self.drawn)
+        which = torch.randint(len(self._for_training), (pictures,), generator=generator)
+        return [self._for_training[n] for n in which.tolist()]
+
+    @property
+    def count(self) -> int:
+        """Pictures that are drawn from."""
+        return len(self._for_training)
 
     def _uniform(self, shape: tuple[int, ...], low: float, high: float) -> Tensor:
         return torch.empty(shape, device=self._device).uniform_(low, high, generator=self.generator)
 
-    def _cut(self, pixels: Tensor, labels: Tensor, extent: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def _normalised(self, pixels: Tensor, extent: Tensor) -> Tensor:
+        pixels = (pixels - self._mean) / self._std
+        return torch.where(_inside(extent, pixels.shape[-1])[:, None], pixels, torch.zeros_like(pixels))
+
+    def _cut(
+        self, pixels: Tensor, labels: Tensor, extent: Tensor, size: int
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """A random crop of each picture, its longest side scaled to the canvas, half of them mirrored."""
-        n, _, size, _ = pixels.shape
+        n, _, full, _ = pixels.shape
+        shrunk = min(full, round(1.25 * size))  # crops are smaller than pictures; what is left is bilinear
+        if shrunk < full:
+            pixels = F.interpolate(pixels, (shrunk, shrunk), mode="bilinear", antialias=True)
         side = self._uniform((n, 1), 0.3, 1.0).sqrt()
         ratio = self._uniform((n, 1), -0.3, 0.3).exp()
         share = torch.cat([side * ratio, side / ratio], dim=1).clamp(0.2, 1.0)  # of rows, of columns
@@ -68,7 +103,7 @@ class Batches:
         mirrored = self._uniform((n, 1), 0.0, 1.0) < 0.5
         x = torch.where(mirrored, 2 * start[:, 1:] + crop[:, 1:] - x, x)
         where = [x[:, None, :].expand(n, size, size), y[:, :, None].expand(n, size, size)]
-        grid = torch.stack(where, dim=-1) * (2 / size) - 1
+        grid = torch.stack(where, dim=-1) * (2 / full) - 1
         cut = F.grid_sample(pixels, grid, align_corners=False)
         cut_labels = F.grid_sample(labels[:, None].float(), grid, mode="nearest", align_corners=False)
         inside = _inside(new, size)
@@ -85,19 +120,38 @@ class Batches:
         pixels = mean + (pixels - mean) * self._uniform((n, 1, 1, 1), 0.7, 1.3)
         return (pixels * self._uniform((n, 3, 1, 1), 0.85, 1.15)).clamp(0, 255)
 
-    def _with_objects(self, pixels: Tensor, labels: Tensor, objects: int) -> Batch:
-        n, _, size, _ = pixels.shape
-        area = torch.zeros((n, 256), device=self._device)
-        area.scatter_add_(1, labels.flatten(1).long(), torch.ones_like(labels.flatten(1), dtype=torch.float))
-        area[:, 0] = 0
-        eligible = (area >= MIN_OBJECT * size**2).float()
+    def _paste(self, pixels: Tensor, labels: Tensor, extent: Tensor) -> tuple[Tensor, Tensor]:
+        """One object of the next picture of the batch pasted on some of the pictures."""
+        area = _areas(labels) * self._uniform((len(labels), 256), 0.0, 1.0)  # larger ones more often
+        number = area.argmax(dim=1).to(torch.uint8)
+        cut = (labels == number[:, None, None]) & (number > 0)[:, None, None]
+        cut &= (cut.float().mean(dim=(1, 2)) < LARGEST_PASTED)[:, None, None]
+        cut &= self._uniform((len(labels), 1, 1), 0.0, 1.0) < PASTED
+        cut = cut.roll(1, dims=0) & _inside(extent, labels.shape[-1])
+        pixels = torch.where(cut[:, None], pixels.roll(1, dims=0), pixels)
+        return pixels, torch.where(cut, torch.full_like(labels, 255), labels)
+
+    def _with_objects(
+        self, pixels: Tensor, labels: Tensor, objects: int, generator: torch.Generator
+    ) -> Batch:
+        size = pixels.shape[-1]
+        eligible = (_areas(labels) >= MIN_OBJECT * size**2).float()
         valid = eligible.sum(dim=1) > 0
         chosen = torch.multinomial(
-            eligible + 1e-9, objects, replacement=True, generator=self.generator
+            eligible + 1e-9, objects, replacement=True, generator=generator
         )  # an empty row draws anything, and does not count
         full = labels[:, None] == chosen[:, :, None, None].to(torch.uint8)
         masks = F.avg_pool2d(full.float(), 4)
         return Batch(pixels, masks, full, valid[:, None].expand(-1, objects) & full.any(dim=(2, 3)))
+
+
+def _areas(labels: Tensor) -> Tensor:
+    """Pixels of each instance, float [n, 256], of label maps uint8 [n, S, S]; background has none."""
+    flat = labels.flatten(1).long()
+    area = torch.zeros((len(flat), 256), device=labels.device)
+    area.scatter_add_(1, flat, torch.ones_like(flat, dtype=torch.float))
+    area[:, 0] = 0
+    return area
 
 
 def _inside(extent: Tensor, size: int) -> Tensor:

@@ -1,13 +1,15 @@
 """Pictures with instance masks, to train on and to measure with. Needs no torch.
 
-Two layouts are read: a folder of NAME.jpg (or .png) with NAME.png label maps beside them (0 background, 1..N
-instances), and COCO instance JSON with the pictures beside it.
+Two layouts are read: a folder of NAME.jpg with NAME.png label maps beside them (0 background, 1..N
+instances), and COCO instance JSON with the pictures beside it. To learn from a teacher, pictures may lie in a
+folder of their own and have no masks.
 """
 
 from __future__ import annotations
 
 import io
 import json
+import zipfile
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -23,6 +25,7 @@ from stages.errors import InputError
 from stages.geometry import Geometry
 
 Pixels = npt.NDArray[np.uint8]
+PICTURES = (".jpg", ".jpeg", ".png", ".webp")
 MAX_INSTANCES = 255  # a label map is 8-bit
 
 
@@ -48,9 +51,18 @@ class Sample(ABC):
         return labels
 
 
+class LabelledSample(Sample):
+    """A picture whose masks come as a label map."""
+
+    def masks(self) -> npt.NDArray[np.bool_]:
+        labels = self.labels()
+        numbers = [number for number in np.unique(labels) if number]
+        return np.stack([labels == n for n in numbers]) if numbers else np.zeros((0, *labels.shape), bool)
+
+
 @dataclass(frozen=True)
-class PairSample(Sample):
-    """A picture and its label map."""
+class PairSample(LabelledSample):
+    """A picture and its label map, two files."""
 
     name: str
     picture: Path
@@ -69,10 +81,20 @@ class PairSample(Sample):
                 )
         return labels
 
-    def masks(self) -> npt.NDArray[np.bool_]:
-        labels = self.labels()
-        numbers = [number for number in np.unique(labels) if number]
-        return np.stack([labels == n for n in numbers]) if numbers else np.zeros((0, *labels.shape), bool)
+
+@dataclass(frozen=True)
+class PackedSample(LabelledSample):
+    """A picture and its label map in memory, compressed."""
+
+    name: str
+    picture: Pixels
+    label_map: Pixels
+
+    def image(self) -> Pixels:
+        return np.asarray(Image.open(io.BytesIO(self.picture.tobytes())).convert("RGB"), np.uint8)
+
+    def labels(self) -> Pixels:
+        return np.asarray(Image.open(io.BytesIO(self.label_map.tobytes())), np.uint8)
 
 
 @dataclass(frozen=True)
@@ -92,9 +114,28 @@ class CocoSample(Sample):
         return np.stack(masks) if masks else np.zeros((0, height, width), bool)
 
 
+@dataclass(frozen=True)
+class PlainSample(Sample):
+    """A picture nobody has drawn masks for."""
+
+    name: str
+    picture: Path
+
+    def image(self) -> Pixels:
+        return _read_picture(self.picture)
+
+    def masks(self) -> npt.NDArray[np.bool_]:
+        return np.zeros((0, *self.image().shape[:2]), bool)
+
+
 def read_samples(path: Path) -> list[Sample]:
-    """All samples of a folder or a COCO JSON, by name. Raises InputError when there are none."""
-    samples = list(_coco_samples(path) if path.suffix == ".json" else _pair_samples(path))
+    """All samples of a folder of pairs, a COCO JSON or a folder of files that `pack` wrote, by name.
+
+    Raises InputError when there are none.
+    """
+    samples = _packed_samples(path)
+    if not samples:
+        samples = list(_labelled_samples(path, path.parent if path.suffix == ".json" else path))
     if not samples:
         raise InputError(
             f"{path} holds no pictures with masks: expected NAME.jpg with NAME.png label maps, or a COCO JSON"
@@ -102,16 +143,40 @@ def read_samples(path: Path) -> list[Sample]:
     return sorted(samples, key=lambda sample: sample.name)
 
 
-def _pair_samples(folder: Path) -> Iterator[Sample]:
+def read_pictures(folder: Path, masks: Path | None = None) -> list[Sample]:
+    """All pictures of a folder and its folders; those that `masks` (a folder of label maps, a COCO JSON)
+    knows have their masks. A folder of files that `pack` wrote has its own.
+
+    Raises InputError when there are no pictures, or masks of none of them.
+    """
+    if packed := _packed_samples(folder):
+        return packed
+    paths = [path for path in sorted(folder.rglob("*")) if path.suffix.lower() in PICTURES]
+    paths = [path for path in paths if path.suffix != ".png" or not path.with_suffix(".jpg").is_file()]
+    if not paths:
+        raise InputError(f"{folder} holds no pictures: expected a folder of {', '.join(PICTURES)} files")
+    labelled = {sample.picture: sample for sample in _labelled_samples(masks, folder)} if masks else {}
+    if masks and not labelled:
+        raise InputError(
+            f"{masks} holds no masks of pictures in {folder}: expected NAME.png label maps of NAME.jpg"
+        )
+    return [labelled.get(path) or PlainSample(path.stem, path) for path in paths]
+
+
+def _labelled_samples(masks: Path, pictures: Path) -> Iterator[PairSample | CocoSample]:
+    return _coco_samples(masks, pictures) if masks.suffix == ".json" else _pair_samples(masks, pictures)
+
+
+def _pair_samples(folder: Path, pictures: Path) -> Iterator[PairSample]:
     if not folder.is_dir():
         raise InputError(f"{folder} is neither a folder nor a .json file")
-    for picture in folder.glob("*.jpg"):
-        label_map = picture.with_suffix(".png")
+    for picture in pictures.glob("*.jpg"):
+        label_map = folder / f"{picture.stem}.png"
         if label_map.is_file():
             yield PairSample(picture.stem, picture, label_map)
 
 
-def _coco_samples(path: Path) -> Iterator[Sample]:
+def _coco_samples(path: Path, pictures: Path) -> Iterator[CocoSample]:
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
         by_image: dict[int, list[dict[str, Any]]] = {image["id"]: [] for image in data["images"]}
@@ -119,7 +184,7 @@ def _coco_samples(path: Path) -> Iterator[Sample]:
             if not annotation.get("iscrowd"):
                 by_image[annotation["image_id"]].append(annotation)
         for image in data["images"]:
-            picture = _find_picture(path.parent, image["file_name"])
+            picture = _find_picture(pictures, image["file_name"])
             yield CocoSample(picture.stem, picture, tuple(by_image[image["id"]]))
     except (OSError, ValueError, KeyError, TypeError) as exc:
         raise InputError(f"{path} is no COCO instance JSON ({exc!r})") from exc
@@ -165,75 +230,39 @@ def _read_labels(path: Path) -> Pixels:
         raise InputError(f"label map {path} cannot be read ({exc})") from exc
 
 
-@dataclass(frozen=True)
-class Packed:
-    """Samples on the canvas, ready for a GPU: images uint8 [n, S, S, 3], labels uint8 [n, S, S], and the
-    rows and columns that are picture, int32 [n, 2]."""
-
-    images: Pixels
-    labels: Pixels
-    sizes: npt.NDArray[np.int32]
-
-
-def read_packed(path: Path, geometry: Geometry) -> Packed:
-    """Samples on the canvas, from whatever `read_samples` reads or from a file of `pack`."""
-    if path.suffix == ".npz":
-        return _unpack(path, geometry)
-    samples = read_samples(path)
-    packed = _blank(len(samples), geometry)
-    for n, sample in enumerate(track(samples, "reading")):
-        _fill(packed, n, *_on_canvas(sample, geometry))
-    return packed
+def _packed_samples(folder: Path) -> list[Sample]:
+    samples: list[Sample] = []
+    for path in sorted(folder.glob("*.npz")):
+        try:
+            with np.load(path, allow_pickle=False) as arrays:
+                for name in arrays["names"].tolist():
+                    samples.append(PackedSample(name, arrays[f"{name}.webp"], arrays[f"{name}.png"]))
+        except (OSError, ValueError, KeyError, zipfile.BadZipFile) as exc:
+            raise InputError(f"{path} is no file of packed pictures ({exc}); pack it again") from exc
+    return samples
 
 
-def pack(samples: Sequence[Sample], geometry: Geometry, path: Path, quality: int = 45) -> None:
+def pack(samples: Sequence[Sample], geometry: Geometry, path: Path, quality: int) -> None:
     """Write samples, resized to the canvas and compressed, as one file that travels well."""
-    arrays: dict[str, Any] = {"image_size": np.array(geometry.image_size)}
-    for number, sample in enumerate(track(samples, "packing")):
-        image, labels = _on_canvas(sample, geometry)
-        arrays[f"i{number}"] = _compressed(image, "WEBP", quality=quality)
-        arrays[f"l{number}"] = _compressed(labels, "PNG", optimize=True)
+    arrays: dict[str, Any] = {"names": np.array([sample.name for sample in samples])}
+    for sample in track(samples, "packing"):
+        image, labels = on_canvas(sample, geometry)
+        arrays[f"{sample.name}.webp"] = _compressed(image, "WEBP", quality=quality)
+        arrays[f"{sample.name}.png"] = _compressed(labels, "PNG", optimize=True)
     np.savez(path, **arrays)
 
 
-def _on_canvas(sample: Sample, geometry: Geometry) -> tuple[Image.Image, Image.Image]:
+def on_canvas(sample: Sample, geometry: Geometry) -> tuple[Pixels, Pixels]:
+    """Picture uint8 [rows, cols, 3] and label map uint8 [rows, cols], resized as the canvas is."""
     image, labels = sample.image(), sample.labels()
     rows, cols = geometry.resized(*labels.shape)
     return (
-        Image.fromarray(image).resize((cols, rows), Image.Resampling.BILINEAR),
-        Image.fromarray(labels).resize((cols, rows), Image.Resampling.NEAREST),
+        np.asarray(Image.fromarray(image).resize((cols, rows), Image.Resampling.BILINEAR)),
+        np.asarray(Image.fromarray(labels).resize((cols, rows), Image.Resampling.NEAREST)),
     )
 
 
-def _compressed(image: Image.Image, form: str, **options: Any) -> Pixels:
+def _compressed(pixels: Pixels, form: str, **options: Any) -> Pixels:
     buffer = io.BytesIO()
-    image.save(buffer, form, **options)
+    Image.fromarray(pixels).save(buffer, form, **options)
     return np.frombuffer(buffer.getvalue(), np.uint8)
-
-
-def _unpack(path: Path, geometry: Geometry) -> Packed:
-    try:
-        with np.load(path, allow_pickle=False) as arrays:
-            if int(arrays["image_size"]) != geometry.image_size:
-                raise InputError(
-                    f"{path} is packed for {int(arrays['image_size'])} pixels, expected {geometry.image_size}"
-                )
-            packed = _blank((len(arrays.files) - 1) // 2, geometry)
-            for n in track(range(len(packed.images)), "decoding"):
-                image, labels = (Image.open(io.BytesIO(arrays[f"{kind}{n}"].tobytes())) for kind in "il")
-                _fill(packed, n, image, labels)
-    except (OSError, ValueError, KeyError) as exc:
-        raise InputError(f"{path} is no file of packed pictures ({exc}); pack it again") from exc
-    return packed
-
-
-def _blank(count: int, geometry: Geometry) -> Packed:
-    shape = (count, geometry.image_size, geometry.image_size)
-    return Packed(np.zeros((*shape, 3), np.uint8), np.zeros(shape, np.uint8), np.zeros((count, 2), np.int32))
-
-
-def _fill(packed: Packed, n: int, image: Image.Image, labels: Image.Image) -> None:
-    cols, rows = labels.size
-    packed.images[n, :rows, :cols] = np.asarray(image)
-    packed.labels[n, :rows, :cols] = np.asarray(labels)
-    packed.sizes[n] = rows, cols

@@ -239,12 +239,11 @@ class DecoderStage(nn.Module):
         mask_input: Tensor,
         has_mask_input: Tensor,
     ) -> tuple[Tensor, Tensor]:
-        tokens = self._tokens(point_coords, point_labels)
-        dense = self._dense(mask_input, has_mask_input)
-        keys = image_embedding + dense  # [1, 256, E, E] + [p, 256, E, E]
-        return self._decode(keys, tokens)
+        tokens = self.tokens(point_coords, point_labels)
+        dense = torch.where(has_mask_input[..., None, None] > 0, self.dense(mask_input), self.dense(None))
+        return self.decode(image_embedding + dense, self.image_pe, tokens)  # [1, 256, E, E] + [p, 256, E, E]
 
-    def _tokens(self, coords: Tensor, labels: Tensor) -> Tensor:
+    def tokens(self, coords: Tensor, labels: Tensor) -> Tensor:
         """Output tokens and embedded prompts, [p, 5 + k, 256]."""
         turns = 2 * ((coords + 0.5) / self.image_size) - 1
         angles = 2 * math.pi * (turns @ self.prompts.pe_layer.positional_encoding_gaussian_matrix)
@@ -257,15 +256,19 @@ class DecoderStage(nn.Module):
         fixed = fixed[None].expand(coords.shape[0], -1, -1)
         return torch.cat([fixed, where + kind], dim=1)
 
-    def _dense(self, mask: Tensor, has_mask: Tensor) -> Tensor:
-        none = self.prompts.no_mask_embed.weight.reshape(1, -1, 1, 1)
-        given = self.prompts.mask_downscaling(mask)
-        return torch.where(has_mask[..., None, None] > 0, given, none)
+    def dense(self, mask: Tensor | None) -> Tensor:
+        """What is added to the image embedding for mask inputs [p, 1, 4E, 4E], or for none."""
+        if mask is None:
+            none: Tensor = self.prompts.no_mask_embed.weight.reshape(1, -1, 1, 1)
+            return none
+        embedded: Tensor = self.prompts.mask_downscaling(mask)
+        return embedded
 
-    def _decode(self, keys: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor]:
+    def decode(self, keys: Tensor, image_pe: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor]:
+        """Masks and their rated IoU from keys [p, 256, E, E], their positions [1, 256, E, E] and tokens."""
         decoder = self.decoder
         p, channels, side, _ = keys.shape
-        hs, src = decoder.transformer(keys, self.image_pe, tokens)
+        hs, src = decoder.transformer(keys, image_pe, tokens)
         # [p, E*E, 256] -> [p, 32, 4E, 4E]
         features = decoder.output_upscaling(src.transpose(1, 2).reshape(p, channels, side, side))
         heads = decoder.output_hypernetworks_mlps

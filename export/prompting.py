@@ -7,10 +7,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 
-def noisy_boxes(masks: Tensor, generator: torch.Generator, noise: float = 0.1, most_px: float = 20) -> Tensor:
+def noisy_boxes(masks: Tensor, generator: torch.Generator, noise: float = 0.1) -> Tensor:
     """Boxes around masks bool [n, S, S], corners [n, 2, 2], x before y, moved by `noise` of a side.
 
-    They move by at most `most_px` pixels. Source: SAM (arXiv 2304.02643), appendix A, "Training algorithm".
+    The spread is 20 of 1024 pixels at most. Source: SAM (arXiv 2304.02643), appendix A, "Training algorithm".
     """
     size = masks.shape[-1]
     rows, cols = masks.any(dim=2).float(), masks.any(dim=1).float()
@@ -18,17 +18,18 @@ def noisy_boxes(masks: Tensor, generator: torch.Generator, noise: float = 0.1, m
     low = torch.stack([(cols * (size - steps)).argmax(1), (rows * (size - steps)).argmax(1)], dim=1)
     high = torch.stack([(cols * steps).argmax(1), (rows * steps).argmax(1)], dim=1)
     corners = torch.stack([low, high + 1], dim=1).float()
-    spread = ((high - low)[:, None].float() * noise).clamp(max=most_px)
+    spread = ((high - low)[:, None].float() * noise).clamp(max=size * 20 / 1024)
     moved = corners + spread * torch.randn(corners.shape, generator=generator, device=masks.device)
     return moved.clamp(0, size)
 
 
-def clicks(masks: Tensor, generator: torch.Generator) -> Tensor:
-    """One point in each mask bool [n, S, S], x before y, [n, 1, 2]: half anywhere, half well inside."""
+def clicks(masks: Tensor, generator: torch.Generator, stray: float = 0.5) -> Tensor:
+    """One point in each mask bool [n, S, S], x before y, [n, 1, 2]: a share `stray` anywhere, the others well
+    inside."""
     coarse = F.max_pool2d(masks.float()[:, None], 2)[:, 0]
     anywhere = torch.rand(coarse.shape, generator=generator, device=masks.device)
     deep = F.avg_pool2d(coarse[:, None], 25, stride=1, padding=12)[:, 0] + 0.01 * anywhere
-    which = torch.rand((len(masks), 1, 1), generator=generator, device=masks.device) < 0.5
+    which = torch.rand((len(masks), 1, 1), generator=generator, device=masks.device) < stray
     score = torch.where(which, anywhere, deep) * coarse
     best = score.flatten(1).argmax(1)
     return (

@@ -146,20 +146,25 @@ class Weights:
     """A SAM in its own block order, with what is known about its weights (see Bundle)."""
 
     sam: Sam
+    geometry: Geometry
     status: str
     trained_on: str
 
 
-def load_weights(geometry: Geometry, path: Path) -> Weights:
+def load_weights(geometry: Geometry | None, path: Path) -> Weights:
     """Weights from a segment-anything 1.0 checkpoint (`.pth`) or from a `.safetensors` file of ours.
 
-    Nothing but tensors is read. Raises CheckpointError for a file that is missing, truncated, of another
-    kind or of another model.
+    Without `geometry` the model is what the file holds. Nothing but tensors is read. Raises CheckpointError
+    for a file that is missing, truncated, of another kind or of another model.
     """
-    if path.suffix != ".safetensors":
-        return Weights(_sam_of(geometry, _read_state(path), path), "undistilled", f"checkpoint {path.name}")
-    state, facts = _read_safetensors(path)
-    return Weights(_sam_of(geometry, state, path), facts["weights"], facts["trained_on"])
+    if path.suffix == ".safetensors":
+        state, facts = _read_safetensors(path)
+    else:
+        state, facts = _read_state(path), {"weights": "undistilled", "trained_on": f"checkpoint {path.name}"}
+    found = GEOMETRIES[_model_of(state, path)]
+    if geometry is not None and found != geometry:
+        raise CheckpointError(f"{path} holds {found.name} weights; export it with --model {found.name}")
+    return Weights(_sam_of(found, state, path), found, facts["weights"], facts["trained_on"])
 
 
 def save_weights(state: Mapping[str, Tensor], path: Path, status: str, trained_on: str) -> None:
@@ -187,9 +192,6 @@ def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
 
 
 def _sam_of(geometry: Geometry, state: dict[str, Tensor], path: Path) -> Sam:
-    found = _model_of(state, path)
-    if found != geometry.name:
-        raise CheckpointError(f"{path} holds {found} weights; export it with --model {found}")
     sam = build_sam(geometry)
     try:
         sam.load_state_dict(state, assign=True)

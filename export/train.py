@@ -1,14 +1,15 @@
-"""Train promptable segmentation: a SAM of any geometry, in either block order, with or without a teacher.
+"""The training loop of `pedsam train` and `pedsam distill`.
 
-One step: a batch of augmented pictures, several objects each; half of the objects are prompted by a noisy
-box, half by one click; then, every second step, a correcting click on what the first prediction got wrong,
-with that prediction as mask input. Loss: 20 focal + dice on the mask (for a single click the best of three),
-squared error on the rated IoU. Source: SAM (arXiv 2304.02643), appendix A. With a teacher, the squared error
-of its image embedding is added.
+Mixed precision, gradient accumulation and several GPUs are Hugging Face accelerate's. Matrices are trained by
+Muon (torch.optim), all else by AdamW. The rate is constant after a warm-up and falls to zero over the last
+steps (arXiv 2405.18392): a run that takes too long is ended well by resuming it with fewer steps. From
+scratch, pictures grow from two windows a side to the whole canvas.
 """
 
 from __future__ import annotations
 
+import copy
+import json
 import math
 import time
 from collections.abc import Callable, Mapping
@@ -17,241 +18,272 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate import Accelerator
+from accelerate.utils import DistributedDataParallelKwargs
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from export.augment import Batch, Batches
-from export.modules import DecoderStage
-from export.prompting import clicks, corrections, noisy_boxes
-from export.sam import Sam
+from export.objective import Objective, true_iou
+from export.promptable import Promptable
+from export.prompting import clicks, noisy_boxes
 from stages.geometry import Geometry
 
-Say = Callable[[str], None]
+Report = Callable[[int, Mapping[str, float]], None]
+
+
+REPORT_EVERY_S = 10.0
 
 
 @dataclass(frozen=True)
 class TrainOptions:
     """How to train.
 
-    `pictures` and `objects` are per step, `rate` is AdamW's after warm-up, `ema` the decay of the averaged
-    weights that are kept in the end, `seconds` ends a session early (the next one resumes).
+    A step is `accumulate` batches of `pictures` with `objects` each, on every device. `sizes` are (share of
+    the steps, pixels of the canvas), `rate` counts between warm-up and cool-down, `ema` is the decay of the
+    averaged weights that are kept in the end, `seconds` ends a session early (the next one resumes).
     """
 
     steps: int
-    pictures: int = 64
-    objects: int = 8
-    rate: float = 6e-4
+    sizes: tuple[tuple[float, int], ...]
+    pictures: int = 16
+    objects: int = 5
+    accumulate: int = 1
+    rate: float = 2e-3
     weight_decay: float = 0.05
     warm_up: float = 0.03
-    ema: float = 0.9995
-    distil_weight: float = 1.0
+    cool_down: float = 0.4
+    ema: float = 0.998
     seed: int = 0
     seconds: float = math.inf
     save_every_s: float = 60.0
+    validate_every: int = 250
+
+    def size(self, step: int) -> int:
+        """Pixels of the canvas in this step."""
+        done = step / self.steps
+        for share, pixels in self.sizes:
+            done -= share
+            if done < 0:
+                return pixels
+        return self.sizes[-1][1]
+
+    def rate_at(self, step: int) -> float:
+        """Share of `rate` in this step."""
+        warm = (step + 1) / max(1.0, self.warm_up * self.steps)
+        cool = (self.steps - step) / max(1.0, self.cool_down * self.steps)
+        return min(1.0, warm, cool)
 
 
-class Promptable(nn.Module):
-    """A SAM whose stages take batches of pictures, in the block order its encoder has."""
-
-    def __init__(self, sam: Sam) -> None:
-        super().__init__()
-        self.sam = sam
-        self.decoder = DecoderStage(sam)
-
-    def encode(self, pixels: Tensor) -> Tensor:
-        embedding: Tensor = self.sam.image_encoder(pixels)
-        return embedding
-
-    def decode(
-        self, embedding: Tensor, coords: Tensor, labels: Tensor, mask: Tensor | None
-    ) -> tuple[Tensor, Tensor]:
-        """Masks [n, 4, M, M] and ratings [n, 4] for one embedding and one prompt a row."""
-        side = 4 * embedding.shape[-1]
-        given = torch.full((len(coords), 1), float(mask is not None), device=coords.device)
-        blank = torch.zeros((len(coords), 1, side, side), device=coords.device) if mask is None else mask
-        masks, iou = self.decoder(embedding, coords, labels, blank, given)
-        return masks.float(), iou.float()
-
-
-@dataclass(frozen=True)
-class Losses:
-    total: Tensor
-    mask: Tensor
-    iou: Tensor
-
-
-def mask_losses(logits: Tensor, target: Tensor) -> Tensor:
-    """20 focal + dice for each mask: logits and target [..., M, M] -> [...]. `target` is a share in 0..1."""
-    target = target.expand_as(logits)
-    probability = logits.sigmoid()
-    entropy = F.binary_cross_entropy_with_logits(logits, target, reduction="none")
-    missed = (probability - target).abs()
-    focal = (entropy * missed**2 * (0.25 * target + 0.75 * (1 - target))).mean(dim=(-2, -1))
-    overlap = (probability * target).sum(dim=(-2, -1))
-    dice = 1 - (2 * overlap + 1) / (probability.sum(dim=(-2, -1)) + target.sum(dim=(-2, -1)) + 1)
-    return 20 * focal + dice
-
-
-def true_iou(logits: Tensor, target: Tensor) -> Tensor:
-    """IoU of thresholded masks [..., M, M] -> [...]."""
-    found, wanted = logits > 0, target > 0.5
-    union = (found | wanted).sum(dim=(-2, -1))
-    return (found & wanted).sum(dim=(-2, -1)) / union.clamp(min=1)
-
-
-def losses(
-    masks: Tensor, iou: Tensor, target: Tensor, single: Tensor, valid: Tensor
-) -> tuple[Losses, Tensor]:
-    """Losses over the objects that count, and the logits [n, M, M] chosen for each.
-
-    `single` [n] says which prompts are one click alone: for them the best of masks 1..3 is trained, for the
-    others mask 0.
-    """
-    each = mask_losses(masks, target[:, None])
-    best = torch.where(single, 1 + each[:, 1:].argmin(dim=1), 0)
-    chosen = each.gather(1, best[:, None])[:, 0]
-    rated = (iou - true_iou(masks, target[:, None]).detach()) ** 2
-    weight = valid.float() / valid.float().sum().clamp(min=1)
-    mask_loss = (chosen * weight).sum()
-    iou_loss = (rated.mean(dim=1) * weight).sum()
-    logits = masks.gather(1, best[:, None, None, None].expand(-1, 1, *masks.shape[2:]))[:, 0]
-    return Losses(mask_loss + iou_loss, mask_loss, iou_loss), logits.detach()
-
-
-def first_prompts(batch: Batch, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
-    """Boxes for the even objects, clicks for the odd ones: coords [n, 2, 2], labels [n, 2], single [n]."""
-    full = batch.full.flatten(0, 1)
-    single = torch.arange(len(full), device=full.device) % 2 == 1
-    boxes, points = noisy_boxes(full, generator), clicks(full, generator)
-    points = torch.cat([points, torch.zeros_like(points)], dim=1)
-    coords = torch.where(single[:, None, None], points, boxes)
-    labels = torch.where(single[:, None], coords.new_tensor([1.0, -1.0]), coords.new_tensor([2.0, 3.0]))
-    return coords, labels, single
+def growing_sizes(geometry: Geometry) -> tuple[tuple[float, int], ...]:
+    """Two windows a side, then three, then the canvas: whole windows, so that no padding is computed."""
+    two, three = (n * geometry.tile_px for n in (2, 3))
+    return (0.45, two), (0.4, three), (0.15, geometry.image_size)
 
 
 class Trainer:
-    """Trains one model; `state_path` makes it resumable after a kill at any moment."""
+    """Trains one objective; `state_path` makes it resumable after a kill at any moment.
+
+    Beside it grows a curve: one JSON line for each report, with losses or, now and then, validation.
+    """
 
     def __init__(
         self,
-        sam: Sam,
+        objective: Objective,
         batches: Batches,
         options: TrainOptions,
-        device: torch.device,
+        accelerator: Accelerator,
         state_path: Path,
-        teacher: nn.Module | None = None,
     ) -> None:
-        self.model = Promptable(sam).to(device).train()
+        self.model = objective.model.train()
         self.step = 0
-        self._average = {
-            name: tensor.detach().clone() for name, tensor in self.model.sam.state_dict().items()
-        }
+        self._bare = objective
+        self._averaged = copy.deepcopy(self.model).eval().requires_grad_(False)
         self._batches = batches
         self._options = options
-        self._device = device
+        self._accelerator = accelerator
         self._state_path = state_path
-        self._teacher = teacher
-        matrices = [p for p in self.model.parameters() if p.ndim >= 2]
-        vectors = [p for p in self.model.parameters() if p.ndim < 2]
-        groups = [
-            {"params": matrices, "weight_decay": options.weight_decay},
-            {"params": vectors, "weight_decay": 0.0},
-        ]
-        self._optimiser = torch.optim.AdamW(groups, lr=options.rate, betas=(0.9, 0.98))
+        self.curve_path = state_path.with_suffix(".curve.jsonl")
+        self._optimisers = optimisers(objective, options)
         if state_path.exists():
             self._resume()
+        self._objective = accelerator.prepare(objective)
+        self._prepared = [accelerator.prepare(optimiser) for optimiser in self._optimisers]
 
-    def run(self, say: Say) -> bool:
+    def run(self, report: Report) -> bool:
         """Train until `steps` or `seconds` are over; True when all steps are done."""
+        options = self._options
         started = saved = told = time.monotonic()
         first = self.step
-        while self.step < self._options.steps:
-            parts = self._one_step()
+        over = self.step >= options.steps
+        while not over:
+            losses = self.one_step()
             now = time.monotonic()
-            if now - told > 10 or self.step == self._options.steps:
-                speed = (self.step - first) * self._options.pictures / (now - started)
-                say(self._line(parts, speed))
+            over = self.step >= options.steps or now - started > options.seconds
+            if over or now - told > REPORT_EVERY_S:
+                values = {name: float(value.detach()) for name, value in losses.items()}
+                speed = (self.step - first) * self.images_a_step / (now - started)
+                self._tell({**values, "images/s": speed}, report)
                 told = now
-            if now - saved > self._options.save_every_s:
+            if self.step % options.validate_every == 0 or self.step == options.steps:
+                self._tell(self.validate(), report)
+            if now - saved > options.save_every_s:
                 self._save()
                 saved = now
-            if now - started > self._options.seconds:
-                break
         self._save()
-        return self.step >= self._options.steps
+        return self.step >= options.steps
 
     def averaged(self) -> dict[str, Tensor]:
         """The averaged weights, in SAM's key layout, blocks in the order they run in."""
-        return self._average
+        weights: dict[str, Tensor] = self._averaged.sam.state_dict()
+        return weights
 
-    def _one_step(self) -> dict[str, Tensor]:
-        for group in self._optimiser.param_groups:
-            group["lr"] = self._rate()
-        batch = self._batches.draw(self._options.pictures, self._options.objects)
-        parts = self._losses(batch)
-        self._optimiser.zero_grad(set_to_none=True)
-        parts["total"].backward()  # type: ignore[no-untyped-call]
-        nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
-        self._optimiser.step()
+    @torch.no_grad()
+    def validate(self) -> dict[str, float]:
+        """Mean IoU of low-resolution masks of the averaged weights on the pictures held back, by prompt kind.
+
+        Empty where no picture held back has masks.
+        """
+        found: dict[str, list[Tensor]] = {"box mIoU": [], "point mIoU": []}
+        generator = torch.Generator(self._accelerator.device).manual_seed(0)
+        for batch in self._batches.held_back(self._options.pictures, self._options.objects):
+            with self._accelerator.autocast():
+                box, point = validation_ious(self._averaged, batch, generator)
+            found["box mIoU"].append(box)
+            found["point mIoU"].append(point)
+        return {
+            kind: float(torch.cat(values).mean()) for kind, values in found.items() if any(map(len, values))
+        }
+
+    @property
+    def is_main_process(self) -> bool:
+        """Of several processes, one reports and saves."""
+        return bool(self._accelerator.is_main_process)
+
+    @property
+    def images_a_step(self) -> int:
+        """Pictures in one update of the weights, on all devices together."""
+        o = self._options
+        return o.pictures * o.accumulate * int(self._accelerator.num_processes)
+
+    def one_step(self) -> dict[str, Tensor]:
+        """One update of the weights; the losses of its last batch by name."""
+        options, generator = self._options, self._batches.generator
+        share = options.rate_at(self.step)
+        for optimiser in self._optimisers:
+            for group in optimiser.param_groups:
+                group["lr"] = group["full_rate"] * share
+        for _ in range(options.accumulate):
+            batch = self._batches.draw(options.pictures, options.objects, options.size(self.step))
+            with self._accelerator.accumulate(self._objective), self._accelerator.autocast():
+                losses: dict[str, Tensor] = self._objective(batch, self.step % 4 == 3, generator)
+            self._accelerator.backward(sum(losses.values()))
+            if self._accelerator.sync_gradients:
+                norm = self._accelerator.clip_grad_norm_(self._objective.parameters(), 1.0)
+                if not norm.isfinite():  # an overflow in bf16: leave this step out
+                    self._objective.zero_grad()
+            for prepared in self._prepared:
+                prepared.step()
+                prepared.zero_grad()
         self.step += 1
         self._update_average()
-        return parts
-
-    def _rate(self) -> float:
-        done = self.step / self._options.steps
-        warm = min(1.0, (self.step + 1) / max(1.0, self._options.warm_up * self._options.steps))
-        return self._options.rate * warm * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * done)))
-
-    def _losses(self, batch: Batch) -> dict[str, Tensor]:
-        generator = self._batches.generator
-        target, valid = batch.masks.flatten(0, 1), batch.valid.flatten()
-        coords, labels, single = first_prompts(batch, generator)
-        with torch.autocast(self._device.type, torch.bfloat16, enabled=self._device.type == "cuda"):
-            image = self.model.encode(batch.pixels)
-            each = image.repeat_interleave(self._options.objects, dim=0)
-            first, logits = losses(*self.model.decode(each, coords, labels, None), target, single, valid)
-            parts = {"mask": first.mask, "iou": first.iou, "total": first.total}
-            if self.step % 2:
-                more, more_labels = corrections(logits, target, generator)
-                coords, labels = torch.cat([coords, more], dim=1), torch.cat([labels, more_labels], dim=1)
-                answers = self.model.decode(each, coords, labels, logits[:, None])
-                second, _ = losses(*answers, target, torch.zeros_like(single), valid)
-                parts["total"] = parts["total"] + second.total
-            if self._teacher is not None:
-                with torch.no_grad():
-                    wanted = self._teacher(batch.pixels)
-                parts["distil"] = F.mse_loss(image.float(), wanted.float())
-                parts["total"] = parts["total"] + self._options.distil_weight * parts["distil"]
-        return parts
+        return losses
 
     @torch.no_grad()
     def _update_average(self) -> None:
         decay = min(self._options.ema, (1 + self.step) / (10 + self.step))
-        for name, tensor in self.model.sam.state_dict().items():
-            self._average[name].lerp_(tensor.float(), 1 - decay)
+        current = self.model.sam.state_dict()
+        for name, tensor in self._averaged.sam.state_dict().items():
+            tensor.lerp_(current[name].float(), 1 - decay)
 
-    def _line(self, parts: dict[str, Tensor], speed: float) -> str:
-        values = ", ".join(f"{name} {float(value.detach()):.3f}" for name, value in parts.items())
-        return f"step {self.step} of {self._options.steps}: {values}; {speed:.0f} pictures/s"
+    def _tell(self, values: Mapping[str, float], report: Report) -> None:
+        if not self.is_main_process or not values:
+            return
+        report(self.step, values)
+        with self.curve_path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps({"step": self.step, **values}) + "\n")
 
     def _save(self) -> None:
+        if not self.is_main_process:
+            return
         state = {
             "step": self.step,
-            "model": self.model.sam.state_dict(),
-            "average": self._average,
-            "optimiser": self._optimiser.state_dict(),
+            "objective": self._bare.state_dict(),
+            "averaged": self.averaged(),
+            "optimisers": [optimiser.state_dict() for optimiser in self._optimisers],
+            "generator": self._batches.generator.get_state(),
+            "drawn": self._batches.drawn,
         }
         temporary = self._state_path.with_suffix(".tmp")
         torch.save(state, temporary)
         temporary.replace(self._state_path)
 
     def _resume(self) -> None:
-        state: dict[str, Any] = torch.load(self._state_path, map_location=self._device, weights_only=True)
+        state: dict[str, Any] = torch.load(self._state_path, map_location="cpu", weights_only=True)
         self.step = state["step"]
-        self.model.sam.load_state_dict(state["model"])
-        self._average = state["average"]
-        self._optimiser.load_state_dict(state["optimiser"])
-        self._batches.generator.manual_seed(self._options.seed + self.step)
+        self._bare.load_state_dict(state["objective"])
+        self._averaged.sam.load_state_dict(state["averaged"])
+        for optimiser, saved in zip(self._optimisers, state["optimisers"], strict=True):
+            optimiser.load_state_dict(saved)
+        self._batches.generator.set_state(state["generator"])
+        self._batches.drawn = state["drawn"]
+
+
+def validation_ious(model: Promptable, batch: Batch, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """IoU of each object that counts, prompted by its exact box and by one click well inside."""
+    full, target, valid = batch.full.flatten(0, 1), batch.masks.flatten(0, 1), batch.valid.flatten()
+    each = model.encode(batch.pixels)[0].repeat_interleave(batch.masks.shape[1], dim=0)
+    boxes = noisy_boxes(full, generator, noise=0)
+    corners = boxes.new_tensor([2.0, 3.0]).expand(len(boxes), 2)
+    masks, _ = model.decode(each, boxes, corners, None)
+    box = true_iou(masks[:, 0], target)
+    points = F.pad(clicks(full, generator, stray=0), (0, 0, 0, 1))
+    click = boxes.new_tensor([1.0, -1.0]).expand(len(boxes), 2)
+    masks, rated = model.decode(each, points, click, None)
+    best = 1 + rated[:, 1:].argmax(dim=1)
+    point = true_iou(masks[torch.arange(len(masks), device=masks.device), best], target)
+    return box[valid], point[valid]
+
+
+def accelerated(options: TrainOptions, device: str = "auto", precision: str | None = None) -> Accelerator:
+    """Gradient accumulation, as many processes as `accelerate launch` started, and mixed precision.
+
+    `device` is auto or cpu; `precision` is bf16 or no  [default: bf16 where the machine computes in it].
+    """
+    cpu = device == "cpu" or not torch.cuda.is_available()
+    bf16 = not cpu or torch.cpu.get_capabilities().get("avx512_bf16", False)
+    return Accelerator(
+        mixed_precision=precision or ("bf16" if bf16 else "no"),
+        gradient_accumulation_steps=options.accumulate,
+        cpu=cpu,
+        kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)],
+    )
+
+
+def optimisers(objective: nn.Module, options: TrainOptions) -> list[torch.optim.Optimizer]:
+    """Muon for the matrices of linear layers, AdamW for tables, convolutions and vectors."""
+    matrices, tables, vectors = [], [], []
+    for module in objective.modules():
+        for name, parameter in module.named_parameters(recurse=False):
+            if not parameter.requires_grad:
+                continue
+            if parameter.ndim < 2:
+                vectors.append(parameter)
+            elif isinstance(module, nn.Linear) and name == "weight":
+                matrices.append(parameter)
+            else:
+                tables.append(parameter)
+    decay = options.weight_decay
+    rate = options.rate
+    muon = [{"params": matrices, "weight_decay": decay, "full_rate": rate}]
+    adam = [
+        {"params": tables, "weight_decay": decay, "full_rate": rate},
+        {"params": vectors, "weight_decay": 0.0, "full_rate": rate},
+    ]
+    return [
+        torch.optim.Muon(muon, lr=rate, adjust_lr_fn="match_rms_adamw"),
+        torch.optim.AdamW(adam, lr=rate, betas=(0.9, 0.98)),
+    ]
 
 
 def in_own_order(state: Mapping[str, Tensor], geometry: Geometry) -> dict[str, Tensor]:

@@ -7,9 +7,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
-from export.data import pack, read_packed, read_samples
+from export.data import on_canvas, pack, read_pictures, read_samples
+from export.pictures import InMemory, OnDisk, open_pictures
 from stages.errors import InputError
 from stages.geometry import Geometry
 from tests.pictures import photo
@@ -77,11 +79,70 @@ def test_an_empty_folder_and_unequal_sizes_are_refused(tmp_path: Path) -> None:
 
 def test_a_packed_file_holds_what_the_folder_holds(tmp_path: Path) -> None:
     write_pair(tmp_path, "a")
-    pack(read_samples(tmp_path), TINY, tmp_path / "p.npz", quality=95)
-    direct, packed = read_packed(tmp_path, TINY), read_packed(tmp_path / "p.npz", TINY)
-    assert (direct.labels == packed.labels).all()
-    assert (direct.sizes == packed.sizes).all()
-    assert tuple(direct.sizes[0]) == TINY.resized(*photo("4:3")[::2, ::2].shape[:2])
-    assert np.abs(direct.images.astype(int) - packed.images).mean() < 4
-    with pytest.raises(InputError, match="packed for 80 pixels, expected 160"):
-        read_packed(tmp_path / "p.npz", Geometry("other", 160, 16, 2, 24, 3, 4, (1, 3)))
+    write_pair(tmp_path, "b")
+    samples = read_samples(tmp_path)
+    folder = tmp_path / "packed"
+    folder.mkdir()
+    pack(samples[1:], TINY, folder / "0.npz", quality=95)
+    pack(samples[:1], TINY, folder / "1.npz", quality=95)
+    packed, other = read_samples(folder)
+    assert (packed.name, other.name) == ("a", "b")
+    assert sorted(sample.name for sample in read_pictures(folder)) == ["a", "b"]
+    image, labels = on_canvas(samples[0], TINY)
+    assert labels.shape == TINY.resized(*photo("4:3")[::2, ::2].shape[:2])
+    assert (packed.labels() == labels).all()
+    assert np.abs(packed.image().astype(int) - image).mean() < 4
+    assert packed.masks().shape == (2, *labels.shape)
+    (folder / "0.npz").write_bytes(b"PK no zip file")
+    with pytest.raises(InputError, match="pack it again"):
+        read_samples(folder)
+
+
+def test_pictures_without_masks_and_with_some(tmp_path: Path) -> None:
+    images, masks = tmp_path / "images", tmp_path / "masks"
+    images.mkdir()
+    masks.mkdir()
+    labels = write_pair(images, "a")
+    write_pair(images, "b")
+    assert [sample.masks().shape[0] for sample in read_pictures(images)] == [0, 0]
+    (images / "a.png").rename(masks / "a.png")
+    (images / "b.png").unlink()
+    some = read_pictures(images, masks)
+    assert [sample.masks().shape[0] for sample in some] == [2, 0]
+    assert (some[0].labels() == labels).all()
+    assert not some[1].labels().any()
+    with pytest.raises(InputError, match="holds no pictures"):
+        read_pictures(masks / "none")
+    (masks / "a.png").unlink()
+    with pytest.raises(InputError, match="holds no masks of pictures in"):
+        read_pictures(images, masks)
+
+
+@pytest.mark.parametrize("kind", [InMemory, OnDisk])
+def test_pictures_come_by_number_on_the_canvas(tmp_path: Path, kind: type[InMemory] | type[OnDisk]) -> None:
+    first, second = write_pair(tmp_path, "a"), write_pair(tmp_path, "b")
+    second[:10] = 9
+    Image.fromarray(second).save(tmp_path / "b.png")
+    samples = read_samples(tmp_path)
+    pictures = kind(samples, TINY, torch.device("cpu"))
+    pictures.expect([1, 0, 1])
+    images, labels, sizes = pictures.take([1, 0, 1])
+    rows, cols = TINY.resized(*first.shape)
+    assert sizes.tolist() == [[rows, cols]] * 3
+    assert images.shape == (3, 80, 80, 3)
+    for n, sample in zip((0, 1, 2), (samples[1], samples[0], samples[1]), strict=True):
+        image, label_map = on_canvas(sample, TINY)
+        assert (images[n, :rows, :cols].numpy() == image).all()
+        assert (labels[n, :rows, :cols].numpy() == label_map).all()
+        assert not images[n, rows:].any()
+    assert pictures.count == 2
+
+
+def test_few_pictures_are_kept_in_memory_and_many_are_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_pair(tmp_path, "a")
+    samples = read_samples(tmp_path)
+    assert isinstance(open_pictures(samples, TINY, torch.device("cpu")), InMemory)
+    monkeypatch.setattr("export.pictures.MEMORY", 80 * 80 * 4 - 1)
+    assert isinstance(open_pictures(samples, TINY, torch.device("cpu")), OnDisk)

@@ -1,0 +1,227 @@
+"""What `pedsam train` and `pedsam distill` share: options, and a training run from start to saved weights."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from stages.errors import InputError
+from stages.geometry import Geometry
+
+if TYPE_CHECKING:
+    from export.data import Sample
+    from export.sam import Sam
+    from export.train import Trainer, TrainOptions
+
+MOST_HELD_BACK = 96  # pictures that validation uses; of few pictures, a tenth
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """The options both commands have; see their help."""
+
+    out: Path
+    steps: int
+    pictures: int
+    objects: int
+    accumulate: int
+    rate: float
+    sizes: str | None
+    low_memory: bool
+    seconds: float
+    seed: int
+    device: str
+
+    def train_options(self, sizes: tuple[tuple[float, int], ...], geometry: Geometry) -> TrainOptions:
+        """`sizes` count where --sizes is not given."""
+        from export.train import TrainOptions
+
+        return TrainOptions(
+            self.steps,
+            _parsed_sizes(self.sizes, geometry) if self.sizes else sizes,
+            self.pictures,
+            self.objects,
+            self.accumulate,
+            rate=self.rate,
+            seed=self.seed,
+            seconds=self.seconds,
+        )
+
+
+def run_options(
+    steps: int, pictures: int, accumulate: int, rate: float
+) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Adds the shared options, with these defaults; the command gets them as `options`."""
+    shared = (
+        click.option(
+            "--out", type=click.Path(path_type=Path), required=True, help="The weights, .safetensors."
+        ),
+        click.option("--steps", type=click.IntRange(1), default=steps, show_default=True),
+        click.option(
+            "--pictures",
+            type=click.IntRange(1),
+            default=pictures,
+            show_default=True,
+            help="At a time, per device.",
+        ),
+        click.option(
+            "--objects", type=click.IntRange(2), default=5, show_default=True, help="Prompted per picture."
+        ),
+        click.option(
+            "--accumulate",
+            type=click.IntRange(1),
+            default=accumulate,
+            show_default=True,
+            help="Batches of PICTURES whose gradients make one step.",
+        ),
+        click.option("--rate", type=click.FloatRange(0, min_open=True), default=rate, show_default=True),
+        click.option(
+            "--sizes", help="Canvas sizes in turn, as SHARE:PIXELS of the steps: 0.45:160,0.4:240,0.15:384."
+        ),
+        click.option("--low-memory", is_flag=True, help="Compute activations twice rather than keep them."),
+        click.option(
+            "--seconds",
+            type=click.FloatRange(0),
+            default=math.inf,
+            help="Stop then; the same command resumes.",
+        ),
+        click.option("--seed", type=click.IntRange(0, 2**31), default=0, show_default=True),
+        click.option("--device", type=click.Choice(["auto", "cpu"]), default="auto", show_default=True),
+    )
+
+    def decorate(command: Callable[..., None]) -> Callable[..., None]:
+        def gathered(**given: Any) -> None:
+            own = {name: given.pop(name) for name in RunOptions.__dataclass_fields__}
+            command(options=RunOptions(**own), **given)
+
+        gathered.__doc__ = command.__doc__
+        gathered.__click_params__ = getattr(command, "__click_params__", [])  # type: ignore[attr-defined]
+        for option in reversed(shared):
+            gathered = option(gathered)
+        return gathered
+
+    return decorate
+
+
+@dataclass(frozen=True)
+class Job:
+    """A training run: `sam` has its blocks in the order that `reordered` says."""
+
+    geometry: Geometry
+    sam: Sam
+    reordered: bool
+    samples: list[Sample]
+    teacher: Sam | None = None
+    masks: bool = True
+    hints: bool = False
+
+
+def open_trainer(job: Job, options: RunOptions, sizes: tuple[tuple[float, int], ...]) -> Trainer:
+    """Raises InputError for an --out or --sizes that cannot be used."""
+    from export.augment import Batches
+    from export.hints import Hints
+    from export.objective import Objective
+    from export.pictures import open_pictures
+    from export.promptable import Promptable
+    from export.train import Trainer, accelerated
+
+    if options.out.suffix != ".safetensors":
+        raise InputError(f"--out {options.out} must end in .safetensors")
+    options.out.parent.mkdir(parents=True, exist_ok=True)
+    train_options = options.train_options(sizes, job.geometry)
+    accelerator = accelerated(train_options, options.device)
+    device = accelerator.device
+    pictures = open_pictures(job.samples, job.geometry, device)
+    held_back = min(MOST_HELD_BACK, pictures.count // 10)
+    batches = Batches(pictures, device, options.seed + accelerator.process_index, held_back)
+    objective = Objective(
+        Promptable(job.sam, options.low_memory),
+        Hints(job.geometry.dim, device) if job.hints else None,
+        Promptable(job.teacher).to(device).eval() if job.teacher else None,
+        job.masks,
+    )
+    return Trainer(
+        objective.to(device), batches, train_options, accelerator, options.out.with_suffix(".state")
+    )
+
+
+def train(trainer: Trainer, job: Job, options: RunOptions) -> None:
+    """Train, then write the averaged weights and the picture of the curve beside them."""
+    from export.progress import TrainingProgress, plot_curve
+    from export.sam import save_weights
+    from export.train import in_own_order
+
+    with TrainingProgress(options.steps) as report:
+        done = trainer.run(report)
+    if not trainer.is_main_process:
+        return
+    weights = trainer.averaged()
+    if job.reordered:
+        weights = in_own_order(weights, job.geometry)
+    images = f"{len(job.samples)} pictures, {trainer.step} steps of {trainer.images_a_step}"
+    trained_on = f"{images}, {'reordered' if job.reordered else 'original'} block order"
+    save_weights(weights, options.out, "distilled" if job.reordered else "undistilled", trained_on)
+    plot_curve(trainer.curve_path, options.out.with_suffix(".curve.png"))
+    click.echo(f"{options.out}: {trained_on}")
+    click.echo("training is complete" if done else "stopped early; the same command goes on from here")
+
+
+def estimate(trainer: Trainer, job: Job, options: RunOptions) -> None:
+    """Say what this run needs: memory, measured speed, hours. Its weights are no longer of use after."""
+    import torch
+
+    parameters = sum(p.numel() for p in trainer.model.parameters())
+    kept = 4 * parameters * (5 if job.teacher else 4)  # weights, gradients, momentum, average, teacher
+    click.echo(f"{parameters / 1e6:.1f} M parameters; weights and optimiser state: {kept / 1e9:.1f} GB")
+    try:
+        trainer.one_step()  # memory is allocated, kernels are chosen
+        started = time.perf_counter()
+        for _ in range(ESTIMATE_STEPS):
+            trainer.one_step()
+        seconds = (time.perf_counter() - started) / ESTIMATE_STEPS
+    except torch.OutOfMemoryError as exc:
+        raise InputError("this does not fit into the GPU: give fewer --pictures, or --low-memory") from exc
+    speed = trainer.images_a_step / seconds
+    click.echo(f"measured {ESTIMATE_STEPS} steps of {trainer.images_a_step} images: {speed:.2f} images/s")
+    click.echo(f"peak memory: {_peak_gb():.1f} GB")
+    count = len(job.samples)
+    click.echo(f"all {count:,} images once: {count / speed / 3600:.2f} hours")
+    click.echo(f"all {options.steps:,} steps: {options.steps * seconds / 3600:.2f} hours")
+
+
+ESTIMATE_STEPS = 3
+
+
+def _peak_gb() -> float:
+    """Largest use of GPU memory so far, or of main memory where there is no GPU."""
+    import resource
+
+    import torch
+
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated() / 1e9
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
+
+
+def _parsed_sizes(text: str, geometry: Geometry) -> tuple[tuple[float, int], ...]:
+    try:
+        sizes = tuple(
+            (float(share), int(pixels)) for share, pixels in (part.split(":") for part in text.split(","))
+        )
+    except ValueError as exc:
+        raise InputError(
+            f"--sizes {text} cannot be read; expected SHARE:PIXELS,... as 0.5:240,0.5:384"
+        ) from exc
+    wrong = [p for _, p in sizes if p % geometry.patch or not geometry.patch <= p <= geometry.image_size]
+    if wrong or abs(sum(share for share, _ in sizes) - 1) > 1e-6:
+        raise InputError(
+            f"--sizes {text}: shares must add up to 1, and pixels be multiples of {geometry.patch} up to "
+            f"{geometry.image_size}"
+        )
+    return sizes
