@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test test-gpu lint bench clean
+.PHONY: demo test test-gpu lint bench shipped clean
 
 demo: $(VENV)/.demo
 	$(BIN)/pedsam demo
@@ -22,15 +22,20 @@ lint: $(VENV)/.test $(VENV)/.lint
 bench: $(VENV)/.demo
 	$(BIN)/python -m benchmarks.three_sites --out benchmarks/results/three_sites_mini.json
 
+# make shipped WEIGHTS=mini.safetensors: the bundle in assets/mini. It leaves out `whole`, which only --verify
+# needs and which holds the weights of window and global once more.
+shipped: $(VENV)/.test
+	$(BIN)/pedsam export --model mini --checkpoint $(WEIGHTS) --compact --out out/shipped
+	cd out/shipped && cp -r bundle.json edge window global decoder ../../assets/mini
+
 clean:
 	rm -rf $(VENV) out bundles .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
 
-# The demo exports its own bundle, so it needs torch too.
 $(VENV)/.demo: pyproject.toml | $(BIN)/python
-	$(BIN)/pip install --quiet --editable ".[demo,export]"
+	$(BIN)/pip install --quiet --editable ".[demo]"
 	touch $@
 
 $(VENV)/.test: pyproject.toml | $(BIN)/python

@@ -21,51 +21,49 @@ import click
 from PIL import Image
 
 from benchmarks.machine import describe
+from benchmarks.sites import three_sites
 from runtime.demo import PEDSAM, photo
-from stages.bundle import Bundle
+from stages.bundle import Bundle, shipped_bundle
 
 
 @click.command()
-@click.option("--bundle", type=click.Path(path_type=Path), default=Path("bundles/mini"), show_default=True)
+@click.option("--bundle", type=click.Path(path_type=Path), help="[default: the mini model of this clone]")
 @click.option(
     "--source", type=click.Path(path_type=Path), help="Picture or folder  [default: a shipped photograph]"
 )
 @click.option("--box", default="0.25,0.2,0.75,0.8", show_default=True, help="As fractions of the picture.")
 @click.option("--wire", type=click.Choice(["fp16", "int8"]), default="fp16", show_default=True)
 @click.option("--out", type=click.Path(path_type=Path), required=True)
-def main(bundle: Path, source: Path | None, box: str, wire: str, out: Path) -> None:
-    """Measure one `pedsam run` through three `pedsam serve`, verified against the unsplit model."""
+def main(bundle: Path | None, source: Path | None, box: str, wire: str, out: Path) -> None:
+    """Measure one `pedsam run` through three `pedsam serve`; verified if the bundle has the unsplit model."""
     with tempfile.TemporaryDirectory() as scratch:
-        result = measure(bundle, source or _shipped_photo(Path(scratch)), box, wire, Path(scratch))
+        result = measure(
+            bundle or shipped_bundle(), source or _shipped_photo(Path(scratch)), box, wire, Path(scratch)
+        )
     out.parent.mkdir(parents=True, exist_ok=True)
     out.write_text(json.dumps(result, indent=1) + "\n")
     click.echo(json.dumps(result, indent=1))
 
 
 def measure(bundle: Path, source: Path, box: str, wire: str, scratch: Path) -> dict[str, Any]:
-    sites = [_start_site(bundle) for _ in range(3)]
-    try:
-        sites_toml = scratch / "sites.toml"
-        sites_toml.write_text(
-            "".join(_entry(name, url) for name, (_, url, _) in zip("abc", sites, strict=True))
-        )
+    loaded = Bundle.load(bundle)
+    verified: dict[str, Any] = {}
+    sites_toml = scratch / "sites.toml"
+    with three_sites(bundle, sites_toml) as sites:
         summary, seconds = _run(bundle, source, box, wire, sites_toml, scratch / "run", verify=False)
         edge_peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024
-        site_peaks = [_peak_mb(process.pid) for process, _, _ in sites]
-        verified, _ = _run(bundle, source, box, wire, sites_toml, scratch / "verified", verify=True)
-    finally:
-        for process, _, _ in sites:
-            process.terminate()
-            process.communicate()
+        site_peaks = [_peak_mb(site.process.pid) for site in sites]
+        if loaded.has("whole"):
+            verified, _ = _run(bundle, source, box, wire, sites_toml, scratch / "verified", verify=True)
     return {
         "machine": describe(),
-        "model": Bundle.load(bundle).description,
+        "model": loaded.description,
         "source": f"{source.name} {_size(source)}",
         "command_s": round(seconds, 2),
-        "site_start_s": [round(start, 2) for _, _, start in sites],
+        "site_start_s": [round(site.start_s, 2) for site in sites],
         "edge_peak_mb": round(edge_peak),
         "site_peak_mb": [round(peak) for peak in site_peaks],
-        "iou_with_unsplit": verified["iou_with_unsplit"],
+        "iou_with_unsplit": verified.get("iou_with_unsplit"),
         **{key: summary[key] for key in _SUMMARY_KEYS},
     }
 
@@ -74,21 +72,6 @@ _SUMMARY_KEYS = (
     "wire", "frames", "frames_lost", "fps", "latency_ms", "bytes_up", "bytes_down",
     "windows_sent_per_frame", "windows_skipped_as_padding", "limited_by",
 )  # fmt: skip
-
-
-def _start_site(bundle: Path) -> tuple[subprocess.Popen[str], str, float]:
-    """A running site: its process, its url and how long it took to be ready."""
-    started = time.perf_counter()
-    command = [*PEDSAM, "serve", "--bundle", str(bundle), "--port", "0", "--threads", "1"]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-    for line in process.stdout or ():
-        if line.startswith("listening on "):
-            return process, line.split()[-1], time.perf_counter() - started
-    raise SystemExit("a site did not start; its message is above")
-
-
-def _entry(name: str, url: str) -> str:
-    return f'[[site]]\nname = "{name}"\noperator = "operator-{name}"\nurl = "{url}"\n\n'
 
 
 def _run(

@@ -27,8 +27,15 @@ from stages.geometry import GEOMETRIES
     show_default=True,
     help="Unquantised wire format; float32 is for tests.",
 )
+@click.option(
+    "--compact",
+    is_flag=True,
+    help="Round weights to fp16 and store them so: half the size on disk. Stages still compute in fp32.",
+)
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="Directory of the bundle.")
-def command(model: str, checkpoint: Path | None, random_weights: bool, embedding: str, out: Path) -> None:
+def command(
+    model: str, checkpoint: Path | None, random_weights: bool, embedding: str, compact: bool, out: Path
+) -> None:
     """Write a bundle: SAM, its blocks reordered, as ONNX stages held against PyTorch."""
     from export.exporter import export_bundle  # torch takes seconds to import
     from export.sam import DOWNLOADS, Weights, build_sam, load_weights, randomise
@@ -41,7 +48,7 @@ def command(model: str, checkpoint: Path | None, random_weights: bool, embedding
     elif random_weights:
         sam = build_sam(geometry)
         randomise(sam)
-        weights = Weights(sam, "untrained", "random numbers")
+        weights = Weights(sam, geometry, "untrained", "random numbers")
     elif model in DOWNLOADS:
         address, size = DOWNLOADS[model]
         raise CheckpointError(
@@ -50,7 +57,7 @@ def command(model: str, checkpoint: Path | None, random_weights: bool, embedding
         )
     else:
         raise CheckpointError(f"{model} has no official weights: give --checkpoint FILE or --random-weights")
-    bundle = export_bundle(weights, geometry, out, embedding, click.echo)
+    bundle = export_bundle(weights, geometry, out, embedding, click.echo, compact)
     click.echo(f"{out}: {bundle.description}, site digest {bundle.site_digest}")
     if bundle.weights != "distilled":
         click.echo(f"weights are {bundle.weights}: masks are {'meaningless' if random_weights else 'poor'}")

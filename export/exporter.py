@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from export.compact import round_weights
 from export.modules import GlobalStage, WindowStage, reordered_encoder
 from export.onnx_files import write_onnx
 from export.sam import PIXEL_MEAN, PIXEL_STD, Sam, Weights
@@ -31,6 +32,7 @@ STAGE_TOLERANCE = {"float32": 1e-4, "float16": 2e-3, "int8": 1.01 / 127}
 # Largest difference a site may show on the probe, as a fraction of the embedding's largest value. Engines of
 # other precisions stay within it; other weights are off by about one.
 PROBE_TOLERANCE = {"float32": 1e-2, "float16": 2e-2, "int8": 3e-2}
+PRECISION = {False: "fp32", True: "fp32 from fp16 weights"}  # of a stage, by whether its export is compact
 SEED = 20260101
 
 
@@ -41,18 +43,22 @@ def export_bundle(
     out: Path,
     embedding_dtype: str = "float16",
     say: Callable[[str], None] = print,
+    compact: bool = False,
 ) -> Bundle:
     """Write a whole bundle to `out`, which appears there only when every check has passed.
 
+    `compact` rounds weights to fp16 and stores them so; stages still compute in fp32.
     Raises ParityError when a stage or the chain of stages differs by more than its tolerance, BundleError
     when `out` holds something that is no bundle.
     """
     _check_replaceable(out)
+    if compact:
+        weights = replace(weights, sam=round_weights(weights.sam))
     out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{out.name}-", dir=out.parent) as scratch:
         work = Path(scratch) / out.name
         work.mkdir()
-        _write(weights, geometry, work, embedding_dtype, say)
+        _write(weights, geometry, work, embedding_dtype, say, compact)
         if out.exists():
             shutil.rmtree(out)
         work.rename(out)
@@ -65,7 +71,12 @@ def _check_replaceable(out: Path) -> None:
 
 
 def _write(
-    weights: Weights, geometry: Geometry, work: Path, embedding_dtype: str, say: Callable[[str], None]
+    weights: Weights,
+    geometry: Geometry,
+    work: Path,
+    embedding_dtype: str,
+    say: Callable[[str], None],
+    compact: bool,
 ) -> None:
     bundle = Bundle(
         path=work,
@@ -81,22 +92,21 @@ def _write(
         probe_tolerance=PROBE_TOLERANCE,
     )
     for plan in stage_plans(weights.sam, geometry, embedding_dtype):
-        bundle = _add_stage(bundle, plan, say)
+        bundle = _add_stage(bundle, plan, say, compact)
         gc.collect()  # an exported program holds on to its module's tensors in cycles
     bundle = _add_edge_files(bundle)
     bundle = replace(bundle, parity=_check_chain(bundle, weights.sam, say))
     bundle.save()
 
 
-def _add_stage(bundle: Bundle, plan: StagePlan, say: Callable[[str], None]) -> Bundle:
+def _add_stage(bundle: Bundle, plan: StagePlan, say: Callable[[str], None], compact: bool = False) -> Bundle:
     module = plan.build().eval()
     examples = plan.examples(torch.Generator().manual_seed(SEED))
     file = f"{plan.name}/model.onnx"
-    paths = write_onnx(module, examples, plan.inputs, plan.outputs, bundle.path / file)
+    paths = write_onnx(module, examples, plan.inputs, plan.outputs, bundle.path / file, compact)
     names = [path.relative_to(bundle.path).as_posix() for path in paths]
-    stage = Stage(
-        plan.name, file, hash_files(bundle.path, names), plan.inputs, plan.outputs, precision="fp32"
-    )
+    files = hash_files(bundle.path, names)
+    stage = Stage(plan.name, file, files, plan.inputs, plan.outputs, PRECISION[compact])
     bundle = replace(bundle, stages={**bundle.stages, plan.name: stage})
     if plan.name == "whole":
         return bundle  # _check_chain holds it against segment_anything's own encoder

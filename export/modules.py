@@ -17,6 +17,7 @@ mask_decoder.MaskDecoder).
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -175,7 +176,7 @@ class GlobalStage(nn.Module):
 
 
 class WholeStage(nn.Module):
-    """The reordered encoder run the way SAM runs it, windows cut from the whole feature map.
+    """The encoder run the way SAM runs it, windows cut from the whole feature map; reordered by default.
 
     canvas uint8 [1, image_size, image_size, 3], extent int32 [1, 2] -> image_embedding fp32 [1, 256, E, E].
     """
@@ -183,11 +184,11 @@ class WholeStage(nn.Module):
     mean: Tensor
     std: Tensor
 
-    def __init__(self, sam: Sam, geometry: Geometry) -> None:
+    def __init__(self, sam: Sam, geometry: Geometry, order: Sequence[int] | None = None) -> None:
         super().__init__()
         encoder = sam.image_encoder
         self.patch_embed, self.pos_embed, self.neck = encoder.patch_embed, encoder.pos_embed, encoder.neck
-        self.blocks = nn.ModuleList(encoder.blocks[i] for i in geometry.block_order)
+        self.blocks = nn.ModuleList(encoder.blocks[i] for i in order or geometry.block_order)
         self.register_buffer("mean", sam.pixel_mean.flatten())
         self.register_buffer("std", sam.pixel_std.flatten())
 

@@ -13,6 +13,7 @@ import onnx
 import torch
 from torch import Tensor, nn
 
+from export.compact import store_as_fp16
 from stages.tensors import TensorSpec
 
 OPSET = 20
@@ -25,11 +26,12 @@ def write_onnx(
     inputs: Sequence[TensorSpec],
     outputs: Sequence[TensorSpec],
     path: Path,
+    compact: bool = False,
 ) -> list[Path]:
     """Export `module` to `path` and `path`.data; axes named in `inputs` stay dynamic.
 
-    Returns the files written. Traces of the exporting machine (paths, source lines) are removed, so the
-    same weights give the same bytes.
+    `compact` stores the weights of a model from `round_weights` as fp16. Returns the files written. Traces of
+    the exporting machine (paths, source lines) are removed, so the same weights give the same bytes.
     """
     path.parent.mkdir(parents=True)
     axes = {
@@ -50,6 +52,8 @@ def write_onnx(
         )
     if program is None:
         raise RuntimeError("torch.onnx.export returned nothing")
+    if compact:
+        store_as_fp16(program.model)
     program.save(path, external_data=True)
     _strip_traces(path)
     return [path, path.with_name(path.name + ".data")]

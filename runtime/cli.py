@@ -13,7 +13,7 @@ from runtime.prompts import read_prompts
 from runtime.session import RunOptions, run_session
 from runtime.sources import open_source
 from runtime.summary import print_summary
-from stages.bundle import Bundle
+from stages.bundle import Bundle, shipped_bundle
 from stages.engine import BACKENDS
 
 
@@ -45,8 +45,7 @@ class Numbers(click.ParamType):  # type: ignore[type-arg]  # not generic before 
     "--bundle",
     "bundle_path",
     type=click.Path(path_type=Path),
-    required=True,
-    help="Bundle with the edge's stages.",
+    help="Bundle with the edge's stages  [default: the mini model that comes with pedsam]",
 )
 @click.option(
     "--sites", type=click.Path(path_type=Path), help="sites.toml; without it every window runs here."
@@ -95,7 +94,7 @@ class Numbers(click.ParamType):  # type: ignore[type-arg]  # not generic before 
 @click.option("--insecure", is_flag=True, help="Allow plain http to sites that are not on loopback.")
 @click.option("--verify", is_flag=True, help="Compare every mask with the unsplit model's afterwards.")
 def command(
-    bundle_path: Path,
+    bundle_path: Path | None,
     source: Path,
     boxes: tuple[tuple[float, ...], ...],
     points: tuple[tuple[float, ...], ...],
@@ -106,7 +105,7 @@ def command(
     console = Console()
     summary = asyncio.run(
         run_session(
-            Bundle.load(bundle_path),
+            Bundle.load(bundle_path or shipped_bundle()),
             open_source(source),
             read_prompts(boxes, points, prompts),
             RunOptions(**options),

@@ -8,16 +8,16 @@ from pathlib import Path
 import click
 from rich.console import Console
 
-from runtime.demo import default_bundle, run_demo
+from runtime.demo import run_demo
 from runtime.summary import print_summary
-from stages.bundle import Bundle
+from stages.bundle import Bundle, shipped_bundle
 
 
 @click.command("demo")
 @click.option(
     "--bundle",
     type=click.Path(path_type=Path),
-    help="Bundle with all stages  [default: mini, random weights]",
+    help="Bundle with site and edge stages  [default: the mini model that comes with pedsam]",
 )
 @click.option("--out", type=click.Path(path_type=Path), default=Path("out/demo"), show_default=True)
 @click.option("--frames", type=click.IntRange(2), default=24, show_default=True)
@@ -25,7 +25,7 @@ from stages.bundle import Bundle
 def command(bundle: Path | None, out: Path, frames: int, wire: str | None) -> None:
     """Three sites on loopback, a camera pan over photographs, masks in OUT."""
     console = Console()
-    loaded = Bundle.load(bundle or default_bundle(console))
+    loaded = Bundle.load(bundle or shipped_bundle())
     summary = asyncio.run(run_demo(loaded, out, frames, wire, console))
     console.print(f"results in {out}: overlay/, masks.jsonl, summary.json")
     print_summary(console, summary)

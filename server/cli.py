@@ -8,13 +8,15 @@ from pathlib import Path
 import click
 
 from server.serve import ServeOptions, serve
-from stages.bundle import Bundle
+from stages.bundle import Bundle, shipped_bundle
 from stages.engine import BACKENDS
 
 
 @click.command("serve")
 @click.option(
-    "--bundle", type=click.Path(path_type=Path), required=True, help="Bundle holding the window stage."
+    "--bundle",
+    type=click.Path(path_type=Path),
+    help="Bundle holding the window stage  [default: the mini model that comes with pedsam]",
 )
 @click.option("--host", default=ServeOptions.host, show_default=True, help="Address to listen on.")
 @click.option(
@@ -45,7 +47,7 @@ from stages.engine import BACKENDS
 )
 @click.option("--insecure", is_flag=True, help="Allow plain HTTP on an address other than loopback.")
 def command(
-    bundle: Path,
+    bundle: Path | None,
     host: str,
     port: int,
     backend: str,
@@ -57,4 +59,4 @@ def command(
 ) -> None:
     """Run one site: serve the window stage of BUNDLE over the Open Inference Protocol v2."""
     options = ServeOptions(host, port, backend, threads, max_batch, queue, grace, insecure)
-    asyncio.run(serve(Bundle.load(bundle), options, click.echo))
+    asyncio.run(serve(Bundle.load(bundle or shipped_bundle()), options, click.echo))

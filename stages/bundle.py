@@ -32,6 +32,7 @@ MANIFEST = "bundle.json"
 WEIGHT_STATUS = ("untrained", "undistilled", "distilled")
 PADDING_FILE = "edge/padding.npy"
 PROBE_FILE = "edge/probe.npz"
+SHIPPED = Path(__file__).parent.parent / "assets/mini"
 
 
 @dataclass(frozen=True)
@@ -242,6 +243,16 @@ class Bundle:
                 raise BundleError(f"{where} records no hash of {stage.file}; export the bundle again")
         if manifest["site_digest"] != self.site_digest:
             raise BundleError(f"{where} was edited: its site digest does not fit its window stage")
+
+
+def shipped_bundle() -> Path:
+    """Directory of the trained mini bundle that lies in a clone of this project, beside `pedsam.py`."""
+    if not (SHIPPED / MANIFEST).is_file():
+        raise BundleError(
+            f"{SHIPPED}, the bundle that comes with a clone of pedsam, is missing; install from a clone "
+            "with pip install -e, or give --bundle"
+        )
+    return SHIPPED
 
 
 def _read_manifest(path: Path) -> dict[str, Any]:

@@ -32,3 +32,10 @@ def photo(shape: str) -> npt.NDArray[np.uint8]:
     pixels = np.asarray(cut.resize((width, height), Image.Resampling.BICUBIC))
     pixels.setflags(write=False)
     return pixels
+
+
+def stamped(frame: npt.NDArray[np.uint8], overlay: npt.NDArray[np.uint8]) -> bool:
+    """Whether an overlay bears the banner of weights that do not segment: it darkens the top rows to a third,
+    which masks do not."""
+    corner = np.s_[:8, -frame.shape[1] // 4 :]  # where the banner has no text
+    return bool(overlay[corner].mean() < 0.45 * frame[corner].mean())

@@ -34,9 +34,10 @@ class ServeProcess:
 
 
 @contextmanager
-def serving(bundle: Path, *options: str, command: Sequence[str] = MODULE) -> Iterator[ServeProcess]:
-    """A site on a free port of this machine, killed at the end if it still runs."""
-    arguments = [*command, "serve", "--bundle", str(bundle), "--port", "0", "--threads", "1", *options]
+def serving(bundle: Path | None, *options: str, command: Sequence[str] = MODULE) -> Iterator[ServeProcess]:
+    """A site on a free port of this machine, killed at the end if it still runs; None: of what ships."""
+    arguments = [*command, "serve", *(["--bundle", str(bundle)] if bundle else [])]
+    arguments += ["--port", "0", "--threads", "1", *options]
     with subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         try:
             yield _started(process)

@@ -143,6 +143,7 @@ _TINY_EXPORT = """
 import sys
 from pathlib import Path
 import torch
+from export.compact import round_weights
 from export.onnx_files import write_onnx
 from export.sam import build_sam, randomise
 from export.stages import stage_plans
@@ -151,12 +152,13 @@ from stages.geometry import Geometry
 geometry = Geometry("tiny", 80, 16, 2, 24, 3, 2, (1,))
 sam = build_sam(geometry)
 randomise(sam)
-plan = stage_plans(sam, geometry, "float16")[0]
-examples = plan.examples(torch.Generator())
-out = Path(sys.argv[1])
-with torch.no_grad():
-    write_onnx(plan.build(), examples, plan.inputs, plan.outputs, out / "w" / "m.onnx")
-print(hash_files(out, ("w/m.onnx", "w/m.onnx.data")))
+for compact in (False, True):
+    plan = stage_plans(round_weights(sam) if compact else sam, geometry, "float16")[0]
+    examples = plan.examples(torch.Generator())
+    out = Path(sys.argv[1], str(compact))
+    with torch.no_grad():
+        write_onnx(plan.build(), examples, plan.inputs, plan.outputs, out / "m.onnx", compact)
+    print(hash_files(out, ("m.onnx", "m.onnx.data")))
 """
 
 
@@ -169,7 +171,9 @@ def test_the_same_weights_give_the_same_bytes_wherever_and_whenever(tmp_path: Pa
         done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=Path.cwd())
         printed.append(done.stdout)
     assert printed[0] == printed[1]
-    assert "m.onnx.data" in printed[0]
+    normal, compact = printed[0].splitlines()
+    assert "m.onnx.data" in normal
+    assert normal != compact
 
 
 REFUSALS = {

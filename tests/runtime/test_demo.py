@@ -15,6 +15,7 @@ from runtime.prompts import read_prompts
 from runtime.sources import PictureSource
 from stages.bundle import Bundle
 from stages.errors import InputError
+from tests.pictures import stamped
 
 pytestmark = pytest.mark.anyio
 
@@ -35,6 +36,8 @@ async def test_the_demo(mini_bundle: Bundle, tmp_path: Path) -> None:
     frames = sorted((out / "frames").iterdir())
     assert [path.stem for path in frames] == sorted(path.stem for path in (out / "overlay").iterdir())
     first, second = (frame.pixels for frame in PictureSource(frames[:2]))
+    (overlay,) = PictureSource([out / f"overlay/{frames[0].stem}.jpg"])
+    assert stamped(first, overlay.pixels)  # these weights draw nothing of use
     assert first.shape == (360, 640, 3)
     assert np.abs(first.astype(int) - second).mean() > 5  # the camera moves
     read_prompts((), (), out / "prompts.json").check_inside([(360, 640)])

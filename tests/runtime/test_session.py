@@ -26,7 +26,7 @@ from server.serve import ServeOptions, running_site
 from stages.bundle import Bundle
 from stages.errors import BundleError, InputError
 from tests.edge import Impostor, sites_file, status, write_photo
-from tests.pictures import photo
+from tests.pictures import photo, stamped
 
 pytestmark = pytest.mark.anyio
 
@@ -167,6 +167,18 @@ async def test_masks_and_overlays_are_written_for_every_frame_and_object(
     masks = np.logical_or.reduce([decode_mask(line["segmentation"]) for line in lines])
     assert difference[masks].mean() > 20 > difference[~masks][-1000:].mean()
     assert difference[:8, :200].mean() > 20  # the banner: these weights mean nothing
+
+
+async def test_distilled_weights_need_no_permission_and_bear_no_banner(
+    mini_bundle: Bundle, tmp_path: Path
+) -> None:
+    distilled = replace(mini_bundle, weights="distilled")
+    chosen = replace(options(tmp_path / "out"), allow_undistilled=False)
+    await run(distilled, open_source(write_photo(tmp_path / "a.png")), chosen)
+    overlay = cv2.imread(str(tmp_path / "out/overlay/a.jpg"))
+    assert overlay is not None
+    assert not stamped(photo("16:9"), np.asarray(overlay, np.uint8))
+    assert {line["weights"] for line in mask_lines(tmp_path / "out")} == {"distilled"}
 
 
 async def test_a_video_becomes_an_overlay_video(mini_bundle: Bundle, tmp_path: Path) -> None:

@@ -126,7 +126,6 @@ def test_a_taken_port(mini_bundle: Bundle) -> None:
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        ([], "Missing option '--bundle'"),
         (["--bundle", "x", "--port", "65536"], "Invalid value for '--port'"),
         (["--bundle", "x", "--queue", "0"], "Invalid value for '--queue'"),
         (["--bundle", "x", "--max-batch", "0"], "Invalid value for '--max-batch'"),

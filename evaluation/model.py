@@ -1,0 +1,100 @@
+"""The three ways to run a model: whole, split in this process, or split with its windows at sites."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+from runtime.canvas import Canvas
+from runtime.decode import ObjectMask, decode
+from runtime.edge import Edge, EdgeOptions, open_edge
+from runtime.prompts import Prompt
+from stages.bundle import Bundle
+from stages.engine import EngineThread, engine_factories
+from stages.errors import InputError
+from stages.geometry import Geometry
+from stages.tensors import Array
+
+
+@dataclass(frozen=True)
+class Model:
+    """An open model. `how` is "whole", "split" or "sites"; `wire` is None where nothing is rounded for one.
+
+    `encode` gives the image embedding of a canvas, or raises FrameLost; `decode` the masks of prompts, in
+    their order.
+    """
+
+    how: str
+    wire: str | None
+    encode: Callable[[Canvas], Awaitable[Array]]
+    decode: Callable[[Array, Canvas, Sequence[Prompt]], Awaitable[list[ObjectMask]]]
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What is evaluated: `facts` are what its report says of it; `open` gives a Model for pictures of these
+    (height, width), or raises a PedsamError before any tile is sent."""
+
+    geometry: Geometry
+    facts: Mapping[str, str | None]
+    open: Callable[
+        [Collection[tuple[int, int]], Callable[[str], None]], contextlib.AbstractAsyncContextManager[Model]
+    ]
+
+
+def bundle_subject(bundle: Bundle, options: EdgeOptions, whole: bool) -> Subject:
+    """A bundle, whole or split as the options say. Raises a PedsamError when it cannot be run whole."""
+    if whole:
+        _check_whole(bundle, options)
+    facts = {
+        "description": bundle.description,
+        "model": bundle.geometry.name,
+        "weights": bundle.weights,
+        "trained_on": bundle.trained_on,
+        "site_digest": bundle.site_digest,
+    }
+    return Subject(bundle.geometry, facts, partial(_open_bundle, bundle, options, whole))
+
+
+def whole_model(engines: EngineThread) -> Model:
+    """A model whose `whole` and `decoder` stages are open."""
+    return Model("whole", None, partial(_encode_whole, engines), partial(decode, engines))
+
+
+@contextlib.asynccontextmanager
+async def _open_bundle(
+    bundle: Bundle,
+    options: EdgeOptions,
+    whole: bool,
+    sizes: Collection[tuple[int, int]],
+    say: Callable[[str], None],
+) -> AsyncIterator[Model]:
+    if whole:
+        factories = engine_factories(bundle, ("whole", "decoder"), options.backend, options.threads)
+        async with EngineThread(factories) as engines:
+            yield whole_model(engines)
+    else:
+        async with open_edge(bundle, sizes, options, say) as edge:
+            how = "sites" if options.sites else "split"
+            yield Model(how, edge.wire_format, partial(_encode_split, edge), partial(decode, edge.engines))
+
+
+def _check_whole(bundle: Bundle, options: EdgeOptions) -> None:
+    if options.sites is not None:
+        raise InputError("--whole runs no window at a site; give either --whole or --sites")
+    if options.wire is not None:
+        raise InputError("--whole sends nothing over a wire; give either --whole or --wire")
+    bundle.verified_file("whole")
+
+
+async def _encode_whole(engines: EngineThread, canvas: Canvas) -> Array:
+    outputs = await engines.infer("whole", canvas.whole_inputs())
+    return outputs["image_embedding"]
+
+
+async def _encode_split(edge: Edge, canvas: Canvas) -> Array:
+    embeddings = await edge.dispatcher.embed(canvas)
+    outputs = await edge.engines.infer("global", {"embedding": embeddings})
+    return outputs["image_embedding"]

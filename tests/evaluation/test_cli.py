@@ -1,0 +1,254 @@
+"""`pedsam evaluate` as it is typed: three ways that agree, what is written, one sentence for each mistake."""
+
+from __future__ import annotations
+
+import csv
+import json
+import subprocess
+import sys
+from contextlib import AsyncExitStack
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from anyio import to_thread
+from click.testing import CliRunner, Result
+
+import pedsam
+from evaluation.cli import SHARED
+from evaluation.cli import command as evaluate_command
+from export.data import read_samples
+from export.sam import SamPredictor, build_sam, randomise
+from server.serve import ServeOptions, running_site
+from stages.bundle import Bundle, shipped_bundle
+from stages.geometry import GEOMETRIES
+from tests.bundles import ROOT
+from tests.edge import Impostor, sites_file, status
+from tests.evaluation.data import write_pair
+
+KEYS = {
+    "miou", "interval95", "share_over_half", "floors", "instances", "pictures", "how", "wire", "blur",
+    "subject", "latency_ms", "data", "machine", "date",
+}  # fmt: skip
+
+
+def pedsam_evaluate(*arguments: str | Path) -> Result:
+    return CliRunner().invoke(pedsam.main, ["evaluate", *map(str, arguments)])
+
+
+async def beside_the_loop(*arguments: str | Path) -> Result:
+    """While sites of this process go on answering."""
+    return await to_thread.run_sync(lambda: pedsam_evaluate(*arguments))
+
+
+@pytest.fixture
+def line(mini_bundle: Bundle, pairs: Path, tmp_path: Path) -> list[str | Path]:
+    """Arguments of an evaluation that is complete."""
+    return ["--bundle", mini_bundle.path, "--data", pairs, "--out", tmp_path / "out", "--threads", "1"]
+
+
+def report_of(result: Result, out: Path) -> dict[str, Any]:
+    assert result.exit_code == 0, result.output
+    report: dict[str, Any] = json.loads((out / "report.json").read_text())
+    return report
+
+
+def partial_bundle(bundle: Bundle, path: Path, missing: str) -> Path:
+    path.mkdir()
+    for part in {"bundle.json", "edge", "window", "global", "decoder", "whole"} - {missing}:
+        (path / part).symlink_to(bundle.path / part)
+    return path
+
+
+@pytest.mark.anyio
+async def test_sites_split_and_whole_agree(
+    line: list[str | Path], mini_bundle: Bundle, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    split = report_of(await beside_the_loop(*line), out)
+    whole = report_of(await beside_the_loop(*line, "--whole"), out)
+    edge = partial_bundle(mini_bundle, tmp_path / "edge", "window")
+    async with AsyncExitStack() as stack:
+        urls = []
+        for name in "abc":
+            site = await stack.enter_async_context(running_site(mini_bundle, ServeOptions(port=0, threads=1)))
+            urls.append((name, site.url))
+        sites = sites_file(tmp_path / "sites.toml", *urls)
+        more = ("--sites", sites, "--bundle", edge)
+        through = report_of(await beside_the_loop(*line, *more), out)
+    assert (split["how"], whole["how"], through["how"]) == ("split", "whole", "sites")
+    assert (split["wire"], whole["wire"], through["wire"]) == ("fp16", None, "fp16")
+    for kind in ("point", "box"):
+        assert 0 < whole["miou"][kind] < 1
+        assert split["miou"][kind] == pytest.approx(whole["miou"][kind], abs=0.01)
+        assert through["miou"][kind] == pytest.approx(split["miou"][kind], abs=0.01)
+    assert split["floors"] == whole["floors"] == through["floors"]
+
+
+def test_what_is_written_and_printed(line: list[str | Path], mini_bundle: Bundle, tmp_path: Path) -> None:
+    result = pedsam_evaluate(*line, "--wire", "int8")
+    report = report_of(result, tmp_path / "out")
+    assert set(report) >= KEYS
+    assert (report["pictures"], report["instances"], report["data"]) == (3, 5, "pairs")
+    assert (report["wire"], report["blur"]) == ("int8", 0)
+    assert report["subject"]["site_digest"] == mini_bundle.site_digest
+    assert report["subject"]["weights"] == "untrained"
+    assert report["floors"]["box"] == 1.0  # the instances are boxes
+    for kind in ("point", "box"):
+        low, high = report["interval95"][kind]
+        assert low <= report["miou"][kind] <= high
+        assert report["share_over_half"][kind] <= 1
+    for part in report["latency_ms"].values():
+        assert 0 < part["p50"] <= part["p95"]
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {
+        "report.json", "instances.csv", "sheet.png"
+    }  # fmt: skip
+    with (tmp_path / "out/instances.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [(row["picture"], row["instance"]) for row in rows] == [
+        ("a", "1"), ("a", "2"), ("b", "1"), ("c", "1"), ("c", "2")
+    ]  # fmt: skip
+    mean = sum(float(row["iou_point"]) for row in rows) / len(rows)
+    assert mean == pytest.approx(report["miou"]["point"], abs=1e-5)
+    assert float(rows[2]["area_share"]) == pytest.approx(260 * 220 / (480 * 360), abs=1e-6)
+    assert "mini (untrained weights), split, int8 wire; 3 pictures" in result.output
+    for words in ("point", "box", "floor: box as mask", "floor: ellipse as mask", "encode a picture"):
+        assert words in result.output
+
+
+def test_one_kind_no_sheet_and_a_limit(line: list[str | Path], tmp_path: Path) -> None:
+    result = pedsam_evaluate(*line, "--prompts", "box", "--no-sheet", "--limit", "1", "--seed", "3")
+    report = report_of(result, tmp_path / "out")
+    assert set(report["miou"]) == {"box"}
+    assert report["pictures"] == 1
+    assert report["interval95"] == {"box": None}
+    assert "one picture" in result.output
+    assert not (tmp_path / "out/sheet.png").exists()
+
+
+def test_a_blur_changes_what_is_measured_and_is_reported(line: list[str | Path], tmp_path: Path) -> None:
+    sharp = report_of(pedsam_evaluate(*line, "--no-sheet"), tmp_path / "out")
+    result = pedsam_evaluate(*line, "--no-sheet", "--blur", "16")
+    soft = report_of(result, tmp_path / "out")
+    assert soft["blur"] == 16
+    assert soft["miou"] != sharp["miou"]
+    assert soft["floors"] == sharp["floors"]
+    assert "blur 16" in result.output
+
+
+def sentence(result: Result) -> str:
+    """The error of an evaluation that was refused: one sentence and no traceback."""
+    assert isinstance(result.exception, SystemExit), result.exception
+    assert result.exit_code in (1, 2)
+    error = result.output.splitlines()[-1]
+    assert error.startswith("Error: ")
+    return error
+
+
+@pytest.mark.parametrize(
+    ("more", "words"),
+    [
+        (["--prompts", "point,scribble"], "prompt kind 'scribble' is unknown; give --prompts point or box"),
+        (["--data", "absent"], "absent is neither a folder nor a .json file"),
+        (["--whole", "--sites", "sites.toml"], "give either --whole or --sites"),
+        (["--whole", "--wire", "int8"], "give either --whole or --wire"),
+        (["--blur", "-1"], "--blur is -1, expected pixels from 0"),
+        (["--blur", "inf"], "--blur is inf, expected pixels from 0"),
+        (["--blur", "nan"], "--blur is nan, expected pixels from 0"),
+        (["--out", "/dev/null/out"], "cannot write /dev/null/out; check the space and rights of --out"),
+        (["--out", "/proc"], "cannot write /proc; check the space and rights of --out"),
+        (["--bundle", "absent"], "absent is no bundle"),
+        (["--sites", "absent.toml"], "sites file absent.toml cannot be read"),
+        (["--wire", "fp32"], "does not offer --wire fp32"),
+        (["--limit", "0"], "0 is not in the range"),
+        (["--checkpoint", "a.pth"], "--checkpoint is run by PyTorch; give it without --bundle"),
+    ],
+)
+def test_a_mistake_is_told_in_one_sentence(line: list[str | Path], more: list[str], words: str) -> None:
+    assert words in sentence(pedsam_evaluate(*line, *more))
+
+
+def test_an_empty_folder_is_told(line: list[str | Path], tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    assert "holds no pictures with masks" in sentence(pedsam_evaluate(*line, "--data", tmp_path / "empty"))
+
+
+def test_data_without_instances_is_told(line: list[str | Path], tmp_path: Path) -> None:
+    (tmp_path / "blank").mkdir()
+    write_pair(tmp_path / "blank", "a", "square")
+    assert "holds an instance" in sentence(pedsam_evaluate(*line, "--data", tmp_path / "blank"))
+    assert not (tmp_path / "out/report.json").exists()
+
+
+def test_a_bundle_without_the_whole_stage_is_told(
+    line: list[str | Path], mini_bundle: Bundle, tmp_path: Path
+) -> None:
+    bundle = partial_bundle(mini_bundle, tmp_path / "partial", "whole")
+    error = sentence(pedsam_evaluate(*line, "--bundle", bundle, "--whole"))
+    assert "whole/model.onnx" in error
+    assert "is missing; copy it from the full bundle" in error
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.anyio
+async def test_a_picture_that_no_site_can_do_ends_the_evaluation(
+    line: list[str | Path], mini_bundle: Bundle, tmp_path: Path
+) -> None:
+    for name in "bc":  # of one shape the caps leave no room
+        (tmp_path / f"pairs/{name}.jpg").unlink()
+    edge = partial_bundle(mini_bundle, tmp_path / "edge", "window")
+    impostors = {name: Impostor(mini_bundle) for name in "abc"}
+    impostors["b"].script.append(status(500))
+    async with AsyncExitStack() as stack:
+        urls = [(name, await stack.enter_async_context(each.running())) for name, each in impostors.items()]
+        sites = sites_file(tmp_path / "sites.toml", *urls)
+        result = await beside_the_loop(*line, "--sites", sites, "--bundle", edge)
+    assert "picture a cannot be computed: window" in (error := sentence(result))
+    assert "operator operator-b does not answer" in error
+    assert not (tmp_path / "out/report.json").exists()
+
+
+def test_measuring_needs_no_torch() -> None:
+    lines = "import sys; sys.modules['torch'] = None; import evaluation.cli"
+    done = subprocess.run(
+        [sys.executable, "-c", lines], capture_output=True, text=True, check=False, cwd=ROOT
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def test_a_checkpoint_is_measured_in_its_own_block_order(
+    line: list[str | Path], mini_bundle: Bundle, tmp_path: Path
+) -> None:
+    """Equal weights: masks of the reordered bundle differ, those of SAM's own predictor do not."""
+    sam = build_sam(GEOMETRIES["mini"])
+    randomise(sam)
+    torch.save(sam.state_dict(), tmp_path / "sam.pth")
+    own = ["--checkpoint", tmp_path / "sam.pth", *line[2:], "--prompts", "box", "--no-sheet"]
+    report = report_of(pedsam_evaluate(*own), tmp_path / "out")
+    assert report["how"] == "whole"
+    assert report["subject"]["description"] == "mini (undistilled weights, original block order)"
+    reordered = report_of(pedsam_evaluate(*line, "--prompts", "box", "--no-sheet"), tmp_path / "out")
+    assert abs(report["miou"]["box"] - reordered["miou"]["box"]) > 1e-3
+    predictor = SamPredictor(sam)
+    ious = []
+    for sample in read_samples(tmp_path / "pairs"):
+        predictor.set_image(sample.image())
+        for mask in sample.masks():
+            rows, cols = mask.any(axis=1).nonzero()[0], mask.any(axis=0).nonzero()[0]
+            box = np.array([cols[0], rows[0], cols[-1] + 1, rows[-1] + 1])
+            found, _, _ = predictor.predict(box=box, multimask_output=False)
+            ious.append((found[0] & mask).sum() / (found[0] | mask).sum())
+    assert report["miou"]["box"] == pytest.approx(np.mean(ious), abs=1e-3)
+
+
+def test_without_a_bundle_the_shipped_one_is_measured(line: list[str | Path], tmp_path: Path) -> None:
+    report = report_of(pedsam_evaluate(*line[2:], "--no-sheet", "--limit", "1"), tmp_path / "out")
+    assert report["subject"]["site_digest"] == Bundle.load(shipped_bundle()).site_digest
+
+
+def test_options_of_run_are_shared() -> None:
+    names = [option.name for option in evaluate_command.params]
+    assert set(SHARED) <= set(names)
+    assert len(names) == len(set(names))

@@ -1,0 +1,139 @@
+"""The bundle that comes with pedsam: small, true, and what commands use that are given none."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from PIL import Image
+
+import pedsam
+from stages.bundle import SHIPPED, Bundle, shipped_bundle
+from stages.engine import make_engine
+from tests.edge import write_photo
+from tests.pictures import stamped
+from tests.processes import MODULE, serving
+
+ROOT = Path(__file__).parent.parent
+ONLY_EXPORTERS = ("torch", "torchvision", "onnx", "onnx_ir", "onnxscript", "segment_anything", "safetensors")
+ABSENT = f"""
+import sys
+
+class Absent:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in {ONLY_EXPORTERS}:
+            raise ModuleNotFoundError(f"No module named {{name!r}}", name=name)
+
+sys.meta_path.insert(0, Absent())
+"""
+
+
+@pytest.fixture(scope="module")
+def shipped() -> Bundle:
+    return Bundle.load(shipped_bundle())
+
+
+def test_it_is_small_and_holds_what_a_site_and_an_edge_need(shipped: Bundle) -> None:
+    assert shipped.path == ROOT / "assets/mini"
+    assert shipped.geometry.name == "mini"
+    for name in ("window", "global", "decoder"):
+        assert shipped.verified_file(name).is_file()
+        assert shipped.stage(name).precision == "fp32 from fp16 weights"
+    assert not shipped.has("whole")
+    assert (shipped.path / "README.md").is_file()
+    assert sum(path.stat().st_size for path in shipped.path.rglob("*")) < 25e6
+
+
+def test_its_window_stage_answers_its_probe(shipped: Bundle) -> None:
+    probe = shipped.probe()
+    engine = make_engine(shipped, "window")
+    engine.open()
+    answer = engine.infer(probe.inputs)["embedding"].astype(np.float32)
+    engine.close()
+    assert np.abs(answer - probe.embedding).max() < 1e-2 * np.abs(probe.embedding).max()
+    g = shipped.geometry
+    assert shipped.padding_embeddings().shape == (g.windows, *g.embedding_shape)
+
+
+def test_serve_without_a_bundle_serves_it(shipped: Bundle) -> None:
+    with serving(None) as site:
+        assert site.lines[0].startswith(f"site ready: {shipped.description}, ")
+        assert site.lines[1] == f"digest {shipped.site_digest}"
+
+
+def test_run_without_a_bundle_runs_it(shipped: Bundle, tmp_path: Path) -> None:
+    line = ["run", "--source", str(write_photo(tmp_path / "cup.png")), "--box", "150,60,450,300"]
+    line += ["--allow-undistilled", "--threads", "1", "--out", str(tmp_path / "out")]
+    result = CliRunner().invoke(pedsam.main, line)
+    assert result.exit_code == 0, result.output
+    summary = json.loads((tmp_path / "out/summary.json").read_text())
+    assert (summary["model"], summary["weights"]) == ("mini", shipped.weights)
+    assert (summary["frames"], summary["frames_lost"]) == (1, 0)
+
+
+def test_run_refuses_it_only_for_its_weights(shipped: Bundle, tmp_path: Path) -> None:
+    line = ["run", "--source", str(write_photo(tmp_path / "cup.png")), "--box", "150,60,450,300"]
+    result = CliRunner().invoke(pedsam.main, [*line, "--threads", "1", "--out", str(tmp_path / "out")])
+    if shipped.weights == "distilled":
+        assert result.exit_code == 0, result.output
+    else:
+        assert f"{SHIPPED} has {shipped.weights} weights" in result.output
+
+
+def without_exporter(path: Path) -> dict[str, str]:
+    """An environment whose Python processes, and theirs in turn, cannot import what only exports need."""
+    path.mkdir()
+    (path / "sitecustomize.py").write_text(ABSENT)
+    return {**os.environ, "PYTHONPATH": str(path)}
+
+
+def test_the_demo_runs_where_torch_is_not_installed(shipped: Bundle, tmp_path: Path) -> None:
+    environment, out = without_exporter(tmp_path / "site"), tmp_path / "out"
+    line = [*MODULE, "demo", "--frames", "2", "--out", str(out)]
+    done = subprocess.run(line, env=environment, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    summary = json.loads((out / "summary.json").read_text())
+    assert (summary["model"], summary["weights"]) == ("mini", shipped.weights)
+    assert (summary["frames"], summary["frames_lost"], summary["windows_run_at_edge"]) == (2, 0, 0)
+    assert "iou_with_unsplit" not in summary  # for which it would need the unsplit model
+    for frame in (out / "frames").iterdir():
+        with Image.open(frame) as before, Image.open(out / f"overlay/{frame.stem}.jpg") as after:
+            assert stamped(np.asarray(before), np.asarray(after)) == (shipped.weights != "distilled")
+
+
+@pytest.mark.parametrize("name", ["torch", "onnx", "segment_anything"])
+def test_that_environment_lacks_it(tmp_path: Path, name: str) -> None:
+    environment = without_exporter(tmp_path / "site")
+    line = [sys.executable, "-c", f"import {name}"]
+    done = subprocess.run(line, env=environment, capture_output=True, text=True, check=False)
+    assert f"ModuleNotFoundError: No module named '{name}'" in done.stderr
+
+
+@pytest.fixture
+def installed_elsewhere(tmp_path: Path) -> Path:
+    """pedsam's packages in a folder without assets/, as `pip install` without -e leaves them."""
+    for name in ("pedsam.py", "stages", "server", "runtime"):
+        (tmp_path / name).symlink_to(ROOT / name)
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["serve"], ["demo"], ["run", "--source", "x.png", "--out", "out", "--point", "1,1"]],
+    ids=lambda arguments: arguments[0],
+)
+def test_without_it_commands_ask_for_a_bundle(installed_elsewhere: Path, arguments: list[str]) -> None:
+    line = [*MODULE, *arguments]
+    done = subprocess.run(line, cwd=installed_elsewhere, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == (
+        f"Error: {installed_elsewhere}/assets/mini, the bundle that comes with a clone of pedsam, is "
+        "missing; install from a clone with pip install -e, or give --bundle\n"
+    )
+    assert not (installed_elsewhere / "out").exists()
