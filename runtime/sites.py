@@ -23,7 +23,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from stages.errors import InputError
-from stages.network import is_loopback
+from stages.network import is_loopback, read_token
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -109,7 +109,9 @@ def _site(entry: Mapping[str, Any], folder: Path, insecure: bool) -> SiteConfig:
         raise InputError(f"cap of site {name} is {entry['cap']}, expected at least 1")
     _check_url(name, entry["url"], insecure)
     files = {key: folder / entry[key] for key in ("ca", "cert", "key") if key in entry}
-    token = _read_token(name, folder / entry["token_file"]) if "token_file" in entry else None
+    token = None
+    if "token_file" in entry:
+        token = read_token(folder / entry["token_file"], f"token_file of site {name}")
     return SiteConfig(
         name, entry["operator"], entry["url"].rstrip("/"), token,
         cap=entry.get("cap"), spare=entry.get("spare", False), **files,
@@ -129,16 +131,6 @@ def _check_url(name: str, url: str, insecure: bool) -> None:
             f"site {name} is reached over plain http, where anyone on the way can read the tiles; use https, "
             "or --insecure on a network you trust"
         )
-
-
-def _read_token(name: str, path: Path) -> str:
-    try:
-        token = path.read_text().strip()
-    except (OSError, ValueError) as exc:
-        raise InputError(f"token_file of site {name} cannot be read: {exc}") from exc
-    if not token or not token.isascii() or not token.isprintable():
-        raise InputError(f"token_file {path} of site {name} holds no token")
-    return token
 
 
 def _check_together(sites: Sequence[SiteConfig]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hmac
 import json
 import logging
 import math
@@ -24,13 +25,21 @@ log = logging.getLogger("pedsam.site")
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 HEADER_BYTES = 64 * 1024  # room for the JSON header of the largest request
+OPEN_PATHS = (
+    "/v2/health/live",
+    "/v2/health/ready",
+)  # without a token: probes have none, and they tell nothing
 
 
 class Site:
-    """Request handlers for one window stage. `ready` is what /v2/health/ready says."""
+    """Request handlers for one window stage. `ready` is what /v2/health/ready says.
 
-    def __init__(self, bundle: Bundle, batcher: Batcher, backend: str) -> None:
+    With a `token` every path but OPEN_PATHS answers only who sends it.
+    """
+
+    def __init__(self, bundle: Bundle, batcher: Batcher, backend: str, token: str | None = None) -> None:
         self.ready = True
+        self._token = token
         self._bundle = bundle
         self._stage = bundle.stage("window")
         self._batcher = batcher
@@ -40,7 +49,8 @@ class Site:
 
     def application(self) -> web.Application:
         """An aiohttp application; it refuses bodies larger than the largest batch."""
-        app = web.Application(client_max_size=self._body_limit, middlewares=[self._keep_account, _errors])
+        middlewares = [self._keep_account, _errors, self._admit]
+        app = web.Application(client_max_size=self._body_limit, middlewares=middlewares)
         model = f"/v2/models/{wire.MODEL}"
         app.router.add_get("/v2", self.server_metadata)
         app.router.add_get("/v2/", self.server_metadata)
@@ -71,6 +81,13 @@ class Site:
         if not self.ready:
             response.force_close()
         return response
+
+    @web.middleware
+    async def _admit(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+        """Refuse who lacks the token before anything else is looked at."""
+        if self._token is None or request.path in OPEN_PATHS or _bears(request, self._token):
+            return await handler(request)
+        raise web.HTTPUnauthorized(text=_REFUSED, headers={"WWW-Authenticate": "Bearer"})
 
     async def server_metadata(self, request: web.Request) -> web.Response:
         return web.json_response(
@@ -179,6 +196,16 @@ def _own_version() -> str:
         return "unknown"
 
 
+_REFUSED = "the token of this site is missing or wrong; send it as `Authorization: Bearer TOKEN`"
+
+
+def _bears(request: web.Request, token: str) -> bool:
+    """Whether a request carries the token; how long the comparison takes tells nothing about it."""
+    scheme, _, given = request.headers.get("Authorization", "").partition(" ")
+    same = hmac.compare_digest(given.strip().encode("utf-8", "surrogateescape"), token.encode())
+    return same and scheme.lower() == "bearer"
+
+
 _PROMETHEUS = "text/plain; version=0.0.4; charset=utf-8"
 
 
@@ -205,8 +232,8 @@ async def _errors(request: web.Request, handler: Handler) -> web.StreamResponse:
     except NotNow as exc:
         return _error(503, str(exc), {"Retry-After": str(math.ceil(exc.retry_after_s))})
     except web.HTTPException as exc:
-        allow = {name: value for name, value in exc.headers.items() if name == "Allow"}
-        return _error(exc.status, _sentence(request, exc), allow)
+        kept = {name: exc.headers[name] for name in ("Allow", "WWW-Authenticate") if name in exc.headers}
+        return _error(exc.status, _sentence(request, exc), kept)
     except web.RequestPayloadError:
         response = _error(400, "the body cannot be read: its Content-Encoding or its chunks are wrong")
         response.force_close()  # where the next request would begin is unknown

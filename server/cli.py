@@ -45,6 +45,11 @@ from stages.engine import BACKENDS
     show_default=True,
     help="Seconds for requests under way at shutdown.",
 )
+@click.option(
+    "--keys",
+    type=click.Path(path_type=Path),
+    help="This site's folder from `pedsam keys`: TLS, client certificates and a token.",
+)
 @click.option("--insecure", is_flag=True, help="Allow plain HTTP on an address other than loopback.")
 def command(
     bundle: Path | None,
@@ -55,8 +60,9 @@ def command(
     max_batch: int | None,
     queue: int,
     grace: float,
+    keys: Path | None,
     insecure: bool,
 ) -> None:
     """Run one site: serve the window stage of BUNDLE over the Open Inference Protocol v2."""
-    options = ServeOptions(host, port, backend, threads, max_batch, queue, grace, insecure)
+    options = ServeOptions(host, port, backend, threads, max_batch, queue, grace, insecure, keys)
     asyncio.run(serve(Bundle.load(bundle or shipped_bundle()), options, click.echo))

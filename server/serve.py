@@ -11,26 +11,35 @@ import asyncio
 import contextlib
 import os
 import signal
+import socket
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 import anyio
 from aiohttp import web
 
 from server.app import Site, http_log
 from server.batcher import Batcher
+from server.keys import SiteKeys, load_keys
 from stages.bundle import Bundle
 from stages.engine import Engine, EngineThread, make_engine
 from stages.errors import InputError
 from stages.network import is_loopback
 
 STAGE = "window"
+HANDSHAKE_S = 10.0  # a peer that does not finish its TLS handshake by then is hung up on
+BACKLOG = 128  # connections the kernel holds until they are accepted, aiohttp's own number
 FAREWELL_S = 1.0  # after the grace of a shutdown: time to send "this site is stopping"
 
 
 @dataclass(frozen=True)
 class ServeOptions:
-    """`port` 0 takes a free one. `max_batch` None leaves it to the engine, `threads` None to the library."""
+    """`port` 0 takes a free one. `max_batch` None leaves it to the engine, `threads` None to the library.
+
+    `keys` is the site's folder from `pedsam keys`: with it the site speaks TLS to clients that have a
+    certificate and a token, else plain HTTP to anyone.
+    """
 
     host: str = "127.0.0.1"
     port: int = 8001
@@ -40,6 +49,7 @@ class ServeOptions:
     max_waiting: int = 100
     grace_s: float = 10.0
     insecure: bool = False
+    keys: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -49,6 +59,7 @@ class RunningSite:
     url: str
     backend: str
     batcher: Batcher
+    keys: SiteKeys | None = None
 
 
 @contextlib.asynccontextmanager
@@ -58,10 +69,11 @@ async def running_site(
     """A site serving on its socket for as long as the block runs; leaving the block shuts it down in phases.
 
     `engine` makes what runs the window stage; by default that is what `options` say. Raises InputError for
-    an address that may not or cannot be bound, BundleError or EngineError when the window stage cannot be
-    opened.
+    an address that may not or cannot be bound and for keys that cannot be used, BundleError or EngineError
+    when the window stage cannot be opened.
     """
     _check_exposed(options)
+    keys = load_keys(options.keys) if options.keys else None
 
     def make() -> Engine:
         return make_engine(bundle, STAGE, options.backend, options.threads)
@@ -70,13 +82,13 @@ async def running_site(
         window = engines.engine(STAGE)
         max_batch = options.max_batch or window.preferred_batch
         async with Batcher(engines, STAGE, max_batch, options.max_waiting) as batcher:
-            site = Site(bundle, batcher, window.backend)
-            async with _listening(site, options) as url:
-                yield RunningSite(url, window.backend, batcher)
+            site = Site(bundle, batcher, window.backend, keys.token if keys else None)
+            async with _listening(site, options, keys) as url:
+                yield RunningSite(url, window.backend, batcher, keys)
 
 
 @contextlib.asynccontextmanager
-async def _listening(site: Site, options: ServeOptions) -> AsyncIterator[str]:
+async def _listening(site: Site, options: ServeOptions, keys: SiteKeys | None) -> AsyncIterator[str]:
     runner = web.AppRunner(
         site.application(),
         access_log=None,
@@ -85,22 +97,33 @@ async def _listening(site: Site, options: ServeOptions) -> AsyncIterator[str]:
         shutdown_timeout=FAREWELL_S,
     )
     await runner.setup()
+    listener: asyncio.Server | None = None
     try:
-        await _listen(runner, options)
-        yield _url(runner)
+        listener = await _listen(runner, options, keys)
+        yield _url(listener.sockets[0], "https" if keys else "http")
     finally:
         with anyio.CancelScope(shield=True):
-            for listener in runner.sites:
-                await listener.stop()
+            if listener is not None:
+                listener.close()
             try:
                 await site.drain(options.grace_s)  # before cleanup, which drops what still arrives of a body
             finally:
                 await runner.cleanup()  # cuts off, after FAREWELL_S, who neither sends nor reads
 
 
-async def _listen(runner: web.AppRunner, options: ServeOptions) -> None:
+async def _listen(runner: web.AppRunner, options: ServeOptions, keys: SiteKeys | None) -> asyncio.Server:
+    """As web.TCPSite listens, which cannot bound the time of a TLS handshake."""
+    if runner.server is None:
+        raise RuntimeError("the runner is not set up")
     try:
-        await web.TCPSite(runner, options.host, options.port).start()
+        return await asyncio.get_running_loop().create_server(
+            runner.server,
+            options.host,
+            options.port,
+            backlog=BACKLOG,
+            ssl=keys.context if keys else None,
+            ssl_handshake_timeout=HANDSHAKE_S if keys else None,
+        )
     except (OSError, UnicodeError) as exc:  # UnicodeError: a host that cannot be a name
         where = f"{options.host}:{options.port}"
         raise InputError(
@@ -114,18 +137,18 @@ def _reason(exc: OSError | UnicodeError) -> str:
     return getattr(exc, "strerror", None) or str(exc)
 
 
-def _url(runner: web.AppRunner) -> str:
+def _url(listener: socket.socket, scheme: str) -> str:
     """Where the site answers: the address bound first, as a name can stand for several."""
-    host, port = runner.addresses[0][:2]
-    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+    host, port = listener.getsockname()[:2]
+    return f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"
 
 
 def _check_exposed(options: ServeOptions) -> None:
-    if not options.insecure and not is_loopback(options.host):
+    if options.keys is None and not options.insecure and not is_loopback(options.host):
         raise InputError(
             f"{options.host} is not a loopback address and this site speaks plain HTTP: anyone on the "
-            "way could read the tiles; bind 127.0.0.1 behind a TLS proxy, or give --insecure on a network "
-            "you trust"
+            "way could read the tiles; give --keys with what `pedsam keys` made for this site, or give "
+            "--insecure on a network you trust"
         )
 
 
@@ -138,6 +161,8 @@ async def serve(bundle: Bundle, options: ServeOptions, say: Callable[[str], None
     async with running_site(bundle, options) as site:
         say(f"site ready: {bundle.description}, {site.backend}")
         say(f"digest {bundle.site_digest}")
+        if site.keys:
+            say(f"certificate until {site.keys.until:%Y-%m-%d}; clients need a certificate and a token")
         say(f"listening on {site.url}")
         await stop.wait()
         say("stopping: requests under way are finished first")

@@ -1,0 +1,132 @@
+"""The folder a site gets from `pedsam keys`: its certificate and key, who may connect, and the token.
+
+Read with the standard library alone, so that a site installs nothing for it.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+import ssl
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta, timezone
+from pathlib import Path
+
+from stages.errors import InputError
+from stages.network import read_token
+
+log = logging.getLogger("pedsam.site")
+
+CERTIFICATE, KEY, CLIENT_CA, TOKEN = "server.pem", "server.key", "client_ca.pem", "token"
+FILES = (CERTIFICATE, KEY, CLIENT_CA, TOKEN)
+WARN_BEFORE = timedelta(days=30)
+_SEQUENCE, _UTC_TIME, _GENERALIZED_TIME = 0x30, 0x17, 0x18  # ASN.1 tags
+_PEM = re.compile("-----BEGIN CERTIFICATE-----.+?-----END CERTIFICATE-----", re.DOTALL)
+
+
+@dataclass(frozen=True)
+class SiteKeys:
+    """TLS settings that ask every client for a certificate, the token, and when the certificate expires."""
+
+    context: ssl.SSLContext
+    token: str = field(repr=False)
+    until: datetime
+
+
+def load_keys(folder: Path, now: datetime | None = None) -> SiteKeys:
+    """What `pedsam keys` made for this site. Raises InputError for a file that is missing, wrong or expired.
+
+    A certificate that ends within WARN_BEFORE is logged as a warning.
+    """
+    _check_files(folder)
+    token = read_token(folder / TOKEN, f"the token in {folder}")
+    context = _context(folder)
+    now = now or datetime.now(timezone.utc)
+    until = min(_checked_until(folder / name, now) for name in (CERTIFICATE, CLIENT_CA))
+    if until - now < WARN_BEFORE:
+        log.warning("the certificate in %s expires on %s; %s", folder, f"{until:%Y-%m-%d}", _RENEW)
+    return SiteKeys(context, token, until)
+
+
+_RENEW = "renew it with `pedsam keys` at the edge and copy the folder here again"
+
+
+def _check_files(folder: Path) -> None:
+    for name in FILES:
+        if not (folder / name).is_file():
+            raise InputError(
+                f"{folder} holds no {name}; --keys takes the folder that `pedsam keys` made for this "
+                f"site, with {', '.join(FILES)}: copy it here again"
+            )
+
+
+def _context(folder: Path) -> ssl.SSLContext:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.verify_mode = ssl.CERT_REQUIRED
+    try:
+        context.load_cert_chain(folder / CERTIFICATE, folder / KEY, password="")  # else it may ask
+    except (OSError, ssl.SSLError) as exc:
+        raise InputError(_unusable(folder, f"{CERTIFICATE} with {KEY}", exc)) from exc
+    try:
+        context.load_verify_locations(folder / CLIENT_CA)
+    except (OSError, ssl.SSLError) as exc:
+        raise InputError(_unusable(folder, CLIENT_CA, exc)) from exc
+    return context
+
+
+def _unusable(folder: Path, what: str, exc: Exception) -> str:
+    return f"{what} in {folder} cannot be used ({exc}); copy here again the folder that `pedsam keys` made"
+
+
+def _checked_until(path: Path, now: datetime) -> datetime:
+    """When the certificate in a file expires. Raises InputError when it is not valid now."""
+    try:
+        start, until = validity(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, IndexError) as exc:
+        raise InputError(f"{path} holds no certificate that can be read ({exc}); {_RENEW}") from exc
+    if now >= until:
+        raise InputError(f"the certificate {path} expired on {until:%Y-%m-%d}; {_RENEW}")
+    if now < start:
+        raise InputError(
+            f"the certificate {path} is valid from {start:%Y-%m-%d} on; check this machine's clock"
+        )
+    return until
+
+
+def validity(pem: str) -> tuple[datetime, datetime]:
+    """From when until when the first certificate of a PEM text is valid (UTC).
+
+    The ssl module gives these dates for a peer's certificate only. In DER the third SEQUENCE of a
+    certificate's first part is its validity, after the algorithm and the issuer (RFC 5280, 4.1). Raises
+    ValueError or IndexError when there is none.
+    """
+    found = _PEM.search(pem)
+    if found is None:
+        raise ValueError("it has no BEGIN CERTIFICATE")
+    certificate = next(_elements(ssl.PEM_cert_to_DER_cert(found[0])))[1]
+    body = next(_elements(certificate))[1]
+    dates = [content for tag, content in _elements(body) if tag == _SEQUENCE][2]
+    start, until = (_time(tag, content.decode("ascii")) for tag, content in _elements(dates))
+    return start, until
+
+
+def _elements(der: bytes) -> Iterator[tuple[int, bytes]]:
+    """Tag and content of each DER element in turn."""
+    at = 0
+    while at < len(der):
+        tag, length, at = der[at], der[at + 1], at + 2
+        if length & 0x80:  # the long form: as many bytes of length follow
+            size = length & 0x7F
+            length, at = int.from_bytes(der[at : at + size], "big"), at + size
+        yield tag, der[at : at + length]
+        at += length
+
+
+def _time(tag: int, text: str) -> datetime:
+    if tag == _UTC_TIME:  # two digits of the year, 1950 to 2049
+        text = ("19" if text >= "50" else "20") + text
+    elif tag != _GENERALIZED_TIME:
+        raise ValueError("its validity has no dates")
+    return datetime.strptime(text, "%Y%m%d%H%M%SZ").replace(tzinfo=timezone.utc)
