@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 import json
 import math
-import ssl
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ import anyio
 import numpy as np
 
 from runtime.ledger import Grant
+from runtime.reasons import reason
 from runtime.sites import SiteConfig
 from stages import wire
 from stages.bundle import Bundle, Probe
@@ -242,7 +242,7 @@ class SiteClient:
                 self._check_status(response, body)
                 return body, response.headers.get(wire.HEADER_LENGTH)
         except (aiohttp.ClientError, OSError) as exc:
-            raise SiteUnavailable(self.name, _reason(exc)) from exc
+            raise SiteUnavailable(self.name, reason(exc, self.config, self.bytes_down > 0)) from exc
 
     async def _read(self, response: aiohttp.ClientResponse) -> bytes:
         """The body, given up once it is larger than any good answer."""
@@ -269,7 +269,7 @@ class SiteClient:
             )
         if status in (401, 403):
             raise SiteUnavailable(
-                self.name, f"refuses this edge ({status}: {text}); check its token and certificate"
+                self.name, f"refuses this edge ({status}: {text}); check token_file in sites.toml"
             )
         raise SiteUnavailable(self.name, f"answered {status}: {text}")
 
@@ -281,20 +281,3 @@ class _Busy(SiteUnavailable):
         super().__init__(site, f"has no room now: {text}")
         seconds = int(retry_after) if retry_after and retry_after.isdigit() and len(retry_after) < 4 else 1
         self.retry_after_s = min(max(float(seconds), 0.1), 10.0)
-
-
-def _reason(exc: Exception) -> str:
-    """What went wrong with a request, for a person. The one place that knows aiohttp's errors."""
-    if isinstance(exc, aiohttp.ConnectionTimeoutError):
-        return "took no connection in time; check url in sites.toml and whether the site runs"
-    if isinstance(exc, aiohttp.ClientConnectorCertificateError):
-        return f"its certificate is not trusted ({exc.certificate_error}); check ca in sites.toml"
-    if isinstance(exc, (aiohttp.ClientSSLError, ssl.SSLError)):
-        return f"TLS failed ({exc}); check url, cert and key in sites.toml"
-    if isinstance(exc, aiohttp.ClientConnectorDNSError):
-        return f"its host name cannot be resolved ({exc.os_error}); check url in sites.toml"
-    if isinstance(exc, aiohttp.ClientConnectorError):
-        return f"cannot be reached at {exc.host}:{exc.port} ({exc.os_error.strerror or exc.os_error})"
-    if isinstance(exc, (aiohttp.ServerDisconnectedError, aiohttp.ClientPayloadError, ConnectionError)):
-        return "closed the connection in the middle of an answer"
-    return f"the request failed ({type(exc).__name__}: {exc})"

@@ -24,7 +24,7 @@ class ServeProcess:
     @property
     def address(self) -> str:
         """Host and port, as the stock client wants them."""
-        return self.url.removeprefix("http://")
+        return self.url.partition("//")[2]
 
     def wait(self) -> tuple[int, str]:
         """Its exit code and standard error; the rest of its lines are in `lines` then."""

@@ -107,7 +107,7 @@ def test_a_place_of_work_needs_only_its_own_extra(extra: str, tmp_path: Path) ->
     done = subprocess.run(line, capture_output=True, text=True, check=False, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "could be imported:\nwere imported:\n" in done.stdout
-    assert all(command in done.stdout for command in ("export", "serve", "run", "demo"))
+    assert all(command in done.stdout for command in ("export", "keys", "serve", "run", "demo"))
 
 
 def test_what_is_missing_is_told_in_a_sentence(tmp_path: Path) -> None:
