@@ -28,7 +28,6 @@ from stages.errors import InputError
 from stages.network import is_loopback
 
 STAGE = "window"
-HANDSHAKE_S = 10.0  # a peer that does not finish its TLS handshake by then is hung up on
 BACKLOG = 128  # connections the kernel holds until they are accepted, aiohttp's own number
 FAREWELL_S = 1.0  # after the grace of a shutdown: time to send "this site is stopping"
 
@@ -38,7 +37,8 @@ class ServeOptions:
     """`port` 0 takes a free one. `max_batch` None leaves it to the engine, `threads` None to the library.
 
     `keys` is the site's folder from `pedsam keys`: with it the site speaks TLS to clients that have a
-    certificate and a token, else plain HTTP to anyone.
+    certificate and a token, else plain HTTP to anyone. Who has not finished the TLS handshake after
+    `handshake_s` is hung up on.
     """
 
     host: str = "127.0.0.1"
@@ -50,6 +50,7 @@ class ServeOptions:
     grace_s: float = 10.0
     insecure: bool = False
     keys: Path | None = None
+    handshake_s: float = 10.0
 
 
 @dataclass(frozen=True)
@@ -122,7 +123,7 @@ async def _listen(runner: web.AppRunner, options: ServeOptions, keys: SiteKeys |
             options.port,
             backlog=BACKLOG,
             ssl=keys.context if keys else None,
-            ssl_handshake_timeout=HANDSHAKE_S if keys else None,
+            ssl_handshake_timeout=options.handshake_s if keys else None,
         )
     except (OSError, UnicodeError) as exc:  # UnicodeError: a host that cannot be a name
         where = f"{options.host}:{options.port}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import socket
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -88,3 +89,12 @@ def raw_infer(*windows: int) -> bytes:
         *(f"{name}: {value}" for name, value in sent.headers.items()),
     ]
     return "\r\n".join([*lines, "", ""]).encode() + sent.body
+
+
+def has_ipv6() -> bool:
+    """Whether this machine has an IPv6 loopback address."""
+    try:
+        socket.create_server(("::1", 0), family=socket.AF_INET6).close()
+    except OSError:
+        return False
+    return True

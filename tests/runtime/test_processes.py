@@ -6,6 +6,7 @@ import io
 import json
 import os
 import signal
+import socket
 import subprocess
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -14,8 +15,10 @@ from pathlib import Path
 import anyio
 import pytest
 from anyio.streams.text import TextReceiveStream
+from click.testing import CliRunner
 from rich.console import Console
 
+from pedsam import main
 from runtime.prompts import Prompt, Prompts
 from runtime.session import RunOptions, run_session
 from runtime.sources import Frame, PictureSource
@@ -79,6 +82,37 @@ def check_sites(summary: dict[str, object]) -> None:
         assert len(site["operator_exposure"]) <= site["operator_cap"] == 9  # of 25 windows among three
     assert isinstance(summary["windows_run_at_edge"], int)
     assert summary["windows_run_at_edge"] > 0
+
+
+async def test_three_sites_with_keys_give_the_masks_of_a_local_run(
+    mini_bundle: Bundle, tmp_path: Path
+) -> None:
+    """`keys`, three `serve --keys` and `run` with the sites.toml that `keys` wrote."""
+    ports = dict(zip("abc", free_ports(3), strict=True))
+    made = [f"--site={name}=https://127.0.0.1:{port}" for name, port in ports.items()]
+    result = CliRunner().invoke(main, ["keys", "--out", str(tmp_path / "keys"), *made])
+    assert result.exit_code == 0, result.output
+    picture = write_photo(tmp_path / "a.png")
+    with ExitStack() as stack:
+        for name, port in ports.items():
+            keys = str(tmp_path / "keys" / name)
+            stack.enter_context(serving(mini_bundle.path, "--keys", keys, "--port", str(port)))
+        sites = str(tmp_path / "keys/sites.toml")
+        with running(mini_bundle, picture, tmp_path / "sites", "--sites", sites) as process:
+            output, _ = process.communicate(timeout=120)
+    assert process.returncode == 0, output
+    with running(mini_bundle, picture, tmp_path / "local") as process:
+        process.communicate(timeout=120)
+    assert masks(tmp_path / "sites") == masks(tmp_path / "local")
+    summary = json.loads((tmp_path / "sites/summary.json").read_text())
+    assert {name: site["tiles_served"] for name, site in summary["sites"].items()} == dict.fromkeys("abc", 5)
+
+
+def free_ports(number: int) -> list[int]:
+    """Ports that nobody listens on now."""
+    with ExitStack() as stack:
+        held = [stack.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(number)]
+        return [each.getsockname()[1] for each in held]
 
 
 @contextmanager

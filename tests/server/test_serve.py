@@ -14,7 +14,7 @@ import pytest
 from server.serve import RunningSite, ServeOptions, running_site
 from stages.bundle import Bundle
 from stages.errors import BundleError, EngineError, InputError
-from tests.clients import Client, connected, dial, raw_infer
+from tests.clients import Client, connected, dial, has_ipv6, raw_infer
 from tests.fakes import FakeEngine, Gate, fake_site, tiny_bundle, until
 
 pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("unblocked_loop")]
@@ -46,14 +46,6 @@ async def test_other_names_of_this_machine(host: str) -> None:
     async with connected(host=host) as client:
         assert client.site.url.rpartition(":")[0] in ("http://127.0.0.1", "http://[::1]")
         assert (await client.infer(1)).holds(1)
-
-
-def has_ipv6() -> bool:
-    try:
-        socket.create_server(("::1", 0), family=socket.AF_INET6).close()
-    except OSError:
-        return False
-    return True
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "192.0.2.1", "", "example.org", "::"])  # noqa: S104
