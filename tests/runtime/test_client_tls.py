@@ -7,7 +7,7 @@ import ssl
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import aiohttp
@@ -150,7 +150,7 @@ async def test_a_certificate_for_another_address(mini_bundle: Bundle, tmp_path: 
 @pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
 async def test_no_client_certificate(mini_bundle: Bundle, keys: Path, version: ssl.TLSVersion) -> None:
     async with site_with(mini_bundle, keys) as site:
-        text = await failure(mini_bundle, AtMost(replace(site, cert=None, key=None), version))
+        text = await failure(mini_bundle, AtMost.of(replace(site, cert=None, key=None), version))
     assert "for want of a client certificate; put cert and key into sites.toml" in text
 
 
@@ -159,7 +159,7 @@ async def test_a_client_certificate_of_another_site(
     mini_bundle: Bundle, keys: Path, other: SiteConfig, version: ssl.TLSVersion
 ) -> None:
     async with site_with(mini_bundle, keys) as site:
-        text = await failure(mini_bundle, AtMost(replace(site, cert=other.cert, key=other.key), version))
+        text = await failure(mini_bundle, AtMost.of(replace(site, cert=other.cert, key=other.key), version))
     assert f"for this edge's certificate; check that {other.cert} is for this site" in text
 
 
@@ -173,7 +173,7 @@ async def test_a_server_that_says_why_in_an_alert(
         site = replace(
             site_at(url, keys), cert=other.cert if shows else None, key=other.key if shows else None
         )
-        text = await failure(mini_bundle, AtMost(site, version))
+        text = await failure(mini_bundle, AtMost.of(site, version))
     assert ("for this edge's certificate" if shows else "for want of a client certificate") in text
 
 
@@ -250,17 +250,20 @@ def test_errors_of_openssl_are_told_wrapped_or_not(keys: Path, text: str, words:
         assert reason(exc, site, False).startswith(words)
 
 
+@dataclass(frozen=True)
 class AtMost(SiteConfig):
-    """A site whose edge speaks no newer TLS than `version`: the versions fail at other moments."""
+    """A site with which the edge speaks no newer TLS than `version`: the versions fail at other moments."""
 
-    def __init__(self, site: SiteConfig, version: ssl.TLSVersion) -> None:
-        super().__init__(**vars(site))
-        object.__setattr__(self, "_version", version)
+    version: ssl.TLSVersion = ssl.TLSVersion.TLSv1_3
+
+    @classmethod
+    def of(cls, site: SiteConfig, version: ssl.TLSVersion) -> AtMost:
+        return cls(**vars(site), version=version)
 
     def ssl_context(self) -> ssl.SSLContext | None:
         context = super().ssl_context()
         assert context is not None
-        context.maximum_version = vars(self)["_version"]
+        context.maximum_version = self.version
         return context
 
 

@@ -116,11 +116,15 @@ def test_certificates_are_for_their_one_use(out: Path) -> None:
             assert isinstance(key, ec.EllipticCurvePublicKey)
             assert isinstance(key.curve, ec.SECP256R1)
         (address,) = server.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
-        addresses.append(str(address.value))
+        addresses.append((type(address), str(address.value)))
         pem = (out / name / "server.key").read_bytes()
         private = serialization.load_pem_private_key(pem, None)
         assert private.public_key() == server.public_key()
-    assert addresses == ["203.0.113.7", "gpu.example.org", "2001:db8::7"]
+    assert addresses == [
+        (x509.IPAddress, "203.0.113.7"),
+        (x509.DNSName, "gpu.example.org"),
+        (x509.IPAddress, "2001:db8::7"),
+    ]
 
 
 def test_sites_share_nothing_that_would_link_them(out: Path) -> None:
@@ -175,6 +179,7 @@ def test_renewing_keeps_authority_and_token_and_changes_certificates(out: Path) 
     result = keys(out, sites=SITES[:2])
     assert result.exit_code == 0
     assert result.output.count("renewed") == 2
+    assert "change that to" not in result.output  # whose a site is, a person says
     changed = {name for name, content in contents(out).items() if before[name] != content}
     parts = ("{}/server.pem", "{}/server.key", "edge/{}/client.pem", "edge/{}/client.key")
     assert changed == {part.format(name) for name in "ab" for part in parts}
