@@ -122,7 +122,7 @@ def write_sites(sites: Sequence[KeySite], path: Path) -> list[str]:
         present = _entries(tomllib.loads(text))
         missing = [_table(site) for site in sites if site.name not in present]
         if missing:
-            _replace_file(path, "\n".join([*([text.rstrip("\n") + "\n"] if text else []), *missing]))
+            _replace_file(path, _joined(text, missing))
     except (OSError, ValueError) as exc:
         raise InputError(f"{path} cannot be added to ({exc}); mend it or move it away") from exc
     return [line for site in sites for line in _differences(site, present.get(site.name), path)]
@@ -278,6 +278,13 @@ def _entries(data: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     if data.keys() - {"site"} or not isinstance(tables, list):
         raise ValueError("it holds something else than [[site]] tables")
     return {str(table.get("name")): table for table in tables if isinstance(table, dict)}
+
+
+def _joined(text: str, tables: Sequence[str]) -> str:
+    """The text with tables after it. ValueError when a list in it is written so that none can follow."""
+    whole = "\n".join([*([text.rstrip("\n") + "\n"] if text else []), *tables])
+    tomllib.loads(whole)
+    return whole
 
 
 def _table(site: KeySite) -> str:

@@ -298,12 +298,13 @@ def test_certificates_never_outlive_their_authority(tmp_path: Path) -> None:
     make_keys(sites, tmp_path, 30, now())
 
 
-def test_a_sites_toml_that_is_none_is_left_alone(out: Path) -> None:
-    (out / "sites.toml").write_text("[[site]\n")
+@pytest.mark.parametrize("text", ["[[site]\n", "site = []\n", "[site]\n", "version = 1\n"])
+def test_a_sites_toml_that_cannot_be_added_to_is_left_alone(out: Path, text: str) -> None:
+    (out / "sites.toml").write_text(text)
     result = keys(out)
     assert result.exit_code == 1
     assert "cannot be added to" in result.output.splitlines()[-1]
-    assert (out / "sites.toml").read_text() == "[[site]\n"
+    assert (out / "sites.toml").read_text() == text
 
 
 def test_an_out_that_cannot_be_written(tmp_path: Path) -> None:
