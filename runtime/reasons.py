@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import errno
+from datetime import datetime, timezone
+from pathlib import Path
 
 import aiohttp
 
 from runtime.sites import SiteConfig
+from stages.certificates import validity
 
 # OpenSSL's verification results (X509_V_ERR_*, x509_vfy.h)
 _NOT_YET_VALID, _EXPIRED, _OTHER_ADDRESS = 9, 10, (62, 63, 64)
@@ -77,7 +80,16 @@ def _tls(text: str, site: SiteConfig) -> str:
 def _check_client_certificate(site: SiteConfig) -> str:
     if site.cert is None:
         return "probably for want of a client certificate; put cert and key into sites.toml"
-    return (
-        f"probably for this edge's certificate; check that {site.cert} is for this site and has not "
-        "expired, or renew it with `pedsam keys`"
-    )
+    until = _until(site.cert)
+    if until and until < datetime.now(timezone.utc):
+        expired = f"because this edge's certificate {site.cert} expired on {until:%Y-%m-%d}"
+        return f"{expired}; renew it with `pedsam keys`"
+    return f"probably for this edge's certificate; check that {site.cert} and its key are for this site"
+
+
+def _until(certificate: Path) -> datetime | None:
+    """When it expires; None when the file has gone or changed since the connections were set up."""
+    try:
+        return validity(certificate)[1]
+    except (OSError, ValueError):
+        return None

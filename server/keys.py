@@ -6,13 +6,12 @@ Read with the standard library alone, so that a site installs nothing for it.
 from __future__ import annotations
 
 import logging
-import re
 import ssl
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
+from stages.certificates import validity
 from stages.errors import InputError
 from stages.network import read_token
 
@@ -21,8 +20,6 @@ log = logging.getLogger("pedsam.site")
 CERTIFICATE, KEY, CLIENT_CA, TOKEN = "server.pem", "server.key", "client_ca.pem", "token"
 FILES = (CERTIFICATE, KEY, CLIENT_CA, TOKEN)
 WARN_BEFORE = timedelta(days=30)
-_SEQUENCE, _UTC_TIME, _GENERALIZED_TIME = 0x30, 0x17, 0x18  # ASN.1 tags
-_PEM = re.compile("-----BEGIN CERTIFICATE-----.+?-----END CERTIFICATE-----", re.DOTALL)
 
 
 @dataclass(frozen=True)
@@ -83,8 +80,8 @@ def _unusable(folder: Path, what: str, exc: Exception) -> str:
 def _checked_until(path: Path, now: datetime) -> datetime:
     """When the certificate in a file expires. Raises InputError when it is not valid now."""
     try:
-        start, until = validity(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, IndexError) as exc:
+        start, until = validity(path)
+    except (OSError, ValueError) as exc:
         raise InputError(f"{path} holds no certificate that can be read ({exc}); {_RENEW}") from exc
     if now >= until:
         raise InputError(f"the certificate {path} expired on {until:%Y-%m-%d}; {_RENEW}")
@@ -93,40 +90,3 @@ def _checked_until(path: Path, now: datetime) -> datetime:
             f"the certificate {path} is valid from {start:%Y-%m-%d} on; check this machine's clock"
         )
     return until
-
-
-def validity(pem: str) -> tuple[datetime, datetime]:
-    """From when until when the first certificate of a PEM text is valid (UTC).
-
-    The ssl module gives these dates for a peer's certificate only. In DER the third SEQUENCE of a
-    certificate's first part is its validity, after the algorithm and the issuer (RFC 5280, 4.1). Raises
-    ValueError or IndexError when there is none.
-    """
-    found = _PEM.search(pem)
-    if found is None:
-        raise ValueError("it has no BEGIN CERTIFICATE")
-    certificate = next(_elements(ssl.PEM_cert_to_DER_cert(found[0])))[1]
-    body = next(_elements(certificate))[1]
-    dates = [content for tag, content in _elements(body) if tag == _SEQUENCE][2]
-    start, until = (_time(tag, content.decode("ascii")) for tag, content in _elements(dates))
-    return start, until
-
-
-def _elements(der: bytes) -> Iterator[tuple[int, bytes]]:
-    """Tag and content of each DER element in turn."""
-    at = 0
-    while at < len(der):
-        tag, length, at = der[at], der[at + 1], at + 2
-        if length & 0x80:  # the long form: as many bytes of length follow
-            size = length & 0x7F
-            length, at = int.from_bytes(der[at : at + size], "big"), at + size
-        yield tag, der[at : at + length]
-        at += length
-
-
-def _time(tag: int, text: str) -> datetime:
-    if tag == _UTC_TIME:  # two digits of the year, 1950 to 2049
-        text = ("19" if text >= "50" else "20") + text
-    elif tag != _GENERALIZED_TIME:
-        raise ValueError("its validity has no dates")
-    return datetime.strptime(text, "%Y%m%d%H%M%SZ").replace(tzinfo=timezone.utc)

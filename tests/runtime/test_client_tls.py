@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import socket
 import ssl
 import threading
@@ -160,7 +161,20 @@ async def test_a_client_certificate_of_another_site(
 ) -> None:
     async with site_with(mini_bundle, keys) as site:
         text = await failure(mini_bundle, AtMost.of(replace(site, cert=other.cert, key=other.key), version))
-    assert f"for this edge's certificate; check that {other.cert} is for this site" in text
+    assert f"for this edge's certificate; check that {other.cert} and its key are for" in text
+
+
+async def test_an_expired_client_certificate(mini_bundle: Bundle, tmp_path: Path) -> None:
+    keys_for(tmp_path, ago=LONG_AGO)
+    old = shutil.copytree(tmp_path / "edge/a", tmp_path / "old")
+    keys = keys_for(tmp_path)  # renewed, and the edge goes on with what it had
+    async with site_with(mini_bundle, keys) as site:
+        site = replace(site, cert=old / "client.pem", key=old / "client.key")
+        text = await failure(mini_bundle, site)
+    assert f"this edge's certificate {old}/client.pem expired on " in text
+    assert "renew it with `pedsam keys`" in text
+    shutil.rmtree(old)
+    assert "check that" in reason(aiohttp.ServerDisconnectedError(), site, False)  # it can no longer be read
 
 
 @pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])

@@ -20,12 +20,12 @@ import pytest
 import tritonclient.http as sync_client
 import tritonclient.http.aio as aio_client
 from click.testing import CliRunner
-from cryptography import x509
 
 from pedsam import main
 from runtime.sites import SiteConfig
-from server.keys import load_keys, validity
+from server.keys import load_keys
 from stages.bundle import Bundle
+from stages.certificates import validity
 from stages.errors import InputError
 from stages.tensors import Array
 from tests.clients import INFER, Client, dial
@@ -245,28 +245,8 @@ def test_the_stock_client_infers(keys: Path, mini_bundle: Bundle) -> None:
 # The folder
 
 
-def test_dates_are_read_as_cryptography_reads_them(keys: Path, tmp_path: Path) -> None:
-    century = keys_for(
-        tmp_path, days=3650, ago=-timedelta(days=365 * 30)
-    )  # past 2050 dates are written otherwise
-    for folder in (keys, century):
-        for name in ("server.pem", "client_ca.pem"):
-            pem = (folder / name).read_text()
-            expected = x509.load_pem_x509_certificate(pem.encode())
-            assert validity(pem) == (expected.not_valid_before_utc, expected.not_valid_after_utc)
-            assert validity(f"Subject: a\n{pem}{pem}") == validity(pem)
-
-
-@pytest.mark.parametrize(
-    "text", ["", "nonsense", "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----"]
-)
-def test_what_has_no_dates_is_told(text: str) -> None:
-    with pytest.raises((ValueError, IndexError, StopIteration)):
-        validity(text)
-
-
 def test_the_earlier_end_counts(keys: Path) -> None:
-    ends = [validity((keys / name).read_text())[1] for name in ("server.pem", "client_ca.pem")]
+    ends = [validity(keys / name)[1] for name in ("server.pem", "client_ca.pem")]
     assert load_keys(keys).until == min(ends) == ends[0]
 
 
@@ -294,7 +274,7 @@ def test_a_certificate_of_the_future_points_at_the_clock(tmp_path: Path) -> None
 def test_a_certificate_that_ends_soon_is_warned_of(
     keys: Path, caplog: pytest.LogCaptureFixture, left: int, warned: bool
 ) -> None:
-    until = validity((keys / "server.pem").read_text())[1]
+    until = validity(keys / "server.pem")[1]
     with caplog.at_level(logging.WARNING, "pedsam.site"):
         load_keys(keys, until - timedelta(days=left))
     assert [f"expires on {until:%Y-%m-%d}" in line for line in caplog.messages] == [True] * warned
