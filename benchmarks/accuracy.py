@@ -19,8 +19,7 @@ from typing import Any
 import click
 
 from benchmarks.machine import describe
-from benchmarks.sites import three_sites
-from runtime.demo import PEDSAM
+from runtime.demo import PEDSAM, three_sites
 
 BLURS = (5, 10)  # sigma, pixels of a longest side of 1024
 
@@ -76,10 +75,11 @@ class Measurement:
 
     def through_sites(self, bundle: Path, rows: Mapping[str, tuple[str, ...]]) -> None:
         """Rows of one bundle, its windows through three sites."""
-        sites_toml = self._scratch / "sites.toml"
-        with three_sites(bundle, sites_toml):
+        with three_sites(bundle, self._scratch) as running:
             for name, options in rows.items():
-                self.row(name, "--bundle", str(bundle), "--sites", str(sites_toml), "--new-session", *options)
+                self.row(
+                    name, "--bundle", str(bundle), "--sites", str(running.toml), "--new-session", *options
+                )
 
 
 def retention(rows: dict[str, Any]) -> dict[str, float]:

@@ -14,7 +14,8 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -60,11 +61,11 @@ async def run_demo(
     Masks are held against the unsplit model's where the bundle has it.
     """
     pictures, prompts = await to_thread.run_sync(_film, out, frames)
-    with _sites(bundle, out) as sites:
+    with three_sites(bundle.path, out) as running:
         console.print(f"three sites are up; sending {len(pictures)} frames")
         options = RunOptions(
             out=out,
-            sites=sites,
+            sites=running.toml,
             wire=wire,
             threads=1,
             allow_undistilled=True,
@@ -135,29 +136,55 @@ def _prompts(scene: Scene, left: int, top: int, frame: int) -> list[dict[str, An
     ]
 
 
+@dataclass(frozen=True)
+class RunningSite:
+    """A `pedsam serve` process, its address, and the seconds it took to be ready."""
+
+    process: subprocess.Popen[str]
+    url: str
+    start_s: float
+
+
+@dataclass(frozen=True)
+class RunningSites:
+    """Three sites, and the sites.toml that names them."""
+
+    toml: Path
+    sites: Sequence[RunningSite]
+
+
 @contextlib.contextmanager
-def _sites(bundle: Bundle, out: Path) -> Iterator[Path]:
-    """Three `pedsam serve` processes of three operators; yields their sites.toml, stops them at the end."""
+def three_sites(bundle: Path, folder: Path) -> Iterator[RunningSites]:
+    """Three `pedsam serve` processes on loopback, one thread each, while the block runs.
+
+    Each is an operator of its own; their sites.toml and logs are in `folder`. Raises PedsamError when one
+    does not start.
+    """
     with contextlib.ExitStack() as stack:
-        processes = [stack.enter_context(_site_process(bundle, out / f"site-{name}.log")) for name in "abc"]
-        urls = [_wait_until_ready(*process) for process in processes]
+        started = time.perf_counter()
+        logs = {name: folder / f"site-{name}.log" for name in "abc"}
+        processes = {name: stack.enter_context(_site_process(bundle, log)) for name, log in logs.items()}
+        sites = {}
+        for name, process in processes.items():
+            url = _wait_until_ready(process, logs[name])
+            sites[name] = RunningSite(process, url, time.perf_counter() - started)
+        toml = folder / "sites.toml"
         entries = [
-            f'[[site]]\nname = "{name}"\noperator = "operator-{name}"\nurl = "{url}"\n'
-            for name, url in zip("abc", urls, strict=True)
+            f'[[site]]\nname = "{name}"\noperator = "operator-{name}"\nurl = "{site.url}"\n'
+            for name, site in sites.items()
         ]
-        sites = out / "sites.toml"
-        sites.write_text("\n".join(entries))
-        yield sites
+        toml.write_text("\n".join(entries))
+        yield RunningSites(toml, list(sites.values()))
 
 
 @contextlib.contextmanager
-def _site_process(bundle: Bundle, log: Path) -> Iterator[tuple[subprocess.Popen[str], Path]]:
-    command = [*PEDSAM, "serve", "--bundle", str(bundle.path), "--port", "0", "--threads", "1"]
+def _site_process(bundle: Path, log: Path) -> Iterator[subprocess.Popen[str]]:
+    command = [*PEDSAM, "serve", "--bundle", str(bundle), "--port", "0", "--threads", "1"]
     environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
     with log.open("w") as errors:
         process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors, text=True, env=environment)
     try:
-        yield process, log
+        yield process
     finally:
         process.send_signal(signal.SIGTERM)
         try:

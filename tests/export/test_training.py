@@ -30,9 +30,9 @@ from export.pictures import InMemory
 from export.promptable import Promptable
 from export.prompting import clicks, corrections, noisy_boxes
 from export.sam import Sam, build_sam, load_weights, randomise, save_weights
-from export.train import Trainer, TrainOptions, accelerated, growing_sizes, in_own_order, validation_ious
+from export.trainer import Trainer, TrainOptions, accelerated, growing_sizes, in_own_order, validation_ious
 from pedsam import main
-from stages.errors import CheckpointError
+from stages.errors import CheckpointError, InputError
 from stages.geometry import GEOMETRIES, Geometry
 from tests.export.test_data import write_pair
 from tests.pictures import photo
@@ -482,6 +482,25 @@ def test_bad_options_get_one_sentence(
     assert re.search(sentence, said.output), said.output
     assert len(said.output.splitlines()) == 1
     assert not list(tmp_path.glob("*.state"))
+
+
+def test_label_maps_without_an_object_are_told(pairs: Path, tmp_path: Path) -> None:
+    for path in pairs.glob("*.png"):
+        with Image.open(path) as image:
+            Image.new("L", image.size).save(path)
+    said = invoke("train", "--model", "mini", "--data", pairs, "--out", tmp_path / "o.safetensors", *SHORT)
+    assert "none of the label maps holds an object" in said.output
+
+
+@pytest.mark.parametrize("content", [b"", b"no state", None])
+def test_a_state_that_does_not_fit_is_told(tmp_path: Path, content: bytes | None) -> None:
+    state = tmp_path / "a.state"
+    if content is None:
+        torch.save({"objective": {}}, state)
+    else:
+        state.write_bytes(content)
+    with pytest.raises(InputError, match=r"a\.state is damaged or of another training run; remove it"):
+        trainer(state)
 
 
 def test_two_processes_train_one_model(pairs: Path, tmp_path: Path) -> None:
