@@ -1,8 +1,8 @@
 """`pedsam demo`: three sites on loopback, a camera pan over a photograph, start to finish.
 
-The photographs ship inside scikit-image: "coffee" (by Rachel Michetti, CC0) and "chelsea", a cat (by
-Stefan van der Walt, CC0). The pan is a crop that moves over the photograph, so its frames differ as those
-of a moving camera do.
+The photographs ship inside scikit-image: "astronaut" (Eileen Collins, by NASA, public domain) and "coffee"
+(by Rachel Michetti, CC0). The pan is a crop that moves over the photograph, so its frames differ as those of
+a moving camera do.
 """
 
 from __future__ import annotations
@@ -39,17 +39,21 @@ FRAME = (640, 360)  # pixels, width and height: 16:9, so ten of 25 windows are p
 
 @dataclass(frozen=True)
 class Scene:
-    """A photograph of scikit-image and what to segment on it, in the photograph's own pixels."""
+    """The upper left `region` of a photograph of scikit-image, crops of it, and what to segment on it.
+
+    All in the photograph's own pixels, x before y.
+    """
 
     photo: str
+    region: tuple[int, int]
     crop: tuple[int, int]
     box: tuple[int, int, int, int]
     point: tuple[int, int]
 
 
 SCENES = (
-    Scene("coffee", (480, 270), (142, 67, 478, 321), (290, 190)),
-    Scene("chelsea", (400, 225), (40, 20, 420, 290), (230, 150)),
+    Scene("astronaut", (512, 288), (448, 252), (45, 10, 370, 288), (240, 110)),
+    Scene("coffee", (600, 400), (480, 270), (79, 17, 479, 388), (270, 150)),
 )
 
 
@@ -87,7 +91,7 @@ def _film(out: Path, frames: int) -> tuple[list[Path], Path]:
     for scene in SCENES:
         picture = photo(scene.photo)
         for step in range(frames // len(SCENES)):
-            left, top = _pan(picture, scene, step, frames // len(SCENES))
+            left, top = _pan(scene, step, frames // len(SCENES))
             width, height = scene.crop
             crop = Image.fromarray(picture[top : top + height, left : left + width])
             path = folder / f"{len(paths):03}_{scene.photo}.png"
@@ -116,12 +120,11 @@ def photo(name: str) -> npt.NDArray[np.uint8]:
     return pixels
 
 
-def _pan(picture: npt.NDArray[np.uint8], scene: Scene, step: int, steps: int) -> tuple[int, int]:
-    """Left and top of the crop: from the left top to the right bottom of the photograph."""
+def _pan(scene: Scene, step: int, steps: int) -> tuple[int, int]:
+    """Left and top of the crop: from the left top to the right bottom of the region."""
     along = step / max(1, steps - 1)
-    return round((picture.shape[1] - scene.crop[0]) * along), round(
-        (picture.shape[0] - scene.crop[1]) * along
-    )
+    left, top = (round((whole - part) * along) for whole, part in zip(scene.region, scene.crop, strict=True))
+    return left, top
 
 
 def _prompts(scene: Scene, left: int, top: int, frame: int) -> list[dict[str, Any]]:
