@@ -22,11 +22,14 @@ lint: $(VENV)/.test $(VENV)/.lint
 bench: $(VENV)/.demo
 	$(BIN)/python -m benchmarks.three_sites --out benchmarks/results/three_sites_mini.json
 
-# make shipped WEIGHTS=mini.safetensors: the bundle in assets/mini. It leaves out `whole`, which only --verify
-# needs and which holds the weights of window and global once more.
+# make shipped WEIGHTS=mini.safetensors: the bundle in assets/mini, and beside it the weights, to train further. The
+# bundle leaves out `whole`, which only --verify needs and which holds the weights of window and global once more.
 shipped: $(VENV)/.test
 	$(BIN)/pedsam export --model mini --checkpoint $(WEIGHTS) --compact --out out/shipped
 	cd out/shipped && cp -r bundle.json edge window global decoder ../../assets/mini
+	$(BIN)/python -c 'from pathlib import Path; from export.sam import load_weights, save_weights; \
+		weights = load_weights(None, Path("$(WEIGHTS)")); \
+		save_weights(weights.sam.half().state_dict(), Path("assets/mini.safetensors"), weights.status, weights.trained_on)'
 
 clean:
 	rm -rf $(VENV) out bundles .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info

@@ -19,17 +19,13 @@ from typing import Any
 import click
 
 from benchmarks.machine import describe
-from benchmarks.sites import three_sites
-from runtime.demo import PEDSAM
+from runtime.demo import PEDSAM, three_sites
 
-BLURS = (5, 10)  # sigma, pixels of a longest side of 1024
+BLURS = (10, 20)  # sigma, pixels of a longest side of 1024
 
 
 @click.command()
 @click.option("--original", type=click.Path(path_type=Path), required=True)
-@click.option(
-    "--original-longer", type=click.Path(path_type=Path), help="The same, trained as long as DISTILLED."
-)
 @click.option("--reordered", type=click.Path(path_type=Path), required=True)
 @click.option("--distilled", type=click.Path(path_type=Path), required=True)
 @click.option("--data", type=click.Path(path_type=Path), required=True)
@@ -37,7 +33,6 @@ BLURS = (5, 10)  # sigma, pixels of a longest side of 1024
 @click.option("--out", type=click.Path(path_type=Path), required=True)
 def main(
     original: Path,
-    original_longer: Path | None,
     reordered: Path,
     distilled: Path,
     data: Path,
@@ -48,9 +43,7 @@ def main(
     with tempfile.TemporaryDirectory() as scratch:
         measure = Measurement(data, limit, Path(scratch))
         measure.row("original block order", "--checkpoint", str(original))
-        if original_longer:
-            measure.row("original block order, trained as long", "--checkpoint", str(original_longer))
-        measure.through_sites(reordered, {"reordered, not fine-tuned": ()})
+        measure.through_sites(reordered, {"the same weights, reordered": ()})
         rows = {"reordered and distilled": ("--wire", "fp16"), "the same, int8 wire": ("--wire", "int8")}
         rows |= {f"the same, input blurred, sigma {sigma}": ("--blur", str(sigma)) for sigma in BLURS}
         measure.through_sites(distilled, rows)
@@ -76,15 +69,16 @@ class Measurement:
 
     def through_sites(self, bundle: Path, rows: Mapping[str, tuple[str, ...]]) -> None:
         """Rows of one bundle, its windows through three sites."""
-        sites_toml = self._scratch / "sites.toml"
-        with three_sites(bundle, sites_toml):
+        with three_sites(bundle, self._scratch) as running:
             for name, options in rows.items():
-                self.row(name, "--bundle", str(bundle), "--sites", str(sites_toml), "--new-session", *options)
+                self.row(
+                    name, "--bundle", str(bundle), "--sites", str(running.toml), "--new-session", *options
+                )
 
 
 def retention(rows: dict[str, Any]) -> dict[str, float]:
     """Mean IoU of the distilled model over that of the original order, by prompt kind."""
-    teacher = rows.get("original block order, trained as long", rows["original block order"])["miou"]
+    teacher = rows["original block order"]["miou"]
     return {kind: rows["reordered and distilled"]["miou"][kind] / value for kind, value in teacher.items()}
 
 

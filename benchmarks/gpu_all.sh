@@ -23,7 +23,7 @@ learn() {
     local left=$((until - SECONDS))
     ((left > 20)) || { echo "time is up before $name is complete; call again"; exit 0; }
     "$python" -m pedsam "$command" --out "build/gpu/$name.safetensors" --steps "$steps" --pictures "$pictures" \
-        --objects 6 --seconds "$left" "$@" 2>&1 | tee -a "$out/$name.log"
+        --accumulate 1 --objects 8 --seconds "$left" "$@" 2>&1 | tee -a "$out/$name.log"
     split -b 15M -d "build/gpu/$name.safetensors" "$out/$name.safetensors.part" # cat puts it together again
     cp build/gpu/"$name".curve.* "$out/"
     if tail -n 1 "$out/$name.log" | grep -q complete; then touch "build/gpu/$name.done"; fi
@@ -35,7 +35,7 @@ machine() { # what the numbers of this run were measured on
 }
 
 # The teacher; what it learns; and as many further steps for the teacher itself, to compare like with like.
-fine=(--rate 1e-3 --sizes 0.5:240,0.5:384)
+fine=(--rate 1e-3 --sizes 0.3:240,0.7:384)
 teacher=build/gpu/original.safetensors
 original() { learn train original "$train_steps" --model mini --data build/train --order original --rate 3e-3; }
 distilled() { learn distill distilled "$distill_steps" --checkpoint $teacher --images build/train --masks build/train "${fine[@]}"; }

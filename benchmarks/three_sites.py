@@ -21,8 +21,7 @@ import click
 from PIL import Image
 
 from benchmarks.machine import describe
-from benchmarks.sites import three_sites
-from runtime.demo import PEDSAM, photo
+from runtime.demo import PEDSAM, photo, three_sites
 from stages.bundle import Bundle, shipped_bundle
 
 
@@ -48,19 +47,18 @@ def main(bundle: Path | None, source: Path | None, box: str, wire: str, out: Pat
 def measure(bundle: Path, source: Path, box: str, wire: str, scratch: Path) -> dict[str, Any]:
     loaded = Bundle.load(bundle)
     verified: dict[str, Any] = {}
-    sites_toml = scratch / "sites.toml"
-    with three_sites(bundle, sites_toml) as sites:
-        summary, seconds = _run(bundle, source, box, wire, sites_toml, scratch / "run", verify=False)
+    with three_sites(bundle, scratch) as running:
+        summary, seconds = _run(bundle, source, box, wire, running.toml, scratch / "run", verify=False)
         edge_peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024
-        site_peaks = [_peak_mb(site.process.pid) for site in sites]
+        site_peaks = [_peak_mb(site.process.pid) for site in running.sites]
         if loaded.has("whole"):
-            verified, _ = _run(bundle, source, box, wire, sites_toml, scratch / "verified", verify=True)
+            verified, _ = _run(bundle, source, box, wire, running.toml, scratch / "verified", verify=True)
     return {
         "machine": describe(),
         "model": loaded.description,
         "source": f"{source.name} {_size(source)}",
         "command_s": round(seconds, 2),
-        "site_start_s": [round(site.start_s, 2) for site in sites],
+        "site_start_s": [round(site.start_s, 2) for site in running.sites],
         "edge_peak_mb": round(edge_peak),
         "site_peak_mb": [round(peak) for peak in site_peaks],
         "iou_with_unsplit": verified.get("iou_with_unsplit"),

@@ -12,7 +12,8 @@ from torch.nn import functional as F
 from export.pictures import Pictures
 from export.sam import PIXEL_MEAN, PIXEL_STD
 
-MIN_OBJECT = 0.0015  # of the canvas: smaller objects are not asked for
+MIN_OBJECT = 0.001  # of the canvas: smaller objects are not asked for
+MOST_WEIGHT = 16  # objects beyond these do not make a picture come more often
 PASTED = 0.3  # share of pictures that get an object of another pasted on
 LARGEST_PASTED = 0.3  # of the canvas
 
@@ -34,6 +35,8 @@ class Batch:
 class Batches:
     """Draws random batches; `held_back` of the pictures are never drawn.
 
+    Pictures of more objects come more often, so that objects come about equally often: most pictures of most
+    data show one large object, and a model that saw little else could not segment the small ones of a street.
     Which pictures follows from the seed and how many batches were `drawn`, all else from `generator`.
     """
 
@@ -42,6 +45,8 @@ class Batches:
         self.drawn = 0
         self.generator = torch.Generator(device).manual_seed(seed)
         self._held_back, self._for_training = order[:held_back], order[held_back:]
+        weights = [min(max(1, pictures.objects[n]), MOST_WEIGHT) for n in self._for_training]
+        self._weights = torch.tensor(weights, dtype=torch.float)
         self._pictures = pictures
         self._device = device
         self._seed = seed
@@ -68,7 +73,7 @@ class Batches:
 
     def _chosen(self, pictures: int) -> list[int]:
         generator = torch.Generator().manual_seed(self._seed * 2**32 + self.drawn)
-        which = torch.randint(len(self._for_training), (pictures,), generator=generator)
+        which = torch.multinomial(self._weights, pictures, replacement=True, generator=generator)
         return [self._for_training[n] for n in which.tolist()]
 
     @property
@@ -91,7 +96,7 @@ class Batches:
         shrunk = min(full, round(1.25 * size))  # crops are smaller than pictures; what is left is bilinear
         if shrunk < full:
             pixels = F.interpolate(pixels, (shrunk, shrunk), mode="bilinear", antialias=True)
-        side = self._uniform((n, 1), 0.3, 1.0).sqrt()
+        side = self._uniform((n, 1), 0.5, 1.25)
         ratio = self._uniform((n, 1), -0.3, 0.3).exp()
         share = torch.cat([side * ratio, side / ratio], dim=1).clamp(0.2, 1.0)  # of rows, of columns
         crop = extent * share
@@ -137,9 +142,13 @@ class Batches:
         size = pixels.shape[-1]
         eligible = (_areas(labels) >= MIN_OBJECT * size**2).float()
         valid = eligible.sum(dim=1) > 0
-        chosen = torch.multinomial(
-            eligible + 1e-9, objects, replacement=True, generator=generator
-        )  # an empty row draws anything, and does not count
+        lottery = eligible * (1 + torch.rand(eligible.shape, generator=generator, device=self._device))
+        turn = (
+            torch.arange(objects, device=self._device) % eligible.sum(dim=1, keepdim=True).clamp(min=1).long()
+        )
+        chosen = lottery.argsort(dim=1, descending=True).gather(
+            1, turn
+        )  # again from the first when all had one
         full = labels[:, None] == chosen[:, :, None, None].to(torch.uint8)
         masks = F.avg_pool2d(full.float(), 4)
         return Batch(pixels, masks, full, valid[:, None].expand(-1, objects) & full.any(dim=(2, 3)))

@@ -42,6 +42,10 @@ class Sample(ABC):
     def masks(self) -> npt.NDArray[np.bool_]:
         """Instance masks, bool [n, H, W], n >= 0."""
 
+    def objects(self) -> int:
+        """How many instances there are."""
+        return int(self.labels().max())
+
     def labels(self) -> Pixels:
         """Masks as one label map, uint8 [H, W]: bigger instances first, smaller ones on top."""
         masks = self.masks()[:MAX_INSTANCES]
@@ -108,6 +112,9 @@ class CocoSample(Sample):
     def image(self) -> Pixels:
         return _read_picture(self.picture)
 
+    def objects(self) -> int:
+        return len(self.annotations)
+
     def masks(self) -> npt.NDArray[np.bool_]:
         height, width = self.image().shape[:2]
         masks = [_coco_mask(each["segmentation"], height, width) for each in self.annotations]
@@ -123,6 +130,9 @@ class PlainSample(Sample):
 
     def image(self) -> Pixels:
         return _read_picture(self.picture)
+
+    def objects(self) -> int:
+        return 0
 
     def masks(self) -> npt.NDArray[np.bool_]:
         return np.zeros((0, *self.image().shape[:2]), bool)

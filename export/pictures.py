@@ -22,9 +22,13 @@ Decoded = tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint8]]
 
 
 class Pictures(ABC):
-    """Samples on the canvas, by number."""
+    """Samples on the canvas, by number; `objects` is how many instances each has."""
 
-    count: int
+    def __init__(self, samples: Sequence[Sample]) -> None:
+        self.count = len(samples)
+        with ThreadPoolExecutor() as pool:
+            counts = pool.map(lambda sample: sample.objects(), samples)
+            self.objects = list(track(counts, "counting objects", total=self.count))
 
     @abstractmethod
     def take(self, chosen: Sequence[int]) -> Taken:
@@ -47,7 +51,7 @@ class InMemory(Pictures):
     """Decoded once, kept on the device."""
 
     def __init__(self, samples: Sequence[Sample], geometry: Geometry, device: torch.device) -> None:
-        self.count = len(samples)
+        super().__init__(samples)
         self._device = device
         with ThreadPoolExecutor() as pool:
             decoded = pool.map(lambda sample: on_canvas(sample, geometry), samples)
@@ -68,7 +72,7 @@ class OnDisk(Pictures):
     """Decoded by threads (PIL works outside the interpreter lock) while the step before still computes."""
 
     def __init__(self, samples: Sequence[Sample], geometry: Geometry, device: torch.device) -> None:
-        self.count = len(samples)
+        super().__init__(samples)
         self._samples = samples
         self._geometry = geometry
         self._device = device

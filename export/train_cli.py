@@ -43,7 +43,7 @@ def command(model: str, data: Path, order: str, init: Path | None, hints: bool, 
     from export.data import read_samples
     from export.modules import reordered_encoder
     from export.sam import build_sam, load_weights
-    from export.train import growing_sizes
+    from export.trainer import growing_sizes
 
     geometry = GEOMETRIES[model]
     torch.manual_seed(options.seed)

@@ -17,8 +17,9 @@ from stages.geometry import Geometry
 if TYPE_CHECKING:
     from export.data import Sample
     from export.sam import Sam
-    from export.train import Trainer, TrainOptions
+    from export.trainer import Trainer, TrainOptions
 
+ESTIMATE_STEPS = 3
 MOST_HELD_BACK = 96  # pictures that validation uses; of few pictures, a tenth
 
 
@@ -40,7 +41,7 @@ class RunOptions:
 
     def train_options(self, sizes: tuple[tuple[float, int], ...], geometry: Geometry) -> TrainOptions:
         """`sizes` count where --sizes is not given."""
-        from export.train import TrainOptions
+        from export.trainer import TrainOptions
 
         return TrainOptions(
             self.steps,
@@ -123,16 +124,18 @@ class Job:
 
 
 def open_trainer(job: Job, options: RunOptions, sizes: tuple[tuple[float, int], ...]) -> Trainer:
-    """Raises InputError for an --out or --sizes that cannot be used."""
+    """Raises InputError for an --out or --sizes that cannot be used, and for masks without an object."""
     from export.augment import Batches
     from export.hints import Hints
     from export.objective import Objective
     from export.pictures import open_pictures
     from export.promptable import Promptable
-    from export.train import Trainer, accelerated
+    from export.trainer import Trainer, accelerated
 
     if options.out.suffix != ".safetensors":
         raise InputError(f"--out {options.out} must end in .safetensors")
+    if job.masks and not any(sample.labels().any() for sample in job.samples):
+        raise InputError("none of the label maps holds an object; expected ids from 1 on, 0 is background")
     options.out.parent.mkdir(parents=True, exist_ok=True)
     train_options = options.train_options(sizes, job.geometry)
     accelerator = accelerated(train_options, options.device)
@@ -155,7 +158,7 @@ def train(trainer: Trainer, job: Job, options: RunOptions) -> None:
     """Train, then write the averaged weights and the picture of the curve beside them."""
     from export.progress import TrainingProgress, plot_curve
     from export.sam import save_weights
-    from export.train import in_own_order
+    from export.trainer import in_own_order
 
     with TrainingProgress(options.steps) as report:
         done = trainer.run(report)
@@ -193,9 +196,6 @@ def estimate(trainer: Trainer, job: Job, options: RunOptions) -> None:
     count = len(job.samples)
     click.echo(f"all {count:,} images once: {count / speed / 3600:.2f} hours")
     click.echo(f"all {options.steps:,} steps: {options.steps * seconds / 3600:.2f} hours")
-
-
-ESTIMATE_STEPS = 3
 
 
 def _peak_gb() -> float:

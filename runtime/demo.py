@@ -1,8 +1,8 @@
 """`pedsam demo`: three sites on loopback, a camera pan over a photograph, start to finish.
 
-The photographs ship inside scikit-image: "coffee" (by Rachel Michetti, CC0) and "chelsea", a cat (by
-Stefan van der Walt, CC0). The pan is a crop that moves over the photograph, so its frames differ as those
-of a moving camera do.
+The photographs ship inside scikit-image: "astronaut" (Eileen Collins, by NASA, public domain) and "coffee"
+(by Rachel Michetti, CC0). The pan is a crop that moves over the photograph, so its frames differ as those of
+a moving camera do.
 """
 
 from __future__ import annotations
@@ -14,7 +14,8 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -38,17 +39,21 @@ FRAME = (640, 360)  # pixels, width and height: 16:9, so ten of 25 windows are p
 
 @dataclass(frozen=True)
 class Scene:
-    """A photograph of scikit-image and what to segment on it, in the photograph's own pixels."""
+    """The upper left `region` of a photograph of scikit-image, crops of it, and what to segment on it.
+
+    All in the photograph's own pixels, x before y.
+    """
 
     photo: str
+    region: tuple[int, int]
     crop: tuple[int, int]
     box: tuple[int, int, int, int]
     point: tuple[int, int]
 
 
 SCENES = (
-    Scene("coffee", (480, 270), (142, 67, 478, 321), (290, 190)),
-    Scene("chelsea", (400, 225), (40, 20, 420, 290), (230, 150)),
+    Scene("astronaut", (512, 288), (448, 252), (45, 10, 370, 288), (240, 110)),
+    Scene("coffee", (600, 400), (480, 270), (79, 17, 479, 388), (270, 150)),
 )
 
 
@@ -60,11 +65,11 @@ async def run_demo(
     Masks are held against the unsplit model's where the bundle has it.
     """
     pictures, prompts = await to_thread.run_sync(_film, out, frames)
-    with _sites(bundle, out) as sites:
+    with three_sites(bundle.path, out) as running:
         console.print(f"three sites are up; sending {len(pictures)} frames")
         options = RunOptions(
             out=out,
-            sites=sites,
+            sites=running.toml,
             wire=wire,
             threads=1,
             allow_undistilled=True,
@@ -86,7 +91,7 @@ def _film(out: Path, frames: int) -> tuple[list[Path], Path]:
     for scene in SCENES:
         picture = photo(scene.photo)
         for step in range(frames // len(SCENES)):
-            left, top = _pan(picture, scene, step, frames // len(SCENES))
+            left, top = _pan(scene, step, frames // len(SCENES))
             width, height = scene.crop
             crop = Image.fromarray(picture[top : top + height, left : left + width])
             path = folder / f"{len(paths):03}_{scene.photo}.png"
@@ -115,12 +120,11 @@ def photo(name: str) -> npt.NDArray[np.uint8]:
     return pixels
 
 
-def _pan(picture: npt.NDArray[np.uint8], scene: Scene, step: int, steps: int) -> tuple[int, int]:
-    """Left and top of the crop: from the left top to the right bottom of the photograph."""
+def _pan(scene: Scene, step: int, steps: int) -> tuple[int, int]:
+    """Left and top of the crop: from the left top to the right bottom of the region."""
     along = step / max(1, steps - 1)
-    return round((picture.shape[1] - scene.crop[0]) * along), round(
-        (picture.shape[0] - scene.crop[1]) * along
-    )
+    left, top = (round((whole - part) * along) for whole, part in zip(scene.region, scene.crop, strict=True))
+    return left, top
 
 
 def _prompts(scene: Scene, left: int, top: int, frame: int) -> list[dict[str, Any]]:
@@ -135,29 +139,55 @@ def _prompts(scene: Scene, left: int, top: int, frame: int) -> list[dict[str, An
     ]
 
 
+@dataclass(frozen=True)
+class RunningSite:
+    """A `pedsam serve` process, its address, and the seconds it took to be ready."""
+
+    process: subprocess.Popen[str]
+    url: str
+    start_s: float
+
+
+@dataclass(frozen=True)
+class RunningSites:
+    """Three sites, and the sites.toml that names them."""
+
+    toml: Path
+    sites: Sequence[RunningSite]
+
+
 @contextlib.contextmanager
-def _sites(bundle: Bundle, out: Path) -> Iterator[Path]:
-    """Three `pedsam serve` processes of three operators; yields their sites.toml, stops them at the end."""
+def three_sites(bundle: Path, folder: Path) -> Iterator[RunningSites]:
+    """Three `pedsam serve` processes on loopback, one thread each, while the block runs.
+
+    Each is an operator of its own; their sites.toml and logs are in `folder`. Raises PedsamError when one
+    does not start.
+    """
     with contextlib.ExitStack() as stack:
-        processes = [stack.enter_context(_site_process(bundle, out / f"site-{name}.log")) for name in "abc"]
-        urls = [_wait_until_ready(*process) for process in processes]
+        started = time.perf_counter()
+        logs = {name: folder / f"site-{name}.log" for name in "abc"}
+        processes = {name: stack.enter_context(_site_process(bundle, log)) for name, log in logs.items()}
+        sites = {}
+        for name, process in processes.items():
+            url = _wait_until_ready(process, logs[name])
+            sites[name] = RunningSite(process, url, time.perf_counter() - started)
+        toml = folder / "sites.toml"
         entries = [
-            f'[[site]]\nname = "{name}"\noperator = "operator-{name}"\nurl = "{url}"\n'
-            for name, url in zip("abc", urls, strict=True)
+            f'[[site]]\nname = "{name}"\noperator = "operator-{name}"\nurl = "{site.url}"\n'
+            for name, site in sites.items()
         ]
-        sites = out / "sites.toml"
-        sites.write_text("\n".join(entries))
-        yield sites
+        toml.write_text("\n".join(entries))
+        yield RunningSites(toml, list(sites.values()))
 
 
 @contextlib.contextmanager
-def _site_process(bundle: Bundle, log: Path) -> Iterator[tuple[subprocess.Popen[str], Path]]:
-    command = [*PEDSAM, "serve", "--bundle", str(bundle.path), "--port", "0", "--threads", "1"]
+def _site_process(bundle: Path, log: Path) -> Iterator[subprocess.Popen[str]]:
+    command = [*PEDSAM, "serve", "--bundle", str(bundle), "--port", "0", "--threads", "1"]
     environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
     with log.open("w") as errors:
         process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors, text=True, env=environment)
     try:
-        yield process, log
+        yield process
     finally:
         process.send_signal(signal.SIGTERM)
         try:

@@ -12,8 +12,10 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 from PIL import Image
+from pycocotools import mask as coco
 
 import pedsam
+from runtime.demo import photo
 from stages.bundle import SHIPPED, Bundle, shipped_bundle
 from stages.engine import make_engine
 from tests.edge import write_photo
@@ -75,6 +77,28 @@ def test_run_without_a_bundle_runs_it(shipped: Bundle, tmp_path: Path) -> None:
     summary = json.loads((tmp_path / "out/summary.json").read_text())
     assert (summary["model"], summary["weights"]) == ("mini", shipped.weights)
     assert (summary["frames"], summary["frames_lost"]) == (1, 0)
+
+
+def test_its_weights_segment(shipped: Bundle, tmp_path: Path) -> None:
+    """The espresso of scikit-image, cup and saucer outlined by hand, and an astronaut's head."""
+    assert shipped.weights == "distilled"
+    y, x = np.mgrid[:400, :600]
+    saucer = ((x - 279) / 200) ** 2 + ((y - 235) / 153) ** 2 < 1
+    cup = ((x - 287) / 116) ** 2 + ((y - 115) / 98) ** 2 < 1
+    head = ((x - 247) / 74) ** 2 + ((y - 95) / 88) ** 2 < 1
+    assert overlap(tmp_path, "coffee", "--box", "79,17,479,388", saucer | cup) > 0.85
+    assert overlap(tmp_path, "astronaut", "--point", "240,60", head[:, :512]) > 0.6
+
+
+def overlap(folder: Path, name: str, kind: str, prompt: str, truth: np.ndarray) -> float:
+    """IoU of what `pedsam run` draws on the upper 400 rows of a photograph with the true mask."""
+    Image.fromarray(photo(name)[:400]).save(folder / f"{name}.png")
+    line = ["run", "--source", str(folder / f"{name}.png"), kind, prompt, "--out", str(folder / name)]
+    result = CliRunner().invoke(pedsam.main, line)
+    assert result.exit_code == 0, result.output
+    (drawn,) = (folder / name / "masks.jsonl").read_text().splitlines()
+    mask = coco.decode(json.loads(drawn)["segmentation"]).astype(bool)
+    return float((mask & truth).sum() / (mask | truth).sum())
 
 
 def test_run_refuses_it_only_for_its_weights(shipped: Bundle, tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ from stages.errors import InputError
 FILLED = tuple((100 + value) // 2 for value in PALETTE[1])  # a mask on grey of 100
 REPORT = {
     "miou": {"point": 0.5, "box": 0.5},
-    "bundle": {"description": "mini (untrained weights)"},
+    "subject": {"description": "mini (untrained weights)"},
     "how": "split",
     "wire": "fp16",
     "blur": 0.0,

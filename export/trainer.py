@@ -11,6 +11,7 @@ from __future__ import annotations
 import copy
 import json
 import math
+import pickle
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -27,6 +28,7 @@ from export.augment import Batch, Batches
 from export.objective import Objective, true_iou
 from export.promptable import Promptable
 from export.prompting import clicks, noisy_boxes
+from stages.errors import InputError
 from stages.geometry import Geometry
 
 Report = Callable[[int, Mapping[str, float]], None]
@@ -219,14 +221,20 @@ class Trainer:
         temporary.replace(self._state_path)
 
     def _resume(self) -> None:
-        state: dict[str, Any] = torch.load(self._state_path, map_location="cpu", weights_only=True)
-        self.step = state["step"]
-        self._bare.load_state_dict(state["objective"])
-        self._averaged.sam.load_state_dict(state["averaged"])
-        for optimiser, saved in zip(self._optimisers, state["optimisers"], strict=True):
-            optimiser.load_state_dict(saved)
-        self._batches.generator.set_state(state["generator"])
-        self._batches.drawn = state["drawn"]
+        try:
+            state: dict[str, Any] = torch.load(self._state_path, map_location="cpu", weights_only=True)
+            self._bare.load_state_dict(state["objective"])
+            self._averaged.sam.load_state_dict(state["averaged"])
+            for optimiser, saved in zip(self._optimisers, state["optimisers"], strict=True):
+                optimiser.load_state_dict(saved)
+            self._batches.generator.set_state(state["generator"])
+            self._batches.drawn = state["drawn"]
+            self.step = state["step"]
+        except (RuntimeError, ValueError, KeyError, OSError, EOFError, pickle.UnpicklingError) as exc:
+            raise InputError(
+                f"{self._state_path} is damaged or of another training run; remove it to start anew, "
+                "or give another --out"
+            ) from exc
 
 
 def validation_ious(model: Promptable, batch: Batch, generator: torch.Generator) -> tuple[Tensor, Tensor]:

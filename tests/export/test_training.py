@@ -30,9 +30,9 @@ from export.pictures import InMemory
 from export.promptable import Promptable
 from export.prompting import clicks, corrections, noisy_boxes
 from export.sam import Sam, build_sam, load_weights, randomise, save_weights
-from export.train import Trainer, TrainOptions, accelerated, growing_sizes, in_own_order, validation_ious
+from export.trainer import Trainer, TrainOptions, accelerated, growing_sizes, in_own_order, validation_ious
 from pedsam import main
-from stages.errors import CheckpointError
+from stages.errors import CheckpointError, InputError
 from stages.geometry import GEOMETRIES, Geometry
 from tests.export.test_data import write_pair
 from tests.pictures import photo
@@ -83,6 +83,13 @@ def trainer(state: Path, steps: int = 4, sam: Sam | None = None, **options: Any)
     )
 
 
+class Lonely(Drawn):
+    """One of its objects alone."""
+
+    def labels(self) -> npt.NDArray[np.uint8]:
+        return np.minimum(super().labels(), 1)
+
+
 class Uncoloured(Batches):
     def _colour(self, pixels: Tensor) -> Tensor:
         return pixels
@@ -98,9 +105,27 @@ def test_a_crop_keeps_its_objects_in_place() -> None:
     assert drawn.valid.any()
     for n in range(16):
         for k in range(2):
-            if drawn.valid[n, k]:
+            if drawn.valid[n, k] and drawn.full[n, k].sum() > 60:
                 values = grey[n][drawn.full[n, k]]
                 assert values.median() in (pytest.approx(120, abs=2), pytest.approx(200, abs=2))
+
+
+def test_pictures_of_more_objects_come_more_often() -> None:
+    drawer = Batches(InMemory([Drawn(), Lonely()], TINY, CPU), CPU, seed=0)
+    chosen = []
+    for drawer.drawn in range(50):
+        chosen += drawer._chosen(6)
+    assert 0.6 < chosen.count(0) / len(chosen) < 0.73  # two thirds
+
+
+def test_every_object_is_asked_for_before_one_comes_again() -> None:
+    labels = torch.from_numpy(Drawn().labels())
+    batch = next(batches(held_back=4).held_back(4, 5))
+    for n in range(4):
+        areas = [int(full.sum()) for full in batch.full[n]]
+        both = {int((labels == 1).sum()), int((labels == 2).sum())}
+        assert set(areas[:2]) == both
+        assert areas == [*areas[:2], *areas[:2], areas[0]]
 
 
 def test_pixels_outside_the_crop_are_zero_and_objects_never_lie_there() -> None:
@@ -230,7 +255,7 @@ def test_activations_computed_twice_give_the_same_gradients() -> None:
 
 
 def mask_loss(model: Trainer, batch: Batch) -> float:
-    losses = model._objective(batch, False, torch.Generator().manual_seed(0))
+    losses = model._objective(batch, False, torch.Generator(batch.pixels.device).manual_seed(0))
     return float(losses["mask"].detach())
 
 
@@ -241,6 +266,21 @@ def test_one_step_lowers_the_loss_on_its_batch(tmp_path: Path, monkeypatch: pyte
     before = mask_loss(model, batch)
     model.one_step()
     assert mask_loss(model, batch) < before
+
+
+@pytest.mark.gpu
+def test_training_on_a_gpu_lowers_the_loss(tmp_path: Path) -> None:
+    """Needs a CUDA GPU."""
+    cuda = torch.device("cuda")
+    torch.manual_seed(1)
+    options = TrainOptions(60, ((1.0, 80),), pictures=4, objects=2, rate=2e-3, validate_every=1000)
+    drawer = Batches(InMemory([Drawn()] * 4, TINY, cuda), cuda, 0)
+    objective = Objective(Promptable(build_sam(TINY))).to(cuda)
+    run = Trainer(objective, drawer, options, accelerated(options), tmp_path / "a.state")
+    batch = drawer.draw(8, 2, 80)
+    before = mask_loss(run, batch)
+    assert run.run(ignore)
+    assert mask_loss(run, batch) < 0.7 * before
 
 
 def test_training_lowers_the_loss(tmp_path: Path) -> None:
@@ -482,6 +522,25 @@ def test_bad_options_get_one_sentence(
     assert re.search(sentence, said.output), said.output
     assert len(said.output.splitlines()) == 1
     assert not list(tmp_path.glob("*.state"))
+
+
+def test_label_maps_without_an_object_are_told(pairs: Path, tmp_path: Path) -> None:
+    for path in pairs.glob("*.png"):
+        with Image.open(path) as image:
+            Image.new("L", image.size).save(path)
+    said = invoke("train", "--model", "mini", "--data", pairs, "--out", tmp_path / "o.safetensors", *SHORT)
+    assert "none of the label maps holds an object" in said.output
+
+
+@pytest.mark.parametrize("content", [b"", b"no state", None])
+def test_a_state_that_does_not_fit_is_told(tmp_path: Path, content: bytes | None) -> None:
+    state = tmp_path / "a.state"
+    if content is None:
+        torch.save({"objective": {}}, state)
+    else:
+        state.write_bytes(content)
+    with pytest.raises(InputError, match=r"a\.state is damaged or of another training run; remove it"):
+        trainer(state)
 
 
 def test_two_processes_train_one_model(pairs: Path, tmp_path: Path) -> None:
