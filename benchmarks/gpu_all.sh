@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Everything that needs a GPU, unattended, most important first. Each piece resumes where a killed run left it,
-# and leaves what it made under $OUT as it goes. Pictures: build/train (python -m benchmarks.pack_data).
+# and leaves what it made under $OUT as it goes, in few and small files: weights in fp16, logs and curves in one archive.
+# Pictures: build/train (python -m benchmarks.pack_data). Packages: those of the extra `train`.
 #
 #   OUT=results MINUTES=9 benchmarks/gpu_all.sh [PIECE ...]
 #
@@ -15,6 +16,14 @@ pictures=${PICTURES:-64}
 python=${PYTHON:-python3}
 mkdir -p "$out" build/gpu
 
+halve='
+import sys
+from pathlib import Path
+from export.sam import load_weights, save_weights
+weights = load_weights(None, Path(f"build/gpu/{sys.argv[1]}.safetensors"))
+half = Path(f"build/gpu/{sys.argv[1]}.half.safetensors")
+save_weights(weights.sam.half().state_dict(), half, weights.status, weights.trained_on)'
+
 # COMMAND NAME STEPS OPTIONS: `pedsam train` or `distill` into build/gpu/NAME.safetensors, until it is complete.
 learn() {
     local command=$1 name=$2 steps=$3
@@ -23,10 +32,11 @@ learn() {
     local left=$((until - SECONDS))
     ((left > 20)) || { echo "time is up before $name is complete; call again"; exit 0; }
     "$python" -m pedsam "$command" --out "build/gpu/$name.safetensors" --steps "$steps" --pictures "$pictures" \
-        --accumulate 1 --objects 8 --seconds "$left" "$@" 2>&1 | tee -a "$out/$name.log"
-    split -b 15M -d "build/gpu/$name.safetensors" "$out/$name.safetensors.part" # cat puts it together again
-    cp build/gpu/"$name".curve.* "$out/"
-    if tail -n 1 "$out/$name.log" | grep -q complete; then touch "build/gpu/$name.done"; fi
+        --accumulate 1 --objects 8 --seconds "$left" "$@" 2>&1 | tee -a "build/gpu/$name.log"
+    "$python" -c "$halve" "$name"
+    split -b 15M -d "build/gpu/$name.half.safetensors" "$out/$name.safetensors.part" # cat puts it together again
+    (cd build/gpu && tar -czf - ./*.log ./*.curve.*) >"$out/logs.tar.gz"
+    if tail -n 1 "build/gpu/$name.log" | grep -q complete; then touch "build/gpu/$name.done"; fi
 }
 
 machine() { # what the numbers of this run were measured on
