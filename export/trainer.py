@@ -20,7 +20,7 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import DistributedDataParallelKwargs
+from accelerate.utils import DistributedDataParallelKwargs, broadcast
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -121,7 +121,7 @@ class Trainer:
         while not over:
             losses = self.one_step()
             now = time.monotonic()
-            over = self.step >= options.steps or now - started > options.seconds
+            over = self.step >= options.steps or self._agreed(now - started > options.seconds)
             if over or now - told > REPORT_EVERY_S:
                 values = {name: float(value.detach()) for name, value in losses.items()}
                 speed = (self.step - first) * self.images_a_step / (now - started)
@@ -197,6 +197,12 @@ class Trainer:
         current = self.model.sam.state_dict()
         for name, tensor in self._averaged.sam.state_dict().items():
             tensor.lerp_(current[name].float(), 1 - decay)
+
+    def _agreed(self, stop: bool) -> bool:
+        """What the main process says: clocks differ, and a process alone would wait for the rest forever."""
+        if self._accelerator.num_processes == 1:
+            return stop
+        return bool(broadcast(torch.tensor(int(stop), device=self._accelerator.device)))
 
     def _tell(self, values: Mapping[str, float], report: Report) -> None:
         if not self.is_main_process or not values:
