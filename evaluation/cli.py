@@ -73,15 +73,16 @@ def command(
     if checkpoint is None:
         subject = bundle_subject(Bundle.load(bundle_path or shipped_bundle()), chosen, whole)
     else:
-        subject = _checkpoint_subject(
-            checkpoint, whole or bundle_path is not None or chosen.sites is not None
-        )
+        of_a_bundle = (bundle_path, chosen.sites, chosen.wire) != (None, None, None) or whole
+        subject = _checkpoint_subject(checkpoint, of_a_bundle)
     print_report(console, asyncio.run(evaluate(subject, chosen, console)))
 
 
 def _checkpoint_subject(checkpoint: Path, of_a_bundle: bool) -> Subject:
     if of_a_bundle:
-        raise InputError("--checkpoint is run by PyTorch; give it without --bundle, --sites and --whole")
+        raise InputError(
+            "--checkpoint is run by PyTorch; give it without --bundle, --sites, --wire and --whole"
+        )
     from evaluation.checkpoint import checkpoint_subject  # torch takes seconds to import
 
     return checkpoint_subject(checkpoint)

@@ -26,6 +26,7 @@ from tests.pictures import photo
 
 EDGE = ("window", "global", "decoder")
 QUICK = Timeouts(connect_s=2.0, probe_s=10.0, tile_s=0.3, tile_factor=0.0)
+PATIENT = Timeouts(connect_s=30.0, probe_s=60.0, tile_s=60.0)  # a busy machine makes nobody late
 SOON = (0.02,)  # seconds between attempts to reconnect
 
 Behaviour = Callable[["Impostor", web.Request], Awaitable[web.StreamResponse]]

@@ -170,6 +170,12 @@ def test_a_mistake_is_told_in_one_sentence(line: list[str | Path], more: list[st
     assert words in sentence(pedsam_evaluate(*line, *more))
 
 
+@pytest.mark.parametrize("more", [["--wire", "int8"], ["--whole"], ["--sites", "sites.toml"]])
+def test_what_belongs_to_a_bundle_is_refused_beside_a_checkpoint(more: list[str], tmp_path: Path) -> None:
+    common = ["--checkpoint", "a.pth", "--data", tmp_path, "--out", tmp_path]
+    assert "--checkpoint is run by PyTorch" in sentence(pedsam_evaluate(*common, *more))
+
+
 def test_an_empty_folder_is_told(line: list[str | Path], tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     assert "holds no pictures with masks" in sentence(pedsam_evaluate(*line, "--data", tmp_path / "empty"))

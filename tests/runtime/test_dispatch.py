@@ -23,6 +23,7 @@ from stages.bundle import Bundle
 from stages.errors import InputError
 from stages.tensors import Array
 from tests.edge import (
+    PATIENT,
     QUICK,
     SOON,
     Behaviour,
@@ -111,9 +112,11 @@ async def scene(
     reconnect_s: Sequence[float] = SOON,
     spares: str = "",
     same_operator: str = "",
+    hasty: str = "",
     ledger: Path | None = None,
     **caps: int,
 ) -> AsyncIterator[Scene]:
+    """Sites named in `spares` are spares, those in `same_operator` share one, those in `hasty` are late soon."""
     async with AsyncExitStack() as stack:
         configs: list[SiteConfig] = []
         for name, impostor in sites.items():
@@ -122,7 +125,7 @@ async def scene(
             configs.append(config(name, url, operator, spare=name in spares))
         notes = Notes()
         book = ledger_for(configs, cap, ledger, **{f"operator-{name}": value for name, value in caps.items()})
-        clients = [SiteClient(each, bundle, "fp16", QUICK) for each in configs]
+        clients = [SiteClient(c, bundle, "fp16", QUICK if c.name in hasty else PATIENT) for c in configs]
         dispatcher = Dispatcher(bundle, clients, book, local, notes.say, reconnect_s)
         async with dispatcher.connected(canvas_of("16:9", bundle.geometry).windows):
             yield Scene(bundle, sites, dispatcher, book, notes)
@@ -189,7 +192,7 @@ async def test_a_failed_sites_windows_run_at_the_edge_when_nobody_has_room(
 ) -> None:
     sites = honest(mini_bundle, "abc")
     local = NotedWindows(mini_bundle)
-    async with scene(mini_bundle, sites, local=local, reconnect_s=[60]) as it:
+    async with scene(mini_bundle, sites, local=local, reconnect_s=[60], hasty="b") as it:
         sites["b"].script.extend([behaviour] * 100)
         await it.frame()
         await it.frame()
@@ -289,7 +292,7 @@ async def test_a_site_whose_port_is_closed_at_the_start_joins_when_it_opens(mini
     canvas = canvas_of("16:9", mini_bundle.geometry)
     async with early.running() as url:
         configs = [config("early", url), config("late", f"http://127.0.0.1:{port}")]
-        clients = [SiteClient(each, mini_bundle, "fp16", QUICK) for each in configs]
+        clients = [SiteClient(each, mini_bundle, "fp16", PATIENT) for each in configs]
         dispatcher = Dispatcher(mini_bundle, clients, ledger_for(configs, 8), local, notes.say, SOON)
         async with dispatcher.connected(canvas.windows):
             await dispatcher.embed(canvas)
