@@ -116,7 +116,7 @@ async def scene(
     ledger: Path | None = None,
     **caps: int,
 ) -> AsyncIterator[Scene]:
-    """Sites named in `spares` are spares, those in `same_operator` share one, those in `hasty` are late soon."""
+    """Sites named in `spares` are spares, in `same_operator` share an operator, in `hasty` are soon late."""
     async with AsyncExitStack() as stack:
         configs: list[SiteConfig] = []
         for name, impostor in sites.items():
