@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,8 +11,10 @@ import numpy.typing as npt
 from runtime.canvas import Canvas
 from runtime.prompts import Prompt
 from stages.engine import EngineThread
-from stages.geometry import Geometry
 from stages.tensors import Array
+
+EarlierMasks = Mapping[str, npt.NDArray[np.float32]]
+NO_MASKS: EarlierMasks = {}
 
 
 @dataclass(frozen=True)
@@ -25,13 +27,20 @@ class ObjectMask:
 
 
 async def decode(
-    engines: EngineThread, image_embedding: Array, canvas: Canvas, prompts: Sequence[Prompt]
+    engines: EngineThread,
+    image_embedding: Array,
+    canvas: Canvas,
+    prompts: Sequence[Prompt],
+    earlier: EarlierMasks = NO_MASKS,
 ) -> list[ObjectMask]:
-    """Masks of all objects in the order of `prompts`; those with equally many tokens share a decoder call."""
+    """Masks of all objects in the order of `prompts`; those with equally many tokens share a decoder call.
+
+    `earlier` holds the logits [M, M] of an object's mask on an earlier frame, by the object's name.
+    """
     masks: dict[str, ObjectMask] = {}
     for count in sorted({prompt.tokens for prompt in prompts}):
         group = [prompt for prompt in prompts if prompt.tokens == count]
-        feeds = decoder_inputs(image_embedding, canvas, group)
+        feeds = decoder_inputs(image_embedding, canvas, group, earlier)
         outputs = await engines.infer("decoder", feeds)
         for prompt, low_res, iou in zip(group, outputs["low_res_masks"], outputs["iou"], strict=True):
             best = choose_mask(prompt, iou)
@@ -39,23 +48,23 @@ async def decode(
     return [masks[prompt.name] for prompt in prompts]
 
 
-def decoder_inputs(image_embedding: Array, canvas: Canvas, prompts: Sequence[Prompt]) -> dict[str, Array]:
+def decoder_inputs(
+    image_embedding: Array, canvas: Canvas, prompts: Sequence[Prompt], earlier: EarlierMasks = NO_MASKS
+) -> dict[str, Array]:
     """Inputs of the decoder stage for prompts of equally many tokens."""
     tokens = [prompt.decoder_tokens(canvas) for prompt in prompts]
+    side = canvas.geometry.mask_px
+    masks = np.zeros((len(prompts), 1, side, side), np.float32)
+    given = np.zeros((len(prompts), 1), np.float32)
+    for row, prompt in enumerate(prompts):
+        if prompt.name in earlier:
+            masks[row, 0], given[row] = earlier[prompt.name], 1
     return {
         "image_embedding": image_embedding,
         "point_coords": np.stack([coords for coords, _ in tokens]),
         "point_labels": np.stack([labels for _, labels in tokens]),
-        **no_mask(canvas.geometry, len(prompts)),
-    }
-
-
-def no_mask(geometry: Geometry, objects: int) -> dict[str, Array]:
-    """Decoder inputs that say no earlier mask is given."""
-    side = geometry.mask_px
-    return {
-        "mask_input": np.zeros((objects, 1, side, side), np.float32),
-        "has_mask_input": np.zeros((objects, 1), np.float32),
+        "mask_input": masks,
+        "has_mask_input": given,
     }
 
 

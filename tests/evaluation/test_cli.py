@@ -172,7 +172,7 @@ def test_a_mistake_is_told_in_one_sentence(line: list[str | Path], more: list[st
 
 @pytest.mark.parametrize("more", [["--wire", "int8"], ["--whole"], ["--sites", "sites.toml"]])
 def test_what_belongs_to_a_bundle_is_refused_beside_a_checkpoint(more: list[str], tmp_path: Path) -> None:
-    common = ["--checkpoint", "a.pth", "--data", tmp_path, "--out", tmp_path]
+    common: list[str | Path] = ["--checkpoint", "a.pth", "--data", tmp_path, "--out", tmp_path]
     assert "--checkpoint is run by PyTorch" in sentence(pedsam_evaluate(*common, *more))
 
 
