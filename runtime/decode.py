@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,8 +13,8 @@ from runtime.prompts import Prompt
 from stages.engine import EngineThread
 from stages.tensors import Array
 
-EarlierMasks = Mapping[str, npt.NDArray[np.float32]]
-NO_MASKS: EarlierMasks = {}
+Choose = Callable[[Array, Array], int]  # of masks [4, M, M] and their ratings [4], the number of one
+NO_CHOICE: Mapping[str, Choose] = {}
 
 
 @dataclass(frozen=True)
@@ -31,40 +31,34 @@ async def decode(
     image_embedding: Array,
     canvas: Canvas,
     prompts: Sequence[Prompt],
-    earlier: EarlierMasks = NO_MASKS,
+    choose: Mapping[str, Choose] = NO_CHOICE,
 ) -> list[ObjectMask]:
     """Masks of all objects in the order of `prompts`; those with equally many tokens share a decoder call.
 
-    `earlier` holds the logits [M, M] of an object's mask on an earlier frame, by the object's name.
+    `choose` says by the object's name which of its masks to use; `choose_mask` decides for the others.
     """
     masks: dict[str, ObjectMask] = {}
     for count in sorted({prompt.tokens for prompt in prompts}):
         group = [prompt for prompt in prompts if prompt.tokens == count]
-        feeds = decoder_inputs(image_embedding, canvas, group, earlier)
+        feeds = decoder_inputs(image_embedding, canvas, group)
         outputs = await engines.infer("decoder", feeds)
         for prompt, low_res, iou in zip(group, outputs["low_res_masks"], outputs["iou"], strict=True):
-            best = choose_mask(prompt, iou)
+            chooser = choose.get(prompt.name)
+            best = chooser(low_res, iou) if chooser else choose_mask(prompt, iou)
             masks[prompt.name] = ObjectMask(prompt, low_res[best], float(iou[best]))
     return [masks[prompt.name] for prompt in prompts]
 
 
-def decoder_inputs(
-    image_embedding: Array, canvas: Canvas, prompts: Sequence[Prompt], earlier: EarlierMasks = NO_MASKS
-) -> dict[str, Array]:
-    """Inputs of the decoder stage for prompts of equally many tokens."""
+def decoder_inputs(image_embedding: Array, canvas: Canvas, prompts: Sequence[Prompt]) -> dict[str, Array]:
+    """Inputs of the decoder stage for prompts of equally many tokens. No earlier mask is given."""
     tokens = [prompt.decoder_tokens(canvas) for prompt in prompts]
     side = canvas.geometry.mask_px
-    masks = np.zeros((len(prompts), 1, side, side), np.float32)
-    given = np.zeros((len(prompts), 1), np.float32)
-    for row, prompt in enumerate(prompts):
-        if prompt.name in earlier:
-            masks[row, 0], given[row] = earlier[prompt.name], 1
     return {
         "image_embedding": image_embedding,
         "point_coords": np.stack([coords for coords, _ in tokens]),
         "point_labels": np.stack([labels for _, labels in tokens]),
-        "mask_input": masks,
-        "has_mask_input": given,
+        "mask_input": np.zeros((len(prompts), 1, side, side), np.float32),
+        "has_mask_input": np.zeros((len(prompts), 1), np.float32),
     }
 
 
