@@ -5,13 +5,15 @@ padding. `Inference-Header-Content-Length` counts the header's bytes; a message 
 Sources: KServe "Open Inference Protocol", Triton "Binary Tensor Data Extension".
 
 Nothing here touches a socket. Decoding checks every size before it makes an array, and the arrays it makes
-are read-only views of the body.
+are read-only views of the body. The JSON is UTF-8 and is refused unread where it has more lists and objects
+than a message needs, so that reading a body takes at most MEMORY_FACTOR times its bytes, whatever it holds.
 """
 
 from __future__ import annotations
 
 import json
 import math
+import reprlib
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -37,6 +39,13 @@ DATATYPES = {
     "FP32": "float32",
 }
 OIP_NAME = {dtype: name for name, dtype in DATATYPES.items()}
+
+# Python objects are large: a hostile kilobyte of JSON, `[[[]]],` over and over, would take 45 times its bytes.
+MEMORY_FACTOR = 32
+_MAX_OBJECTS = 256  # 16 inputs and 16 outputs with their parameters are 65
+_MIN_LIST_BYTES = 7  # the innermost lists of a tile's JSON are its pixels: [0,0,0]
+_MAX_SIDES = 16
+_ERROR_BYTES = 4096
 
 if sys.byteorder != "little":  # pragma: no cover
     raise ImportError("this wire format needs a little-endian machine")
@@ -154,19 +163,23 @@ def decode_response(
 
 def error_text(body: bytes) -> str:
     """The sentence in an error body: sites send {"error": ...} as JSON or as text, proxies send anything."""
+    text = body[:_ERROR_BYTES].decode("utf-8", "replace")
     try:
-        text = json.loads(body)["error"]
+        said = json.loads(text)["error"]
     except (ValueError, KeyError, TypeError, RecursionError):
-        text = body.decode("utf-8", "replace")
-    words = " ".join(str(text).split())[:300]
+        said = None
+    words = " ".join((said if isinstance(said, str) else text).split())[:300]
     # Nothing in it may steer the terminal it is shown on.
     return "".join(char if char.isprintable() else "?" for char in words) or "no explanation"
 
 
 def _split(body: bytes, header_length: str | None) -> tuple[dict[str, Any], memoryview]:
     length = _parse_length(header_length, len(body))
+    header = body[:length]
+    if header.count(b"{") > _MAX_OBJECTS or header.count(b"[") > _MAX_OBJECTS + length // _MIN_LIST_BYTES:
+        raise WireError("the JSON header has more lists or objects than any message needs")
     try:
-        head = json.loads(body[:length], parse_constant=_no_constant)
+        head = _JSON.decode(header.decode("utf-8-sig"))
     except (ValueError, RecursionError) as exc:
         raise WireError("the JSON header cannot be parsed") from exc
     if not isinstance(head, dict):
@@ -176,6 +189,17 @@ def _split(body: bytes, header_length: str | None) -> tuple[dict[str, Any], memo
 
 def _no_constant(text: str) -> None:
     raise ValueError(f"{text} is no JSON")  # Python's parser would take NaN and Infinity
+
+
+def _no_key_twice(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Parsers differ in which one they keep, so that a proxy could see another request than the site."""
+    fields = dict(pairs)
+    if len(fields) < len(pairs):
+        raise WireError("the JSON header has a key twice in one object")
+    return fields
+
+
+_JSON = json.JSONDecoder(parse_constant=_no_constant, object_pairs_hook=_no_key_twice)
 
 
 def _parse_length(text: str | None, body_bytes: int) -> int:
@@ -197,10 +221,10 @@ def _decode_tensors(
     for entry in _entries(head, key, required=True):
         name = _name(entry)
         if key == "outputs" and name not in known:
-            binary = _after(binary, _binary_size(entry) or 0, name)  # more than was asked for
+            binary = _after(binary, _binary_size(entry) or 0, _brief(name))  # more than was asked for
             continue
         if name not in known:
-            raise WireError(f"unexpected input {name!r:.80}; the model takes {sorted(known)}")
+            raise WireError(f"unexpected input {_brief(name)}; the model takes {sorted(known)}")
         if name in arrays:
             raise WireError(f"tensor {name} appears twice")
         shape = _shape(entry, known[name], max_batch)
@@ -234,15 +258,26 @@ def _name(entry: Mapping[str, Any]) -> str:
 def _shape(entry: Mapping[str, Any], spec: TensorSpec, max_batch: int) -> tuple[int, ...]:
     """The entry's shape after it and the datatype were held against the spec."""
     shape, datatype = entry.get("shape"), entry.get("datatype")
-    if not isinstance(shape, list) or not all(type(size) is int for size in shape):
+    if not isinstance(shape, list) or not all(type(size) is int for size in shape[:_MAX_SIDES]):
         raise WireError(f"{spec.name} has no shape of whole numbers")
     if not isinstance(datatype, str) or datatype not in DATATYPES:
-        raise WireError(f"{spec.name} has datatype {datatype!r:.40}, expected {OIP_NAME[spec.dtype]}")
+        raise WireError(f"{spec.name} has datatype {_brief(datatype)}, expected {OIP_NAME[spec.dtype]}")
+    if len(shape) > _MAX_SIDES:
+        raise WireError(f"{spec.name} has a shape of {len(shape)} sides, expected {len(spec.shape)}")
     if problem := spec.problem(shape, DATATYPES[datatype]):
         raise WireError(problem)
     if isinstance(spec.shape[0], str) and shape[0] > max_batch:
-        raise WireError(f"{spec.name} has batch {shape[0]!s:.40}, expected at most {max_batch}")
+        raise WireError(f"{spec.name} has batch {_brief(shape[0])}, expected at most {max_batch}")
     return tuple(shape)
+
+
+def _brief(value: object) -> str:
+    """A remote value for a sentence: short, printable, and made without writing all of it out first."""
+    return _REPR.repr(value)
+
+
+_REPR = reprlib.Repr()
+_REPR.maxstring = _REPR.maxlong = _REPR.maxother = 60
 
 
 def _parameters(entry: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -253,9 +288,14 @@ def _parameters(entry: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def _binary_size(entry: Mapping[str, Any]) -> int | None:
-    size = _parameters(entry).get("binary_data_size")
+    parameters = _parameters(entry)
+    if "shared_memory_region" in parameters:
+        raise WireError("shared memory is not served here; send tensors in the body")
+    size = parameters.get("binary_data_size")
     if size is not None and (type(size) is not int or size < 0):
         raise WireError("binary_data_size must be a whole number of bytes")
+    if size is not None and "data" in entry:
+        raise WireError("a tensor has both data and binary_data_size; send one of them")
     return size
 
 
@@ -263,7 +303,7 @@ def _from_bytes(binary: memoryview, size: int, spec: TensorSpec, shape: tuple[in
     dtype = np.dtype(spec.dtype)
     expected = math.prod(shape) * dtype.itemsize
     if size != expected:
-        raise WireError(f"{spec.name} has binary_data_size {size!s:.40}, its shape needs {expected}")
+        raise WireError(f"{spec.name} has binary_data_size {_brief(size)}, its shape needs {expected}")
     _after(binary, size, spec.name)
     array: Array = np.frombuffer(binary[:size], dtype).reshape(shape)
     return array
@@ -272,7 +312,7 @@ def _from_bytes(binary: memoryview, size: int, spec: TensorSpec, shape: tuple[in
 def _after(binary: memoryview, size: int, name: str) -> memoryview:
     """What follows a tensor of `size` bytes."""
     if len(binary) < size:
-        raise WireError(f"the body ends {size - len(binary)} bytes before the end of {name!s:.80}")
+        raise WireError(f"the body ends {size - len(binary)} bytes before the end of {name}")
     return binary[size:]
 
 
@@ -327,12 +367,12 @@ def _limits(dtype: np.dtype[Any]) -> tuple[float, float]:
 
 
 def _wanted_outputs(head: Mapping[str, Any], specs: Sequence[TensorSpec]) -> dict[str, bool]:
-    all_binary = _parameters(head).get("binary_data_output") is True
+    all_binary = _flag(_parameters(head), "binary_data_output", False)
     entries = _entries(head, "outputs", required=False)
-    asked = {_name(entry): _parameters(entry).get("binary_data", all_binary) is True for entry in entries}
+    asked = {_name(entry): _wants_binary(entry, all_binary) for entry in entries}
     known = [spec.name for spec in specs]
     if unknown := sorted(set(asked) - set(known)):
-        raise WireError(f"unexpected output {unknown[0]!r:.80}; the model gives {known}")
+        raise WireError(f"unexpected output {_brief(unknown[0])}; the model gives {known}")
     wanted = {name: asked.get(name, all_binary) for name in known if name in asked or not entries}
     for spec in specs:
         if wanted.get(spec.name) is False and spec.dtype == "float16":
@@ -340,8 +380,22 @@ def _wanted_outputs(head: Mapping[str, Any], specs: Sequence[TensorSpec]) -> dic
     return wanted
 
 
+def _wants_binary(entry: Mapping[str, Any], default: bool) -> bool:
+    parameters = _parameters(entry)
+    if elsewhere := {"classification", "shared_memory_region"} & parameters.keys():
+        raise WireError(f"{elsewhere.pop()} is not served here; outputs come whole, in the body")
+    return _flag(parameters, "binary_data", default)
+
+
+def _flag(parameters: Mapping[str, Any], key: str, default: bool) -> bool:
+    value = parameters.get(key, default)
+    if not isinstance(value, bool):
+        raise WireError(f"{key} must be true or false")
+    return value
+
+
 def _request_id(head: Mapping[str, Any]) -> str | None:
-    """The request's id, echoed in the answer; Triton takes numbers too and echoes them as text."""
+    """The request's id, echoed in the answer; some clients number their requests, and get text back."""
     value = head.get("id")
     if value is None:
         return None
