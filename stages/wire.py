@@ -40,7 +40,7 @@ DATATYPES = {
 }
 OIP_NAME = {dtype: name for name, dtype in DATATYPES.items()}
 
-# Python objects are large: a hostile kilobyte of JSON, `[[[]]],` over and over, would take 45 times its bytes.
+# Python objects are large: hostile JSON, `[[[]]],` over and over, would take 45 times its bytes.
 MEMORY_FACTOR = 32
 _MAX_OBJECTS = 256  # 16 inputs and 16 outputs with their parameters are 65
 _MIN_LIST_BYTES = 7  # the innermost lists of a tile's JSON are its pixels: [0,0,0]
@@ -273,11 +273,12 @@ def _shape(entry: Mapping[str, Any], spec: TensorSpec, max_batch: int) -> tuple[
 
 def _brief(value: object) -> str:
     """A remote value for a sentence: short, printable, and made without writing all of it out first."""
-    return _REPR.repr(value)
+    return _REPR.repr(value)[:_BRIEF]
 
 
+_BRIEF = 80
 _REPR = reprlib.Repr()
-_REPR.maxstring = _REPR.maxlong = _REPR.maxother = 60
+_REPR.maxstring = _REPR.maxlong = 60
 
 
 def _parameters(entry: Mapping[str, Any]) -> Mapping[str, Any]:
