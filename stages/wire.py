@@ -5,15 +5,13 @@ padding. `Inference-Header-Content-Length` counts the header's bytes; a message 
 Sources: KServe "Open Inference Protocol", Triton "Binary Tensor Data Extension".
 
 Nothing here touches a socket. Decoding checks every size before it makes an array, and the arrays it makes
-are read-only views of the body. The JSON is UTF-8 and is refused unread where it has more lists and objects
-than a message needs, so that reading a body takes at most MEMORY_FACTOR times its bytes, whatever it holds.
+are read-only views of the body.
 """
 
 from __future__ import annotations
 
 import json
 import math
-import reprlib
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -22,7 +20,9 @@ from typing import Any
 
 import numpy as np
 
+from stages import json_header
 from stages.errors import WireError
+from stages.json_header import brief
 from stages.tensors import Array, TensorSpec, check_arrays
 
 HEADER_LENGTH = "Inference-Header-Content-Length"
@@ -40,11 +40,8 @@ DATATYPES = {
 }
 OIP_NAME = {dtype: name for name, dtype in DATATYPES.items()}
 
-# Python objects are large: hostile JSON, `[[[]]],` over and over, would take 45 times its bytes.
-MEMORY_FACTOR = 32
-_MAX_OBJECTS = 256  # 16 inputs and 16 outputs with their parameters are 65
-_MIN_LIST_BYTES = 7  # the innermost lists of a tile's JSON are its pixels: [0,0,0]
 _MAX_SIDES = 16
+_MAX_INT64 = (1 << 63) - 1  # what the extension says a size fits into
 _ERROR_BYTES = 4096
 
 if sys.byteorder != "little":  # pragma: no cover
@@ -175,31 +172,8 @@ def error_text(body: bytes) -> str:
 
 def _split(body: bytes, header_length: str | None) -> tuple[dict[str, Any], memoryview]:
     length = _parse_length(header_length, len(body))
-    header = body[:length]
-    if header.count(b"{") > _MAX_OBJECTS or header.count(b"[") > _MAX_OBJECTS + length // _MIN_LIST_BYTES:
-        raise WireError("the JSON header has more lists or objects than any message needs")
-    try:
-        head = _JSON.decode(header.decode("utf-8-sig"))
-    except (ValueError, RecursionError) as exc:
-        raise WireError("the JSON header cannot be parsed") from exc
-    if not isinstance(head, dict):
-        raise WireError("the JSON header is no object")
+    head = json_header.read(body[:length])
     return head, memoryview(body)[length:]
-
-
-def _no_constant(text: str) -> None:
-    raise ValueError(f"{text} is no JSON")  # Python's parser would take NaN and Infinity
-
-
-def _no_key_twice(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """Parsers differ in which one they keep, so that a proxy could see another request than the site."""
-    fields = dict(pairs)
-    if len(fields) < len(pairs):
-        raise WireError("the JSON header has a key twice in one object")
-    return fields
-
-
-_JSON = json.JSONDecoder(parse_constant=_no_constant, object_pairs_hook=_no_key_twice)
 
 
 def _parse_length(text: str | None, body_bytes: int) -> int:
@@ -221,10 +195,10 @@ def _decode_tensors(
     for entry in _entries(head, key, required=True):
         name = _name(entry)
         if key == "outputs" and name not in known:
-            binary = _after(binary, _binary_size(entry) or 0, _brief(name))  # more than was asked for
+            binary = _after(binary, _binary_size(entry) or 0, brief(name))  # more than was asked for
             continue
         if name not in known:
-            raise WireError(f"unexpected input {_brief(name)}; the model takes {sorted(known)}")
+            raise WireError(f"unexpected input {brief(name)}; the model takes {sorted(known)}")
         if name in arrays:
             raise WireError(f"tensor {name} appears twice")
         shape = _shape(entry, known[name], max_batch)
@@ -261,24 +235,14 @@ def _shape(entry: Mapping[str, Any], spec: TensorSpec, max_batch: int) -> tuple[
     if not isinstance(shape, list) or not all(type(size) is int for size in shape[:_MAX_SIDES]):
         raise WireError(f"{spec.name} has no shape of whole numbers")
     if not isinstance(datatype, str) or datatype not in DATATYPES:
-        raise WireError(f"{spec.name} has datatype {_brief(datatype)}, expected {OIP_NAME[spec.dtype]}")
+        raise WireError(f"{spec.name} has datatype {brief(datatype)}, expected {OIP_NAME[spec.dtype]}")
     if len(shape) > _MAX_SIDES:
         raise WireError(f"{spec.name} has a shape of {len(shape)} sides, expected {len(spec.shape)}")
     if problem := spec.problem(shape, DATATYPES[datatype]):
         raise WireError(problem)
     if isinstance(spec.shape[0], str) and shape[0] > max_batch:
-        raise WireError(f"{spec.name} has batch {_brief(shape[0])}, expected at most {max_batch}")
+        raise WireError(f"{spec.name} has batch {brief(shape[0])}, expected at most {max_batch}")
     return tuple(shape)
-
-
-def _brief(value: object) -> str:
-    """A remote value for a sentence: short, printable, and made without writing all of it out first."""
-    return _REPR.repr(value)[:_BRIEF]
-
-
-_BRIEF = 80
-_REPR = reprlib.Repr()
-_REPR.maxstring = _REPR.maxlong = 60
 
 
 def _parameters(entry: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -293,7 +257,7 @@ def _binary_size(entry: Mapping[str, Any]) -> int | None:
     if "shared_memory_region" in parameters:
         raise WireError("shared memory is not served here; send tensors in the body")
     size = parameters.get("binary_data_size")
-    if size is not None and (type(size) is not int or size < 0):
+    if size is not None and (type(size) is not int or not 0 <= size <= _MAX_INT64):
         raise WireError("binary_data_size must be a whole number of bytes")
     if size is not None and "data" in entry:
         raise WireError("a tensor has both data and binary_data_size; send one of them")
@@ -304,7 +268,7 @@ def _from_bytes(binary: memoryview, size: int, spec: TensorSpec, shape: tuple[in
     dtype = np.dtype(spec.dtype)
     expected = math.prod(shape) * dtype.itemsize
     if size != expected:
-        raise WireError(f"{spec.name} has binary_data_size {_brief(size)}, its shape needs {expected}")
+        raise WireError(f"{spec.name} has binary_data_size {size}, its shape needs {expected}")
     _after(binary, size, spec.name)
     array: Array = np.frombuffer(binary[:size], dtype).reshape(shape)
     return array
@@ -373,7 +337,7 @@ def _wanted_outputs(head: Mapping[str, Any], specs: Sequence[TensorSpec]) -> dic
     asked = {_name(entry): _wants_binary(entry, all_binary) for entry in entries}
     known = [spec.name for spec in specs]
     if unknown := sorted(set(asked) - set(known)):
-        raise WireError(f"unexpected output {_brief(unknown[0])}; the model gives {known}")
+        raise WireError(f"unexpected output {brief(unknown[0])}; the model gives {known}")
     wanted = {name: asked.get(name, all_binary) for name in known if name in asked or not entries}
     for spec in specs:
         if wanted.get(spec.name) is False and spec.dtype == "float16":

@@ -9,7 +9,7 @@ from copy import deepcopy
 from random import Random
 from typing import Any
 
-from stages import wire
+from stages import json_header, wire
 from stages.errors import WireError
 from stages.tensors import TensorSpec
 from tests.fakes import INPUTS, OUTPUTS
@@ -114,14 +114,14 @@ def _length(header: int, absent: bool, random: Random) -> str | None:
 
 
 def check_bounded(body: bytes, header_length: str | None) -> None:
-    """`check` holds, and takes no more memory than stages/wire.py says."""
+    """`check` holds, and takes no more memory than json_header says."""
     tracemalloc.start()
     try:
         check(body, header_length)
         _, peak = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
-    assert peak <= wire.MEMORY_FACTOR * len(body) + OVERHEAD_BYTES
+    assert peak <= json_header.MEMORY_FACTOR * len(body) + OVERHEAD_BYTES
 
 
 def check(body: bytes, header_length: str | None) -> None:
