@@ -32,7 +32,7 @@ _ASK = (
 def interpreter() -> Path | None:
     """The Python that has Triton, or None."""
     path = os.environ.get("TRITON_PYTHON")
-    return Path(path) if path else None
+    return Path(path).absolute() if path else None
 
 
 def model_config(stage: Stage, max_batch: int, parameters: Mapping[str, str]) -> str:

@@ -124,13 +124,6 @@ TRANSPORT = [
         CODING,
     ),
     Row(
-        "brotli",
-        post(BODY, {"Content-Encoding": "br"}),
-        "501 Unsupported compression type",
-        "415 Content-Encoding 'br' is not taken; send gzip, deflate or",
-        CODING,
-    ),
-    Row(
         "gzip twice",
         packed(gzip.compress(GZIP), "gzip, gzip"),
         "501 Unsupported compression type",
