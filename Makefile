@@ -1,18 +1,29 @@
 # Each target sets up what it needs in .venv; nothing outside this folder is touched.
 PYTHON ?= python3
 VENV := .venv
+RUNS ?= 1000000
 BIN := $(VENV)/bin
 
-.PHONY: demo test test-gpu lint bench shipped clean
+TRITON_BIN := .venv-triton/bin
+
+.PHONY: demo test test-gpu test-triton fuzz lint bench shipped clean
 
 demo: $(VENV)/.demo
 	$(BIN)/pedsam demo
 
 test: $(VENV)/.test
-	$(BIN)/python -m pytest -m "not gpu"
+	$(BIN)/python -m pytest -m "not gpu and not triton"
 
 test-gpu: $(VENV)/.test
 	$(BIN)/python -m pytest -m gpu
+
+# A real Triton 2.51 on this machine (x86-64, no GPU needed), in an environment of its own.
+test-triton: $(VENV)/.test $(TRITON_BIN)/.installed
+	TRITON_PYTHON=$(TRITON_BIN)/python $(BIN)/python -m pytest -m triton
+
+# make fuzz RUNS=10000000: coverage-guided fuzzing of the decoders; what breaks them is left in out/fuzz.
+fuzz: $(VENV)/.test $(VENV)/.fuzz
+	$(BIN)/python -m tests.fuzz.wire -runs=$(RUNS)
 
 lint: $(VENV)/.test $(VENV)/.lint
 	$(BIN)/ruff check .
@@ -32,7 +43,7 @@ shipped: $(VENV)/.test
 		save_weights(weights.sam.half().state_dict(), Path("assets/mini.safetensors"), weights.status, weights.trained_on)'
 
 clean:
-	rm -rf $(VENV) out bundles .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info
+	rm -rf $(VENV) .venv-triton out bundles .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
@@ -47,4 +58,13 @@ $(VENV)/.test: pyproject.toml | $(BIN)/python
 
 $(VENV)/.lint: pyproject.toml | $(BIN)/python
 	$(BIN)/pip install --quiet --editable ".[lint]"
+	touch $@
+
+$(VENV)/.fuzz: pyproject.toml | $(BIN)/python
+	$(BIN)/pip install --quiet --editable ".[fuzz]"
+	touch $@
+
+$(TRITON_BIN)/.installed:
+	$(PYTHON) -m venv .venv-triton
+	$(TRITON_BIN)/pip install --quiet nvidia-pytriton==0.7.0 onnxruntime
 	touch $@

@@ -156,6 +156,7 @@ class Site:
     async def infer(self, request: web.Request) -> web.Response:
         if not self.ready:
             raise Stopping
+        _check_encoding(request)
         if (request.content_length or 0) > self._body_limit:  # refused unread
             raise web.HTTPRequestEntityTooLarge(self._body_limit)
         body = await request.read()
@@ -206,6 +207,17 @@ def _bears(request: web.Request, token: str) -> bool:
     return same and scheme.lower() == "bearer"
 
 
+_ENCODINGS = "gzip, deflate"
+
+
+def _check_encoding(request: web.Request) -> None:
+    """Refuse bodies in codings that would reach the decoder unpacked."""
+    encoding = request.headers.get("Content-Encoding", "identity")
+    if encoding.lower() not in ("identity", *_ENCODINGS.split(", ")):
+        text = f"Content-Encoding {encoding!r:.40} is not taken; send {_ENCODINGS} or none"
+        raise web.HTTPUnsupportedMediaType(text=text, headers={"Accept-Encoding": _ENCODINGS})
+
+
 _PROMETHEUS = "text/plain; version=0.0.4; charset=utf-8"
 
 
@@ -222,6 +234,9 @@ def body_limit(stage: Stage, geometry: Geometry) -> int:
     return geometry.windows * tile + HEADER_BYTES
 
 
+_KEPT = ("Accept-Encoding", "Allow", "WWW-Authenticate")  # headers of errors that say what to do
+
+
 @web.middleware
 async def _errors(request: web.Request, handler: Handler) -> web.StreamResponse:
     """Turn every failure into {"error": one sentence} with its status; nothing of the request is logged."""
@@ -232,7 +247,7 @@ async def _errors(request: web.Request, handler: Handler) -> web.StreamResponse:
     except NotNow as exc:
         return _error(503, str(exc), {"Retry-After": str(math.ceil(exc.retry_after_s))})
     except web.HTTPException as exc:
-        kept = {name: exc.headers[name] for name in ("Allow", "WWW-Authenticate") if name in exc.headers}
+        kept = {name: exc.headers[name] for name in _KEPT if name in exc.headers}
         return _error(exc.status, _sentence(request, exc), kept)
     except web.RequestPayloadError:
         response = _error(400, "the body cannot be read: its Content-Encoding or its chunks are wrong")

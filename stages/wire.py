@@ -20,7 +20,9 @@ from typing import Any
 
 import numpy as np
 
+from stages import json_header
 from stages.errors import WireError
+from stages.json_header import brief
 from stages.tensors import Array, TensorSpec, check_arrays
 
 HEADER_LENGTH = "Inference-Header-Content-Length"
@@ -37,6 +39,10 @@ DATATYPES = {
     "FP32": "float32",
 }
 OIP_NAME = {dtype: name for name, dtype in DATATYPES.items()}
+
+_MAX_SIDES = 16
+_MAX_INT64 = (1 << 63) - 1  # what the extension says a size fits into
+_ERROR_BYTES = 4096
 
 if sys.byteorder != "little":  # pragma: no cover
     raise ImportError("this wire format needs a little-endian machine")
@@ -154,28 +160,20 @@ def decode_response(
 
 def error_text(body: bytes) -> str:
     """The sentence in an error body: sites send {"error": ...} as JSON or as text, proxies send anything."""
+    text = body[:_ERROR_BYTES].decode("utf-8", "replace")
     try:
-        text = json.loads(body)["error"]
+        said = json.loads(text)["error"]
     except (ValueError, KeyError, TypeError, RecursionError):
-        text = body.decode("utf-8", "replace")
-    words = " ".join(str(text).split())[:300]
+        said = None
+    words = " ".join((said if isinstance(said, str) else text).split())[:300]
     # Nothing in it may steer the terminal it is shown on.
     return "".join(char if char.isprintable() else "?" for char in words) or "no explanation"
 
 
 def _split(body: bytes, header_length: str | None) -> tuple[dict[str, Any], memoryview]:
     length = _parse_length(header_length, len(body))
-    try:
-        head = json.loads(body[:length], parse_constant=_no_constant)
-    except (ValueError, RecursionError) as exc:
-        raise WireError("the JSON header cannot be parsed") from exc
-    if not isinstance(head, dict):
-        raise WireError("the JSON header is no object")
+    head = json_header.read(body[:length])
     return head, memoryview(body)[length:]
-
-
-def _no_constant(text: str) -> None:
-    raise ValueError(f"{text} is no JSON")  # Python's parser would take NaN and Infinity
 
 
 def _parse_length(text: str | None, body_bytes: int) -> int:
@@ -197,10 +195,10 @@ def _decode_tensors(
     for entry in _entries(head, key, required=True):
         name = _name(entry)
         if key == "outputs" and name not in known:
-            binary = _after(binary, _binary_size(entry) or 0, name)  # more than was asked for
+            binary = _after(binary, _binary_size(entry) or 0, brief(name))  # more than was asked for
             continue
         if name not in known:
-            raise WireError(f"unexpected input {name!r:.80}; the model takes {sorted(known)}")
+            raise WireError(f"unexpected input {brief(name)}; the model takes {sorted(known)}")
         if name in arrays:
             raise WireError(f"tensor {name} appears twice")
         shape = _shape(entry, known[name], max_batch)
@@ -234,14 +232,16 @@ def _name(entry: Mapping[str, Any]) -> str:
 def _shape(entry: Mapping[str, Any], spec: TensorSpec, max_batch: int) -> tuple[int, ...]:
     """The entry's shape after it and the datatype were held against the spec."""
     shape, datatype = entry.get("shape"), entry.get("datatype")
-    if not isinstance(shape, list) or not all(type(size) is int for size in shape):
+    if not isinstance(shape, list) or not all(type(size) is int for size in shape[:_MAX_SIDES]):
         raise WireError(f"{spec.name} has no shape of whole numbers")
     if not isinstance(datatype, str) or datatype not in DATATYPES:
-        raise WireError(f"{spec.name} has datatype {datatype!r:.40}, expected {OIP_NAME[spec.dtype]}")
+        raise WireError(f"{spec.name} has datatype {brief(datatype)}, expected {OIP_NAME[spec.dtype]}")
+    if len(shape) > _MAX_SIDES:
+        raise WireError(f"{spec.name} has a shape of {len(shape)} sides, expected {len(spec.shape)}")
     if problem := spec.problem(shape, DATATYPES[datatype]):
         raise WireError(problem)
     if isinstance(spec.shape[0], str) and shape[0] > max_batch:
-        raise WireError(f"{spec.name} has batch {shape[0]!s:.40}, expected at most {max_batch}")
+        raise WireError(f"{spec.name} has batch {brief(shape[0])}, expected at most {max_batch}")
     return tuple(shape)
 
 
@@ -253,9 +253,14 @@ def _parameters(entry: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def _binary_size(entry: Mapping[str, Any]) -> int | None:
-    size = _parameters(entry).get("binary_data_size")
-    if size is not None and (type(size) is not int or size < 0):
+    parameters = _parameters(entry)
+    if "shared_memory_region" in parameters:
+        raise WireError("shared memory is not served here; send tensors in the body")
+    size = parameters.get("binary_data_size")
+    if size is not None and (type(size) is not int or not 0 <= size <= _MAX_INT64):
         raise WireError("binary_data_size must be a whole number of bytes")
+    if size is not None and "data" in entry:
+        raise WireError("a tensor has both data and binary_data_size; send one of them")
     return size
 
 
@@ -263,7 +268,7 @@ def _from_bytes(binary: memoryview, size: int, spec: TensorSpec, shape: tuple[in
     dtype = np.dtype(spec.dtype)
     expected = math.prod(shape) * dtype.itemsize
     if size != expected:
-        raise WireError(f"{spec.name} has binary_data_size {size!s:.40}, its shape needs {expected}")
+        raise WireError(f"{spec.name} has binary_data_size {size}, its shape needs {expected}")
     _after(binary, size, spec.name)
     array: Array = np.frombuffer(binary[:size], dtype).reshape(shape)
     return array
@@ -272,7 +277,7 @@ def _from_bytes(binary: memoryview, size: int, spec: TensorSpec, shape: tuple[in
 def _after(binary: memoryview, size: int, name: str) -> memoryview:
     """What follows a tensor of `size` bytes."""
     if len(binary) < size:
-        raise WireError(f"the body ends {size - len(binary)} bytes before the end of {name!s:.80}")
+        raise WireError(f"the body ends {size - len(binary)} bytes before the end of {name}")
     return binary[size:]
 
 
@@ -327,12 +332,12 @@ def _limits(dtype: np.dtype[Any]) -> tuple[float, float]:
 
 
 def _wanted_outputs(head: Mapping[str, Any], specs: Sequence[TensorSpec]) -> dict[str, bool]:
-    all_binary = _parameters(head).get("binary_data_output") is True
+    all_binary = _flag(_parameters(head), "binary_data_output", False)
     entries = _entries(head, "outputs", required=False)
-    asked = {_name(entry): _parameters(entry).get("binary_data", all_binary) is True for entry in entries}
+    asked = {_name(entry): _wants_binary(entry, all_binary) for entry in entries}
     known = [spec.name for spec in specs]
     if unknown := sorted(set(asked) - set(known)):
-        raise WireError(f"unexpected output {unknown[0]!r:.80}; the model gives {known}")
+        raise WireError(f"unexpected output {brief(unknown[0])}; the model gives {known}")
     wanted = {name: asked.get(name, all_binary) for name in known if name in asked or not entries}
     for spec in specs:
         if wanted.get(spec.name) is False and spec.dtype == "float16":
@@ -340,8 +345,22 @@ def _wanted_outputs(head: Mapping[str, Any], specs: Sequence[TensorSpec]) -> dic
     return wanted
 
 
+def _wants_binary(entry: Mapping[str, Any], default: bool) -> bool:
+    parameters = _parameters(entry)
+    if elsewhere := {"classification", "shared_memory_region"} & parameters.keys():
+        raise WireError(f"{elsewhere.pop()} is not served here; outputs come whole, in the body")
+    return _flag(parameters, "binary_data", default)
+
+
+def _flag(parameters: Mapping[str, Any], key: str, default: bool) -> bool:
+    value = parameters.get(key, default)
+    if not isinstance(value, bool):
+        raise WireError(f"{key} must be true or false")
+    return value
+
+
 def _request_id(head: Mapping[str, Any]) -> str | None:
-    """The request's id, echoed in the answer; Triton takes numbers too and echoes them as text."""
+    """The request's id, echoed in the answer; some clients number their requests, and get text back."""
     value = head.get("id")
     if value is None:
         return None

@@ -18,7 +18,14 @@ from stages.bundle import Bundle
 
 ROOT = Path(__file__).parent.parent
 # Sources of stages/ that decide nothing about what an export writes.
-NOT_EXPORTED = ("certificates.py", "engine.py", "network.py", "onnxruntime_engine.py", "wire.py")
+NOT_EXPORTED = (
+    "certificates.py",
+    "engine.py",
+    "json_header.py",
+    "network.py",
+    "onnxruntime_engine.py",
+    "wire.py",
+)
 
 
 def exported_bundle(config: pytest.Config, model: str, dtype: str) -> Bundle:

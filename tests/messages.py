@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from stages import wire
@@ -30,6 +30,34 @@ def unchanged(head: dict[str, Any]) -> None:
     pass
 
 
+TILE, INDEX, EXTENT = range(3)
+
+
+def put(which: int, **fields: object) -> Change:
+    """Changes fields of one input."""
+    return lambda head: head["inputs"][which].update(fields)
+
+
+def binary_size(which: int, size: object) -> Change:
+    return put(which, parameters={"binary_data_size": size})
+
+
+def as_json(which: int, data: object, shape: Sequence[int] | None = None) -> Change:
+    """Sends one input as JSON."""
+
+    def change(head: dict[str, Any]) -> None:
+        entry = head["inputs"][which]
+        entry.pop("parameters", None)
+        entry["data"] = data
+        entry["shape"] = list(shape or entry["shape"])
+
+    return change
+
+
+def leave_out(which: int, field: str) -> Change:
+    return lambda head: head["inputs"][which].pop(field)
+
+
 def request(change: Change = unchanged, extra: bytes = b"", cut: int = 0, **fields: object) -> Message:
     """A request for two tiles, `tile` and `index` binary, `extent` JSON, with something changed."""
     inputs = tiles(3, 7)
@@ -40,6 +68,13 @@ def request(change: Change = unchanged, extra: bytes = b"", cut: int = 0, **fiel
     buffers = [array.tobytes() for entry, array in sent if "data" not in entry and entry is not sent[2][0]]
     body, length = message(head, *buffers, extra)
     return body[: len(body) - cut], length
+
+
+def json_request(*windows: int) -> Message:
+    """A request for these windows, all of it JSON."""
+    inputs = tiles(*windows)
+    entries = [tensor(spec, inputs[spec.name], binary=False) for spec in INPUTS]
+    return message({"inputs": entries, "outputs": [{"name": "embedding_q8"}]})
 
 
 def response(change: Change = unchanged, extra: bytes = b"", cut: int = 0) -> Message:
