@@ -30,7 +30,8 @@ def test_a_site_says_what_it_serves_and_stops_when_told(
 ) -> None:
     with serving(mini_bundle.path, command=command) as site:
         assert re.fullmatch(
-            r"site ready: mini \(untrained weights\), onnxruntime [\d.]+ on CPU", site.lines[0]
+            r"site ready: version 1, mini \(untrained weights\), onnxruntime [\d.]+ on CPU, probe reproduced",
+            site.lines[0],
         )
         assert site.lines[1] == f"digest {mini_bundle.site_digest}"
         assert re.fullmatch(r"listening on http://127\.0\.0\.1:\d+", site.lines[2])
