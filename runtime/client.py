@@ -35,7 +35,6 @@ WIRE_OUTPUTS = {
 }
 CONNECTIONS = 8  # kept-alive connections a site; tiles beyond that wait for one
 SPEED_PROBES = 3
-MAX_VERSIONS = 8  # of a site that are looked at for this bundle's weights
 _MAX_CONFIG_BYTES = 1 << 20
 _MODEL_PATH = f"/v2/models/{wire.MODEL}"
 _VERSION = re.compile("[1-9][0-9]{0,17}")  # it becomes part of a path
@@ -201,13 +200,13 @@ class SiteClient:
             ) from exc
 
     async def _versions(self) -> list[str]:
-        """Versions the site lists, newest first, the first MAX_VERSIONS of them; none when it lists none."""
+        """Versions the site lists, newest first, wire.MAX_VERSIONS at most; none when it lists none."""
         try:
             listed = (await self._json(_MODEL_PATH))["versions"]
             numbers = {number for number in listed if _VERSION.fullmatch(number)}
         except (_NotHere, ValueError, KeyError, TypeError, RecursionError):
             return []
-        return sorted(numbers, key=int, reverse=True)[:MAX_VERSIONS]
+        return sorted(numbers, key=int, reverse=True)[: wire.MAX_VERSIONS]
 
     async def _json(self, path: str) -> Any:
         with self._within(self._timeouts.probe_s):

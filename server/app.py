@@ -74,13 +74,18 @@ class Site:
             app.router.add_post(f"{prefix}/infer", self.infer)
         return app
 
-    async def drain(self, grace_s: float) -> None:
-        """Take no new requests; those under way may finish within `grace_s`, then tiles are given up."""
+    async def drain(self, grace_s: float) -> int:
+        """Take no new requests; those under way may finish within `grace_s`, then tiles are given up.
+
+        Returns how many requests were not finished by then.
+        """
         self.state.phase = Phase.STOPPING
+        late: set[asyncio.Task[Any]] = set()
         if self._under_way:
-            await asyncio.wait(set(self._under_way), timeout=grace_s)
+            _, late = await asyncio.wait(set(self._under_way), timeout=grace_s)
         for served in self.state.versions.values():
             served.batcher.stop()
+        return len(late)
 
     @web.middleware
     async def _keep_account(self, request: web.Request, handler: Handler) -> web.StreamResponse:

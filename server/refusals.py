@@ -54,4 +54,6 @@ class Refusals:
     def _tell(self, reason: str) -> None:
         count = self._untold.pop(reason)
         self._told_at[reason] = self._clock()
-        log.warning("refused %d (%s)", count, reason, extra=facts("refused", reason=reason, count=count))
+        log.warning(
+            "refused %d times, reason %s", count, reason, extra=facts("refused", reason=reason, count=count)
+        )

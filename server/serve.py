@@ -17,7 +17,6 @@ import signal
 import socket
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
 import anyio
@@ -25,7 +24,8 @@ from aiohttp import web
 
 from server.app import HttpLog, Site
 from server.batcher import Batcher
-from server.keys import counting_handshakes, load_keys, renew, warn_of_end
+from server.housekeeping import housekeeping
+from server.keys import counting_handshakes, load_keys, renew
 from server.logs import facts
 from server.state import SiteState
 from server.versions import STAGE, loaded, numbered
@@ -37,7 +37,6 @@ from stages.network import is_loopback
 log = logging.getLogger("pedsam.site")
 
 BACKLOG = 128  # connections the kernel holds until they are accepted, aiohttp's own number
-DAY = timedelta(days=1)  # how often the end of the certificate is looked at
 FAREWELL_S = 1.0  # after the grace of a shutdown: time to send "this site is stopping"
 
 
@@ -108,7 +107,7 @@ async def running_site(
         loading = loaded(state.bundles, make or make_window, options.max_batch, options.max_waiting)
         versions = await stack.enter_async_context(loading)
         stack.push_async_callback(door.close)  # before the engines; the other call does nothing then
-        await stack.enter_async_context(_housekeeping(state, options.keys))
+        await stack.enter_async_context(housekeeping(state))
         state.open(versions)
         yield RunningSite(url, state)
 
@@ -145,31 +144,10 @@ class _Door:
             if self._listener is not None:
                 self._listener.close()
             try:
-                await self._site.drain(self._options.grace_s)  # cleanup drops what still arrives of a body
+                late = await self._site.drain(self._options.grace_s)  # cleanup drops what arrives of a body
+                log.info("%d requests were not finished in time", late, extra=facts("drained", late=late))
             finally:
                 await runner.cleanup()  # cuts off, after FAREWELL_S, who neither sends nor reads
-
-
-@contextlib.asynccontextmanager
-async def _housekeeping(state: SiteState, keys: Path | None) -> AsyncIterator[None]:
-    """Tell the log now and then what is due, while the block runs."""
-    task = asyncio.create_task(_keep_house(state, keys), name="housekeeping")
-    try:
-        yield
-    finally:
-        task.cancel()
-        state.refusals.report_all()
-
-
-async def _keep_house(state: SiteState, keys: Path | None) -> None:
-    looked = datetime.now(timezone.utc)  # at the certificate, when it was loaded
-    while True:
-        await asyncio.sleep(state.refusals.every_s)
-        state.refusals.report()
-        now = datetime.now(timezone.utc)
-        if state.keys and keys and now - looked >= DAY:
-            looked = now
-            warn_of_end(keys, state.keys.until, now)
 
 
 async def _listen(runner: web.AppRunner, options: ServeOptions, state: SiteState) -> asyncio.Server:
@@ -231,7 +209,8 @@ async def serve(bundles: Sequence[Bundle], options: ServeOptions, say: Say = pri
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.add_signal_handler(number, stop)
         async with running_site(bundles, options) as site:
-            loop.add_signal_handler(signal.SIGHUP, _renew_keys, site.state, options.keys)
+            if options.keys:
+                loop.add_signal_handler(signal.SIGHUP, _renew_keys, site.state)
             _introduce(site, say)
             await anyio.sleep_forever()
     _say_goodbye(site, say)
@@ -263,13 +242,12 @@ def _say_goodbye(site: RunningSite | None, say: Say) -> None:
     _tell(say, "stopped", sentence, **counts)
 
 
-def _renew_keys(state: SiteState, folder: Path | None) -> None:
-    """On SIGHUP; keys that cannot be used are told, and those in use stay."""
-    if state.keys is None or folder is None:
-        log.warning("nothing to renew: this site has no --keys", extra=facts("keys_not_renewed"))
-        return
+def _renew_keys(state: SiteState) -> None:
+    """Keys that cannot be used are told, and those in use stay."""
+    if state.keys is None:
+        raise RuntimeError("this site has no keys")
     try:
-        state.keys = renew(state.keys, folder)
+        state.keys = renew(state.keys)
     except InputError as exc:
         log.error("the keys in use stay: %s", exc, extra=facts("keys_not_renewed"))
         return

@@ -13,6 +13,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -23,7 +24,7 @@ from server.statistics import Statistics
 from stages import wire
 from stages.bundle import PROBE_FILE, Bundle, Stage
 from stages.engine import Engine, EngineThread
-from stages.errors import EngineError
+from stages.errors import EngineError, InputError
 from stages.probe import difference, has_probe
 from stages.tensors import Array, TensorSpec
 
@@ -127,6 +128,17 @@ def _failure(exc: BaseException) -> str:
 
 
 def numbered(bundles: Sequence[Bundle]) -> dict[str, Bundle]:
+    """Bundles by version. Raises InputError for too many, and for one that is given twice."""
+    if len(bundles) > wire.MAX_VERSIONS:
+        raise InputError(
+            f"{len(bundles)} bundles are too many; a site serves {wire.MAX_VERSIONS} versions at most"
+        )
+    paths: dict[str, Path] = {}
+    for bundle in bundles:
+        if (first := paths.setdefault(bundle.site_digest, bundle.path)) is not bundle.path:
+            raise InputError(
+                f"{first} and {bundle.path} have the same weights; give --bundle only one of them"
+            )
     return {str(number): bundle for number, bundle in enumerate(bundles, start=1)}
 
 

@@ -26,6 +26,7 @@ from stages.tensors import Array, TensorSpec, check_arrays
 HEADER_LENGTH = "Inference-Header-Content-Length"
 MODEL = "window"
 VERSION = "1"
+MAX_VERSIONS = 8  # a site serves no more, and an edge looks at no more
 
 DATATYPES = {
     "BOOL": "bool",
