@@ -55,5 +55,5 @@ class Refusals:
         count = self._untold.pop(reason)
         self._told_at[reason] = self._clock()
         log.warning(
-            "refused %d times, reason %s", count, reason, extra=facts("refused", reason=reason, count=count)
+            "refused %d, reason %s", count, reason, extra=facts("refused", reason=reason, count=count)
         )

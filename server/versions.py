@@ -135,10 +135,9 @@ def numbered(bundles: Sequence[Bundle]) -> dict[str, Bundle]:
         )
     paths: dict[str, Path] = {}
     for bundle in bundles:
-        if (first := paths.setdefault(bundle.site_digest, bundle.path)) is not bundle.path:
-            raise InputError(
-                f"{first} and {bundle.path} have the same weights; give --bundle only one of them"
-            )
+        if first := paths.get(bundle.site_digest):
+            raise InputError(f"{first} and {bundle.path} have the same weights; give --bundle one of them")
+        paths[bundle.site_digest] = bundle.path
     return {str(number): bundle for number, bundle in enumerate(bundles, start=1)}
 
 
