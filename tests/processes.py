@@ -30,15 +30,19 @@ class ServeProcess:
         return self.url.partition("//")[2]
 
     def wait(self) -> tuple[int, str]:
-        """Its exit code and its complaints on standard error; the rest of its lines are in `lines` then."""
+        """Its exit code and its complaints on standard error; the rest of its lines are in `lines` then.
+
+        Refusals are the senders' affair: they are in `log` alone.
+        """
         rest, errors = self.process.communicate(timeout=60)
         self.lines += rest.splitlines()
-        logged = [line for line in errors.splitlines(keepends=True) if line.startswith("{")]
-        self.log = [json.loads(line) for line in logged]
-        quiet = {line for line, entry in zip(logged, self.log, strict=True) if entry["level"] == "info"}
-        return self.process.returncode, "".join(
-            line for line in errors.splitlines(keepends=True) if line not in quiet
-        )
+        complaints = []
+        for line in errors.splitlines(keepends=True):
+            entry = json.loads(line) if line.startswith("{") else {}
+            self.log += [entry] if entry else []
+            if entry.get("level") != "info" and entry.get("event") != "refused":
+                complaints.append(line)
+        return self.process.returncode, "".join(complaints)
 
 
 @contextmanager
