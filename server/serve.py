@@ -145,7 +145,7 @@ class _Door:
                 self._listener.close()
             try:
                 late = await self._site.drain(self._options.grace_s)  # cleanup drops what arrives of a body
-                log.info("%d requests were not finished in time", late, extra=facts("drained", late=late))
+                log.info("requests are done, %d given up", late, extra=facts("drained", given_up=late))
             finally:
                 await runner.cleanup()  # cuts off, after FAREWELL_S, who neither sends nor reads
 

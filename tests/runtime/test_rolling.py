@@ -12,6 +12,7 @@ import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestServer
 
+from runtime.canvas import Canvas
 from runtime.client import SiteClient
 from runtime.dispatch import Dispatcher, LocalWindows
 from server.serve import RunningSite, ServeOptions, running_site
@@ -35,6 +36,12 @@ def new(mini_bundle: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Bundle
     return other_weights(mini_bundle, tmp_path_factory.mktemp("new"))
 
 
+@pytest.fixture(scope="module")
+def canvas(old: Bundle) -> Canvas:
+    """Made outside the event loop, which the first reading of a photograph would block."""
+    return canvas_of("16:9", old.geometry)
+
+
 def site_of(bundles: Sequence[Bundle], port: int = 0) -> AbstractAsyncContextManager[RunningSite]:
     return running_site(bundles, ServeOptions(port=port, threads=1))
 
@@ -49,14 +56,12 @@ async def client_of(bundle: Bundle, url: str) -> AsyncIterator[SiteClient]:
         yield client
 
 
-async def embed(client: SiteClient, bundle: Bundle) -> Array:
-    tile = canvas_of("16:9", bundle.geometry).window_inputs(7)
-    return await client.infer(grant_for(client.config, 7), tile)
+async def embed(client: SiteClient, canvas: Canvas) -> Array:
+    return await client.infer(grant_for(client.config, 7), canvas.window_inputs(7))
 
 
-async def locally(bundle: Bundle, windows: Sequence[int]) -> dict[int, Array]:
+async def locally(bundle: Bundle, canvas: Canvas, windows: Sequence[int]) -> dict[int, Array]:
     """Embeddings from an engine of this bundle in this process."""
-    canvas = canvas_of("16:9", bundle.geometry)
     async with edge_engines(bundle, ("window",)) as engines:
         local = LocalWindows(bundle, engines, "fp16")
         return {window: await local.embed(canvas, window) for window in windows}
@@ -70,37 +75,37 @@ def is_same(a: Array, b: Array) -> bool:
 # One site
 
 
-async def test_each_edge_finds_its_own_weights(old: Bundle, new: Bundle) -> None:
-    truth = {bundle.site_digest: (await locally(bundle, [7]))[7] for bundle in (old, new)}
+async def test_each_edge_finds_its_own_weights(old: Bundle, new: Bundle, canvas: Canvas) -> None:
+    truth = {bundle.site_digest: (await locally(bundle, canvas, [7]))[7] for bundle in (old, new)}
     assert not is_same(*truth.values())
     for order in ([old, new], [new, old]):
         async with site_of(order) as site:
             for bundle in (old, new):
                 async with client_of(bundle, site.url) as client:
                     await client.connect(bundle.probe())
-                    assert is_same(await embed(client, bundle), truth[bundle.site_digest])
+                    assert is_same(await embed(client, canvas), truth[bundle.site_digest])
 
 
 async def test_a_site_started_again_with_other_weights_answers_no_tile_of_an_edge_that_has_not_noticed(
-    old: Bundle, new: Bundle
+    old: Bundle, new: Bundle, canvas: Canvas
 ) -> None:
     """Between two frames nothing else tells the edge: its next tile goes to the new process."""
-    truth = (await locally(old, [7]))[7]
+    truth = (await locally(old, canvas, [7]))[7]
     async with site_of([old]) as site:
         port = port_of(site)
         client = await (opened := client_of(old, site.url)).__aenter__()
         await client.connect(old.probe())
-        assert is_same(await embed(client, old), truth)
+        assert is_same(await embed(client, canvas), truth)
     async with site_of([old, new], port) as site:
         with pytest.raises(SiteUnavailable, match="no longer serves these weights under this version"):
-            await embed(client, old)
+            await embed(client, canvas)
         assert site.state.versions["2"].statistics.tiles == 0
         await client.connect(old.probe())
-        assert is_same(await embed(client, old), truth)
+        assert is_same(await embed(client, canvas), truth)
         assert site.state.versions["1"].statistics.tiles > 0
     async with site_of([new], port):
         with pytest.raises(SiteUnavailable, match="no longer serves these weights"):
-            await embed(client, old)
+            await embed(client, canvas)
         with pytest.raises(SiteUntrusted, match="serves other weights"):
             await client.connect(old.probe())
     await opened.__aexit__(None, None, None)
@@ -121,9 +126,10 @@ async def test_without_its_weights_an_edge_names_all_digests(mini_bundle: Bundle
 # Frames, while the site is rolled
 
 
-async def test_no_frame_is_lost_or_wrong_while_a_site_is_rolled(old: Bundle, new: Bundle) -> None:
-    canvas = canvas_of("16:9", old.geometry)
-    truth = await locally(old, canvas.windows)
+async def test_no_frame_is_lost_or_wrong_while_a_site_is_rolled(
+    old: Bundle, new: Bundle, canvas: Canvas
+) -> None:
+    truth = await locally(old, canvas, canvas.windows)
     said: list[str] = []
 
     async def frame(dispatcher: Dispatcher) -> None:
@@ -150,7 +156,7 @@ async def test_no_frame_is_lost_or_wrong_while_a_site_is_rolled(old: Bundle, new
             assert site.state.versions["2"].statistics.tiles == 0
             async with client_of(new, site.url) as switched:
                 await switched.connect(new.probe())
-                assert is_same(await embed(switched, new), (await locally(new, [7]))[7])
+                assert is_same(await embed(switched, canvas), (await locally(new, canvas, [7]))[7])
             await session.__aexit__(None, None, None)
 
 

@@ -116,8 +116,7 @@ async def test_times_are_sums_that_fit_together() -> None:
     assert waiting("nv_inference_pending_request_count") == 2
     assert after("nv_inference_pending_request_count") == 0
     engine_us = after("pedsam_site_engine_seconds", {"version": "1"}) * 1e6
-    assert engine_us <= after("nv_inference_compute_infer_duration_us") + 1  # two requests shared a call
-    assert engine_us <= after("nv_inference_request_duration_us")
+    assert engine_us < after("nv_inference_compute_infer_duration_us")  # two requests shared a call
 
 
 async def test_failures_have_tritons_reasons() -> None:
