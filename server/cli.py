@@ -41,7 +41,7 @@ from stages.engine import BACKENDS
     type=click.IntRange(1),
     default=ServeOptions.max_waiting,
     show_default=True,
-    help="Tiles that may wait; more are answered 503.",
+    help="Tiles of a version that may wait; more are answered 503.",
 )
 @click.option(
     "--grace",

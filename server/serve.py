@@ -101,13 +101,13 @@ async def running_site(
         return make_engine(bundle, STAGE, options.backend, options.threads)
 
     async with contextlib.AsyncExitStack() as stack:
+        await stack.enter_async_context(housekeeping(state))
         stack.push_async_callback(door.close)  # when loading fails
         url = await door.open()
         log.info("%s is live, loading %d engines", url, len(listed), extra=facts("listening", url=url))
         loading = loaded(state.bundles, make or make_window, options.max_batch, options.max_waiting)
         versions = await stack.enter_async_context(loading)
         stack.push_async_callback(door.close)  # before the engines; the other call does nothing then
-        await stack.enter_async_context(housekeeping(state))
         state.open(versions)
         yield RunningSite(url, state)
 

@@ -134,13 +134,13 @@ async def test_a_site_tells_its_life_and_its_failures() -> None:
         "version_loaded",
         "request_failed",
         "refused",
-        "refused",
         "drained",
+        "refused",
     ]
     assert entries[1]["message"].startswith("version 1, tiny (untrained weights), fake 1.0 on nothing, runs")
     assert entries[2]["error"] == "ZeroDivisionError"
     assert any(place.startswith("batcher.py:") for place in entries[2]["at"])
-    assert [entry.get("count") for entry in entries[3:]] == [1, 2, None]
+    assert [entry.get("count") for entry in entries[3:]] == [1, None, 2]
     assert SECRET not in "".join(lines)
 
 
