@@ -21,7 +21,17 @@ from stages.bundle import Bundle
 from stages.errors import SiteUnavailable, SiteUntrusted
 from stages.tensors import Array
 from tests.bundles import other_weights
-from tests.edge import PATIENT, SOON, canvas_of, config, edge_engines, grant_for, ledger_for
+from tests.edge import (
+    PATIENT,
+    SOON,
+    Impostor,
+    canvas_of,
+    config,
+    edge_engines,
+    grant_for,
+    ledger_for,
+    status,
+)
 
 pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("unblocked_loop")]
 
@@ -205,3 +215,12 @@ async def test_only_few_versions_are_looked_at_and_only_numbers(
             await client.connect(mini_bundle.probe())
     assert asked == ["", *looked_at]
     assert len(asked) <= 1 + wire.MAX_VERSIONS
+
+
+async def test_a_site_that_is_loading_is_tried_again_later(mini_bundle: Bundle) -> None:
+    site = Impostor(mini_bundle, always=status(503, "this site is loading its engine; try again later"))
+    async with site.running() as url, client_of(mini_bundle, url) as client:
+        with pytest.raises(SiteUnavailable, match="does not serve this now: this site is loading its engine"):
+            await client.connect(mini_bundle.probe())
+        site.always = None
+        await client.connect(mini_bundle.probe())
