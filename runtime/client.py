@@ -8,10 +8,12 @@ from __future__ import annotations
 import contextlib
 import json
 import math
+import re
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from types import TracebackType
+from typing import Any
 
 import aiohttp
 import anyio
@@ -23,6 +25,7 @@ from runtime.sites import SiteConfig
 from stages import wire
 from stages.bundle import Bundle, Probe
 from stages.errors import SiteError, SiteUnavailable, SiteUntrusted, WireError
+from stages.probe import difference
 from stages.tensors import Array
 
 WIRE_OUTPUTS = {
@@ -33,6 +36,8 @@ WIRE_OUTPUTS = {
 CONNECTIONS = 8  # kept-alive connections a site; tiles beyond that wait for one
 SPEED_PROBES = 3
 _MAX_CONFIG_BYTES = 1 << 20
+_MODEL_PATH = f"/v2/models/{wire.MODEL}"
+_VERSION = re.compile("[1-9][0-9]{0,17}")  # it becomes part of a path
 
 
 @dataclass(frozen=True)
@@ -86,6 +91,7 @@ class SiteClient:
         self._wire = wire_format
         self._outputs = WIRE_OUTPUTS[wire_format]
         self._specs = [s for s in bundle.stage("window").outputs if s.name in self._outputs]
+        self._path = _MODEL_PATH
         self._http: aiohttp.ClientSession | None = None
 
     @property
@@ -117,11 +123,11 @@ class SiteClient:
             await self._http.close()
 
     async def connect(self, probe: Probe) -> None:
-        """Compare the site's digest, have it reproduce the probe and measure its speed.
+        """Find this bundle's weights there by their digest, have the probe reproduced and measure the speed.
 
         Raises SiteUntrusted for other weights or a wrong answer, SiteUnavailable for no answer.
         """
-        await self._check_digest()
+        self._path = await self._find_version()
         answer = await self._post(probe.inputs, self._timeouts.probe_s)
         self._check_probe(probe, answer)
         self.tile_s = await self._measure_tile_s(probe)
@@ -164,31 +170,57 @@ class SiteClient:
         row: Array = embedding[0]
         return row
 
-    async def _check_digest(self) -> None:
-        with self._within(self._timeouts.probe_s):
-            body, _ = await self._request("GET", f"/v2/models/{wire.MODEL}/config", None)
+    async def _find_version(self) -> str:
+        """The path of the version with this bundle's weights: what is served by default, else another."""
+        own = self._bundle.site_digest
+        default = await self._digest(_MODEL_PATH)
+        if default == own:
+            return _MODEL_PATH
+        found = [default]
+        for version in await self._versions():
+            path = f"{_MODEL_PATH}/versions/{version}"
+            found.append(await self._digest(path))
+            if found[-1] == own:
+                return path
+        digests = list(dict.fromkeys(f"{digest!s:.80}" for digest in found))
+        named = "digest is" if len(digests) == 1 else "digests are"
+        raise SiteUntrusted(
+            self.name,
+            f"serves other weights: its site {named} {', '.join(digests)}, this bundle's is {own}; give both "
+            "the same bundle",
+        )
+
+    async def _digest(self, path: str) -> object:
+        """The site digest that the config of a version names; anything that JSON can hold."""
         try:
-            digest = json.loads(body)["parameters"]["site_digest"]["string_value"]
+            return (await self._json(f"{path}/config"))["parameters"]["site_digest"]["string_value"]
         except (ValueError, KeyError, TypeError, RecursionError) as exc:
             raise SiteUntrusted(
                 self.name, "its model config names no site digest; is this a pedsam site?"
             ) from exc
-        if digest != self._bundle.site_digest:
-            raise SiteUntrusted(
-                self.name,
-                f"serves other weights: its site digest is {digest!s:.80}, this bundle's is "
-                f"{self._bundle.site_digest}; give both the same bundle",
-            )
+
+    async def _versions(self) -> list[str]:
+        """Versions the site lists, newest first, wire.MAX_VERSIONS at most; none when it lists none."""
+        try:
+            listed = (await self._json(_MODEL_PATH))["versions"]
+            numbers = {number for number in listed if _VERSION.fullmatch(number)}
+        except (_NotHere, ValueError, KeyError, TypeError, RecursionError):
+            return []
+        return sorted(numbers, key=int, reverse=True)[: wire.MAX_VERSIONS]
+
+    async def _json(self, path: str) -> Any:
+        with self._within(self._timeouts.probe_s):
+            body, _ = await self._request("GET", path, None)
+        return json.loads(body)
 
     def _check_probe(self, probe: Probe, answer: Array) -> None:
-        expected = probe.embedding
-        difference = float(np.abs(answer.astype(np.float32) - expected).max() / np.abs(expected).max())
+        found = difference(probe, answer)
         tolerance = probe.tolerance[{"fp16": "float16", "fp32": "float32"}.get(self._wire, self._wire)]
-        if not difference <= tolerance:
+        if not found <= tolerance:
             raise SiteUntrusted(
                 self.name,
                 f"names digest {self._bundle.site_digest}, as this bundle does, but answers the probe with a "
-                f"difference of {difference:.3f}, allowed {tolerance}; its engine computes something else",
+                f"difference of {found:.3f}, allowed {tolerance}; its engine computes something else",
             )
 
     async def _post(self, inputs: Mapping[str, Array], timeout_s: float) -> Array:
@@ -197,7 +229,7 @@ class SiteClient:
         with self._within(timeout_s):
             while True:
                 try:
-                    body, header = await self._request("POST", f"/v2/models/{wire.MODEL}/infer", message)
+                    body, header = await self._request("POST", f"{self._path}/infer", message)
                     break
                 except _Busy as busy:
                     await anyio.sleep(busy.retry_after_s)
@@ -232,7 +264,7 @@ class SiteClient:
                 method,
                 self.config.url + path,
                 data=message.body if message else None,
-                headers=message.headers if message else None,
+                headers={**message.headers, "If-Match": f'"{self._bundle.site_digest}"'} if message else None,
                 allow_redirects=False,
                 timeout=aiohttp.ClientTimeout(sock_connect=self._timeouts.connect_s),
             ) as response:
@@ -263,6 +295,10 @@ class SiteClient:
         text = wire.error_text(body)
         if status in (429, 503):
             raise _Busy(self.name, text, response.headers.get("Retry-After"))
+        if status == 412:  # If-Match: the site was started again with other bundles
+            raise SiteUnavailable(self.name, "no longer serves these weights under this version")
+        if status in (400, 404) and response.method == "GET":
+            raise _NotHere(self.name, f"answered {status}: {text}")
         if 300 <= status < 400:
             raise SiteUnavailable(
                 self.name, "redirects, which is not followed; put the final url into sites.toml"
@@ -274,10 +310,14 @@ class SiteClient:
         raise SiteUnavailable(self.name, f"answered {status}: {text}")
 
 
+class _NotHere(SiteUnavailable):
+    """The site does not know what was asked for."""
+
+
 class _Busy(SiteUnavailable):
-    """The site has no room now; ask again after `retry_after_s`."""
+    """The site does not serve this now; ask again after `retry_after_s`."""
 
     def __init__(self, site: str, text: str, retry_after: str | None) -> None:
-        super().__init__(site, f"has no room now: {text}")
+        super().__init__(site, f"does not serve this now: {text}")
         seconds = int(retry_after) if retry_after and retry_after.isdigit() and len(retry_after) < 4 else 1
         self.retry_after_s = min(max(float(seconds), 0.1), 10.0)

@@ -7,19 +7,23 @@ import hmac
 import json
 import logging
 import math
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 import numpy as np
 from aiohttp import web
+from aiohttp.http_exceptions import HttpProcessingError
 
-from server.batcher import Batcher, NotNow, Stopping
+from server.batcher import NotNow, Stopping
+from server.logs import facts
+from server.metrics import CONTENT_TYPE, exposition, registry_of
+from server.refusals import Refusals
+from server.state import Phase, SiteState
+from server.versions import STAGE, Version
 from stages import wire
-from stages.bundle import Bundle, Stage
+from stages.bundle import Bundle
 from stages.errors import WireError
-from stages.geometry import Geometry
-from stages.tensors import TensorSpec
 
 log = logging.getLogger("pedsam.site")
 
@@ -29,27 +33,33 @@ OPEN_PATHS = (
     "/v2/health/live",
     "/v2/health/ready",
 )  # without a token: probes have none, and they tell nothing
+LOADING_S = 5.0  # after which to ask a site again that is loading
+
+
+class Loading(NotNow):
+    """The site has not loaded its engines yet."""
+
+    reason = "loading"
+
+    def __init__(self) -> None:
+        super().__init__("this site is loading its engine; try again later", LOADING_S)
 
 
 class Site:
-    """Request handlers for one window stage. `ready` is what /v2/health/ready says.
+    """Request handlers over the state of a site.
 
-    With a `token` every path but OPEN_PATHS answers only who sends it.
+    With keys every path but OPEN_PATHS answers only who sends their token.
     """
 
-    def __init__(self, bundle: Bundle, batcher: Batcher, backend: str, token: str | None = None) -> None:
-        self.ready = True
-        self._token = token
-        self._bundle = bundle
-        self._stage = bundle.stage("window")
-        self._batcher = batcher
-        self._backend = backend
-        self._body_limit = body_limit(self._stage, bundle.geometry)
+    def __init__(self, state: SiteState) -> None:
+        self.state = state
+        self._registry = registry_of(state)
+        self._body_limit = body_limit(state.bundles.values())
         self._under_way: set[asyncio.Task[Any]] = set()
 
     def application(self) -> web.Application:
         """An aiohttp application; it refuses bodies larger than the largest batch."""
-        middlewares = [self._keep_account, _errors, self._admit]
+        middlewares = [self._keep_account, self._errors, self._admit]
         app = web.Application(client_max_size=self._body_limit, middlewares=middlewares)
         model = f"/v2/models/{wire.MODEL}"
         app.router.add_get("/v2", self.server_metadata)
@@ -57,19 +67,25 @@ class Site:
         app.router.add_get("/v2/health/live", self.live)
         app.router.add_get("/v2/health/ready", self.is_ready)
         app.router.add_get("/metrics", self.metrics)
-        for prefix in (model, f"{model}/versions/{wire.VERSION}"):
+        for prefix in (model, f"{model}/versions/{{version}}"):
             app.router.add_get(prefix, self.model_metadata)
             app.router.add_get(f"{prefix}/config", self.model_config)
-            app.router.add_get(f"{prefix}/ready", self.is_ready)
+            app.router.add_get(f"{prefix}/ready", self.is_model_ready)
             app.router.add_post(f"{prefix}/infer", self.infer)
         return app
 
-    async def drain(self, grace_s: float) -> None:
-        """Take no new requests; those under way may finish within `grace_s`, then tiles are given up."""
-        self.ready = False
+    async def drain(self, grace_s: float) -> int:
+        """Take no new requests; those under way may finish within `grace_s`, then tiles are given up.
+
+        Returns how many requests were not finished by then.
+        """
+        self.state.phase = Phase.STOPPING
+        late: set[asyncio.Task[Any]] = set()
         if self._under_way:
-            await asyncio.wait(set(self._under_way), timeout=grace_s)
-        self._batcher.stop()
+            _, late = await asyncio.wait(set(self._under_way), timeout=grace_s)
+        for served in self.state.versions.values():
+            served.batcher.stop()
+        return len(late)
 
     @web.middleware
     async def _keep_account(self, request: web.Request, handler: Handler) -> web.StreamResponse:
@@ -78,14 +94,56 @@ class Site:
             self._under_way.add(task)
             task.add_done_callback(self._under_way.discard)
         response = await handler(request)
-        if not self.ready:
+        if self.state.phase is Phase.STOPPING:
             response.force_close()
         return response
 
     @web.middleware
+    async def _errors(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+        """Turn every failure into {"error": one sentence} with its status, and count refusals by reason.
+
+        Nothing of the request is logged.
+        """
+        try:
+            return await handler(request)
+        except (WireError, NotNow, web.HTTPException, web.RequestPayloadError) as exc:
+            answer = self._refusal(request, exc)
+            if answer.status < 500 or isinstance(exc, NotNow):
+                self.state.refusals.refused(_reason(exc))
+            return answer
+        except Exception:
+            log.exception("a request failed", extra=facts("request_failed"))
+            return _error(500, "the site failed to serve this request; its log says why")
+
+    def _refusal(self, request: web.Request, exc: Exception) -> web.Response:
+        if isinstance(exc, WireError):
+            return _error(exc.status, str(exc))
+        if isinstance(exc, NotNow):
+            return _error(503, str(exc), {"Retry-After": str(math.ceil(exc.retry_after_s))})
+        if isinstance(exc, web.HTTPException):
+            kept = {name: exc.headers[name] for name in _KEPT if name in exc.headers}
+            return _error(exc.status, self._sentence(request, exc), kept)
+        response = _error(400, "the body cannot be read: its Content-Encoding or its chunks are wrong")
+        response.force_close()  # where the next request would begin is unknown
+        return response
+
+    def _sentence(self, request: web.Request, exc: web.HTTPException) -> str:
+        if isinstance(exc, web.HTTPNotFound):
+            numbers = list(self.state.bundles)
+            known = f"version{'s' if len(numbers) > 1 else ''} {', '.join(numbers)}"
+            return f"{request.path!r:.80} is not here; this site has model {wire.MODEL}, {known}"
+        if isinstance(exc, web.HTTPMethodNotAllowed):
+            allowed = " or ".join(sorted(exc.allowed_methods))
+            return f"{request.path!r:.80} takes {allowed}, not {exc.method:.20}"
+        if isinstance(exc, web.HTTPRequestEntityTooLarge):
+            return f"{exc.text}; send fewer tiles a request, and send them as binary data"
+        return exc.text or exc.reason
+
+    @web.middleware
     async def _admit(self, request: web.Request, handler: Handler) -> web.StreamResponse:
         """Refuse who lacks the token before anything else is looked at."""
-        if self._token is None or request.path in OPEN_PATHS or _bears(request, self._token):
+        keys = self.state.keys
+        if keys is None or request.path in OPEN_PATHS or _bears(request, keys.token):
             return await handler(request)
         raise web.HTTPUnauthorized(text=_REFUSED, headers={"WWW-Authenticate": "Bearer"})
 
@@ -102,92 +160,96 @@ class Site:
         return web.Response()
 
     async def is_ready(self, request: web.Request) -> web.Response:
-        return web.Response(status=200 if self.ready and not self._batcher.stopped else 503)
+        return web.Response(status=200 if self.state.ready else 503)
 
     async def metrics(self, request: web.Request) -> web.Response:
-        """Prometheus text: sums only, nothing about any one request."""
-        done = self._batcher.statistics
-        lines = [
-            *_metric("counter", "pedsam_site_tiles_total", "Tiles run.", done.tiles),
-            *_metric("counter", "pedsam_site_engine_calls_total", "Engine calls.", done.batches),
-            *_metric("counter", "pedsam_site_engine_seconds_total", "Time in the engine.", done.engine_s),
-            *_metric("counter", "pedsam_site_tiles_refused_total", "Tiles answered 503.", done.refused),
-            *_metric("gauge", "pedsam_site_tiles_waiting", "Tiles in the queue.", self._batcher.waiting),
-        ]
-        return web.Response(text="\n".join([*lines, ""]), headers={"Content-Type": _PROMETHEUS})
+        return web.Response(body=exposition(self._registry), headers={"Content-Type": CONTENT_TYPE})
+
+    async def is_model_ready(self, request: web.Request) -> web.Response:
+        self._check_known(request)
+        return await self.is_ready(request)
 
     async def model_metadata(self, request: web.Request) -> web.Response:
-        def tensors(specs: Sequence[TensorSpec]) -> list[dict[str, Any]]:
-            return [
-                {"name": s.name, "datatype": wire.OIP_NAME[s.dtype], "shape": [-1, *s.shape[1:]]}
-                for s in specs
-            ]
-
-        return web.json_response(
-            {
-                "name": wire.MODEL,
-                "versions": [wire.VERSION],
-                "platform": self._backend,
-                "inputs": tensors(self._stage.inputs),
-                "outputs": tensors(self._stage.outputs),
-            }
-        )
+        return web.json_response(self._version(request).metadata(list(self.state.bundles)))
 
     async def model_config(self, request: web.Request) -> web.Response:
-        """Triton's model configuration; its type names are the protocol's with TYPE_ before them."""
-
-        def tensors(specs: Sequence[TensorSpec]) -> list[dict[str, Any]]:
-            return [
-                {"name": s.name, "data_type": f"TYPE_{wire.OIP_NAME[s.dtype]}", "dims": list(s.shape[1:])}
-                for s in specs
-            ]
-
-        return web.json_response(
-            {
-                "name": wire.MODEL,
-                "backend": self._backend,
-                "max_batch_size": self._bundle.geometry.windows,
-                "input": tensors(self._stage.inputs),
-                "output": tensors(self._stage.outputs),
-                "parameters": {"site_digest": {"string_value": self._bundle.site_digest}},
-            }
-        )
+        return web.json_response(self._version(request).config())
 
     async def infer(self, request: web.Request) -> web.Response:
-        if not self.ready:
+        version = self._version(request)
+        if self.state.phase is Phase.STOPPING:
             raise Stopping
+        self._check_weights(request, version)
         _check_encoding(request)
         if (request.content_length or 0) > self._body_limit:  # refused unread
             raise web.HTTPRequestEntityTooLarge(self._body_limit)
         body = await request.read()
-        decoded = wire.decode_request(
-            body,
-            request.headers.get(wire.HEADER_LENGTH),
-            self._stage.inputs,
-            self._stage.outputs,
-            self._bundle.geometry.windows,
-        )
-        outputs = await self._batcher.submit(decoded.inputs, list(decoded.outputs))
-        message = wire.encode_response(outputs, decoded.outputs, decoded.id)
+        message = await version.infer(body, request.headers.get(wire.HEADER_LENGTH))
         return web.Response(body=message.body, headers=message.headers)
 
+    def _check_weights(self, request: web.Request, version: Version) -> None:
+        """Refuse who asks for other weights: a site that was started again may have others than before."""
+        wanted = {tag.value for tag in request.if_match or ()}
+        if wanted and not wanted & {version.bundle.site_digest, "*"}:
+            raise web.HTTPPreconditionFailed(text=_OTHER_WEIGHTS)
 
-def http_log() -> logging.Logger:
-    """A logger for aiohttp's server that never holds a sender's bytes.
+    def _check_known(self, request: web.Request) -> str:
+        """The number of the version a path names, or the latest."""
+        number = request.match_info.get("version", self.state.latest)
+        if number not in self.state.bundles:
+            raise web.HTTPNotFound
+        return number
 
-    aiohttp logs what it cannot parse as HTTP, which may be pixels when a length was wrong: its lines are
-    kept, with the kind of the exception in place of its text. Failures of handlers do not come this way.
+    def _version(self, request: web.Request) -> Version:
+        number = self._check_known(request)
+        if self.state.phase is Phase.LOADING:
+            raise Loading
+        return self.state.versions[number]
+
+
+_KEPT = ("Accept-Encoding", "Allow", "WWW-Authenticate")  # headers of errors that say what to do
+_REASONS = {
+    401: "token",
+    404: "unknown_path",
+    405: "method",
+    412: "other_weights",
+    413: "too_large",
+    415: "encoding",
+}
+_OTHER_WEIGHTS = (
+    "this version has other weights than If-Match asks for; compare site_digest in the model config"
+)
+
+
+def _reason(exc: Exception) -> str:
+    """A word for counting: none of it comes from the sender."""
+    if isinstance(exc, NotNow):
+        return exc.reason
+    return _REASONS.get(exc.status, "other") if isinstance(exc, web.HTTPException) else "malformed"
+
+
+class HttpLog(logging.Logger):
+    """What aiohttp's server logs, without a sender's bytes.
+
+    aiohttp logs what it cannot parse as HTTP, which may be pixels when a length was wrong: that is counted
+    as a refusal. Other lines are kept, with the kind of the exception in place of its text. Failures of
+    handlers do not come this way.
     """
-    logger = logging.getLogger("pedsam.site.http")
-    logger.addFilter(_without_exception)  # adding it again does nothing
-    return logger
 
+    def __init__(self, refusals: Refusals) -> None:
+        super().__init__("pedsam.site.http")
+        self.parent = log
+        self._refusals = refusals
 
-def _without_exception(record: logging.LogRecord) -> bool:
-    if record.exc_info and record.exc_info[0] is not None:
-        record.msg = f"{record.msg} ({record.exc_info[0].__name__})"
-        record.exc_info = None
-    return True
+    def handle(self, record: logging.LogRecord) -> None:
+        kind = record.exc_info[0] if record.exc_info else None
+        if kind is not None and issubclass(kind, HttpProcessingError):
+            self._refusals.refused("no_http")
+            return
+        if kind is not None:
+            record.msg = f"{record.msg} ({kind.__name__})"
+            record.exc_info = None
+        super().handle(record)
 
 
 def _own_version() -> str:
@@ -218,54 +280,19 @@ def _check_encoding(request: web.Request) -> None:
         raise web.HTTPUnsupportedMediaType(text=text, headers={"Accept-Encoding": _ENCODINGS})
 
 
-_PROMETHEUS = "text/plain; version=0.0.4; charset=utf-8"
-
-
-def _metric(kind: str, name: str, text: str, value: float) -> list[str]:
-    return [f"# HELP {name} {text}", f"# TYPE {name} {kind}", f"{name} {value}"]
-
-
-def body_limit(stage: Stage, geometry: Geometry) -> int:
+def body_limit(bundles: Iterable[Bundle]) -> int:
     """Bytes of the largest request: a full batch as binary tensors, and its header.
 
     As JSON numbers a tile takes about four times the bytes, so that fewer fit.
     """
-    tile = sum(math.prod(map(int, spec.shape[1:])) * np.dtype(spec.dtype).itemsize for spec in stage.inputs)
-    return geometry.windows * tile + HEADER_BYTES
+    return HEADER_BYTES + max(bundle.geometry.windows * _tile_bytes(bundle) for bundle in bundles)
 
 
-_KEPT = ("Accept-Encoding", "Allow", "WWW-Authenticate")  # headers of errors that say what to do
-
-
-@web.middleware
-async def _errors(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """Turn every failure into {"error": one sentence} with its status; nothing of the request is logged."""
-    try:
-        return await handler(request)
-    except WireError as exc:
-        return _error(exc.status, str(exc))
-    except NotNow as exc:
-        return _error(503, str(exc), {"Retry-After": str(math.ceil(exc.retry_after_s))})
-    except web.HTTPException as exc:
-        kept = {name: exc.headers[name] for name in _KEPT if name in exc.headers}
-        return _error(exc.status, _sentence(request, exc), kept)
-    except web.RequestPayloadError:
-        response = _error(400, "the body cannot be read: its Content-Encoding or its chunks are wrong")
-        response.force_close()  # where the next request would begin is unknown
-        return response
-    except Exception:
-        log.exception("a request failed")
-        return _error(500, "the site failed to serve this request; its log says why")
-
-
-def _sentence(request: web.Request, exc: web.HTTPException) -> str:
-    if isinstance(exc, web.HTTPNotFound):
-        return f"{request.path!r:.80} is not here; this site has model {wire.MODEL}, version {wire.VERSION}"
-    if isinstance(exc, web.HTTPMethodNotAllowed):
-        return f"{request.path!r:.80} takes {' or '.join(sorted(exc.allowed_methods))}, not {exc.method:.20}"
-    if isinstance(exc, web.HTTPRequestEntityTooLarge):
-        return f"{exc.text}; send fewer tiles a request, and send them as binary data"
-    return exc.text or exc.reason
+def _tile_bytes(bundle: Bundle) -> int:
+    return sum(
+        math.prod(map(int, spec.shape[1:])) * np.dtype(spec.dtype).itemsize
+        for spec in bundle.stage(STAGE).inputs
+    )
 
 
 def _error(status: int, text: str, headers: Mapping[str, str] | None = None) -> web.Response:

@@ -9,14 +9,18 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import TracebackType
 
+import anyio
 import numpy as np
 
+from server.statistics import Statistics
 from stages.engine import EngineThread
 from stages.tensors import Array
 
 
 class NotNow(Exception):
-    """These tiles are not served now; `retry_after_s` is when to ask again."""
+    """These tiles are not served now; `retry_after_s` is when to ask again, `reason` a word for counting."""
+
+    reason = "not_now"
 
     def __init__(self, text: str, retry_after_s: float) -> None:
         super().__init__(text)
@@ -26,12 +30,16 @@ class NotNow(Exception):
 class QueueFull(NotNow):
     """There is no room for more tiles."""
 
+    reason = "queue_full"
+
     def __init__(self, retry_after_s: float) -> None:
         super().__init__(f"the queue is full; try again in {retry_after_s:.1f} s", retry_after_s)
 
 
 class Stopping(NotNow):
     """The site stops before these tiles are done."""
+
+    reason = "stopping"
 
     def __init__(self) -> None:
         super().__init__("this site is stopping; use another one", 1.0)
@@ -41,6 +49,7 @@ class Stopping(NotNow):
 class _Job:
     inputs: Mapping[str, Array]
     outputs: Sequence[str]
+    arrived: float = field(default_factory=time.perf_counter)
     done: asyncio.Future[dict[str, Array]] = field(
         default_factory=lambda: asyncio.get_running_loop().create_future()
     )
@@ -50,30 +59,31 @@ class _Job:
         return len(next(iter(self.inputs.values())))
 
 
-@dataclass
-class Statistics:
-    """Counts since the start: `tiles` run in `batches` engine calls that took `engine_s`, tiles `refused`."""
-
-    tiles: int = 0
-    batches: int = 0
-    refused: int = 0
-    engine_s: float = 0.0
-
-
 class Batcher:
     """Runs jobs in order of arrival, several in one engine call when they wait together.
 
     `max_batch` bounds the tiles of one engine call: a job of more takes several calls. `max_waiting` bounds
     the tiles in the queue: a job that finds no room is refused at once with QueueFull; an empty queue has
     room for any one job. Serves inside `async with`, until `stop`.
+
+    Batchers of one engine thread share a `turn`: each runs one batch, then the next one does, and jobs that
+    come meanwhile still join its next batch.
     """
 
-    def __init__(self, engines: EngineThread, stage: str, max_batch: int, max_waiting: int) -> None:
+    def __init__(
+        self,
+        engines: EngineThread,
+        stage: str,
+        max_batch: int,
+        max_waiting: int,
+        turn: asyncio.Lock | None = None,
+    ) -> None:
         self.statistics = Statistics()
         self._engines = engines
         self._stage = stage
         self._max_batch = max_batch
         self._max_waiting = max_waiting
+        self._turn = turn or asyncio.Lock()
         self._queue: deque[_Job] = deque()
         self._running: list[_Job] = []
         self._waiting = 0
@@ -90,7 +100,8 @@ class Batcher:
     ) -> None:
         self.stop()
         if self._task is not None:
-            await asyncio.wait([self._task])
+            with anyio.CancelScope(shield=True):
+                await asyncio.wait([self._task])
             if not self._task.cancelled():
                 self._task.result()  # it crashed: say so
 
@@ -98,6 +109,11 @@ class Batcher:
     def waiting(self) -> int:
         """Tiles in the queue, not counting those in the engine."""
         return self._waiting
+
+    @property
+    def pending(self) -> int:
+        """Requests in the queue."""
+        return len(self._queue)
 
     @property
     def stopped(self) -> bool:
@@ -140,10 +156,11 @@ class Batcher:
         try:
             while True:
                 await self._arrived.wait()
-                self._running = self._take()
-                if self._running:
-                    await self._run_batch(self._running)
-                    self._running = []
+                async with self._turn:
+                    self._running = self._take()
+                    if self._running:
+                        await self._run_batch(self._running)
+                        self._running = []
         finally:
             self.stop()  # also after a crash: nobody may wait for a batcher that is gone
 
@@ -157,13 +174,16 @@ class Batcher:
             if not job.done.done():  # a sender that left in this very step is still in the queue
                 jobs.append(job)
                 tiles += job.tiles
+                self.statistics.queue_s += time.perf_counter() - job.arrived
         if not self._queue:
             self._arrived.clear()
         return jobs
 
     async def _run_batch(self, jobs: Sequence[_Job]) -> None:
+        before_s = self.statistics.engine_s
         try:
             results = await self._infer(jobs)
+            self.statistics.infer_s += (self.statistics.engine_s - before_s) * len(jobs)
             start = 0
             for job in jobs:
                 stop = start + job.tiles
@@ -190,8 +210,7 @@ class Batcher:
         started = time.perf_counter()
         results = await self._engines.infer(self._stage, inputs, outputs)
         self.statistics.engine_s += time.perf_counter() - started
-        self.statistics.batches += 1
-        self.statistics.tiles += len(next(iter(inputs.values())))
+        self.statistics.batch_sizes[len(next(iter(inputs.values())))] += 1
         return results
 
     @staticmethod

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 from pathlib import Path
 
 import click
 
+from server.logs import FORMS, logging_to
 from server.serve import ServeOptions, serve
 from stages.bundle import Bundle, shipped_bundle
 from stages.engine import BACKENDS
@@ -15,8 +17,11 @@ from stages.engine import BACKENDS
 @click.command("serve")
 @click.option(
     "--bundle",
+    "bundles",
+    multiple=True,
     type=click.Path(path_type=Path),
-    help="Bundle holding the window stage  [default: the mini model that comes with pedsam]",
+    help="Bundle holding the window stage; give it again for newer versions, the last is served by default  "
+    "[default: the mini model that comes with pedsam]",
 )
 @click.option("--host", default=ServeOptions.host, show_default=True, help="Address to listen on.")
 @click.option(
@@ -36,7 +41,7 @@ from stages.engine import BACKENDS
     type=click.IntRange(1),
     default=ServeOptions.max_waiting,
     show_default=True,
-    help="Tiles that may wait; more are answered 503.",
+    help="Tiles of a version that may wait; more are answered 503.",
 )
 @click.option(
     "--grace",
@@ -51,8 +56,14 @@ from stages.engine import BACKENDS
     help="This site's folder from `pedsam keys`: TLS, client certificates and a token.",
 )
 @click.option("--insecure", is_flag=True, help="Allow plain HTTP on an address other than loopback.")
+@click.option(
+    "--log",
+    "form",
+    type=click.Choice(FORMS),
+    help="Log on standard error: a JSON object a line, or warnings as text  [default: text on a terminal]",
+)
 def command(
-    bundle: Path | None,
+    bundles: tuple[Path, ...],
     host: str,
     port: int,
     backend: str,
@@ -62,7 +73,13 @@ def command(
     grace: float,
     keys: Path | None,
     insecure: bool,
+    form: str | None,
 ) -> None:
-    """Run one site: serve the window stage of BUNDLE over the Open Inference Protocol v2."""
+    """Run one site: serve the window stage of a bundle over the Open Inference Protocol v2.
+
+    Several bundles are versions 1, 2, ... of one model. An edge finds the version of its own bundle itself.
+    """
     options = ServeOptions(host, port, backend, threads, max_batch, queue, grace, insecure, keys)
-    asyncio.run(serve(Bundle.load(bundle or shipped_bundle()), options, click.echo))
+    loaded = [Bundle.load(path) for path in bundles or [shipped_bundle()]]
+    with logging_to(sys.stderr, form):
+        asyncio.run(serve(loaded, options, click.echo))

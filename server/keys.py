@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import logging
 import ssl
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
+from server.logs import facts
+from server.refusals import Refusals
 from stages.certificates import validity
 from stages.errors import InputError
 from stages.network import read_token
@@ -24,8 +26,12 @@ WARN_BEFORE = timedelta(days=30)
 
 @dataclass(frozen=True)
 class SiteKeys:
-    """TLS settings that ask every client for a certificate, the token, and when the certificate expires."""
+    """What `folder` holds: TLS settings that ask every client for a certificate, and the token.
 
+    `until` is when the first of the certificates expires.
+    """
+
+    folder: Path
     context: ssl.SSLContext
     token: str = field(repr=False)
     until: datetime
@@ -41,9 +47,49 @@ def load_keys(folder: Path, now: datetime | None = None) -> SiteKeys:
     context = _context(folder)
     now = now or datetime.now(timezone.utc)
     until = min(_checked_until(folder / name, now) for name in (CERTIFICATE, CLIENT_CA))
-    if until - now < WARN_BEFORE:
-        log.warning("the certificate in %s expires on %s; %s", folder, f"{until:%Y-%m-%d}", _RENEW)
-    return SiteKeys(context, token, until)
+    keys = SiteKeys(folder, context, token, until)
+    warn_of_end(keys, now)
+    return keys
+
+
+def warn_of_end(keys: SiteKeys, now: datetime) -> None:
+    """Log that a certificate ends soon or has ended, if so."""
+    if keys.until - now >= WARN_BEFORE:
+        return
+    word, level = ("expires", logging.WARNING) if now < keys.until else ("expired", logging.ERROR)
+    day = f"{keys.until:%Y-%m-%d}"
+    extra = facts(f"certificate_{word}", until=keys.until.isoformat())
+    log.log(level, "the certificate in %s %s on %s; %s", keys.folder, word, day, _RENEW, extra=extra)
+
+
+def counting_handshakes(context: ssl.SSLContext, refusals: Refusals) -> ssl.SSLContext:
+    """The context, which now counts handshakes that fail."""
+
+    class Connection(ssl.SSLObject):
+        def do_handshake(self) -> None:
+            try:
+                super().do_handshake()
+            except (ssl.SSLWantReadError, ssl.SSLWantWriteError):
+                raise  # it is under way
+            except ssl.SSLError:
+                refusals.refused("tls_handshake")
+                raise
+
+    context.sslobject_class = Connection
+    return context
+
+
+def renew(keys: SiteKeys) -> SiteKeys:
+    """The keys now in the folder; connections made from now on see them, open ones stay.
+
+    Raises InputError, and changes nothing, for a folder that cannot be used or is of another authority: the
+    old one could not be taken out of the TLS settings in use.
+    """
+    renewed = load_keys(keys.folder)
+    if renewed.context.get_ca_certs(binary_form=True) != keys.context.get_ca_certs(binary_form=True):
+        raise InputError(f"{keys.folder / CLIENT_CA} is of another authority; restart the site to take it")
+    keys.context.load_cert_chain(keys.folder / CERTIFICATE, keys.folder / KEY, password="")
+    return replace(renewed, context=keys.context)
 
 
 _RENEW = "renew it with `pedsam keys` at the edge and copy the folder here again"

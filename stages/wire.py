@@ -28,6 +28,7 @@ from stages.tensors import Array, TensorSpec, check_arrays
 HEADER_LENGTH = "Inference-Header-Content-Length"
 MODEL = "window"
 VERSION = "1"
+MAX_VERSIONS = 8  # a site serves no more, and an edge looks at no more
 
 DATATYPES = {
     "BOOL": "bool",
@@ -85,10 +86,13 @@ def encode_request(inputs: Mapping[str, Array], outputs: Sequence[str]) -> Messa
 
 
 def encode_response(
-    outputs: Mapping[str, Array], binary: Mapping[str, bool], request_id: str | None = None
+    outputs: Mapping[str, Array],
+    binary: Mapping[str, bool],
+    request_id: str | None = None,
+    version: str = VERSION,
 ) -> Message:
     """A response; `binary` says of each output whether it travels as bytes or as JSON numbers."""
-    head: dict[str, Any] = {"model_name": MODEL, "model_version": VERSION}
+    head: dict[str, Any] = {"model_name": MODEL, "model_version": version}
     if request_id is not None:
         head["id"] = request_id
     head["outputs"] = [

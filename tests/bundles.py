@@ -6,24 +6,29 @@ import fcntl
 import hashlib
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 
+import numpy as np
 import pytest
 from click.testing import CliRunner
 
 from pedsam import main
-from stages.bundle import Bundle
+from stages.bundle import PROBE_FILE, Bundle, hash_files
+from stages.engine import make_engine
 
 ROOT = Path(__file__).parent.parent
 # Sources of stages/ that decide nothing about what an export writes.
 NOT_EXPORTED = (
     "certificates.py",
     "engine.py",
+    "errors.py",
     "json_header.py",
     "network.py",
     "onnxruntime_engine.py",
+    "probe.py",
     "wire.py",
 )
 
@@ -56,6 +61,30 @@ def _export(model: str, dtype: str, path: Path) -> None:
 def export_log(path: Path) -> Path:
     """Where the export of the bundle at `path` left what it printed."""
     return path.with_name(path.name + ".log")
+
+
+def other_weights(bundle: Bundle, path: Path) -> Bundle:
+    """A copy at `path` of a bundle's window stage with other weights, and its own digest and probe."""
+    shutil.copytree(bundle.path / "window", path / "window")
+    shutil.copytree(bundle.path / "edge", path / "edge")
+    data = path / "window/model.onnx.data"
+    weights = np.fromfile(data, np.float32)
+    weights[: len(weights) // 4] *= 0.5
+    weights.tofile(data)
+    stage = replace(bundle.stage("window"), files=hash_files(path, bundle.stage("window").files))
+    changed = replace(bundle, path=path, stages={"window": stage})
+    _write_probe(changed, bundle)
+    replace(changed, edge_files=hash_files(path, bundle.edge_files)).save()
+    return Bundle.load(path)
+
+
+def _write_probe(bundle: Bundle, like: Bundle) -> None:
+    """What the window stage of `bundle` answers to the probe of `like`."""
+    inputs = like.probe().inputs
+    with closing(make_engine(bundle, "window", threads=1)) as engine:
+        engine.open()
+        embedding = engine.infer(inputs, ["embedding"])["embedding"].astype(np.float32)
+    np.savez(bundle.path / PROBE_FILE, **{"embedding": embedding, **inputs})  # type: ignore[arg-type]
 
 
 def _sources_digest() -> str:

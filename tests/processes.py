@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 MODULE = (sys.executable, "-m", "pedsam")
 SCRIPT = (str(Path(sys.executable).with_name("pedsam")),)
@@ -15,11 +17,12 @@ SCRIPT = (str(Path(sys.executable).with_name("pedsam")),)
 
 @dataclass
 class ServeProcess:
-    """A running site; `lines` are what it has said on the terminal so far."""
+    """A running site; `lines` are what it has said on the terminal so far, `log` its whole log at the end."""
 
     process: subprocess.Popen[str]
     lines: list[str]
     url: str = ""
+    log: list[dict[str, Any]] = field(default_factory=list)
 
     @property
     def address(self) -> str:
@@ -27,10 +30,19 @@ class ServeProcess:
         return self.url.partition("//")[2]
 
     def wait(self) -> tuple[int, str]:
-        """Its exit code and standard error; the rest of its lines are in `lines` then."""
+        """Its exit code and its complaints on standard error; the rest of its lines are in `lines` then.
+
+        Refusals are the senders' affair: they are in `log` alone.
+        """
         rest, errors = self.process.communicate(timeout=60)
         self.lines += rest.splitlines()
-        return self.process.returncode, errors
+        complaints = []
+        for line in errors.splitlines(keepends=True):
+            entry = json.loads(line) if line.startswith("{") else {}
+            self.log += [entry] if entry else []
+            if entry.get("level") != "info" and entry.get("event") != "refused":
+                complaints.append(line)
+        return self.process.returncode, "".join(complaints)
 
 
 @contextmanager

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import gzip
 import re
-import shutil
 import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
-from pathlib import Path
 
 import anyio
 import numpy as np
@@ -21,10 +19,11 @@ from runtime.ledger import Grant
 from runtime.sites import SiteConfig
 from server.serve import ServeOptions, running_site
 from stages import wire
-from stages.bundle import Bundle, hash_files
+from stages.bundle import Bundle
 from stages.engine import make_engine
 from stages.errors import SiteError, SiteUnavailable, SiteUntrusted
 from stages.tensors import Array
+from tests.bundles import other_weights
 from tests.edge import (
     QUICK,
     Behaviour,
@@ -108,21 +107,6 @@ async def test_a_grant_covers_one_window_of_one_site(mini_bundle: Bundle) -> Non
     assert impostor.tiles == [7]
 
 
-def other_weights(bundle: Bundle, path: Path) -> Bundle:
-    """A copy of the window stage in which one weight tensor differs."""
-    shutil.copytree(bundle.path / "window", path / "window")
-    shutil.copytree(bundle.path / "edge", path / "edge")
-    data = path / "window/model.onnx.data"
-    weights = np.fromfile(data, np.float32)
-    weights[: len(weights) // 4] *= 0.5
-    weights.tofile(data)
-    stage = bundle.stage("window")
-    stage = replace(stage, files=hash_files(path, stage.files))
-    changed = replace(bundle, path=path, stages={"window": stage})
-    changed.save()
-    return Bundle.load(path)
-
-
 @pytest.fixture(scope="module")
 def other(mini_bundle: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     return other_weights(mini_bundle, tmp_path_factory.mktemp("other"))
@@ -144,7 +128,8 @@ async def test_a_site_with_other_weights_is_named_with_both_digests(
 async def test_a_site_that_names_the_digest_but_runs_other_weights_is_found_out(
     mini_bundle: Bundle, other: Bundle, wire_format: str
 ) -> None:
-    async with running_site(mini_bundle, SITE, lambda: make_engine(other, "window", threads=1)) as running:
+    unchecked = replace(mini_bundle, edge_files={})  # as from a copy that lacks the probe
+    async with running_site(unchecked, SITE, lambda _: make_engine(other, "window", threads=1)) as running:
         with pytest.raises(SiteUntrusted, match=r"names digest sha256:.*answers the probe with a difference"):
             async with connected(mini_bundle, config("a", running.url), wire_format):
                 pass

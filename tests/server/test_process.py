@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import re
+import shutil
 import signal
 import socket
 from collections.abc import AsyncIterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import aiohttp
@@ -15,8 +17,9 @@ from click.testing import CliRunner, Result
 
 from pedsam import main
 from stages import wire
-from stages.bundle import Bundle
+from stages.bundle import PROBE_FILE, Bundle, hash_files
 from stages.tensors import Array
+from tests.bundles import other_weights
 from tests.clients import INFER
 from tests.fakes import tiny_bundle
 from tests.processes import MODULE, SCRIPT, serving
@@ -30,7 +33,8 @@ def test_a_site_says_what_it_serves_and_stops_when_told(
 ) -> None:
     with serving(mini_bundle.path, command=command) as site:
         assert re.fullmatch(
-            r"site ready: mini \(untrained weights\), onnxruntime [\d.]+ on CPU", site.lines[0]
+            r"site ready: version 1, mini \(untrained weights\), onnxruntime [\d.]+ on CPU, probe reproduced",
+            site.lines[0],
         )
         assert site.lines[1] == f"digest {mini_bundle.site_digest}"
         assert re.fullmatch(r"listening on http://127\.0\.0\.1:\d+", site.lines[2])
@@ -40,6 +44,34 @@ def test_a_site_says_what_it_serves_and_stops_when_told(
             "stopping: requests under way are finished first",
             "stopped after 0 tiles in 0 batches, 0 refused",
         ]
+
+
+def test_a_site_of_two_bundles_says_which_is_which(mini_bundle: Bundle, tmp_path: Path) -> None:
+    new = other_weights(mini_bundle, tmp_path)
+    with serving(mini_bundle.path, "--bundle", str(new.path)) as site:
+        assert site.lines[0].startswith("site ready: version 1, mini (untrained weights), onnxruntime")
+        assert site.lines[1] == f"digest {mini_bundle.site_digest}"
+        assert site.lines[2].startswith("site ready: version 2, mini (untrained weights), onnxruntime")
+        assert site.lines[3] == f"digest {new.site_digest}"
+        site.process.terminate()
+        assert site.wait() == (0, "")
+    assert [entry["event"] for entry in site.log] == [
+        "listening",
+        "version_loaded",
+        "version_loaded",
+        "ready",
+        "stopping",
+        "drained",
+        "stopped",
+    ]
+
+
+def test_an_engine_that_does_not_reproduce_its_probe(mini_bundle: Bundle, tmp_path: Path) -> None:
+    other = other_weights(mini_bundle, tmp_path / "other")
+    shutil.copy(mini_bundle.path / PROBE_FILE, other.path / PROBE_FILE)
+    replace(other, edge_files=hash_files(other.path, other.edge_files)).save()
+    result = serve("--bundle", other.path, "--port", 0)
+    assert_refused(result, 1, f"Error: the engine of {other.path} answers the probe with a difference of 0.")
 
 
 @pytest.mark.anyio
@@ -131,6 +163,7 @@ def test_a_taken_port(mini_bundle: Bundle) -> None:
         (["--bundle", "x", "--max-batch", "0"], "Invalid value for '--max-batch'"),
         (["--bundle", "x", "--threads", "0"], "Invalid value for '--threads'"),
         (["--bundle", "x", "--grace", "-1"], "Invalid value for '--grace'"),
+        (["--bundle", "x", "--log", "xml"], "'xml' is not one of 'json', 'text'"),
         (["--bundle", "x", "--backend", "tpu"], "'tpu' is not one of 'auto', 'onnxruntime'"),
         (["--bundel", "x"], "--bundel"),
     ],

@@ -1,0 +1,44 @@
+"""What the parts of a running site share."""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from server.keys import SiteKeys
+from server.refusals import Refusals
+from server.versions import Version
+from stages.bundle import Bundle
+
+
+class Phase(enum.Enum):
+    LOADING = "loading"
+    SERVING = "serving"
+    STOPPING = "stopping"
+
+
+@dataclass(eq=False)
+class SiteState:
+    """`bundles` are what is to be served, by version; `versions` are there from the end of loading on."""
+
+    bundles: Mapping[str, Bundle]
+    keys: SiteKeys | None = None
+    phase: Phase = Phase.LOADING
+    versions: Mapping[str, Version] = field(default_factory=dict)
+    refusals: Refusals = field(default_factory=Refusals)
+
+    @property
+    def ready(self) -> bool:
+        stopped = any(version.batcher.stopped for version in self.versions.values())
+        return self.phase is Phase.SERVING and not stopped
+
+    @property
+    def latest(self) -> str:
+        """The version that serves requests naming none."""
+        return list(self.bundles)[-1]
+
+    def open(self, versions: Mapping[str, Version]) -> None:
+        """All is loaded: serve."""
+        self.versions = versions
+        self.phase = Phase.SERVING
