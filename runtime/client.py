@@ -8,10 +8,12 @@ from __future__ import annotations
 import contextlib
 import json
 import math
+import secrets
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import TracebackType
+from typing import TypeAlias
 
 import aiohttp
 import anyio
@@ -33,6 +35,8 @@ WIRE_OUTPUTS = {
 CONNECTIONS = 8  # kept-alive connections a site; tiles beyond that wait for one
 SPEED_PROBES = 3
 _MAX_CONFIG_BYTES = 1 << 20
+
+_Answer: TypeAlias = tuple[bytes, Mapping[str, str]]  # a body and the headers with it
 
 
 @dataclass(frozen=True)
@@ -121,9 +125,8 @@ class SiteClient:
 
         Raises SiteUntrusted for other weights or a wrong answer, SiteUnavailable for no answer.
         """
-        await self._check_digest()
-        answer = await self._post(probe.inputs, self._timeouts.probe_s)
-        self._check_probe(probe, answer)
+        await self.check_digest()
+        await self.check_probe(probe)
         self.tile_s = await self._measure_tile_s(probe)
 
     async def _measure_tile_s(self, probe: Probe) -> float:
@@ -164,7 +167,8 @@ class SiteClient:
         row: Array = embedding[0]
         return row
 
-    async def _check_digest(self) -> None:
+    async def check_digest(self) -> None:
+        """Ask for the model's configuration and compare its digest: the first part of `connect`."""
         with self._within(self._timeouts.probe_s):
             body, _ = await self._request("GET", f"/v2/models/{wire.MODEL}/config", None)
         try:
@@ -180,28 +184,68 @@ class SiteClient:
                 f"{self._bundle.site_digest}; give both the same bundle",
             )
 
-    def _check_probe(self, probe: Probe, answer: Array) -> None:
+    async def check_probe(self, probe: Probe) -> float:
+        """Have the site reproduce the probe: the second part of `connect`.
+
+        Returns the largest difference as a fraction of the embedding's own largest value.
+        """
+        answer = await self._post(probe.inputs, self._timeouts.probe_s)
         expected = probe.embedding
         difference = float(np.abs(answer.astype(np.float32) - expected).max() / np.abs(expected).max())
-        tolerance = probe.tolerance[{"fp16": "float16", "fp32": "float32"}.get(self._wire, self._wire)]
+        tolerance = self.tolerance(probe)
         if not difference <= tolerance:
             raise SiteUntrusted(
                 self.name,
                 f"names digest {self._bundle.site_digest}, as this bundle does, but answers the probe with a "
                 f"difference of {difference:.3f}, allowed {tolerance}; its engine computes something else",
             )
+        return difference
+
+    def tolerance(self, probe: Probe) -> float:
+        """The largest difference that `check_probe` lets pass."""
+        return probe.tolerance[{"fp16": "float16", "fp32": "float32"}.get(self._wire, self._wire)]
+
+    async def ping(self) -> Mapping[str, str]:
+        """Headers of the answer to the smallest question there is; it takes no engine."""
+        with self._within(self._timeouts.probe_s):
+            _, headers = await self._request("GET", "/v2/health/live", None)
+        return headers
+
+    async def metadata(self) -> bytes:
+        """The site's own description of its model, as it words it."""
+        with self._within(self._timeouts.probe_s):
+            body, _ = await self._request("GET", f"/v2/models/{wire.MODEL}", None)
+        return body
+
+    async def run_probe(self, probe: Probe, outputs: Sequence[str] = (), copies: int = 1) -> None:
+        """Have the site run the probe `copies` times in one request and answer `outputs`, for timing it.
+
+        Without `outputs` it answers what it answers for a tile. The answer's values are not looked at.
+        """
+        inputs = {name: np.repeat(array, copies, axis=0) for name, array in probe.inputs.items()}
+        message = wire.encode_request(inputs, outputs or self._outputs)
+        await self._infer(message, self._timeouts.probe_s, copies)
+
+    async def send_noise(self, size: int) -> None:
+        """Have the site read `size` bytes that hold no tile and refuse them, for timing the way there."""
+        noise = np.frombuffer(secrets.token_bytes(size), np.uint8)
+        message = wire.encode_request({"noise": noise}, self._outputs)  # no model has such an input
+        with self._within(self._timeouts.probe_s):
+            await self._request("POST", f"/v2/models/{wire.MODEL}/infer", message, expected=400)
 
     async def _post(self, inputs: Mapping[str, Array], timeout_s: float) -> Array:
         """Embeddings of these tiles. A site that says "busy" is asked again until the time is up."""
         message = wire.encode_request(inputs, self._outputs)
+        body, headers = await self._infer(message, timeout_s)
+        return self._decode(body, headers.get(wire.HEADER_LENGTH), len(inputs["index"]))
+
+    async def _infer(self, message: wire.Message, timeout_s: float, tiles: int = 1) -> _Answer:
         with self._within(timeout_s):
             while True:
                 try:
-                    body, header = await self._request("POST", f"/v2/models/{wire.MODEL}/infer", message)
-                    break
+                    return await self._request("POST", f"/v2/models/{wire.MODEL}/infer", message, tiles)
                 except _Busy as busy:
                     await anyio.sleep(busy.retry_after_s)
-        return self._decode(body, header, len(inputs["index"]))
 
     @contextlib.contextmanager
     def _within(self, timeout_s: float) -> Iterator[None]:
@@ -223,8 +267,9 @@ class SiteClient:
         return to_embedding(outputs, self._bundle.embedding_dtype)
 
     async def _request(
-        self, method: str, path: str, message: wire.Message | None
-    ) -> tuple[bytes, str | None]:
+        self, method: str, path: str, message: wire.Message | None, tiles: int = 1, expected: int = 200
+    ) -> _Answer:
+        """Body and headers of an answer with status `expected`; `tiles` bounds how large it may be."""
         if self._http is None:
             raise RuntimeError("SiteClient is used outside `async with`")
         try:
@@ -236,18 +281,20 @@ class SiteClient:
                 allow_redirects=False,
                 timeout=aiohttp.ClientTimeout(sock_connect=self._timeouts.connect_s),
             ) as response:
-                body = await self._read(response)
+                body = await self._read(response, tiles)
                 self.bytes_up += len(message.body) if message else 0
                 self.bytes_down += len(body)
-                self._check_status(response, body)
-                return body, response.headers.get(wire.HEADER_LENGTH)
+                if response.status != expected:
+                    self._check_status(response, body)
+                return body, response.headers
         except (aiohttp.ClientError, OSError) as exc:
             raise SiteUnavailable(self.name, reason(exc, self.config, self.bytes_down > 0)) from exc
 
-    async def _read(self, response: aiohttp.ClientResponse) -> bytes:
+    async def _read(self, response: aiohttp.ClientResponse, tiles: int) -> bytes:
         """The body, given up once it is larger than any good answer."""
-        limit = _MAX_CONFIG_BYTES + sum(
-            math.prod(map(int, spec.shape[1:])) * np.dtype(spec.dtype).itemsize for spec in self._specs
+        limit = _MAX_CONFIG_BYTES + tiles * sum(
+            math.prod(map(int, spec.shape[1:])) * np.dtype(spec.dtype).itemsize
+            for spec in self._bundle.stage("window").outputs
         )
         body = bytearray()
         async for chunk in response.content.iter_any():
