@@ -24,7 +24,7 @@ from runtime.reasons import reason
 from runtime.sites import SiteConfig
 from stages import wire
 from stages.bundle import Bundle, Probe
-from stages.errors import SiteError, SiteUnavailable, SiteUntrusted, WireError
+from stages.errors import InputError, SiteError, SiteUnavailable, SiteUntrusted, WireError
 from stages.tensors import Array
 
 WIRE_OUTPUTS = {
@@ -58,6 +58,14 @@ TIMEOUTS = Timeouts()
 def wire_formats(bundle: Bundle) -> tuple[str, ...]:
     """The wire formats a bundle's window stage offers; the first is the default."""
     return ("fp32" if bundle.embedding_dtype == "float32" else "fp16", "int8")
+
+
+def choose_wire(bundle: Bundle, wanted: str | None) -> str:
+    """The wire format wanted, or the default one. Raises InputError when the bundle does not offer it."""
+    offered = wire_formats(bundle)
+    if wanted is not None and wanted not in offered:
+        raise InputError(f"this bundle does not offer --wire {wanted}, only {' and '.join(offered)}")
+    return wanted or offered[0]
 
 
 def to_embedding(outputs: Mapping[str, Array], dtype: str) -> Array:

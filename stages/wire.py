@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from stages.errors import WireError
+from stages.errors import WireError, printable
 from stages.tensors import Array, TensorSpec, check_arrays
 
 HEADER_LENGTH = "Inference-Header-Content-Length"
@@ -159,8 +159,7 @@ def error_text(body: bytes) -> str:
     except (ValueError, KeyError, TypeError, RecursionError):
         text = body.decode("utf-8", "replace")
     words = " ".join(str(text).split())[:300]
-    # Nothing in it may steer the terminal it is shown on.
-    return "".join(char if char.isprintable() else "?" for char in words) or "no explanation"
+    return printable(words) or "no explanation"
 
 
 def _split(body: bytes, header_length: str | None) -> tuple[dict[str, Any], memoryview]:
