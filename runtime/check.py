@@ -26,6 +26,7 @@ from runtime.sites import SiteConfig
 from runtime.speed import Speed, measure_alone, measure_together
 from stages.bundle import Bundle
 from stages.errors import BundleError, EngineError, InputError, PedsamError, SiteError, SiteUntrusted
+from stages.network import is_loopback
 
 STEPS = ("name", "tcp", "tls", "http", "token", "digest", "probe", "backend", "speed")
 
@@ -229,7 +230,7 @@ class _Check:
         plan = report.plan = plan_frame(self._bundle.geometry, report.size, configs, working)
         self._say("measuring all sites together")
         try:
-            together_s = await measure_together(self._clients, plan.sites, self._probe)
+            together = await measure_together(self._clients, plan.sites, self._probe)
         except SiteError as exc:
             (site,) = (site for site in report.sites if site.config.name == exc.site)
             site.failed(str(exc))
@@ -237,7 +238,7 @@ class _Check:
             return
         for site in report.sites:
             site.windows = plan.sites.get(site.config.name, 0)
-            site.together_s = together_s.get(site.config.name)
+            site.together_s = together.sites_s.get(site.config.name)
         self._say("measuring this machine's stages")
         options = self._options
         try:
@@ -248,7 +249,15 @@ class _Check:
         if plan.at_edge and report.edge.window_s is None:
             report.notes.append(_NO_ROOM.format(plan.at_edge))
             return
-        report.prediction = predict(plan, together_s, report.edge, tile_bytes(self._bundle))
+        report.prediction = predict(plan, together, report.edge, tile_bytes(self._bundle), self._shared_s())
+
+    def _shared_s(self) -> float:
+        """Processor seconds a frame that sites on this machine take from it: a core each while they work."""
+        return sum(
+            site.windows / site.alone.tiles_per_s
+            for site in self._report.sites
+            if site.alone and any(map(is_loopback, site.addresses))
+        )
 
 
 def platform_of(metadata: bytes) -> str:

@@ -8,10 +8,11 @@ windows          the slowest site's seconds for its windows of one frame, all si
                  included (the loop sends the windows of a frame when those of the one before are back)
 engines          global + decoder + windows that run at the edge: one thread owns every engine of the edge
 read, write      resizing a frame; masks to frame size, overlay and video (in threads beside the engines)
-edge processor   processor seconds of all that the edge does for a frame / its cores
+edge processor   processor seconds of all that the edge does for a frame / its cores; sites on this very
+                 machine count too, at a core each while they work
 
 Gigabytes an hour are message bodies at that rate. What this leaves out: reading from the camera or disk,
-faults, and sites that share this machine's cores.
+faults, and other work of this machine.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ import numpy as np
 from runtime.assignment import assign, default_cap, takeover
 from runtime.client import WIRE_OUTPUTS, wire_formats
 from runtime.sites import SiteConfig, operator_caps
+from runtime.speed import Together
 from stages import wire
 from stages.bundle import Bundle
 from stages.geometry import Geometry
@@ -106,23 +108,28 @@ def _share(count: int, tiles_per_s: Mapping[str, float]) -> dict[str, int]:
 
 
 def predict(
-    plan: Plan, sites_s: Mapping[str, float], edge: EdgeTimes, tile_bytes: Mapping[str, tuple[int, int]]
+    plan: Plan,
+    together: Together,
+    edge: EdgeTimes,
+    tile_bytes: Mapping[str, tuple[int, int]],
+    shared_s: float = 0.0,
 ) -> Prediction:
-    """The formula above. `sites_s` are seconds of each site's windows of a frame, `tile_bytes` up and down.
+    """The formula above. `tile_bytes` are up and down; `shared_s` processor seconds of sites on this machine.
 
     Raises ValueError when windows are left to an edge that cannot run them.
     """
     if plan.at_edge and edge.window_s is None:
         raise ValueError(f"{plan.at_edge} windows of every frame fit nowhere")
-    slowest = max(sites_s, key=lambda name: sites_s[name])
+    slowest = max(together.sites_s, key=lambda name: together.sites_s[name])
     windows_s = plan.at_edge * (edge.window_s or 0.0)
+    processor_s = edge.processor_s + together.processor_s + windows_s + shared_s
     own = f" + {plan.at_edge} windows" if plan.at_edge else ""
     steps_s = {
-        f"the window stage at site {slowest}": sites_s[slowest],
+        f"the window stage at site {slowest}": together.sites_s[slowest],
         f"the engines at the edge (global + decoder{own})": edge.global_s + edge.decode_s + windows_s,
         "resizing frames": edge.read_s,
         "drawing and writing results": edge.write_s,
-        f"the edge's processor ({edge.cores} cores)": edge.processor_s / edge.cores,
+        f"the edge's processor ({edge.cores} cores)": processor_s / edge.cores,
     }
     limit = max(steps_s, key=lambda name: steps_s[name])
     fps = 1 / steps_s[limit]

@@ -30,7 +30,7 @@ PINGS = 7
 ROUNDS = 5  # of an upload or download; slow ones end with the first after ENOUGH_S
 ENOUGH_S = 2.0
 COPIES = 4  # tiles in one request of the download
-FRAMES = 6  # bursts of all sites together; the first one is not counted
+FRAMES = 9  # bursts of all sites together; the first one is not counted
 OUTPUTS = ("embedding", "embedding_q8", "scale")
 _RESOLUTION_S = 1e-3  # differences in time below this, or a twentieth of the whole, show nothing
 
@@ -64,16 +64,33 @@ async def measure_alone(client: SiteClient, probe: Probe) -> Speed:
     return Speed(round_trip_s, up, down, await _tiles_per_s(client, probe))
 
 
+@dataclass(frozen=True)
+class Together:
+    """All sites at once: seconds each one takes for its windows of a frame, and what the edge computes then.
+
+    `processor_s` are processor seconds of the edge a frame: encoding, TLS, decoding.
+    """
+
+    sites_s: Mapping[str, float]
+    processor_s: float
+
+
 async def measure_together(
     clients: Mapping[str, SiteClient], tiles: Mapping[str, int], probe: Probe
-) -> dict[str, float]:
-    """Seconds each site takes for its `tiles` of a frame when all are sent theirs at once, frame after frame.
+) -> Together:
+    """Send each site as many `tiles` as it has windows of a frame, all at once, frame after frame.
 
-    Round trip, transfers and waiting for each other at the edge are in it: what the loop gets. The median of
+    Round trip, transfers and waiting for each other at the edge are in it: what the loop gets. Medians of
     FRAMES - 1. Raises SiteError when a site fails.
     """
-    frames = [await _frame(clients, tiles, probe) for _ in range(FRAMES)]
-    return {name: statistics.median(frame[name] for frame in frames[1:]) for name in frames[0]}
+    await _frame(clients, tiles, probe)
+    frames, processor_s = [], []
+    for _ in range(FRAMES - 1):
+        started = time.process_time()
+        frames.append(await _frame(clients, tiles, probe))
+        processor_s.append(time.process_time() - started)
+    seconds = {name: statistics.median(frame[name] for frame in frames) for name in frames[0]}
+    return Together(seconds, statistics.median(processor_s))
 
 
 async def _frame(
