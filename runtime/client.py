@@ -35,6 +35,7 @@ WIRE_OUTPUTS = {
 CONNECTIONS = 8  # kept-alive connections a site; tiles beyond that wait for one
 SPEED_PROBES = 3
 _MAX_CONFIG_BYTES = 1 << 20
+_LOOK = "look at what the site itself says, and check url in sites.toml"
 
 _Answer: TypeAlias = tuple[bytes, Mapping[str, str]]  # a body and the headers with it
 
@@ -183,7 +184,9 @@ class SiteClient:
             digest = json.loads(body)["parameters"]["site_digest"]["string_value"]
         except (ValueError, KeyError, TypeError, RecursionError) as exc:
             raise SiteUntrusted(
-                self.name, "its model config names no site digest; is this a pedsam site?"
+                self.name,
+                "its model config names no site digest; check url in sites.toml, and that `pedsam serve` "
+                "answers there",
             ) from exc
         if digest != self._bundle.site_digest:
             raise SiteUntrusted(
@@ -205,7 +208,8 @@ class SiteClient:
             raise SiteUntrusted(
                 self.name,
                 f"names digest {self._bundle.site_digest}, as this bundle does, but answers the probe with a "
-                f"difference of {difference:.3f}, allowed {tolerance}; its engine computes something else",
+                f"difference of {difference:.3f}, allowed {tolerance}; its engine computes something else: "
+                "start the site with another --backend, or leave it out",
             )
         return difference
 
@@ -261,17 +265,17 @@ class SiteClient:
             with anyio.fail_after(timeout_s):
                 yield
         except TimeoutError as exc:
-            raise SiteUnavailable(self.name, f"gave no answer within {timeout_s:.1f} s") from exc
+            raise SiteUnavailable(self.name, f"gave no answer within {timeout_s:.1f} s; {_LOOK}") from exc
 
     def _decode(self, body: bytes, header_length: str | None, batch: int) -> Array:
         try:
             outputs = wire.decode_response(body, header_length, self._specs, batch)
         except WireError as exc:
-            raise SiteUntrusted(self.name, f"sent a malformed answer: {exc}") from exc
+            raise SiteUntrusted(self.name, f"sent a malformed answer: {exc}; {_LOOK}") from exc
         # The scale carries every infinity and NaN an int8 embedding can have.
         floats = outputs.get("embedding", outputs.get("scale"))
         if floats is None or not np.isfinite(floats).all():
-            raise SiteUntrusted(self.name, "sent an embedding that is not finite")
+            raise SiteUntrusted(self.name, f"sent an embedding that is not finite; {_LOOK}")
         return to_embedding(outputs, self._bundle.embedding_dtype)
 
     async def _request(
@@ -326,13 +330,13 @@ class SiteClient:
             raise SiteUnavailable(
                 self.name, f"refuses this edge ({status}: {text}); check token_file in sites.toml"
             )
-        raise SiteUnavailable(self.name, f"answered {status}: {text}")
+        raise SiteUnavailable(self.name, f"answered {status}: {text}; {_LOOK}")
 
 
 class _Busy(SiteUnavailable):
     """The site has no room now; ask again after `retry_after_s`."""
 
     def __init__(self, site: str, text: str, retry_after: str | None) -> None:
-        super().__init__(site, f"has no room now: {text}")
+        super().__init__(site, f"has no room now: {text}; try again later")
         seconds = int(retry_after) if retry_after and retry_after.isdigit() and len(retry_after) < 4 else 1
         self.retry_after_s = min(max(float(seconds), 0.1), 10.0)

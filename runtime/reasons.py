@@ -38,7 +38,7 @@ def reason(exc: Exception, site: SiteConfig, answered: bool) -> str:
     if _hung_up(cause):
         if site.url.startswith("https:") and not answered:  # not every server says why in an alert
             return f"closed the connection without an answer, {_check_client_certificate(site)}"
-        return "closed the connection in the middle of an answer"
+        return "closed the connection in the middle of an answer; see whether the site still runs"
     if "[SSL" in str(cause):  # aiohttp wraps an ssl.SSLError that comes later in an error of its own
         return _tls(str(cause), site)
     if isinstance(exc, aiohttp.ClientConnectorError):
