@@ -16,10 +16,9 @@ from runtime.prediction import Prediction
 from runtime.speed import Rate
 from stages.errors import printable
 
-_LABELS = {
+LABELS = {
     "digest": "site digest",
     "probe": "probe difference",
-    "backend": "backend",
     "tls": "TLS",
     "tcp": "TCP",
 }
@@ -41,7 +40,7 @@ def _table(report: Report, sites: Sequence[SiteReport]) -> Table:
     table = Table("site", *(escape(printable(site.config.name)) for site in sites))
     table.add_row(Text("operator"), *(Text(printable(site.config.operator)) for site in sites))
     for number, name in enumerate(STEPS[:-1]):
-        table.add_row(Text(_LABELS.get(name, name)), *(_cell(site, number) for site in sites))
+        table.add_row(Text(LABELS.get(name, name)), *(_cell(site, number) for site in sites))
         if name == "tls" and any(site.certificate for site in sites):
             for label, value in _CERTIFICATE.items():
                 table.add_row(Text(label), *(Text(printable(value(site))) for site in sites))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gzip
+import shutil
 import socket
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
@@ -118,6 +119,15 @@ def with_keys(change: Callable[[SiteConfig, SiteConfig], SiteConfig]) -> Opening
 
 
 @asynccontextmanager
+async def expired_client(bundle: Bundle, folder: Path) -> AsyncIterator[SiteConfig]:
+    """The site's keys were renewed, and the edge goes on with what it had."""
+    keys_for(folder, ago=LONG_AGO)
+    old = shutil.copytree(folder / "edge/a", folder / "old")
+    async with site_with(bundle, keys_for(folder)) as site:
+        yield replace(site, cert=old / "client.pem", key=old / "client.key")
+
+
+@asynccontextmanager
 async def plain_http(bundle: Bundle, folder: Path) -> AsyncIterator[SiteConfig]:
     async with Impostor(bundle).running() as url:
         yield site_at(url.replace("http:", "https:"), keys_for(folder))
@@ -207,6 +217,12 @@ FAILING: Mapping[str, Failing] = {
         "http",
         "site a: closed the connection without an answer, probably for this edge's certificate; check that "
         "{cert} and its key are for this site",
+    ),
+    "expired client certificate": Failing(
+        expired_client,
+        "http",
+        "site a: closed the connection without an answer, because this edge's certificate {cert} expired on "
+        "*; renew it with `pedsam keys`",
     ),
     "no certificate in the file": Failing(
         with_keys(lambda site, other: replace(site, cert=site.ca)),
