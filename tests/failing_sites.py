@@ -153,7 +153,7 @@ async def hanging_up(bundle: Bundle, folder: Path) -> AsyncIterator[SiteConfig]:
         yield config("a", f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}")
 
 
-_LOOK = "look at what the site itself says, and check url in sites.toml"
+LOOK = "look at what the site itself says, and check url in sites.toml"
 FAILING: Mapping[str, Failing] = {
     "unknown host": Failing(
         unknown_host, "name", "site a: its host name cannot be resolved (*); check url in sites.toml"
@@ -171,7 +171,7 @@ FAILING: Mapping[str, Failing] = {
         NO_HANDSHAKE,
     ),
     "stalled": Failing(
-        pretending(always=stall), "http", f"site a: gave no answer within 1.0 s; {_LOOK}", NO_ANSWER
+        pretending(always=stall), "http", f"site a: gave no answer within 1.0 s; {LOOK}", NO_ANSWER
     ),
     "hangs up": Failing(
         hanging_up,
@@ -232,7 +232,7 @@ FAILING: Mapping[str, Failing] = {
     "redirect": Failing(
         redirecting, "http", "site a: redirects, which is not followed; put the final url into sites.toml"
     ),
-    "500": Failing(pretending(always=status(500, "oh")), "http", f"site a: answered 500: oh; {_LOOK}"),
+    "500": Failing(pretending(always=status(500, "oh")), "http", f"site a: answered 500: oh; {LOOK}"),
     "503": Failing(
         pretending(always=status(503, "busy")), "http", "site a: has no room now: busy; try again later"
     ),
