@@ -30,8 +30,8 @@ def shown(found: Rate) -> tuple[float, bool]:
 
 
 def test_a_steady_rate_leaves_out_the_first_round() -> None:
-    # Two under way, first round slow: done at 1 and 1, then two more each half second.
-    assert steady_rate([1.0, 1.0, 1.5, 1.5, 2.0, 2.0], 2) == pytest.approx(4.0)
+    # Two under way: the first round is done at 0.5 and 1, then two more each half second.
+    assert steady_rate([0.5, 1.0, 1.5, 1.5, 2.0, 2.0], 2) == pytest.approx(4.0)
 
 
 @pytest.mark.anyio
