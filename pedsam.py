@@ -15,6 +15,7 @@ COMMANDS = {
     "distill": ("export.distill_cli", "Teach SAM with its blocks reordered what SAM knows."),
     "keys": ("runtime.keys_cli", "Make certificates and tokens for sites on the internet."),
     "serve": ("server.cli", "Run one site."),
+    "check": ("runtime.check_cli", "Look at every site before trusting a camera to it."),
     "run": ("runtime.cli", "Segment pictures or video through the sites."),
     "evaluate": ("evaluation.cli", "Mean IoU on pictures whose instances are known."),
     "demo": ("runtime.demo_cli", "Three loopback sites and real pictures, start to finish."),

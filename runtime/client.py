@@ -9,11 +9,12 @@ import contextlib
 import json
 import math
 import re
+import secrets
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Any
+from typing import Any, TypeAlias
 
 import aiohttp
 import anyio
@@ -24,7 +25,7 @@ from runtime.reasons import reason
 from runtime.sites import SiteConfig
 from stages import wire
 from stages.bundle import Bundle, Probe
-from stages.errors import SiteError, SiteUnavailable, SiteUntrusted, WireError
+from stages.errors import InputError, SiteError, SiteUnavailable, SiteUntrusted, WireError
 from stages.probe import difference
 from stages.tensors import Array
 
@@ -38,6 +39,9 @@ SPEED_PROBES = 3
 _MAX_CONFIG_BYTES = 1 << 20
 _MODEL_PATH = f"/v2/models/{wire.MODEL}"
 _VERSION = re.compile("[1-9][0-9]{0,17}")  # it becomes part of a path
+_LOOK = "look at what the site itself says, and check url in sites.toml"
+
+_Answer: TypeAlias = tuple[bytes, Mapping[str, str]]  # a body and the headers with it
 
 
 @dataclass(frozen=True)
@@ -59,6 +63,14 @@ TIMEOUTS = Timeouts()
 def wire_formats(bundle: Bundle) -> tuple[str, ...]:
     """The wire formats a bundle's window stage offers; the first is the default."""
     return ("fp32" if bundle.embedding_dtype == "float32" else "fp16", "int8")
+
+
+def choose_wire(bundle: Bundle, wanted: str | None) -> str:
+    """The wire format wanted, or the default one. Raises InputError when the bundle does not offer it."""
+    offered = wire_formats(bundle)
+    if wanted is not None and wanted not in offered:
+        raise InputError(f"this bundle does not offer --wire {wanted}, only {' and '.join(offered)}")
+    return wanted or offered[0]
 
 
 def to_embedding(outputs: Mapping[str, Array], dtype: str) -> Array:
@@ -127,9 +139,8 @@ class SiteClient:
 
         Raises SiteUntrusted for other weights or a wrong answer, SiteUnavailable for no answer.
         """
-        self._path = await self._find_version()
-        answer = await self._post(probe.inputs, self._timeouts.probe_s)
-        self._check_probe(probe, answer)
+        await self.check_digest()
+        await self.check_probe(probe)
         self.tile_s = await self._measure_tile_s(probe)
 
     async def _measure_tile_s(self, probe: Probe) -> float:
@@ -170,8 +181,15 @@ class SiteClient:
         row: Array = embedding[0]
         return row
 
+    async def check_digest(self) -> None:
+        """Find the version with this bundle's weights: the first part of `connect`.
+
+        That is what the site serves by default, or another version it lists.
+        """
+        self._path = await self._find_version()
+
     async def _find_version(self) -> str:
-        """The path of the version with this bundle's weights: what is served by default, else another."""
+        """The path of the version with this bundle's weights."""
         own = self._bundle.site_digest
         default = await self._digest(_MODEL_PATH)
         if default == own:
@@ -196,7 +214,9 @@ class SiteClient:
             return (await self._json(f"{path}/config"))["parameters"]["site_digest"]["string_value"]
         except (ValueError, KeyError, TypeError, RecursionError) as exc:
             raise SiteUntrusted(
-                self.name, "its model config names no site digest; is this a pedsam site?"
+                self.name,
+                "its model config names no site digest; check url in sites.toml, and that `pedsam serve` "
+                "answers there",
             ) from exc
 
     async def _versions(self) -> list[str]:
@@ -213,27 +233,68 @@ class SiteClient:
             body, _ = await self._request("GET", path, None)
         return json.loads(body)
 
-    def _check_probe(self, probe: Probe, answer: Array) -> None:
+    async def check_probe(self, probe: Probe) -> float:
+        """Have the site reproduce the probe: the second part of `connect`.
+
+        Returns the largest difference as a fraction of the embedding's own largest value.
+        """
+        answer = await self._post(probe.inputs, self._timeouts.probe_s)
         found = difference(probe, answer)
-        tolerance = probe.tolerance[{"fp16": "float16", "fp32": "float32"}.get(self._wire, self._wire)]
+        tolerance = self.tolerance(probe)
         if not found <= tolerance:
             raise SiteUntrusted(
                 self.name,
                 f"names digest {self._bundle.site_digest}, as this bundle does, but answers the probe with a "
-                f"difference of {found:.3f}, allowed {tolerance}; its engine computes something else",
+                f"difference of {found:.3f}, allowed {tolerance}; its engine computes something else: "
+                "start the site with another --backend, or leave it out",
             )
+        return found
+
+    def tolerance(self, probe: Probe) -> float:
+        """The largest difference that `check_probe` lets pass."""
+        return probe.tolerance[{"fp16": "float16", "fp32": "float32"}.get(self._wire, self._wire)]
+
+    async def ping(self) -> Mapping[str, str]:
+        """Headers of the answer to the smallest question there is; it takes no engine."""
+        with self._within(self._timeouts.probe_s):
+            _, headers = await self._request("GET", "/v2/health/live", None)
+        return headers
+
+    async def metadata(self) -> bytes:
+        """The site's own description of its model, as it words it."""
+        with self._within(self._timeouts.probe_s):
+            body, _ = await self._request("GET", self._path, None)
+        return body
+
+    async def run_probe(self, probe: Probe, outputs: Sequence[str] = (), copies: int = 1) -> None:
+        """Have the site run the probe `copies` times in one request and answer `outputs`, for timing it.
+
+        Without `outputs` it answers what it answers for a tile. The answer's values are not looked at.
+        """
+        inputs = {name: np.repeat(array, copies, axis=0) for name, array in probe.inputs.items()}
+        message = wire.encode_request(inputs, outputs or self._outputs)
+        await self._infer(message, self._timeouts.probe_s, copies)
+
+    async def send_noise(self, size: int) -> None:
+        """Have the site read `size` bytes that hold no tile and refuse them, for timing the way there."""
+        noise = np.frombuffer(secrets.token_bytes(size), np.uint8)
+        message = wire.encode_request({"noise": noise}, self._outputs)  # no model has such an input
+        with self._within(self._timeouts.probe_s):
+            await self._request("POST", f"{self._path}/infer", message, expected=400)
 
     async def _post(self, inputs: Mapping[str, Array], timeout_s: float) -> Array:
         """Embeddings of these tiles. A site that says "busy" is asked again until the time is up."""
         message = wire.encode_request(inputs, self._outputs)
+        body, headers = await self._infer(message, timeout_s)
+        return self._decode(body, headers.get(wire.HEADER_LENGTH), len(inputs["index"]))
+
+    async def _infer(self, message: wire.Message, timeout_s: float, tiles: int = 1) -> _Answer:
         with self._within(timeout_s):
             while True:
                 try:
-                    body, header = await self._request("POST", f"{self._path}/infer", message)
-                    break
+                    return await self._request("POST", f"{self._path}/infer", message, tiles)
                 except _Busy as busy:
                     await anyio.sleep(busy.retry_after_s)
-        return self._decode(body, header, len(inputs["index"]))
 
     @contextlib.contextmanager
     def _within(self, timeout_s: float) -> Iterator[None]:
@@ -241,22 +302,23 @@ class SiteClient:
             with anyio.fail_after(timeout_s):
                 yield
         except TimeoutError as exc:
-            raise SiteUnavailable(self.name, f"gave no answer within {timeout_s:.1f} s") from exc
+            raise SiteUnavailable(self.name, f"gave no answer within {timeout_s:.1f} s; {_LOOK}") from exc
 
     def _decode(self, body: bytes, header_length: str | None, batch: int) -> Array:
         try:
             outputs = wire.decode_response(body, header_length, self._specs, batch)
         except WireError as exc:
-            raise SiteUntrusted(self.name, f"sent a malformed answer: {exc}") from exc
+            raise SiteUntrusted(self.name, f"sent a malformed answer: {exc}; {_LOOK}") from exc
         # The scale carries every infinity and NaN an int8 embedding can have.
         floats = outputs.get("embedding", outputs.get("scale"))
         if floats is None or not np.isfinite(floats).all():
-            raise SiteUntrusted(self.name, "sent an embedding that is not finite")
+            raise SiteUntrusted(self.name, f"sent an embedding that is not finite; {_LOOK}")
         return to_embedding(outputs, self._bundle.embedding_dtype)
 
     async def _request(
-        self, method: str, path: str, message: wire.Message | None
-    ) -> tuple[bytes, str | None]:
+        self, method: str, path: str, message: wire.Message | None, tiles: int = 1, expected: int = 200
+    ) -> _Answer:
+        """Body and headers of an answer with status `expected`; `tiles` bounds how large it may be."""
         if self._http is None:
             raise RuntimeError("SiteClient is used outside `async with`")
         try:
@@ -268,18 +330,20 @@ class SiteClient:
                 allow_redirects=False,
                 timeout=aiohttp.ClientTimeout(sock_connect=self._timeouts.connect_s),
             ) as response:
-                body = await self._read(response)
+                body = await self._read(response, tiles)
                 self.bytes_up += len(message.body) if message else 0
                 self.bytes_down += len(body)
-                self._check_status(response, body)
-                return body, response.headers.get(wire.HEADER_LENGTH)
+                if response.status != expected:
+                    self._check_status(response, body)
+                return body, response.headers
         except (aiohttp.ClientError, OSError) as exc:
             raise SiteUnavailable(self.name, reason(exc, self.config, self.bytes_down > 0)) from exc
 
-    async def _read(self, response: aiohttp.ClientResponse) -> bytes:
+    async def _read(self, response: aiohttp.ClientResponse, tiles: int) -> bytes:
         """The body, given up once it is larger than any good answer."""
-        limit = _MAX_CONFIG_BYTES + sum(
-            math.prod(map(int, spec.shape[1:])) * np.dtype(spec.dtype).itemsize for spec in self._specs
+        limit = _MAX_CONFIG_BYTES + tiles * sum(
+            math.prod(map(int, spec.shape[1:])) * np.dtype(spec.dtype).itemsize
+            for spec in self._bundle.stage("window").outputs
         )
         body = bytearray()
         async for chunk in response.content.iter_any():
@@ -296,9 +360,11 @@ class SiteClient:
         if status in (429, 503):
             raise _Busy(self.name, text, response.headers.get("Retry-After"))
         if status == 412:  # If-Match: the site was started again with other bundles
-            raise SiteUnavailable(self.name, "no longer serves these weights under this version")
+            raise SiteUnavailable(
+                self.name, "no longer serves these weights under this version; it is looked at again soon"
+            )
         if status in (400, 404) and response.method == "GET":
-            raise _NotHere(self.name, f"answered {status}: {text}")
+            raise _NotHere(self.name, f"answered {status}: {text}; {_LOOK}")
         if 300 <= status < 400:
             raise SiteUnavailable(
                 self.name, "redirects, which is not followed; put the final url into sites.toml"
@@ -307,7 +373,7 @@ class SiteClient:
             raise SiteUnavailable(
                 self.name, f"refuses this edge ({status}: {text}); check token_file in sites.toml"
             )
-        raise SiteUnavailable(self.name, f"answered {status}: {text}")
+        raise SiteUnavailable(self.name, f"answered {status}: {text}; {_LOOK}")
 
 
 class _NotHere(SiteUnavailable):
@@ -318,6 +384,6 @@ class _Busy(SiteUnavailable):
     """The site does not serve this now; ask again after `retry_after_s`."""
 
     def __init__(self, site: str, text: str, retry_after: str | None) -> None:
-        super().__init__(site, f"does not serve this now: {text}")
+        super().__init__(site, f"does not serve this now: {text}; try again later")
         seconds = int(retry_after) if retry_after and retry_after.isdigit() and len(retry_after) < 4 else 1
         self.retry_after_s = min(max(float(seconds), 0.1), 10.0)

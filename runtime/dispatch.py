@@ -24,7 +24,7 @@ from runtime.client import SiteClient, to_embedding
 from runtime.ledger import ExposureLedger, Grant
 from stages.bundle import Bundle
 from stages.engine import EngineThread
-from stages.errors import InputError, SiteError, SiteUntrusted
+from stages.errors import InputError, SiteError, SiteUntrusted, printable
 from stages.tensors import Array
 
 RECONNECT_S = (0.5, 1.0, 2.0, 5.0, 10.0, 30.0)  # waits between attempts; the last one repeats
@@ -235,7 +235,7 @@ class Dispatcher:
             self._tell(str(exc))
 
     def _tell(self, text: str) -> None:
-        text = "".join(c if c.isprintable() else "?" for c in text)  # some of it was written by a site
+        text = printable(text)  # some of it was written by a site
         self.statistics.messages.append(text)
         self._say(text)
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from runtime.assignment import default_cap
-from runtime.client import SiteClient, wire_formats
+from runtime.client import SiteClient, choose_wire
 from runtime.dispatch import Dispatcher, LocalWindows
 from runtime.ledger import ExposureLedger
 from runtime.sites import SiteConfig, operator_caps, read_sites
@@ -52,9 +52,9 @@ async def open_edge(
     Raises a PedsamError, before any tile is sent, for whatever can be known to be wrong by then. `say` gets
     lines for a person when sites fail and come back; sites word part of them.
     """
-    wire_format = _wire_format(bundle, options)
+    wire_format = choose_wire(bundle, options.wire)
     sites = read_sites(options.sites, options.insecure) if options.sites else ()
-    _check_exposure(sites, options)
+    check_exposure(sites, options.accept_exposure)
     windows = {window for size in sizes for window in bundle.geometry.windows_with_picture(*size)}
     names = ["global", "decoder", *(["window"] if not sites or bundle.has("window") else [])]
     factories = engine_factories(bundle, names, options.backend, options.threads)
@@ -66,16 +66,10 @@ async def open_edge(
                 yield Edge(engines, dispatcher, wire_format)
 
 
-def _wire_format(bundle: Bundle, options: EdgeOptions) -> str:
-    offered = wire_formats(bundle)
-    if options.wire is not None and options.wire not in offered:
-        raise InputError(f"this bundle does not offer --wire {options.wire}, only {' and '.join(offered)}")
-    return options.wire or offered[0]
-
-
-def _check_exposure(sites: Sequence[SiteConfig], options: EdgeOptions) -> None:
+def check_exposure(sites: Sequence[SiteConfig], accept: bool) -> None:
+    """Raise InputError when one operator alone would be shown every window, unless that is accepted."""
     operators = {site.operator for site in sites if not site.spare}
-    if len(operators) == 1 and not options.accept_exposure:
+    if len(operators) == 1 and not accept:
         raise InputError(
             f"operator {min(operators)} alone would see the whole picture; add sites of other operators, or "
             "give --accept-exposure"

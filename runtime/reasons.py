@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import ssl
 from datetime import datetime, timezone
 from pathlib import Path
 
@@ -17,27 +18,43 @@ _NO_TLS = ("WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE")  # what a plain HTTP 
 # Alerts about a client's certificate (RFC 8446, 6.2); handshake_failure is what TLS 1.2 sends for none.
 _ABOUT_CLIENT = ("CERTIFICATE", "UNKNOWN_CA", "HANDSHAKE_FAILURE", "DECRYPT_ERROR", "ACCESS_DENIED")
 _HUNG_UP = (errno.ECONNRESET, errno.EPIPE, errno.ECONNABORTED)
+NO_CONNECTION = "took no connection in time; check url in sites.toml and whether the site runs"
 
 
 def reason(exc: Exception, site: SiteConfig, answered: bool) -> str:
-    """What went wrong and what to do about it, to follow the site's name; `answered`: it did before."""
+    """What went wrong and what to do about it, to follow the site's name; `answered`: it did before.
+
+    `exc` is an error of aiohttp, or one that a TLS handshake raised by itself.
+    """
     if isinstance(exc, aiohttp.ConnectionTimeoutError):
-        return "took no connection in time; check url in sites.toml and whether the site runs"
+        return NO_CONNECTION
     if isinstance(exc, aiohttp.ClientConnectorCertificateError):
         return _distrusted(exc.certificate_error, site)
+    if isinstance(exc, ssl.SSLCertVerificationError):
+        return _distrusted(exc, site)
     if isinstance(exc, aiohttp.ClientConnectorDNSError):
-        return f"its host name cannot be resolved ({exc.os_error}); check url in sites.toml"
+        return unresolved(exc.os_error)
     cause = exc.os_error if isinstance(exc, aiohttp.ClientConnectorError) else exc
     if _hung_up(cause):
         if site.url.startswith("https:") and not answered:  # not every server says why in an alert
             return f"closed the connection without an answer, {_check_client_certificate(site)}"
-        return "closed the connection in the middle of an answer"
+        return "closed the connection in the middle of an answer; see whether the site still runs"
     if "[SSL" in str(cause):  # aiohttp wraps an ssl.SSLError that comes later in an error of its own
         return _tls(str(cause), site)
     if isinstance(exc, aiohttp.ClientConnectorError):
-        where = f"{exc.host}:{exc.port} ({exc.os_error.strerror or exc.os_error})"
-        return f"cannot be reached at {where}; check url in sites.toml and whether the site runs"
+        return unreachable(exc.host, exc.port, exc.os_error)
     return f"the request failed ({type(exc).__name__}: {exc})"
+
+
+def unresolved(error: OSError) -> str:
+    """What to say of a host name without an address."""
+    return f"its host name cannot be resolved ({error}); check url in sites.toml"
+
+
+def unreachable(host: str, port: int | None, error: OSError) -> str:
+    """What to say of an address that takes no connection."""
+    where = f"{host}:{port} ({error.strerror or error})"
+    return f"cannot be reached at {where}; check url in sites.toml and whether the site runs"
 
 
 def _hung_up(cause: BaseException) -> bool:

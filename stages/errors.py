@@ -65,6 +65,11 @@ def ungrouped() -> Iterator[None]:
         raise cause  # noqa: B904  (it keeps its own cause)
 
 
+def printable(text: str) -> str:
+    """Words of someone else, in which nothing steers the terminal they are shown on."""
+    return "".join(char if char.isprintable() else "?" for char in text)
+
+
 class SiteError(PedsamError):
     """One site failed; `site` is its name."""
 

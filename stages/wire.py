@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 
 from stages import json_header
-from stages.errors import WireError
+from stages.errors import WireError, printable
 from stages.json_header import brief
 from stages.tensors import Array, TensorSpec, check_arrays
 
@@ -170,8 +170,7 @@ def error_text(body: bytes) -> str:
     except (ValueError, KeyError, TypeError, RecursionError):
         said = None
     words = " ".join((said if isinstance(said, str) else text).split())[:300]
-    # Nothing in it may steer the terminal it is shown on.
-    return "".join(char if char.isprintable() else "?" for char in words) or "no explanation"
+    return printable(words) or "no explanation"  # nothing in it may steer the terminal it is shown on
 
 
 def _split(body: bytes, header_length: str | None) -> tuple[dict[str, Any], memoryview]:

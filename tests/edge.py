@@ -99,6 +99,7 @@ class Impostor:
     @asynccontextmanager
     async def running(self, port: int | None = None) -> AsyncIterator[str]:
         app = web.Application(client_max_size=1 << 24)
+        app.router.add_get("/v2/health/live", self._live)
         app.router.add_get("/v2/models/window/config", self._config)
         app.router.add_post("/v2/models/window/infer", self._infer)
         async with TestServer(app, port=port) as server:
@@ -106,6 +107,9 @@ class Impostor:
                 yield str(server.make_url("")).rstrip("/")
             finally:
                 self.released.set()
+
+    async def _live(self, request: web.Request) -> web.StreamResponse:
+        return await self.always(self, request) if self.always is not None else web.Response()
 
     async def _config(self, request: web.Request) -> web.StreamResponse:
         if self.always is not None:

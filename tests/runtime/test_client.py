@@ -258,7 +258,7 @@ async def test_the_deadline_grows_with_what_is_under_way(mini_bundle: Bundle) ->
             async with anyio.create_task_group() as tasks:
                 tasks.start_soon(send, 1)
                 tasks.start_soon(send, 2)
-    assert [text.split("within ")[1] for text in failures] == ["0.2 s", "0.4 s"]
+    assert [text.split("within ")[1][:5] for text in failures] == ["0.2 s", "0.4 s"]
 
 
 async def test_a_cancelled_tile_leaves_nothing_behind(mini_bundle: Bundle) -> None:

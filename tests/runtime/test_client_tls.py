@@ -6,8 +6,8 @@ import shutil
 import socket
 import ssl
 import threading
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -25,11 +25,10 @@ from stages.errors import SiteUnavailable
 from tests.clients import has_ipv6
 from tests.edge import Impostor, canvas_of, grant_for
 from tests.keys import LONG_AGO, keys_for, site_at
+from tests.tls import answering, nothing, server_context, site_with
 
 # Not unblocked_loop: it turns asyncio's debug mode on, where a handshake that fails is an error of the loop.
 pytestmark = pytest.mark.anyio
-
-Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
 @pytest.fixture(scope="module")
@@ -56,38 +55,6 @@ async def failure(bundle: Bundle, site: SiteConfig) -> str:
     assert text.startswith(f"site {site.name}: ")
     assert "\n" not in text
     return text
-
-
-@asynccontextmanager
-async def site_with(bundle: Bundle, keys: Path) -> AsyncIterator[SiteConfig]:
-    """The bundled server with these keys, and how the edge that made them reaches it."""
-    async with running_site(bundle, ServeOptions(port=0, threads=1, keys=keys)) as running:
-        yield site_at(running.url, keys)
-
-
-def server_context(keys: Path) -> ssl.SSLContext:
-    """A server's TLS settings that check neither dates nor clients."""
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(keys / "server.pem", keys / "server.key")
-    return context
-
-
-@asynccontextmanager
-async def answering(handler: Handler, keys: Path) -> AsyncIterator[str]:
-    """Another server than ours, with a site's certificate, that answers everything with `handler`."""
-    app = web.Application()
-    app.router.add_route("*", "/{path:.*}", handler)
-    runner = web.AppRunner(app)
-    await runner.setup()
-    try:
-        await web.TCPSite(runner, "127.0.0.1", 0, ssl_context=server_context(keys)).start()
-        yield f"https://127.0.0.1:{runner.addresses[0][1]}"
-    finally:
-        await runner.cleanup()
-
-
-async def nothing(request: web.Request) -> web.StreamResponse:
-    return web.Response()
 
 
 # What works
@@ -233,7 +200,7 @@ async def test_a_connection_lost_later_is_not_blamed_on_certificates(mini_bundle
         await client.connect(mini_bundle.probe())
         answered = client.bytes_down > 0
     assert reason(aiohttp.ServerDisconnectedError(), site, answered) == (
-        "closed the connection in the middle of an answer"
+        "closed the connection in the middle of an answer; see whether the site still runs"
     )
 
 

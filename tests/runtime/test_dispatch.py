@@ -38,6 +38,7 @@ from tests.edge import (
     status,
     window_stamp,
 )
+from tests.failing_sites import LOOK
 
 pytestmark = pytest.mark.anyio
 
@@ -278,9 +279,9 @@ async def test_a_site_that_comes_back_has_its_windows_again(mini_bundle: Bundle)
         sites["b"].always = status(500, "broken")
         await it.frame()
         assert it.notes.lines == [
-            "site b: answered 500: broken",
+            f"site b: answered 500: broken; {LOOK}",
             "site b: is back and has its windows again",
-            "site b: answered 500: broken",
+            f"site b: answered 500: broken; {LOOK}",
         ]
 
 

@@ -26,6 +26,7 @@ from server.serve import ServeOptions, running_site
 from stages.bundle import Bundle
 from stages.errors import BundleError, InputError
 from tests.edge import Impostor, sites_file, status, write_photo
+from tests.failing_sites import LOOK
 from tests.pictures import photo, stamped
 
 pytestmark = pytest.mark.anyio
@@ -321,7 +322,7 @@ async def test_a_failing_site_is_told_once_and_its_words_are_no_markup(
         sites_file(tmp_path / "more.toml", ("c", bad_url))
         sites.write_text(sites.read_text() + (tmp_path / "more.toml").read_text())
         summary = await run(mini_bundle, Film(2), options(tmp_path / "out", sites=sites))
-    assert summary["messages"] == ["site c: answered 500: [/nonsense] [red]"]
+    assert summary["messages"] == [f"site c: answered 500: [/nonsense] [red]; {LOOK}"]
     assert (summary["frames_lost"], summary["windows_run_at_edge"]) == (0, 10)
 
 
