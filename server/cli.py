@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import subprocess
+import sys
 from pathlib import Path
 
 import click
@@ -10,6 +12,7 @@ import click
 from server.serve import ServeOptions, serve
 from stages.bundle import Bundle, shipped_bundle
 from stages.engine import BACKENDS
+from stages.errors import EngineError
 
 
 @click.command("serve")
@@ -27,6 +30,7 @@ from stages.engine import BACKENDS
     help="0: any free one.",
 )
 @click.option("--backend", type=click.Choice(BACKENDS), default="auto", show_default=True)
+@click.option("--build", is_flag=True, help="First build the TensorRT engine, unless it is there and fits.")
 @click.option("--threads", type=click.IntRange(1), help="CPU threads of the engine  [default: one a core]")
 @click.option(
     "--max-batch", type=click.IntRange(1), help="Tiles an engine call  [default: the engine's choice]"
@@ -56,6 +60,7 @@ def command(
     host: str,
     port: int,
     backend: str,
+    build: bool,
     threads: int | None,
     max_batch: int | None,
     queue: int,
@@ -65,4 +70,16 @@ def command(
 ) -> None:
     """Run one site: serve the window stage of BUNDLE over the Open Inference Protocol v2."""
     options = ServeOptions(host, port, backend, threads, max_batch, queue, grace, insecure, keys)
-    asyncio.run(serve(Bundle.load(bundle or shipped_bundle()), options, click.echo))
+    loaded = Bundle.load(bundle or shipped_bundle())
+    if build:
+        build_window(loaded.path)
+    asyncio.run(serve(loaded, options, click.echo))
+
+
+def build_window(bundle: Path) -> None:
+    """`pedsam build --for site` as a process of its own, whose memory is given back before the site starts."""
+    line = [sys.executable, "-m", "pedsam", "build", "--bundle", str(bundle), "--for", "site"]
+    if subprocess.run(line, check=False).returncode:
+        raise EngineError(
+            "the engine was not built, so this site does not start; serve without --build to run without it"
+        )

@@ -131,7 +131,7 @@ def test_a_taken_port(mini_bundle: Bundle) -> None:
         (["--bundle", "x", "--max-batch", "0"], "Invalid value for '--max-batch'"),
         (["--bundle", "x", "--threads", "0"], "Invalid value for '--threads'"),
         (["--bundle", "x", "--grace", "-1"], "Invalid value for '--grace'"),
-        (["--bundle", "x", "--backend", "tpu"], "'tpu' is not one of 'auto', 'onnxruntime'"),
+        (["--bundle", "x", "--backend", "tpu"], "'tpu' is not one of 'auto', 'tensorrt'"),
         (["--bundel", "x"], "--bundel"),
     ],
 )
