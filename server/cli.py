@@ -77,9 +77,9 @@ def command(
 
 
 def build_window(bundle: Path) -> None:
-    """`pedsam build --for site` as a process of its own, whose memory is given back before the site starts."""
+    """`pedsam build --for site` in a process of its own, its memory given back before the site starts."""
     line = [sys.executable, "-m", "pedsam", "build", "--bundle", str(bundle), "--for", "site"]
     if subprocess.run(line, check=False).returncode:
         raise EngineError(
-            "the engine was not built, so this site does not start; serve without --build to run without it"
+            "the engine was not built, so this site does not start; without --build it runs without TensorRT"
         )

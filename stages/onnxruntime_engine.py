@@ -85,8 +85,8 @@ def _require_cuda(onnxruntime: Any, device: Device) -> None:
     if CUDA not in onnxruntime.get_available_providers():
         raise EngineError(
             f"{device} is visible, but the onnxruntime installed here has no CUDA provider: pip "
-            "uninstall onnxruntime, then pip install 'onnxruntime-gpu[cuda,cudnn]'; or run pedsam build, for TensorRT; "
-            "or take the CPU with --backend onnxruntime-cpu"
+            "uninstall onnxruntime, then pip install 'onnxruntime-gpu[cuda,cudnn]'; or run pedsam build, for "
+            "TensorRT; or take the CPU with --backend onnxruntime-cpu"
         )
     if hasattr(onnxruntime, "preload_dlls"):  # since 1.21: finds the CUDA libraries that pip installed
         onnxruntime.preload_dlls()

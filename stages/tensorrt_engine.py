@@ -33,6 +33,8 @@ _INSTALL = {
 
 def tensorrt_library(name: str | None = None) -> Any:
     """The TensorRT module `name`, or whichever is installed. Raises EngineError saying how to get it."""
+    if name and name not in LIBRARIES:
+        raise EngineError(f"{name!r:.80} is no TensorRT, expected one of {', '.join(LIBRARIES)}")
     for candidate in [name] if name else LIBRARIES:
         if importlib.util.find_spec(candidate):
             return _imported(candidate)
@@ -86,7 +88,6 @@ class TensorRtEngine(Engine):
         self._limits: Shapes = profile_shapes(bundle, name)
         self._version = "TensorRT"
         self._held: _Opened | None = None
-        self._stack = contextlib.ExitStack()
 
     @property
     def backend(self) -> str:
@@ -107,12 +108,14 @@ class TensorRtEngine(Engine):
         data = load_plan(
             plan, plan_key(self._bundle, self.stage.name, self._device, library, trt.__version__)
         )
-        with contextlib.ExitStack() as stack, self._translated(cuda):
-            opened = _Opened(cuda, stack)
-            with opened.current():
-                opened.load(trt, data, f"{plan}: {library} {trt.__version__}")
-                opened.allocate(self.stage, self._limits, self._device.integrated)
-            self._held, self._stack = opened, stack.pop_all()
+        with self._translated(cuda):
+            held = _Opened(cuda)
+            with held.current(), contextlib.ExitStack() as undo:
+                undo.callback(held.free)
+                held.load(trt, data, f"{plan}: {library} {trt.__version__}")
+                held.allocate(self.stage, self._limits, self._device.integrated)
+                undo.pop_all()
+        self._held = held
         self._version = f"{library} {trt.__version__}"
 
     def _infer(self, feeds: Mapping[str, Array], outputs: Sequence[str]) -> dict[str, Array]:
@@ -128,7 +131,7 @@ class TensorRtEngine(Engine):
         opened = self._opened
         self._held = None
         with self._translated(opened.cuda), opened.current():
-            self._stack.close()
+            opened.free()
 
     @property
     def _opened(self) -> _Opened:
@@ -169,11 +172,11 @@ class TensorRtEngine(Engine):
 
 
 class _Opened:
-    """What an open engine holds. `stack` frees it in reverse, with the context current."""
+    """What an open engine holds; everything but the context itself is made and freed while that is current."""
 
-    def __init__(self, cuda: Any, stack: contextlib.ExitStack) -> None:
+    def __init__(self, cuda: Any) -> None:
         self.cuda = cuda
-        self._stack = stack
+        self._stack = contextlib.ExitStack()
         cuda.init()
         self._context = cuda.Device(0).retain_primary_context()
         self._engine: Any = None
@@ -190,6 +193,10 @@ class _Opened:
             yield
         finally:
             self._context.pop()
+
+    def free(self) -> None:
+        """Give back, in reverse, whatever is held by now."""
+        self._stack.close()
 
     def load(self, trt: Any, plan: bytes, what: str) -> None:
         """Deserialise, as TensorRT calls it. `what` names plan and library in an error."""

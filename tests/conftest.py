@@ -19,7 +19,7 @@ settings.load_profile("pedsam")
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Tests run on the CPU whatever the machine has, but for those marked gpu when they alone are asked for."""
+    """Tests run on the CPU whatever the machine has, except when those marked gpu alone are asked for."""
     if config.getoption("markexpr") != "gpu":
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
 
