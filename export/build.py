@@ -14,6 +14,7 @@ import threading
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from types import TracebackType
 
@@ -135,7 +136,7 @@ def _in_child(task: _Task, progress: Callable[[float], None]) -> PlanRecord:
     context = multiprocessing.get_context("spawn")  # a fork would share CUDA's state, which CUDA forbids
     answers, ours = context.Pipe(duplex=False)
     process = context.Process(target=_work, args=(task, ours), name=f"build {task.job.stage}", daemon=True)
-    process.start()
+    _start_deaf_to_interrupts(process)
     ours.close()
     try:
         return _record_from(answers, progress)
@@ -148,6 +149,15 @@ def _in_child(task: _Task, progress: Callable[[float], None]) -> PlanRecord:
         process.join()
         if task.plan is not None:
             temporary_path(task.plan).unlink(missing_ok=True)
+
+
+def _start_deaf_to_interrupts(process: BaseProcess) -> None:
+    """Ctrl-C reaches both processes; the child keeps it blocked from its start, and the parent ends it."""
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        process.start()
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
 
 
 def _record_from(answers: Connection, progress: Callable[[float], None]) -> PlanRecord:
@@ -175,7 +185,6 @@ def _death(task: _Task, code: int | None) -> EngineError:
 
 def _work(task: _Task, answers: Connection) -> None:
     """The child: sends fractions, then a PlanRecord or an EngineError."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches both; the parent ends this one
     try:
         answers.send(_build_and_keep(task, lambda fraction: _tell(answers, fraction)))
     except EngineError as exc:

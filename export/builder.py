@@ -73,6 +73,7 @@ def build(trt: Any, job: Job, progress: Progress) -> Built:
     plan = builder.build_serialized_network(network, config)
     if plan is None or monitor.stopped:
         raise _failure(trt, job, logger.text())
+    progress(1.0)  # the builder does not report its last steps
     return Built(
         plan=plan,
         layers=network.num_layers,
@@ -161,7 +162,8 @@ def _failure(trt: Any, job: Job, reason: str) -> EngineError:
 
 MEMORY_HELPS = (
     "what helps: a swap file (on Jetson at least 8 GB), the desktop off (sudo systemctl isolate "
-    "multi-user.target), no other program on the GPU, a lower --workspace-mb, a smaller model"
+    "multi-user.target), no other program on the GPU, another --workspace-mb (lower where little is free, "
+    "higher where the builder asked for more), a smaller model"
 )
 
 
@@ -173,6 +175,7 @@ def _monitor(trt: Any, progress: Progress) -> Any:
             trt.IProgressMonitor.__init__(self)
             self.stopped = False
             self._phases: dict[str, _Phase] = {}
+            self._reached = 0.0
 
         def phase_start(self, phase_name: str, parent_phase: str | None, num_steps: int) -> None:
             self._phases[phase_name] = _Phase(self._phases.get(parent_phase or ""), num_steps)
@@ -181,7 +184,8 @@ def _monitor(trt: Any, progress: Progress) -> Any:
             phase = self._phases.get(phase_name)
             if phase is not None and not self.stopped:
                 phase.done = step + 1
-                self.stopped = not progress(phase.overall())
+                self._reached = max(self._reached, phase.overall())  # a phase may start over
+                self.stopped = not progress(self._reached)
             return not self.stopped
 
         def phase_finish(self, phase_name: str) -> None:

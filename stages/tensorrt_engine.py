@@ -172,7 +172,7 @@ class TensorRtEngine(Engine):
 
 
 class _Opened:
-    """What an open engine holds; everything but the context itself is made and freed while that is current."""
+    """What an open engine holds; all but the context is made and freed while it is current."""
 
     def __init__(self, cuda: Any) -> None:
         self.cuda = cuda

@@ -241,4 +241,5 @@ class FakeExecution:
 def at(address: int, shape: tuple[int, ...], dtype: str) -> Array:
     """An array over memory at an address."""
     size = int(np.prod(shape)) * np.dtype(dtype).itemsize
-    return np.frombuffer((ctypes.c_uint8 * size).from_address(address), dtype).reshape(shape)
+    memory: Array = np.ctypeslib.as_array((ctypes.c_uint8 * size).from_address(address))
+    return memory.view(dtype).reshape(shape)
