@@ -69,9 +69,9 @@ def build(trt: Any, job: Job, progress: Progress) -> Built:
     parser = trt.OnnxParser(network, logger)  # the network refers to weights it holds
     _parse(parser, job)
     config = _configure(trt, builder, job)
-    monitor = config.progress_monitor = _monitor(trt, progress)
+    config.progress_monitor = _monitor(trt, progress)
     plan = builder.build_serialized_network(network, config)
-    if plan is None or monitor.stopped:
+    if plan is None:
         raise _failure(trt, job, logger.text())
     progress(1.0)  # the builder does not report its last steps
     return Built(
