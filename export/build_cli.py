@@ -56,13 +56,18 @@ def command(
     chosen = target_for(
         None if parse_only else visible_device(), target if parse_only else None, workspace_mb
     )
-    what = f"{target}, nothing is kept" if parse_only else f"{chosen.device}"
-    console.print(f"{bundle.description} for {what}, with {chosen.library} {chosen.version}")
-    rows = [_one(console, bundle, name, chosen) for name in names]
+    build_stages(console, bundle, names, chosen)
+
+
+def build_stages(console: Console, bundle: Bundle, names: Sequence[str], target: Target) -> None:
+    """Build or reuse each stage and say so, then a table and whether the engines fit in memory together."""
+    what = str(target.device) if target.present else f"{target.device.sm}, nothing is kept"
+    console.print(f"{bundle.description} for {what}, with {target.library} {target.version}")
+    rows = [_one(console, bundle, name, target) for name in names]
     console.print(_table(rows))
-    console.print(_fit(rows, chosen))
-    if chosen.present:
-        console.print(f"engines in {bundle.path / ENGINES / chosen.device.folder}")
+    console.print(_fit(rows, target))
+    if target.present:
+        console.print(f"engines in {bundle.path / ENGINES / target.device.folder}")
 
 
 def _one(console: Console, bundle: Bundle, name: str, target: Target) -> Row:

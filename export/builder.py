@@ -69,7 +69,8 @@ def build(trt: Any, job: Job, progress: Progress) -> Built:
     parser = trt.OnnxParser(network, logger)  # the network refers to weights it holds
     _parse(parser, job)
     config = _configure(trt, builder, job)
-    config.progress_monitor = _monitor(trt, progress)
+    monitor = _monitor(trt, progress)  # has to live as long as the build
+    config.progress_monitor = monitor
     plan = builder.build_serialized_network(network, config)
     if plan is None:
         raise _failure(trt, job, logger.text())

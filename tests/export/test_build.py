@@ -5,17 +5,21 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
+import re
 import signal
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from io import StringIO
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
+from rich.console import Console
 
 from export.build import Target, build_stage, expected_peak, stages_of, target_for
+from export.build_cli import build_stages
 from export.builder import RTX
 from pedsam import main
 from stages.bundle import Bundle
@@ -218,6 +222,35 @@ def test_the_command_shows_what_parses(bundle: Bundle) -> None:
     ]
     assert all(cell.strip().endswith(" MB") for row in rows for cell in row[3:])
     assert lines[-1].startswith("running them together takes about 0.")
+
+
+def shown(bundle: Bundle, target: Target) -> list[str]:
+    """What the command prints on the machine that `target` is on."""
+    console = Console(file=StringIO(), width=120, soft_wrap=True)
+    build_stages(console, bundle, ("global",), target)
+    assert isinstance(console.file, StringIO)
+    return console.file.getvalue().splitlines()
+
+
+def test_the_command_builds_then_reuses_and_says_whether_it_fits(bundle: Bundle) -> None:
+    lines = shown(bundle, TARGET)
+    assert lines[0] == f"mini (untrained weights) for Test Board (sm_86), with {RTX} {TARGET.version}"
+    assert re.fullmatch(r"global: built in [\d.]+ s \(not built yet\)", lines[1])
+    assert re.fullmatch(
+        r"running them together takes about 0\.\d GB, CUDA and TensorRT included; [\d.]+ GB are free: fits",
+        lines[-2],
+    )
+    assert lines[-1] == f"engines in {bundle.path}/engines/test-board-sm_86"
+    again = shown(bundle, TARGET)
+    assert again[1] == "global: reused, built for this bundle, device and TensorRT"
+    assert "reused" in next(line for line in again if line.startswith("│ global"))
+
+
+def test_a_build_that_may_not_fit_is_told_before_it_starts(bundle: Bundle) -> None:
+    build_stage(bundle, "global", TARGET, ignore)
+    lines = shown(bundle, replace(TARGET, workspace_bytes=10**15))
+    assert lines[1].startswith("global: building may take 1000001.6 GB, TensorRT itself included, and ")
+    assert "add swap, turn the desktop off or give a lower --workspace-mb" in lines[1]
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,7 @@
 """Every node of every stage is of a type, and computes in a type, that TensorRT 10 documents.
 
 The parser in these tests is newer than the 10.3 of JetPack 6.2, so what it takes is no evidence for that one.
-The table is what onnx-tensorrt documents in docs/operators.md at its 10.1 release, for the operators used here.
+The table is what onnx-tensorrt documents in docs/operators.md at its 10.1 release, for the operators in use.
 """
 
 from __future__ import annotations
