@@ -6,6 +6,7 @@ asked for it lives to say so, and each stage starts with the memory of the one b
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import multiprocessing
 import resource
@@ -28,7 +29,6 @@ from stages.plans import (
     plan_key,
     plan_path,
     read_record,
-    record_path,
     replace_file,
     save_plan,
     temporary_path,
@@ -37,7 +37,7 @@ from stages.plans import (
 from stages.tensorrt_engine import tensorrt_library
 
 PLACES = {"site": ("window",), "edge": ("global", "decoder", "window")}
-# What the builder takes before it holds any network: seen on an 8 GB Jetson Orin Nano with TensorRT 10.3.
+# What the builder takes before it holds any network: over 1.5 GB are reported of an 8 GB Jetson Orin Nano.
 LIBRARY_BYTES = 1_600_000_000
 SAMPLE_S = 0.1
 
@@ -108,8 +108,8 @@ def expected_peak(bundle: Bundle, name: str, target: Target) -> int:
 def build_stage(bundle: Bundle, name: str, target: Target, progress: Callable[[float], None]) -> Row:
     """Build one stage in a process of its own, or reuse the plan that is there and still fits.
 
-    `progress` gets the fraction done. Raises EngineError or BundleError; then no plan of the stage is left
-    that could be loaded, and other stages' are untouched.
+    `progress` gets the fraction done. Raises EngineError or BundleError; a plan that did not fit is then still
+    there and still refused, and other stages' are untouched.
     """
     plan = plan_path(bundle, name, target.device)
     key = plan_key(bundle, name, target.device, target.library, target.version)
@@ -117,8 +117,6 @@ def build_stage(bundle: Bundle, name: str, target: Target, progress: Callable[[f
     if reason is None:
         return Row(name, read_record(plan), None)
     job = Job(name, bundle.verified_file(name), key.shapes, target.device.sm, target.workspace_bytes)
-    if target.present:
-        record_path(plan).unlink(missing_ok=True)
     return Row(name, _in_child(_Task(job, key, target, plan if target.present else None), progress), reason)
 
 
@@ -148,7 +146,8 @@ def _in_child(task: _Task, progress: Callable[[float], None]) -> PlanRecord:
         process.terminate()
         process.join()
         if task.plan is not None:
-            temporary_path(task.plan).unlink(missing_ok=True)
+            with contextlib.suppress(OSError):  # the folder may be what could not be made
+                temporary_path(task.plan).unlink()
 
 
 def _start_deaf_to_interrupts(process: BaseProcess) -> None:
@@ -189,6 +188,8 @@ def _work(task: _Task, answers: Connection) -> None:
         answers.send(_build_and_keep(task, lambda fraction: _tell(answers, fraction)))
     except EngineError as exc:
         answers.send(EngineError(str(exc)))  # its cause may not travel
+    except OSError as exc:
+        answers.send(EngineError(f"the engine of stage {task.job.stage} cannot be kept: {exc}"))
     except MemoryError:
         answers.send(EngineError(f"memory ran out while building stage {task.job.stage}; {MEMORY_HELPS}"))
 

@@ -97,7 +97,8 @@ def make_engine(bundle: Bundle, name: str, backend: str = "auto", threads: int |
     if backend not in BACKENDS:
         raise EngineError(f"backend {backend!r} is unknown; choose one of {', '.join(BACKENDS)}")
     device = None if backend == "onnxruntime-cpu" else visible_device()
-    if choose_backend(backend, device, device is not None and is_built(bundle, name, device)) == "tensorrt":
+    chosen = choose_backend(backend, device, device is not None and is_built(bundle, name, device))
+    if device is not None and chosen == "tensorrt":
         from stages.tensorrt_engine import TensorRtEngine
 
         return TensorRtEngine(bundle, name, device)

@@ -77,11 +77,9 @@ class TensorRtEngine(Engine):
     """
 
     def __init__(
-        self, bundle: Bundle, name: str, device: Device | None, modules: tuple[Any, Any] | None = None
+        self, bundle: Bundle, name: str, device: Device, modules: tuple[Any, Any] | None = None
     ) -> None:
         super().__init__(bundle.stage(name))
-        if device is None:
-            raise EngineError("TensorRT needs an NVIDIA GPU and none is visible here")
         self._bundle = bundle
         self._device = device
         self._modules = modules
@@ -267,7 +265,10 @@ class _Opened:
         tensor = self._tensors[name]
         view = tensor.view(array.shape)
         np.copyto(view, array)
-        self._execution.set_input_shape(name, array.shape)
+        if not self._execution.set_input_shape(name, array.shape):
+            raise EngineError(
+                f"TensorRT does not take {name} of shape {list(array.shape)}: {self._logger.text()}"
+            )
         if tensor.allocation is not None:
             self.cuda.memcpy_htod_async(tensor.device, view, self._stream)
 

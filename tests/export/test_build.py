@@ -141,7 +141,14 @@ def test_an_error_of_the_builder_arrives_as_itself(bundle: Bundle) -> None:
     small = replace(TARGET, version="other", workspace_bytes=1 << 16)
     with pytest.raises(EngineError, match=r"memory ran out while building stage global: .*OutOfMemory"):
         build_stage(bundle, "global", small, ignore)
-    assert built_files(bundle) == ["global.plan"]  # without its record it is never loaded
+    with pytest.raises(EngineError, match=rf"was built for {RTX} {TARGET.version}, and here is {RTX} other"):
+        load_plan(plan_path(bundle, "global", BOARD), plan_key(bundle, "global", BOARD, RTX, "other"))
+
+
+def test_an_engine_that_cannot_be_written_is_a_sentence(bundle: Bundle) -> None:
+    (bundle.path / "engines").write_text("a file where the folder should be")
+    with pytest.raises(EngineError, match=r"the engine of stage global cannot be kept: .*engines"):
+        build_stage(bundle, "global", TARGET, ignore)
 
 
 def test_stopping_from_outside_leaves_no_process_and_no_file(bundle: Bundle) -> None:
