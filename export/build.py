@@ -12,7 +12,7 @@ import multiprocessing
 import resource
 import signal
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
@@ -36,7 +36,14 @@ from stages.plans import (
 )
 from stages.tensorrt_engine import tensorrt_library
 
-PLACES = {"site": ("window",), "edge": ("global", "decoder", "window")}
+# What each place needs, and what is built for it where the bundle holds it: an edge's window stage is its own
+# fallback, and `whole` is what --verify compares with.
+PLACES: Mapping[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
+    "site": (("window",), ()),
+    "edge": (("global", "decoder"), ("window",)),
+    "held": ((), ("window", "global", "decoder")),
+    "all": ((), ("window", "global", "decoder", "whole")),
+}
 # What the builder takes before it holds any network: over 1.5 GB are reported of an 8 GB Jetson Orin Nano.
 LIBRARY_BYTES = 1_600_000_000
 SAMPLE_S = 0.1
@@ -83,17 +90,15 @@ def target_for(device: Device | None, parse_only: str | None, workspace_mb: int 
     return Target(device, trt.__name__, trt.__version__, workspace_bytes=workspace)
 
 
-def stages_of(bundle: Bundle, place: str | None) -> tuple[str, ...]:
-    """Stages to build for "site", "edge" or (None) wherever this copy of the bundle is used.
-
-    An edge's window stage is its own fallback: it is built if the bundle holds it.
-    """
-    wanted = PLACES[place] if place else ("window", "global", "decoder")
-    held = tuple(name for name in wanted if bundle.has(name))
-    missing = [name for name in wanted if name not in held and (place, name) != ("edge", "window")]
-    if (place and missing) or not held:
+def stages_of(bundle: Bundle, place: str) -> tuple[str, ...]:
+    """Stages to build for a key of PLACES. Raises EngineError when this copy of the bundle lacks one of them."""
+    needed, optional = PLACES[place]
+    missing = [name for name in needed if not bundle.has(name)]
+    held = (*needed, *(name for name in optional if bundle.has(name)))
+    if missing or not held:
         raise EngineError(
-            f"{bundle.path} does not hold {' and '.join(missing)}; copy the folders from the full bundle"
+            f"{bundle.path} does not hold {' and '.join(missing or optional)}; copy the folders from the full "
+            "bundle"
         )
     return held
 
@@ -108,8 +113,8 @@ def expected_peak(bundle: Bundle, name: str, target: Target) -> int:
 def build_stage(bundle: Bundle, name: str, target: Target, progress: Callable[[float], None]) -> Row:
     """Build one stage in a process of its own, or reuse the plan that is there and still fits.
 
-    `progress` gets the fraction done. Raises EngineError or BundleError; a plan that did not fit is then still
-    there and still refused, and other stages' are untouched.
+    `progress` gets the fraction done. Raises EngineError or BundleError; a plan that did not fit then stays,
+    still refused, and those of other stages are untouched.
     """
     plan = plan_path(bundle, name, target.device)
     key = plan_key(bundle, name, target.device, target.library, target.version)

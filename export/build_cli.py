@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from export.build import Row, Target, build_stage, expected_peak, stages_of, target_for
+from export.build import PLACES, Row, Target, build_stage, expected_peak, stages_of, target_for
 from stages.bundle import Bundle, shipped_bundle
 from stages.devices import free_bytes, visible_device
 from stages.plans import ENGINES
@@ -30,8 +30,11 @@ RUNTIME_BYTES = 600_000_000
 @click.option(
     "--for",
     "place",
-    type=click.Choice(["site", "edge"]),
-    help="site: the window stage; edge: global, decoder and, if held, window  [default: what is held]",
+    type=click.Choice(tuple(PLACES)),
+    default="held",
+    show_default=True,
+    help="site: window; edge: global, decoder and, if held, window; held: those of the three that are there; "
+    "all: also `whole`, for --verify.",
 )
 @click.option("--workspace-mb", type=click.IntRange(1), help="Scratch memory for the builder  [default: all]")
 @click.option(
@@ -47,7 +50,7 @@ RUNTIME_BYTES = 600_000_000
     help="Compute capability that --parse-only builds for.",
 )
 def command(
-    bundle_path: Path | None, place: str | None, workspace_mb: int | None, parse_only: bool, target: str
+    bundle_path: Path | None, place: str, workspace_mb: int | None, parse_only: bool, target: str
 ) -> None:
     """Build TensorRT engines of BUNDLE's stages, on the device that will run them."""
     console = Console(highlight=False, soft_wrap=True)

@@ -130,7 +130,8 @@ def read_record(plan: Path) -> PlanRecord:
         return PlanRecord.from_json(json.loads(path.read_text(encoding="utf-8")))
     except FileNotFoundError as exc:
         raise EngineError(
-            f"{plan} was not built, or not completely; run pedsam build on the device that is to use it"
+            f"{plan} was not built, or not completely; run pedsam build on the device that is to use it (for "
+            "the stage `whole` with --for all)"
         ) from exc
     except (OSError, LookupError, TypeError, ValueError, AttributeError, RecursionError) as exc:
         raise EngineError(f"{path} cannot be read ({exc!r:.200}); {_REBUILD}") from exc

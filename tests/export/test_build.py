@@ -176,18 +176,23 @@ def without(bundle: Bundle, *names: str) -> Bundle:
 def test_each_place_gets_its_stages(bundle: Bundle) -> None:
     assert stages_of(bundle, "site") == ("window",)
     assert stages_of(bundle, "edge") == ("global", "decoder", "window")
-    assert stages_of(bundle, None) == ("window", "global", "decoder")
+    assert stages_of(bundle, "held") == ("window", "global", "decoder")
+    assert stages_of(bundle, "all") == ("window", "global", "decoder", "whole")
 
 
 def test_what_a_copy_does_not_hold_is_not_built(bundle: Bundle) -> None:
     without(bundle, "window")
     assert stages_of(bundle, "edge") == ("global", "decoder")
-    assert stages_of(bundle, None) == ("global", "decoder")
+    assert stages_of(bundle, "held") == ("global", "decoder")
+    assert stages_of(bundle, "all") == ("global", "decoder", "whole")
     with pytest.raises(EngineError, match="does not hold window; copy the folders from the full bundle"):
         stages_of(bundle, "site")
     without(bundle, "global")
     with pytest.raises(EngineError, match="does not hold global; copy"):
         stages_of(bundle, "edge")
+    without(bundle, "decoder")
+    with pytest.raises(EngineError, match="does not hold window and global and decoder; copy"):
+        stages_of(bundle, "held")
 
 
 def test_the_memory_of_a_build_is_told_before(bundle: Bundle) -> None:
