@@ -91,14 +91,14 @@ def target_for(device: Device | None, parse_only: str | None, workspace_mb: int 
 
 
 def stages_of(bundle: Bundle, place: str) -> tuple[str, ...]:
-    """Stages to build for a key of PLACES. Raises EngineError when this copy of the bundle lacks one of them."""
+    """Stages to build for a key of PLACES. Raises EngineError when this copy of the bundle lacks one."""
     needed, optional = PLACES[place]
     missing = [name for name in needed if not bundle.has(name)]
     held = (*needed, *(name for name in optional if bundle.has(name)))
     if missing or not held:
         raise EngineError(
-            f"{bundle.path} does not hold {' and '.join(missing or optional)}; copy the folders from the full "
-            "bundle"
+            f"{bundle.path} does not hold {' and '.join(missing or optional)}; copy the folders from the "
+            "full bundle"
         )
     return held
 
