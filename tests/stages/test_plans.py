@@ -72,8 +72,8 @@ def test_profiles_cover_the_dynamic_axes_alone(mini_bundle: Bundle) -> None:
     assert profile_shapes(mini_bundle, "global") == {}
     window, decoder = profile_shapes(mini_bundle, "window"), profile_shapes(mini_bundle, "decoder")
     assert window["tile"] == ((1, 80, 80, 3), (8, 80, 80, 3), (25, 80, 80, 3))
-    assert decoder["point_coords"] == ((1, 1, 2), (1, 2, 2), (16, 32, 2))
-    assert decoder["has_mask_input"] == ((1, 1), (1, 1), (16, 1))
+    assert decoder["point_coords"] == ((1, 1, 2), (1, 2, 2), (4, 32, 2))
+    assert decoder["has_mask_input"] == ((1, 1), (1, 1), (4, 1))
     assert "image_embedding" not in decoder
 
 

@@ -134,20 +134,18 @@ def decoder_feeds(bundle: Bundle, objects: int, points: int) -> dict[str, Array]
 def test_objects_beyond_the_plan_run_in_parts_of_one_picture(bundle: Bundle) -> None:
     opened = Opened(bundle, "decoder", DISCRETE)
     opened.engine.open()
-    feeds = decoder_feeds(bundle, 18, 2)
+    feeds = decoder_feeds(bundle, 6, 2)
     found = opened.engine.infer(feeds)
-    assert found["low_res_masks"].shape == (18, 4, bundle.geometry.mask_px, bundle.geometry.mask_px)
-    last = {name: array if len(array) == 1 else array[17:] for name, array in feeds.items()}
+    assert found["low_res_masks"].shape == (6, 4, bundle.geometry.mask_px, bundle.geometry.mask_px)
+    last = {name: array if len(array) == 1 else array[5:] for name, array in feeds.items()}
     alone = opened.engine.infer(last)
-    assert np.abs(found["iou"][17] - alone["iou"][0]).max() < 1e-5
+    assert np.abs(found["iou"][5] - alone["iou"][0]).max() < 1e-5
 
 
 def test_more_points_than_the_plan_takes_are_refused(bundle: Bundle) -> None:
     opened = Opened(bundle, "decoder", DISCRETE)
     opened.engine.open()
-    with pytest.raises(
-        EngineError, match=r"point_coords has shape \[1, 33, 2\], .*up to \[16, 32, 2\]; give"
-    ):
+    with pytest.raises(EngineError, match=r"point_coords has shape \[1, 33, 2\], .*up to \[4, 32, 2\]; give"):
         opened.engine.infer(decoder_feeds(bundle, 1, 33))
 
 
