@@ -25,7 +25,7 @@ from stages.errors import EngineError
 FORMAT = 1
 ENGINES = "engines"
 # Smallest, usual and largest size of an axis. p counts objects decoded together, k the points of each (a box
-# is two). What exceeds p runs in parts, since each object takes 32 MB of activations; what exceeds k is refused.
+# is two). What exceeds p runs in parts, as each object takes 32 MB of activations; what exceeds k is refused.
 OBJECTS, POINTS = (1, 1, 4), (1, 2, 32)
 WINDOWS_AT_ONCE = 8
 
