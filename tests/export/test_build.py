@@ -286,7 +286,8 @@ def test_ctrl_c_ends_the_command_and_its_builder(bundle: Bundle) -> None:
         line, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
     ) as process:
         assert process.stdout is not None
-        process.stdout.readline()  # it has read the bundle and begins to build
+        for _ in range(2):  # until one stage is built, and the process for the next one is starting
+            process.stdout.readline()
         os.killpg(process.pid, signal.SIGINT)
         _, errors = process.communicate(timeout=120)
     assert process.returncode == 1
@@ -311,6 +312,6 @@ def test_a_site_that_is_told_to_build_does_not_start_without(
 def run() -> Callable[[list[str]], subprocess.CompletedProcess[str]]:
     def call(arguments: list[str]) -> subprocess.CompletedProcess[str]:
         line = [sys.executable, "-m", "pedsam", *arguments]
-        return subprocess.run(line, capture_output=True, text=True, check=False)
+        return subprocess.run(line, capture_output=True, text=True, check=False, timeout=120)
 
     return call
