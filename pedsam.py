@@ -13,6 +13,7 @@ COMMANDS = {
     "export": ("export.cli", "Write a bundle from a SAM checkpoint."),
     "train": ("export.train_cli", "Train promptable segmentation from scratch."),
     "distill": ("export.distill_cli", "Teach SAM with its blocks reordered what SAM knows."),
+    "build": ("export.build_cli", "Build TensorRT engines on the device that runs them."),
     "keys": ("runtime.keys_cli", "Make certificates and tokens for sites on the internet."),
     "serve": ("server.cli", "Run one site."),
     "check": ("runtime.check_cli", "Look at every site before trusting a camera to it."),

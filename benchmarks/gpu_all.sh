@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # Everything that needs a GPU, unattended, most important first. Each piece resumes where a killed run left it,
 # and leaves what it made under $OUT as it goes, in few and small files: weights in fp16, logs and curves in one archive.
-# Pictures: build/train (python -m benchmarks.pack_data). Packages: those of the extra `train`.
+# Pictures: build/train (python -m benchmarks.pack_data). Packages: those of the extra `train`; for `stages`
+# onnxruntime-gpu in place of onnxruntime, and for its rows of TensorRT the module tensorrt and pycuda.
 #
 #   OUT=results MINUTES=9 benchmarks/gpu_all.sh [PIECE ...]
 #
@@ -44,6 +45,14 @@ machine() { # what the numbers of this run were measured on
     "$python" -c 'import torch; print("torch", torch.__version__, torch.cuda.is_available())' | tee -a "$out/machine.txt"
 }
 
+stages() { # speed of every stage, beside segment_anything's encoder
+    local left=$((until - SECONDS - 60)) # a piece under way ends within a minute or so
+    ((left > 0)) || { echo "time is up before the stages are measured; call again"; exit 0; }
+    "$python" -m benchmarks.gpu_stages --out build/gpu/gpu_stages.json --seconds "$left" 2>&1 | tee build/gpu/stages.log
+    cp build/gpu/gpu_stages.json "$out/"
+    ! grep -q "time is up" build/gpu/stages.log || exit 0
+}
+
 # The teacher; what it learns; and as many further steps for the teacher itself, to compare like with like.
 fine=(--rate 1e-3 --sizes 0.3:240,0.7:384)
 teacher=build/gpu/original.safetensors
@@ -53,5 +62,5 @@ original_longer() {
     learn train original_longer "$distill_steps" --model mini --data build/train --order original --init $teacher "${fine[@]}"
 }
 
-for piece in ${@:-machine original distilled original_longer}; do "$piece"; done
+for piece in ${@:-machine stages original distilled original_longer}; do "$piece"; done
 echo "all pieces are done"

@@ -9,6 +9,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import onnxruntime
+
 
 def describe() -> dict[str, Any]:
     """Processor, memory, versions and date (UTC), as every results file holds them."""
@@ -19,7 +21,8 @@ def describe() -> dict[str, Any]:
         "memory": _field("/proc/meminfo", "MemTotal"),
         "system": platform.platform(),
         "python": platform.python_version(),
-        **{name: version(name) for name in ("onnxruntime", "numpy", "aiohttp")},
+        **{name: version(name) for name in ("numpy", "aiohttp")},
+        "onnxruntime": onnxruntime.__version__,  # of whichever package brings it, onnxruntime-gpu among them
     }
 
 

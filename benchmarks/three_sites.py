@@ -21,7 +21,7 @@ import click
 from PIL import Image
 
 from benchmarks.machine import describe
-from runtime.demo import PEDSAM, photo, three_sites
+from runtime.demo import BACKEND, PEDSAM, photo, three_sites
 from stages.bundle import Bundle, shipped_bundle
 
 
@@ -77,6 +77,7 @@ def _run(
 ) -> tuple[dict[str, Any], float]:
     command = [*PEDSAM, "run", "--bundle", str(bundle), "--sites", str(sites), "--source", str(source)]
     command += ["--out", str(out), "--box", _box(source, box), "--wire", wire, "--allow-undistilled"]
+    command += ["--backend", BACKEND]
     started = time.perf_counter()
     subprocess.run([*command, *(["--verify"] if verify else [])], check=True, stdout=sys.stderr)
     return json.loads((out / "summary.json").read_text()), time.perf_counter() - started

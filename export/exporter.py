@@ -131,7 +131,7 @@ def _compare_stage(
 
 
 def _infer(bundle: Bundle, stage: str, feeds: Mapping[str, Array]) -> dict[str, Array]:
-    engine = make_engine(bundle, stage, "onnxruntime")
+    engine = make_engine(bundle, stage, "onnxruntime-cpu")
     engine.open()
     try:
         return engine.infer(feeds)
@@ -142,7 +142,7 @@ def _infer(bundle: Bundle, stage: str, feeds: Mapping[str, Array]) -> dict[str, 
 def _add_edge_files(bundle: Bundle) -> Bundle:
     (bundle.path / "edge").mkdir()
     g = bundle.geometry
-    engine = make_engine(bundle, "window", "onnxruntime")
+    engine = make_engine(bundle, "window", "onnxruntime-cpu")
     engine.open()
     try:
         blank = [

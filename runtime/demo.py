@@ -34,6 +34,7 @@ from stages.errors import InputError, PedsamError
 
 PEDSAM = (sys.executable, "-c", "import pedsam; pedsam.main()")  # this installation's own command line
 PROMPTS = "prompts.json"
+BACKEND = "onnxruntime-cpu"  # the same on every machine, also where a GPU has no libraries yet
 FRAME = (640, 360)  # pixels, width and height: 16:9, so ten of 25 windows are padding
 
 
@@ -71,6 +72,7 @@ async def run_demo(
             out=out,
             sites=running.toml,
             wire=wire,
+            backend=BACKEND,
             threads=1,
             allow_undistilled=True,
             new_session=True,
@@ -183,6 +185,7 @@ def three_sites(bundle: Path, folder: Path) -> Iterator[RunningSites]:
 @contextlib.contextmanager
 def _site_process(bundle: Path, log: Path) -> Iterator[subprocess.Popen[str]]:
     command = [*PEDSAM, "serve", "--bundle", str(bundle), "--port", "0", "--threads", "1"]
+    command += ["--backend", BACKEND]
     environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
     with log.open("w") as errors:
         process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors, text=True, env=environment)

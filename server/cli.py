@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import subprocess
 import sys
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from server.logs import FORMS, logging_to
 from server.serve import ServeOptions, serve
 from stages.bundle import Bundle, shipped_bundle
 from stages.engine import BACKENDS
+from stages.errors import EngineError
 
 
 @click.command("serve")
@@ -32,6 +34,7 @@ from stages.engine import BACKENDS
     help="0: any free one.",
 )
 @click.option("--backend", type=click.Choice(BACKENDS), default="auto", show_default=True)
+@click.option("--build", is_flag=True, help="First build the TensorRT engine, unless it is there and fits.")
 @click.option("--threads", type=click.IntRange(1), help="CPU threads of the engine  [default: one a core]")
 @click.option(
     "--max-batch", type=click.IntRange(1), help="Tiles an engine call  [default: the engine's choice]"
@@ -67,6 +70,7 @@ def command(
     host: str,
     port: int,
     backend: str,
+    build: bool,
     threads: int | None,
     max_batch: int | None,
     queue: int,
@@ -81,5 +85,16 @@ def command(
     """
     options = ServeOptions(host, port, backend, threads, max_batch, queue, grace, insecure, keys)
     loaded = [Bundle.load(path) for path in bundles or [shipped_bundle()]]
+    for each in loaded if build else ():
+        build_window(each.path)
     with logging_to(sys.stderr, form):
         asyncio.run(serve(loaded, options, click.echo))
+
+
+def build_window(bundle: Path) -> None:
+    """`pedsam build --for site` in a process of its own, its memory given back before the site starts."""
+    line = [sys.executable, "-m", "pedsam", "build", "--bundle", str(bundle), "--for", "site"]
+    if subprocess.run(line, check=False).returncode:
+        raise EngineError(
+            "the engine was not built, so this site does not start; without --build it runs without TensorRT"
+        )

@@ -20,15 +20,21 @@ from stages.bundle import PROBE_FILE, Bundle, hash_files
 from stages.engine import make_engine
 
 ROOT = Path(__file__).parent.parent
-# Sources of stages/ that decide nothing about what an export writes.
+# Sources of stages/ and export/ that decide nothing about what an export writes.
 NOT_EXPORTED = (
+    "build.py",
+    "build_cli.py",
+    "builder.py",
     "certificates.py",
+    "devices.py",
     "engine.py",
     "errors.py",
     "json_header.py",
     "network.py",
     "onnxruntime_engine.py",
+    "plans.py",
     "probe.py",
+    "tensorrt_engine.py",
     "wire.py",
 )
 
@@ -90,7 +96,7 @@ def _write_probe(bundle: Bundle, like: Bundle) -> None:
 def _sources_digest() -> str:
     digest = hashlib.sha256(version("torch").encode())
     for path in sorted([*ROOT.glob("export/*.py"), *ROOT.glob("stages/*.py")]):
-        if path.parent.name == "export" or path.name not in NOT_EXPORTED:
+        if path.name not in NOT_EXPORTED:
             digest.update(path.name.encode() + path.read_bytes())
     return digest.hexdigest()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import AsyncIterator, Callable
 
 import pytest
@@ -15,6 +16,12 @@ from tests.loop_watch import blocking
 # A time limit on each example would fail on a busy machine; pytest-timeout bounds the whole test.
 settings.register_profile("pedsam", deadline=None)
 settings.load_profile("pedsam")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Tests run on the CPU whatever the machine has, except when those marked gpu alone are asked for."""
+    if config.getoption("markexpr") != "gpu":
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""
 
 
 @pytest.fixture

@@ -234,7 +234,9 @@ FAILING: Mapping[str, Failing] = {
     ),
     "500": Failing(pretending(always=status(500, "oh")), "http", f"site a: answered 500: oh; {LOOK}"),
     "503": Failing(
-        pretending(always=status(503, "busy")), "http", "site a: does not serve this now: busy; try again later"
+        pretending(always=status(503, "busy")),
+        "http",
+        "site a: does not serve this now: busy; try again later",
     ),
     "wrong token": Failing(
         with_keys(lambda site, other: replace(site, token="wrong")),  # noqa: S106

@@ -23,6 +23,8 @@ ROOT = Path(__file__).parent.parent
 PYPROJECT: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 # What each place of work may import of this project; stages is the common ground.
 PLACES = {"site": ("stages", "server"), "edge": ("stages", "runtime"), "": ("stages",)}
+# Engines are built where they run, so the builder needs nothing that a site or an edge does not have.
+BUILDER = ("export.builder", "export.build", "export.build_cli")
 HEAVY = (
     "torch",
     "torchvision",
@@ -31,6 +33,7 @@ HEAVY = (
     "onnx_ir",
     "onnxscript",
     "tensorrt",
+    "tensorrt_rtx",
     "pycuda",
     "skimage",
 )
@@ -90,7 +93,7 @@ def environment(extra: str, path: Path) -> Path:
             top = file.parts[0]
             if top not in ("..", "__pycache__") and not (path / top).exists():
                 (path / top).symlink_to(Path(str(found.locate_file(top))))
-    for name in ("pedsam.py", *PLACES[extra]):
+    for name in ("pedsam.py", "export", *PLACES[extra]):
         (path / name).symlink_to(ROOT / name)
     return path
 
@@ -102,7 +105,7 @@ def modules_of(package: str) -> list[str]:
 @pytest.mark.parametrize("extra", ["site", "edge", ""])
 def test_a_place_of_work_needs_only_its_own_extra(extra: str, tmp_path: Path) -> None:
     folder = environment(extra, tmp_path)
-    modules = [name for package in PLACES[extra] for name in modules_of(package)]
+    modules = [*BUILDER, *(name for package in PLACES[extra] for name in modules_of(package))]
     line = [sys.executable, "-I", "-S", "-c", IMPORT_ALL, str(folder), ",".join(HEAVY), *modules]
     done = subprocess.run(line, capture_output=True, text=True, check=False, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
@@ -158,3 +161,8 @@ def test_who_may_import_what_is_heavy() -> None:
                 assert not found & {"torch", "torchvision", "onnx", "onnx_ir", "onnxscript"}, path
             if path != ROOT / "export/sam.py":
                 assert "segment_anything" not in found, path
+            assert not found & {"tensorrt", "tensorrt_rtx", "pycuda"}, path
+    # These are imported by name, when they are used, in one place; everyone else asks it for them.
+    sources = (path for package in LAYERS for path in (ROOT / package).rglob("*.py"))
+    by_name = [path.name for path in sources if "import_module(" in path.read_text(encoding="utf-8")]
+    assert by_name == ["tensorrt_engine.py"]

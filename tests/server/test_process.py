@@ -164,7 +164,7 @@ def test_a_taken_port(mini_bundle: Bundle) -> None:
         (["--bundle", "x", "--threads", "0"], "Invalid value for '--threads'"),
         (["--bundle", "x", "--grace", "-1"], "Invalid value for '--grace'"),
         (["--bundle", "x", "--log", "xml"], "'xml' is not one of 'json', 'text'"),
-        (["--bundle", "x", "--backend", "tpu"], "'tpu' is not one of 'auto', 'onnxruntime'"),
+        (["--bundle", "x", "--backend", "tpu"], "'tpu' is not one of 'auto', 'tensorrt'"),
         (["--bundel", "x"], "--bundel"),
     ],
 )

@@ -108,7 +108,9 @@ def test_outputs_come_by_name_and_unknown_ones_are_named() -> None:
 
 
 def test_an_unknown_backend_is_refused_with_the_known_ones() -> None:
-    with pytest.raises(EngineError, match="backend 'tpu' is unknown; choose one of auto, onnxruntime"):
+    with pytest.raises(
+        EngineError, match="backend 'tpu' is unknown; choose one of auto, tensorrt, onnxruntime"
+    ):
         make_engine(tiny_bundle(), "window", "tpu")
 
 
