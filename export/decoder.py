@@ -76,9 +76,7 @@ class DecoderStage(nn.Module):
         p, channels, side, _ = keys.shape
         hs, src = two_way_transformer(decoder.transformer, keys, image_pe, tokens)
         # [p, E*E, 256] -> [p, 32, 4E, 4E]
-        features = run_layers(
-            decoder.output_upscaling, src.transpose(1, 2).reshape(p, channels, side, side)
-        )
+        features = run_layers(decoder.output_upscaling, src.transpose(1, 2).reshape(p, channels, side, side))
         heads = decoder.output_hypernetworks_mlps
         weights = torch.stack([_head(head, hs[:, 1 + i]) for i, head in enumerate(heads)], dim=1)
         masks = (weights @ features.flatten(2).to(weights.dtype)).float()
@@ -89,9 +87,8 @@ class DecoderStage(nn.Module):
 def two_way_transformer(
     transformer: Any, image: Tensor, image_pe: Tensor, tokens: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """segment_anything's TwoWayTransformer: tokens fp32 [p, t, 256] and the image fp32 [p, E*E, 256] after it.
-
-    image is fp32 [p, 256, E, E], image_pe [1, 256, E, E], tokens [p, t, 256].
+    """segment_anything's TwoWayTransformer on image [p, 256, E, E], image_pe [1, 256, E, E] and tokens
+    [p, t, 256], all fp32: the tokens [p, t, 256] and the image [p, E*E, 256] after it.
     """
     keys, key_pe = image.flatten(2).transpose(1, 2), image_pe.flatten(2).transpose(1, 2)
     queries = tokens

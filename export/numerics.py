@@ -21,6 +21,9 @@ from stages.errors import ParityError
 from stages.geometry import Geometry
 
 Pixels = npt.NDArray[np.uint8]
+# Largest difference of the image embedding, as a fraction of its largest value: several times what sound
+# weights show (fp16 1e-3, bf16 1e-2).
+TOLERANCE = {"fp32": 0.0, "fp16": 1e-2, "bf16": 1e-1}
 CHAIN = ("window", "global", "decoder")
 BATCH = 5  # windows at a time: memory of a few
 POINTS = 3  # a side: points that prompt for one mask each
@@ -42,6 +45,16 @@ class Numerics:
     ious: list[float] = field(default_factory=list)
 
     @property
+    def parity(self) -> dict[str, float]:
+        """The same as numbers, for the bundle's record."""
+        return {
+            "rounded_embedding": self.embedding,
+            "rounded_masks_iou_mean": float(np.mean(self.ious)),
+            "rounded_masks_iou_min": min(self.ious),
+            **{f"{stage}_largest": peak.value for stage, peak in self.peaks.items()},
+        }
+
+    @property
     def text(self) -> str:
         peaks = ", ".join(f"{stage} {peak.value:.0f}" for stage, peak in self.peaks.items())
         return (
@@ -57,7 +70,8 @@ def measure_numerics(
     """Compare the plans `low` with the fp32 plans `exact` on pictures RGB uint8 [S, S, 3] of canvas size, or
     smaller at the bottom and right.
 
-    Raises ParityError when a stage overflows: it names the stage, the operator and the layer.
+    Raises ParityError when a stage overflows (it names the stage, the operator and the layer), and when the
+    image embedding differs by more than TOLERANCE.
     """
     found = Numerics({plan.name: Peak() for plan in low if plan.name in CHAIN and plan.precision != "fp32"})
     run_exact, run_low = _runner(exact, {}), _runner(low, found.peaks)
@@ -66,30 +80,42 @@ def measure_numerics(
         actual = _image_embedding(run_low, geometry, picture)
         difference = float((actual - expected).abs().max() / expected.abs().max())
         found.embedding = max(found.embedding, difference)
+        _require_close(low, difference)
         found.ious += _ious(_masks(run_low, geometry, actual), _masks(run_exact, geometry, expected))
     return found
+
+
+def _require_close(plans: Sequence[StagePlan], difference: float) -> None:
+    encoder = {plan.name: plan.precision for plan in plans if plan.name in ("window", "global")}
+    tolerance = max(TOLERANCE[precision] for precision in encoder.values())
+    if not difference <= tolerance:
+        chosen = ", ".join(f"{stage} {precision}" for stage, precision in encoder.items())
+        raise ParityError(
+            f"the image embedding of {chosen} differs from that of fp32 by {difference:.1e} of its largest "
+            f"value, more than {tolerance:.0e}; nothing was kept: give --precision fp32 for one of them"
+        )
 
 
 def _runner(plans: Sequence[StagePlan], peaks: Mapping[str, Peak]) -> Run:
     """Runs a stage by name, rounding where `peaks` has its name."""
     modules: dict[str, nn.Module] = {plan.name: plan.build() for plan in plans if plan.name in CHAIN}
-    precisions = {plan.name: plan.precision for plan in plans}
 
     def run(name: str, inputs: Sequence[Tensor]) -> Any:
         if name not in peaks:
             return modules[name](*inputs)
         result = run_rounded(modules[name], inputs, peaks[name])
-        _require_finite(name, precisions[name], peaks[name])
+        _require_finite(name, peaks[name])
         return result
 
     return run
 
 
-def _require_finite(stage: str, precision: str, peak: Peak) -> None:
+def _require_finite(stage: str, peak: Peak) -> None:
     if peak.overflowed:
+        name = str(peak.dtype).removeprefix("torch.")
         raise ParityError(
-            f"stage {stage} overflows {precision} in {peak.where} (the largest value is {peak.limit:.0f}); "
-            f"nothing was kept: give --precision {stage}=bf16, or {stage}=fp32"
+            f"stage {stage} overflows {name} in {peak.where} (it holds values up to "
+            f"{torch.finfo(peak.dtype).max:.5g}); nothing was kept: give --precision {stage}=bf16 (or fp32)"
         )
 
 
@@ -114,7 +140,7 @@ def cut(picture: Pixels, g: Geometry) -> Pixels:
 
 
 def _masks(run: Run, g: Geometry, image_embedding: Tensor) -> Tensor:
-    """Masks bool [prompts, 4E, 4E]: one a point of a grid over the canvas, and one for a box in its middle."""
+    """Masks bool [prompts, 4E, 4E]: one a point of a grid over the canvas, and one for a box inside."""
     side = torch.arange(1, POINTS + 1) * g.image_size / (POINTS + 1)
     points = torch.cartesian_prod(side, side)
     none, middle = torch.zeros_like(points), torch.tensor([[0.25, 0.25], [0.75, 0.75]]) * g.image_size

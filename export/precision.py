@@ -26,5 +26,7 @@ def stage_precisions(choices: Sequence[str]) -> dict[str, str]:
                 f"for one stage of {', '.join(STAGES)}"
             )
         if chosen.setdefault(stage, precision) != precision:
-            raise InputError(f"--precision gives {stage or 'every stage'} both {chosen[stage]} and {precision}")
+            raise InputError(
+                f"--precision gives {stage or 'every stage'} both {chosen[stage]} and {precision}"
+            )
     return {stage: chosen.get(stage, chosen.get("", "fp32")) for stage in STAGES}

@@ -8,6 +8,7 @@ fuses operators and so rounds less often, never more.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -25,22 +26,22 @@ LOW = (torch.float16, torch.bfloat16)
 class Peak:
     """The largest value that tensors of a lower precision reached in a stage.
 
-    `value` is absolute and infinite after an overflow, `limit` is the largest the precision holds, `where`
-    names the operator and the layer.
+    `value` is absolute and infinite after an overflow, `dtype` is of the tensor that held it, `where` names
+    the operator and the layer.
     """
 
     value: float = 0.0
-    limit: float = torch.finfo(torch.float16).max
+    dtype: torch.dtype = torch.float16
     where: str = "nowhere"
 
     @property
     def overflowed(self) -> bool:
-        return not self.value <= self.limit
+        return not math.isfinite(self.value)
 
     def see(self, tensor: Tensor, where: str) -> None:
         value = float(tensor.abs().amax()) if tensor.numel() else 0.0
-        if not self.overflowed and not value <= self.value:  # the first overflow stays, also when it is NaN
-            self.value, self.limit, self.where = value, torch.finfo(tensor.dtype).max, where
+        if not self.overflowed and not value <= self.value:  # the first overflow stays; NaN is one too
+            self.value, self.dtype, self.where = value, tensor.dtype, where
 
 
 def run_rounded(module: nn.Module, inputs: Sequence[Tensor], peak: Peak | None = None) -> Any:
@@ -83,7 +84,9 @@ class Rounded(TorchDispatchMode):
             result = tree_map(_rounder(low), func(*tree_map(_widened, args), **tree_map(_widened, kwargs)))
         for tensor in tree_flatten(result)[0]:
             if isinstance(tensor, Tensor) and tensor.dtype in LOW:
-                self._peak.see(tensor, f"{func.name().removeprefix('aten::')} of {self._layer or 'the input'}")
+                self._peak.see(
+                    tensor, f"{func.name().removeprefix('aten::')} of {self._layer or 'the input'}"
+                )
         return result
 
 
@@ -99,4 +102,6 @@ def _widened(value: Any) -> Any:
 
 
 def _rounder(low: torch.dtype) -> Any:
-    return lambda value: value.to(low) if isinstance(value, Tensor) and value.dtype == torch.float32 else value
+    return lambda value: (
+        value.to(low) if isinstance(value, Tensor) and value.dtype == torch.float32 else value
+    )
