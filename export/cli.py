@@ -37,9 +37,9 @@ if TYPE_CHECKING:
     "precisions",
     multiple=True,
     metavar=f"[STAGE=]{'|'.join(DTYPES)}",
-    help="What matrix products compute in; norms, softmax and the residual stream stay fp32. fp16 is for GPUs: "
-    "a CPU gains nothing. bf16 is for a stage that overflows fp16; no CPU runs it. Can be given again for one "
-    "stage: --precision fp16 --precision global=bf16. Default: fp32.",
+    help="What matrix products compute in; norms, softmax and the residual stream stay fp32. fp16 is for "
+    "GPUs: a CPU gains nothing. bf16 is for a stage that overflows fp16; no CPU runs it. Give it again for "
+    "one stage: --precision fp16 --precision global=bf16. Default: fp32.",
 )
 @click.option(
     "--photos",

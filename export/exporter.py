@@ -6,7 +6,7 @@ import gc
 import shutil
 import tempfile
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -49,7 +49,7 @@ class ExportOptions:
 
     embedding_dtype: str = "float16"
     compact: bool = False
-    precisions: Mapping[str, str] = FP32
+    precisions: Mapping[str, str] = field(default_factory=lambda: FP32)
     photos: Path | None = None
 
 

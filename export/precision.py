@@ -8,13 +8,15 @@ from stages.errors import InputError
 
 STAGES = ("window", "global", "decoder", "whole")
 DTYPES = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}  # as torch and ml_dtypes name them
+SAFEST_LAST = ("fp16", "bf16", "fp32")
 FP32: Mapping[str, str] = dict.fromkeys(STAGES, "fp32")
 
 
 def stage_precisions(choices: Sequence[str]) -> dict[str, str]:
     """The precision of each of STAGES from choices like "fp16" (every stage) and "global=bf16" (that one).
 
-    One stage's choice goes before the choice for all, in any order. Raises InputError for any other word and
+    One stage's choice goes before the choice for all, in any order. `whole` has the layers of window and
+    global: not named, it takes the safer of their precisions. Raises InputError for any other word and
     for two choices of one thing.
     """
     chosen: dict[str, str] = {}
@@ -26,7 +28,9 @@ def stage_precisions(choices: Sequence[str]) -> dict[str, str]:
                 f"for one stage of {', '.join(STAGES)}"
             )
         if chosen.setdefault(stage, precision) != precision:
-            raise InputError(
-                f"--precision gives {stage or 'every stage'} both {chosen[stage]} and {precision}"
-            )
-    return {stage: chosen.get(stage, chosen.get("", "fp32")) for stage in STAGES}
+            what = stage or "every stage"
+            raise InputError(f"--precision gives {what} both {chosen[stage]} and {precision}; give one")
+    found = {stage: chosen.get(stage, chosen.get("", "fp32")) for stage in STAGES}
+    if "whole" not in chosen:
+        found["whole"] = max(found["window"], found["global"], key=SAFEST_LAST.index)
+    return found

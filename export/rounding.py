@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -45,7 +46,7 @@ class Peak:
 
 
 def run_rounded(module: nn.Module, inputs: Sequence[Tensor], peak: Peak | None = None) -> Any:
-    """What `module` makes of `inputs` when every tensor of a lower precision is rounded; `peak` is updated."""
+    """What `module` makes of `inputs` when every tensor of a lower precision is rounded. Updates `peak`."""
     with Rounded({id(part): name for name, part in module.named_modules()}, peak or Peak()):
         return module(*inputs)
 
@@ -81,12 +82,12 @@ class Rounded(TorchDispatchMode):
         if low is None:
             result = func(*args, **kwargs)
         else:
-            result = tree_map(_rounder(low), func(*tree_map(_widened, args), **tree_map(_widened, kwargs)))
+            wide = func(*tree_map(_widened, args), **tree_map(_widened, kwargs))
+            result = tree_map(partial(_rounded, low=low), wide)
         for tensor in tree_flatten(result)[0]:
             if isinstance(tensor, Tensor) and tensor.dtype in LOW:
-                self._peak.see(
-                    tensor, f"{func.name().removeprefix('aten::')} of {self._layer or 'the input'}"
-                )
+                operator = func.name().removeprefix("aten::")
+                self._peak.see(tensor, f"{operator} of {self._layer or 'the input'}")
         return result
 
 
@@ -101,7 +102,5 @@ def _widened(value: Any) -> Any:
     return value.float() if isinstance(value, Tensor) and value.dtype in LOW else value
 
 
-def _rounder(low: torch.dtype) -> Any:
-    return lambda value: (
-        value.to(low) if isinstance(value, Tensor) and value.dtype == torch.float32 else value
-    )
+def _rounded(value: Any, low: torch.dtype) -> Any:
+    return value.to(low) if isinstance(value, Tensor) and value.dtype == torch.float32 else value

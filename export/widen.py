@@ -1,7 +1,7 @@
 """A stage's graph with its lower precision taken out: the weights it stores, computed with in fp32.
 
-onnxruntime's CPU provider runs no bf16, and rounds fp16 in places of its own choice. The widened graph has the
-same nodes and weights, so it can be held against PyTorch to the tolerance of fp32.
+onnxruntime's CPU provider runs no bf16, and rounds fp16 in places of its own choice. The widened graph has
+the same nodes and weights, so it can be held against PyTorch to the tolerance of fp32.
 """
 
 from __future__ import annotations
