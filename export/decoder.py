@@ -130,7 +130,8 @@ def _attention(layer: Any, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
 
 def _heads(x: Tensor, heads: int) -> Tensor:
     """[p, t, heads*d] -> [p, heads, t, d]."""
-    return x.unflatten(-1, (heads, -1)).transpose(1, 2)
+    p, tokens, width = x.shape
+    return x.reshape(p, tokens, heads, width // heads).transpose(1, 2)
 
 
 def _head(head: Any, x: Tensor) -> Tensor:

@@ -12,6 +12,7 @@ import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -19,8 +20,9 @@ from onnx import TensorProto, helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
 from stages.errors import BundleError
+from stages.tensors import Array
 
-SHAPE_ARITHMETIC = ("Add", "Concat", "Gather", "Mul", "Reshape", "Slice", "Squeeze", "Unsqueeze")
+SHAPE_ARITHMETIC = ("Shape", "Add", "Concat", "Gather", "Mul", "Reshape", "Slice", "Squeeze", "Unsqueeze")
 VIEWS = ("Reshape", "Squeeze", "Unsqueeze", "Flatten", "Identity")
 
 
@@ -44,6 +46,7 @@ def stage_memory(path: Path, axes: Mapping[str, int]) -> StageMemory:
     """
     model = onnx.load(path, load_external_data=False)
     _fix_axes(model.graph, axes)
+    _fold_shapes(model.graph)
     constants = _constants(model.graph)
     sizes = _tensor_bytes(model, path)
     read = {name for node in model.graph.node for name in node.input if node.output[0] not in constants}
@@ -61,26 +64,29 @@ def _constants(graph: onnx.GraphProto) -> set[str]:
 
 
 def _fix_axes(graph: onnx.GraphProto, axes: Mapping[str, int]) -> None:
-    """Give dynamic axes their sizes, and compute the shapes that the graph computes from those of its inputs,
-    which ONNX's own inference follows only in part."""
-    known = {tensor.name: tensor for tensor in graph.initializer if tensor.data_location != tensor.EXTERNAL}
-    values = {name: numpy_helper.to_array(tensor) for name, tensor in known.items()}
+    """Give dynamic axes their sizes."""
     for value in (*graph.input, *graph.output):
         for dim in value.type.tensor_type.shape.dim:
             if dim.dim_param in axes:
                 dim.dim_value = axes[dim.dim_param]
     del graph.value_info[:]  # sizes there still have names
-    dims = {value.name: [dim.dim_value for dim in value.type.tensor_type.shape.dim] for value in graph.input}
+
+
+def _fold_shapes(graph: onnx.GraphProto) -> None:
+    """Compute what the graph computes from its inputs' shapes; ONNX's own inference follows that in part."""
+    inline = (tensor for tensor in graph.initializer if tensor.data_location != tensor.EXTERNAL)
+    known: dict[str, Array] = {tensor.name: numpy_helper.to_array(tensor) for tensor in inline}
+    shaped: dict[str, Array] = {
+        value.name: np.broadcast_to(np.float32(0), _dims(value)) for value in graph.input
+    }
     for node in list(graph.node):
-        if node.op_type == "Shape" and node.input[0] in dims:
-            feeds = {node.input[0]: np.broadcast_to(np.float32(0), dims[node.input[0]])}
-        elif node.op_type in SHAPE_ARITHMETIC and all(name in values for name in node.input):
+        values = shaped if node.op_type == "Shape" else known
+        if node.op_type in SHAPE_ARITHMETIC and all(name in values for name in node.input):
             feeds = {name: values[name] for name in node.input}
-        else:
-            continue
-        values[node.output[0]] = np.asarray(ReferenceEvaluator(node).run(None, feeds)[0])
-        graph.initializer.append(numpy_helper.from_array(values[node.output[0]], node.output[0]))
-        graph.node.remove(node)
+            results: Any = ReferenceEvaluator(node).run(None, feeds)
+            known[node.output[0]] = np.asarray(results[0])
+            graph.initializer.append(numpy_helper.from_array(known[node.output[0]], node.output[0]))
+            graph.node.remove(node)
 
 
 def _tensor_bytes(model: onnx.ModelProto, path: Path) -> dict[str, int]:
@@ -88,12 +94,14 @@ def _tensor_bytes(model: onnx.ModelProto, path: Path) -> dict[str, int]:
     inferred = onnx.shape_inference.infer_shapes(model, data_prop=True).graph
     sizes = {tensor.name: _bytes(tensor.data_type, tensor.dims) for tensor in inferred.initializer}
     for value in (*inferred.input, *inferred.output, *inferred.value_info):
-        tensor_type = value.type.tensor_type
-        dims = [dim.dim_value for dim in tensor_type.shape.dim]
-        if not all(dim.HasField("dim_value") for dim in tensor_type.shape.dim):
+        if not all(dim.HasField("dim_value") for dim in value.type.tensor_type.shape.dim):
             raise BundleError(f"{path} does not say how large {value.name} is; give sizes for all axes")
-        sizes[value.name] = _bytes(tensor_type.elem_type, dims)
+        sizes[value.name] = _bytes(value.type.tensor_type.elem_type, _dims(value))
     return sizes
+
+
+def _dims(value: onnx.ValueInfoProto) -> list[int]:
+    return [dim.dim_value for dim in value.type.tensor_type.shape.dim]
 
 
 def _bytes(elem_type: int, dims: Iterable[int]) -> int:

@@ -85,7 +85,7 @@ def check_chain(bundle: Bundle, sam: Sam, say: Callable[[str], None]) -> dict[st
     rows, cols = g.resized(2, 3)
     picture = np.zeros((g.grid * g.tile_px, g.grid * g.tile_px, 3), np.uint8)
     picture[:rows, :cols] = np.random.default_rng(SEED).integers(0, 256, (rows, cols, 3))
-    windows = {
+    windows: dict[str, Array] = {
         "tile": cut(picture, g),
         "index": np.arange(g.windows, dtype=np.int32)[:, None],
         "extent": g.extents(rows, cols),

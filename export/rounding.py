@@ -51,22 +51,22 @@ def run_rounded(module: nn.Module, inputs: Sequence[Tensor], peak: Peak | None =
         return module(*inputs)
 
 
-class Rounded(TorchDispatchMode):
+class Rounded(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Operators on fp16 and bf16 tensors compute in fp32 and round their results."""
 
     def __init__(self, names: Mapping[int, str], peak: Peak) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self._names = names
         self._peak = peak
         self._layer = ""
 
     def __enter__(self) -> Rounded:
         self._hook = register_module_forward_pre_hook(self._enter_layer)
-        super().__enter__()
+        super().__enter__()  # type: ignore[no-untyped-call]
         return self
 
     def __exit__(self, *exc: Any) -> None:
-        super().__exit__(*exc)
+        super().__exit__(*exc)  # type: ignore[no-untyped-call]
         self._hook.remove()
 
     def _enter_layer(self, layer: nn.Module, inputs: Any) -> None:
