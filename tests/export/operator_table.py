@@ -19,8 +19,8 @@ _OF_FLOATS = """Clip Conv ConvTranspose Cos Erf Gemm LayerNormalization MatMul P
     Sigmoid Sin Softmax Sqrt"""
 _OF_NUMBERS = """Abs Add Div Equal Greater GreaterOrEqual Less LessOrEqual Max Min Mod Mul Neg Pad Range
     ReduceMax ReduceMean ReduceMin ReduceSum Relu Sub"""
-_OF_ALL = """Concat Constant ConstantOfShape Expand Flatten Gather GatherElements GatherND Identity Reshape Shape
-    Slice Split Squeeze Tile Transpose Unsqueeze Where"""
+_OF_ALL = """Concat Constant ConstantOfShape Expand Flatten Gather GatherElements GatherND Identity Reshape
+    Shape Slice Split Squeeze Tile Transpose Unsqueeze Where"""
 
 DTYPES: dict[str, frozenset[str]] = {
     **dict.fromkeys(_OF_FLOATS.split(), _FLOATS),

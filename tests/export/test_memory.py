@@ -63,7 +63,7 @@ def test_memory_of_an_export_follows_its_axes(tiny_bundle: Callable[[str], Bundl
     assert one.weights_bytes == many.weights_bytes
     assert many.activation_bytes == 9 * one.activation_bytes
     decoders = [memory(bundle, "decoder", p=p, k=2).activation_bytes for p in (1, 8)]
-    assert 4 * decoders[0] < decoders[1] < 8 * decoders[0]
+    assert decoders[1] == pytest.approx(8 * decoders[0], rel=0.1)
 
 
 def test_weights_are_what_the_file_holds(tiny_bundle: Callable[[str], Bundle]) -> None:

@@ -35,7 +35,7 @@ class Product(nn.Module):
 
     def __init__(self, weight: Tensor) -> None:
         super().__init__()
-        self.layer = nn.Linear(*weight.shape[::-1], bias=False).half()
+        self.layer = nn.Linear(weight.shape[1], weight.shape[0], bias=False).half()
         self.layer.weight.data = weight.half()
 
     def forward(self, x: Tensor) -> Tensor:

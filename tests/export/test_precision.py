@@ -77,8 +77,9 @@ def test_fp32_is_the_module_itself(sam: Sam) -> None:
 
 
 def test_a_weight_beyond_the_range_is_refused() -> None:
-    layer = nn.Sequential(nn.Linear(2, 2))
-    nn.init.constant_(layer[0].weight, 7e4)
+    linear = nn.Linear(2, 2)
+    nn.init.constant_(linear.weight, 7e4)
+    layer = nn.Sequential(linear)
     with pytest.raises(CheckpointError, match=r"0\.weight has values beyond the range of float16"):
         lowered(layer, torch.float16)
     assert lowered(layer, torch.bfloat16) is not layer
