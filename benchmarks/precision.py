@@ -3,7 +3,7 @@
     python -m benchmarks.precision --out benchmarks/results/precision.json
 
 Rounding is PyTorch's on the CPU (see `export.rounding`): minutes for vit_b, whose weights are random. Memory
-is computed from graphs of random weights with four global blocks, as all vit_* have, and one window block: the
+is computed from graphs with random weights, four global blocks, as all vit_* have, and one window block: the
 edge runs no other. Exits with an error when a mask of fp16 differs more than it may.
 """
 

@@ -91,6 +91,7 @@ def test_the_bundle_records_precision_and_what_was_measured(
 ) -> None:
     bundle = tiny_bundle(precision)
     assert {stage.precision for stage in bundle.stages.values()} == {precision}
+    assert bundle.description == f"tiny (untrained weights, {precision})"
     assert bundle.stage("global").parity["image_embedding"] < 1e-4  # the graph is the module's
     assert bundle.stage("decoder").parity["low_res_masks"] < 1e-4
     assert 0 < bundle.parity["rounded_embedding"] < 0.1
