@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
+from export.precision import DTYPES, stage_precisions
 from stages.errors import CheckpointError
-from stages.geometry import GEOMETRIES
+from stages.geometry import GEOMETRIES, Geometry
+
+if TYPE_CHECKING:
+    from export.sam import Weights
 
 
 @click.command("export")
@@ -28,36 +33,71 @@ from stages.geometry import GEOMETRIES
     help="Unquantised wire format; float32 is for tests.",
 )
 @click.option(
+    "--precision",
+    "precisions",
+    multiple=True,
+    metavar=f"[STAGE=]{'|'.join(DTYPES)}",
+    help="What matrix products compute in; norms, softmax and the residual stream stay fp32. fp16 is for "
+    "GPUs: a CPU gains nothing. bf16 is for a stage that overflows fp16; no CPU runs it. Give it again for "
+    "one stage: --precision fp16 --precision global=bf16. Default: fp32.",
+)
+@click.option(
+    "--photos",
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    help="Photographs to check fp16 or bf16 with, for overflow and for masks beside those of fp32. Default: "
+    "one made picture.",
+)
+@click.option(
     "--compact",
     is_flag=True,
     help="Round weights to fp16 and store them so: half the size on disk. Stages still compute in fp32.",
 )
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="Directory of the bundle.")
 def command(
-    model: str, checkpoint: Path | None, random_weights: bool, embedding: str, compact: bool, out: Path
+    model: str,
+    checkpoint: Path | None,
+    random_weights: bool,
+    embedding: str,
+    precisions: tuple[str, ...],
+    photos: Path | None,
+    compact: bool,
+    out: Path,
 ) -> None:
     """Write a bundle: SAM, its blocks reordered, as ONNX stages held against PyTorch."""
-    from export.exporter import export_bundle  # torch takes seconds to import
-    from export.sam import DOWNLOADS, Weights, build_sam, load_weights, randomise
+    by_stage = stage_precisions(precisions)
+    all_fp32 = set(by_stage.values()) == {"fp32"}
+    if compact and not all_fp32:
+        raise click.UsageError("--compact is for fp32; fp16 and bf16 store half-size weights as they are")
+    if photos is not None and all_fp32:
+        raise click.UsageError("--photos checks a lower precision; give --precision fp16 or bf16 too")
+
+    from export.exporter import ExportOptions, export_bundle  # torch takes seconds to import
 
     geometry = GEOMETRIES[model]
+    weights = _weights(geometry, checkpoint, random_weights)
+    options = ExportOptions(embedding, compact, by_stage, photos)
+    bundle = export_bundle(weights, geometry, out, options, click.echo)
+    click.echo(f"{out}: {bundle.description}, site digest {bundle.site_digest}")
+    if bundle.weights != "distilled":
+        click.echo(f"weights are {bundle.weights}: masks are {'meaningless' if random_weights else 'poor'}")
+
+
+def _weights(geometry: Geometry, checkpoint: Path | None, random_weights: bool) -> Weights:
+    from export.sam import DOWNLOADS, Weights, build_sam, load_weights, randomise
+
+    model = geometry.name
     if checkpoint is not None and random_weights:
         raise click.UsageError("give either --checkpoint or --random-weights")
     if checkpoint is not None:
-        weights = load_weights(geometry, checkpoint)
-    elif random_weights:
+        return load_weights(geometry, checkpoint)
+    if random_weights:
         sam = build_sam(geometry)
         randomise(sam)
-        weights = Weights(sam, geometry, "untrained", "random numbers")
-    elif model in DOWNLOADS:
+        return Weights(sam, geometry, "untrained", "random numbers")
+    if model in DOWNLOADS:
         address, size = DOWNLOADS[model]
         raise CheckpointError(
             f"{model} needs its official weights: download {address} ({size}) and give --checkpoint FILE, "
             "or give --random-weights to try geometry and speed"
         )
-    else:
-        raise CheckpointError(f"{model} has no official weights: give --checkpoint FILE or --random-weights")
-    bundle = export_bundle(weights, geometry, out, embedding, click.echo, compact)
-    click.echo(f"{out}: {bundle.description}, site digest {bundle.site_digest}")
-    if bundle.weights != "distilled":
-        click.echo(f"weights are {bundle.weights}: masks are {'meaningless' if random_weights else 'poor'}")
+    raise CheckpointError(f"{model} has no official weights: give --checkpoint FILE or --random-weights")

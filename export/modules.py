@@ -4,25 +4,26 @@ They hold the layers of a segment_anything model (no copies) and compute what it
 
 - `WindowStage`: patch embedding, position embedding and all window blocks of single windows;
 - `GlobalStage`: the global blocks and the neck, on all windows' embeddings;
-- `WholeStage`: the reordered encoder on a canvas, the way SAM runs it;
-- `DecoderStage`: prompt encoder and mask decoder.
+- `WholeStage`: the reordered encoder on a canvas, the way SAM runs it.
+
+They compute in fp32. In a stage that `lowered` made, matrix products compute in the dtype of their weights;
+norms, softmax, sums of scores and positions, and the residual stream stay in fp32.
 
 Attention is matmul, softmax, matmul; global attention runs in blocks of query rows so that no more than
 SCORES_BYTES of an attention matrix (vit_b: 805 MB, vit_h: 1074 MB) exist at a time.
 
-Source: segment_anything.modeling (image_encoder.Block, prompt_encoder.PromptEncoder,
-mask_decoder.MaskDecoder).
+Source: segment_anything.modeling.image_encoder (Block, Attention).
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from export.layers import mlp, product, run_layers
 from export.sam import ImageEncoderViT, Sam, window_partition, window_unpartition
 from stages.geometry import Geometry
 
@@ -33,42 +34,47 @@ SCALE_FLOOR = 2.0**-14  # smallest normal fp16: a token of zeros must not divide
 def attention(layer: Any, x: Tensor) -> Tensor:
     """SAM's attention with decomposed relative positions, computed for some rows of queries at a time.
 
-    x and the result are [n, h, w, D]; `layer` is a segment_anything Attention whose tables fit h and w.
+    x [n, h, w, D] -> fp32 [n, h, w, D]; `layer` is a segment_anything Attention whose tables fit h and w.
     """
     n, h, w, dim = x.shape
     heads, d = layer.num_heads, dim // layer.num_heads
     rows = max(1, SCORES_BYTES // (heads * w * h * w * 4))
     # [n, h*w, 3*D] -> [3, n, heads, h*w, d]
-    q, k, v = layer.qkv(x).reshape(n, h * w, 3, heads, d).permute(2, 0, 3, 1, 4).unbind(0)
+    q, k, v = product(layer.qkv, x).reshape(n, h * w, 3, heads, d).permute(2, 0, 3, 1, 4).unbind(0)
     rel_h, rel_w = _relative_positions(layer, q.reshape(n, heads, h, w, d))
     keys = (k * layer.scale).transpose(-2, -1)
     blocks = []
     for start in range(0, h, rows):
         stop = min(start + rows, h)
-        scores = q[:, :, start * w : stop * w] @ keys
+        scores = (q[:, :, start * w : stop * w] @ keys).float()
         # [n, heads, rows, w, kh, 1] + [n, heads, rows, w, 1, kw]
         bias = rel_h[:, :, start:stop, :, :, None] + rel_w[:, :, start:stop, :, None, :]
         scores = scores + bias.reshape(n, heads, (stop - start) * w, h * w)
-        blocks.append(scores.softmax(dim=-1) @ v)
+        blocks.append(scores.softmax(dim=-1).to(v.dtype) @ v)
     # [n, heads, h*w, d] -> [n, h, w, D]
-    mixed: Tensor = layer.proj(torch.cat(blocks, dim=2).transpose(1, 2).reshape(n, h, w, dim))
-    return mixed
+    return product(layer.proj, torch.cat(blocks, dim=2).transpose(1, 2).reshape(n, h, w, dim)).float()
 
 
 def _relative_positions(layer: Any, q: Tensor) -> tuple[Tensor, Tensor]:
-    """Products of queries [n, heads, h, w, d] with SAM's position tables, for each key row and key column."""
+    """Products of queries [n, heads, h, w, d] with SAM's position tables, for each key row and key column:
+    fp32 [n, heads, h, w, h] and [n, heads, h, w, w]."""
     h, w = q.shape[2:4]
     table_h = layer.rel_pos_h[_offsets(h)].transpose(-2, -1)  # [h, d, h]
     table_w = layer.rel_pos_w[_offsets(w)].transpose(-2, -1)
     rel_h = q @ table_h
     rel_w = (q.transpose(2, 3) @ table_w).transpose(2, 3)
-    return rel_h, rel_w
+    return rel_h.float(), rel_w.float()
 
 
 def _offsets(size: int) -> Tensor:
     """Row of the relative position table for each (query, key) pair along one axis."""
     positions = torch.arange(size)
     return positions[:, None] - positions[None, :] + size - 1
+
+
+def patches(embed: Any, pixels: Tensor) -> Tensor:
+    """segment_anything's PatchEmbed: normalised pixels [n, 3, S, S] -> fp32 [n, S/patch, S/patch, D]."""
+    return product(embed.proj, pixels).float().permute(0, 2, 3, 1)
 
 
 def normalise(pixels: Tensor, extent: Tensor, mean: Tensor, std: Tensor) -> Tensor:
@@ -91,6 +97,7 @@ class WindowStage(nn.Module):
     mean: Tensor
     std: Tensor
     positions: Tensor
+    canvas_tokens: Tensor
 
     def __init__(self, sam: Sam, geometry: Geometry, embedding_dtype: torch.dtype) -> None:
         super().__init__()
@@ -103,6 +110,9 @@ class WindowStage(nn.Module):
         self.register_buffer("std", sam.pixel_std.flatten())
         # [1, T, T, D] -> [windows, w, w, D]
         self.register_buffer("positions", window_partition(encoder.pos_embed.data, geometry.window)[0])
+        # [1, T, T, 1] -> [windows, w, w, 1]
+        canvas = torch.ones((1, geometry.tokens, geometry.tokens, 1))
+        self.register_buffer("canvas_tokens", window_partition(canvas, geometry.window)[0] > 0)
 
     def forward(self, tile: Tensor, index: Tensor, extent: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         x = self.encode(tile, index, extent)
@@ -112,7 +122,7 @@ class WindowStage(nn.Module):
         """The embedding in fp32, [n, w, w, D]."""
         index = index.long()
         on_canvas = self._on_canvas(index)
-        x = self.patch_embed(normalise(tile, extent, self.mean, self.std))
+        x = patches(self.patch_embed, normalise(tile, extent, self.mean, self.std))
         x = x + self.positions[index[:, 0]]
         for block in self.blocks:
             x = _window_block(block, x, on_canvas)
@@ -120,11 +130,7 @@ class WindowStage(nn.Module):
 
     def _on_canvas(self, index: Tensor) -> Tensor:
         """Which tokens of each window lie on the canvas: bool [n, w, w, 1]."""
-        g = self.geometry
-        side = torch.arange(g.window)[None, :]
-        rows = (index // g.grid) * g.window + side < g.tokens
-        cols = (index % g.grid) * g.window + side < g.tokens
-        return (rows[:, :, None] & cols[:, None, :])[..., None]
+        return self.canvas_tokens[index[:, 0]]
 
 
 def _window_block(block: Any, x: Tensor, on_canvas: Tensor) -> Tensor:
@@ -135,8 +141,7 @@ def _window_block(block: Any, x: Tensor, on_canvas: Tensor) -> Tensor:
     h = block.norm1(x)
     h = torch.where(on_canvas, h, torch.zeros_like(h))
     x = x + attention(block.attn, h)
-    mixed: Tensor = x + block.mlp(block.norm2(x))
-    return mixed
+    return x + mlp(block.mlp, block.norm2(x))
 
 
 def quantise(x: Tensor) -> tuple[Tensor, Tensor]:
@@ -171,8 +176,7 @@ class GlobalStage(nn.Module):
         x = window_unpartition(embedding.float(), g.window, padded, (g.tokens, g.tokens))
         for block in self.blocks:
             x = _block(block, x)
-        image_embedding: Tensor = self.neck(x.permute(0, 3, 1, 2))
-        return image_embedding
+        return run_layers(self.neck, x.permute(0, 3, 1, 2))
 
 
 class WholeStage(nn.Module):
@@ -193,11 +197,10 @@ class WholeStage(nn.Module):
         self.register_buffer("std", sam.pixel_std.flatten())
 
     def forward(self, canvas: Tensor, extent: Tensor) -> Tensor:
-        x = self.patch_embed(normalise(canvas, extent, self.mean, self.std)) + self.pos_embed
+        x = patches(self.patch_embed, normalise(canvas, extent, self.mean, self.std)) + self.pos_embed
         for block in self.blocks:
             x = _block(block, x)
-        image_embedding: Tensor = self.neck(x.permute(0, 3, 1, 2))
-        return image_embedding
+        return run_layers(self.neck, x.permute(0, 3, 1, 2))
 
 
 def _block(block: Any, x: Tensor) -> Tensor:
@@ -210,72 +213,7 @@ def _block(block: Any, x: Tensor) -> Tensor:
     else:
         h = attention(block.attn, h)
     x = x + h
-    mixed: Tensor = x + block.mlp(block.norm2(x))
-    return mixed
-
-
-class DecoderStage(nn.Module):
-    """Prompt encoder and mask decoder for p objects of k prompt tokens each.
-
-    point_coords fp32 [p, k, 2] are canvas pixels (x, y); point_labels fp32 [p, k] are SAM's: 0 background,
-    1 foreground, 2 and 3 the corners of a box, -1 none. mask_input fp32 [p, 1, M, M] counts where
-    has_mask_input fp32 [p, 1] is 1. Outputs: low_res_masks fp32 [p, 4, M, M] (logits), iou fp32 [p, 4].
-    """
-
-    image_pe: Tensor
-
-    def __init__(self, sam: Sam) -> None:
-        super().__init__()
-        prompts = sam.prompt_encoder
-        self.image_size = sam.image_encoder.img_size
-        self.prompts = prompts
-        self.decoder = sam.mask_decoder
-        self.register_buffer("image_pe", prompts.get_dense_pe().detach())
-
-    def forward(
-        self,
-        image_embedding: Tensor,
-        point_coords: Tensor,
-        point_labels: Tensor,
-        mask_input: Tensor,
-        has_mask_input: Tensor,
-    ) -> tuple[Tensor, Tensor]:
-        tokens = self.tokens(point_coords, point_labels)
-        dense = torch.where(has_mask_input[..., None, None] > 0, self.dense(mask_input), self.dense(None))
-        return self.decode(image_embedding + dense, self.image_pe, tokens)  # [1, 256, E, E] + [p, 256, E, E]
-
-    def tokens(self, coords: Tensor, labels: Tensor) -> Tensor:
-        """Output tokens and embedded prompts, [p, 5 + k, 256]."""
-        turns = 2 * ((coords + 0.5) / self.image_size) - 1
-        angles = 2 * math.pi * (turns @ self.prompts.pe_layer.positional_encoding_gaussian_matrix)
-        where = torch.cat([angles.sin(), angles.cos()], dim=-1)
-        labels = labels[..., None]
-        where = torch.where(labels == -1, torch.zeros_like(where), where)
-        rows = [self.prompts.not_a_point_embed, *self.prompts.point_embeddings]  # labels -1, 0, 1, 2, 3
-        kind = torch.cat([row.weight for row in rows])[labels[..., 0].long() + 1]
-        fixed = torch.cat([self.decoder.iou_token.weight, self.decoder.mask_tokens.weight])
-        fixed = fixed[None].expand(coords.shape[0], -1, -1)
-        return torch.cat([fixed, where + kind], dim=1)
-
-    def dense(self, mask: Tensor | None) -> Tensor:
-        """What is added to the image embedding for mask inputs [p, 1, 4E, 4E], or for none."""
-        if mask is None:
-            none: Tensor = self.prompts.no_mask_embed.weight.reshape(1, -1, 1, 1)
-            return none
-        embedded: Tensor = self.prompts.mask_downscaling(mask)
-        return embedded
-
-    def decode(self, keys: Tensor, image_pe: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor]:
-        """Masks and their rated IoU from keys [p, 256, E, E], their positions [1, 256, E, E] and tokens."""
-        decoder = self.decoder
-        p, channels, side, _ = keys.shape
-        hs, src = decoder.transformer(keys, image_pe, tokens)
-        # [p, E*E, 256] -> [p, 32, 4E, 4E]
-        features = decoder.output_upscaling(src.transpose(1, 2).reshape(p, channels, side, side))
-        heads = decoder.output_hypernetworks_mlps
-        weights = torch.stack([head(hs[:, 1 + i]) for i, head in enumerate(heads)], dim=1)
-        masks = weights @ features.flatten(2)
-        return masks.reshape(p, len(heads), 4 * side, 4 * side), decoder.iou_prediction_head(hs[:, 0])
+    return x + mlp(block.mlp, block.norm2(x))
 
 
 def reordered_encoder(encoder: ImageEncoderViT, geometry: Geometry) -> ImageEncoderViT:

@@ -6,7 +6,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
-from export.modules import DecoderStage
+from export.decoder import DecoderStage
 from export.sam import Sam
 
 

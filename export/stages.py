@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from export.modules import DecoderStage, GlobalStage, WholeStage, WindowStage
+from export.decoder import DecoderStage
+from export.layers import lowered
+from export.modules import GlobalStage, WholeStage, WindowStage
+from export.precision import DTYPES, FP32
 from export.sam import Sam
 from stages.geometry import Geometry
 from stages.tensors import TensorSpec
@@ -17,23 +20,35 @@ from stages.tensors import TensorSpec
 
 @dataclass(frozen=True)
 class StagePlan:
-    """What to export as one stage: `build` makes the module, `examples` its inputs for tracing and parity."""
+    """What to export as one stage: `build` makes the module, `examples` its inputs for tracing and parity.
+
+    `precision` is the one matrix products compute in; a module of a lower one is a copy of its layers.
+    """
 
     name: str
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
     build: Callable[[], nn.Module]
     examples: Callable[[torch.Generator], tuple[Tensor, ...]]
+    precision: str = "fp32"
 
 
-def stage_plans(sam: Sam, geometry: Geometry, embedding_dtype: str) -> tuple[StagePlan, ...]:
-    """Plans of all stages in the order a frame meets them."""
-    return (
+def stage_plans(
+    sam: Sam, geometry: Geometry, embedding_dtype: str, precisions: Mapping[str, str] = FP32
+) -> tuple[StagePlan, ...]:
+    """Plans of all stages in the order a frame meets them, each in its own precision."""
+    plans = (
         _window(sam, geometry, embedding_dtype),
         _global(sam, geometry, embedding_dtype),
         _decoder(sam, geometry),
         _whole(sam, geometry),
     )
+    return tuple(_in_precision(plan, precisions[plan.name]) for plan in plans)
+
+
+def _in_precision(plan: StagePlan, precision: str) -> StagePlan:
+    dtype = getattr(torch, DTYPES[precision])
+    return replace(plan, build=lambda: lowered(plan.build(), dtype), precision=precision)
 
 
 def _window(sam: Sam, g: Geometry, embedding_dtype: str) -> StagePlan:

@@ -120,7 +120,9 @@ class Bundle:
 
     @property
     def description(self) -> str:
-        return f"{self.geometry.name} ({self.weights} weights)"
+        """Model, weight status, and precisions lower than fp32: "vit_b (distilled weights, fp16)"."""
+        low = sorted({s.precision for s in self.stages.values() if not s.precision.startswith("fp32")})
+        return f"{self.geometry.name} ({', '.join([f'{self.weights} weights', *low])})"
 
     def stage(self, name: str) -> Stage:
         if name not in self.stages:

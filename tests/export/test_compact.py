@@ -12,8 +12,9 @@ import torch
 from click.testing import CliRunner
 from onnx import numpy_helper
 
-from export.exporter import blank_window, export_bundle, relative_difference
+from export.exporter import ExportOptions, blank_window, export_bundle
 from export.modules import GlobalStage
+from export.parity import relative_difference
 from export.sam import Sam, Weights, build_sam, randomise, save_weights
 from export.stages import as_numpy, stage_plans
 from pedsam import main
@@ -36,7 +37,7 @@ def weights() -> Weights:
 @pytest.fixture(scope="module")
 def compact(weights: Weights, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     out = tmp_path_factory.mktemp("compact") / "bundle"
-    return export_bundle(weights, TINY, out, "float32", lambda line: None, compact=True)
+    return export_bundle(weights, TINY, out, ExportOptions("float32", compact=True), lambda line: None)
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +45,7 @@ def normal(weights: Weights, tmp_path_factory: pytest.TempPathFactory) -> Bundle
     """An export of the same weights, rounded here, without --compact."""
     out = tmp_path_factory.mktemp("normal") / "bundle"
     rounded = replace(weights, sam=rounded_by_hand(weights.sam))
-    return export_bundle(rounded, TINY, out, "float32", lambda line: None)
+    return export_bundle(rounded, TINY, out, ExportOptions("float32"), lambda line: None)
 
 
 def rounded_by_hand(sam: Sam) -> Sam:

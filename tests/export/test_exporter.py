@@ -109,7 +109,7 @@ def test_a_wrong_graph_is_not_kept(tmp_path: Path) -> None:
     import torch
     from torch import Tensor, nn
 
-    from export.exporter import _add_stage
+    from export.exporter import add_stage
     from export.stages import StagePlan
     from stages.errors import ParityError
     from stages.geometry import GEOMETRIES
@@ -128,7 +128,7 @@ def test_a_wrong_graph_is_not_kept(tmp_path: Path) -> None:
     )
     empty = Bundle(tmp_path, GEOMETRIES["mini"], (), (), "untrained", "", "float32", 0, {}, {}, {})
     with pytest.raises(ParityError, match=r"output y differs by 9\.99e-04, more than 1e-04"):
-        _add_stage(empty, plan, lambda line: None)
+        add_stage(empty, plan, lambda line: None)
 
 
 def test_the_command_says_what_it_checked(mini_bundle: Bundle) -> None:

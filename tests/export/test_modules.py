@@ -8,7 +8,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from export.modules import DecoderStage, GlobalStage, WholeStage, WindowStage, quantise, reordered_encoder
+from export.decoder import DecoderStage
+from export.modules import GlobalStage, WholeStage, WindowStage, quantise, reordered_encoder
 from export.sam import Sam, build_sam, randomise, sam_model_registry
 from stages.geometry import GEOMETRIES
 

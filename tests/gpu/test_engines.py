@@ -13,7 +13,7 @@ import onnxruntime
 import pytest
 
 from export.build import Target, build_stage
-from export.exporter import relative_difference
+from export.parity import relative_difference
 from stages.bundle import Bundle
 from stages.devices import Device
 from stages.engine import Engine, EngineThread, engine_factories, make_engine
