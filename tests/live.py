@@ -51,6 +51,7 @@ class FakeLive(Live):
         self.objects: dict[str, FakeObject] = {}
         self.sites = [FakeSite(name, operator) for name, operator in SITES]
         self.requests: list[Request] = []
+        self.asked: Newest[Request] = Newest()
         self.message: str | None = None
         self.gate: anyio.Event | None = None  # prompts wait for it
         self.number = -1
@@ -67,6 +68,7 @@ class FakeLive(Live):
 
     async def prompt(self, request: Request) -> str:
         self.requests.append(request)
+        self.asked.put(request)
         if self.gate is not None:
             await self.gate.wait()
         if request.name is not None and request.name not in self.objects:

@@ -121,12 +121,14 @@ async def test_what_the_loop_refuses_is_told_in_its_words() -> None:
 async def test_nonsense_is_answered_and_changes_nothing(message: str | bytes, sentence: str) -> None:
     async with shown() as run:
         watcher = await run.watch()
+        await watcher.frame()
         if isinstance(message, bytes):
             await watcher.socket.send_bytes(message)
         else:
             await watcher.socket.send_str(message)
         assert sentence in (await watcher.text("error"))["text"]
-        assert (await watcher.frame()).number == 0  # it is still served
+        run.live.advance()
+        assert (await watcher.frame()).number == 1  # it is still served
         assert not run.live.paused
         assert run.live.requests == []
 
