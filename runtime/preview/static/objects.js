@@ -1,6 +1,6 @@
 // The row of objects: one chip each with colour, name and state; the selected one can be renamed and removed.
 
-const STATES = { tracked: "", carried: "carried along", lost: "lost" };
+const STATES = { tracked: "", carried: "carried along", lost: "lost", asked: "asked for" };
 
 export class Objects {
   selected = null; // a name, or null: the next point starts a new object
@@ -68,13 +68,20 @@ export class Objects {
     else this.#render();
   }
 
+  /** What frames have shown and, while none has yet, the object that was asked for last. */
+  #known() {
+    const missing = this.selected !== null && !this.#shown.some(({ name }) => name === this.selected);
+    return missing ? [...this.#shown, { name: this.selected, colour: null, state: "asked" }] : this.#shown;
+  }
+
   #render() {
-    const drawn = JSON.stringify([this.selected, this.#picture.palette, this.#shown.map(essence)]);
+    const known = this.#known();
+    const drawn = JSON.stringify([this.selected, this.#picture.palette, known.map(essence)]);
     const editing = this.#list.contains(document.activeElement) && document.activeElement.matches("input");
     if (drawn === this.#drawn || editing) return;
     this.#drawn = drawn;
     const focus = this.#list.contains(document.activeElement) ? document.activeElement.dataset.key : null;
-    this.#list.replaceChildren(...this.#shown.map((object) => this.#chip(object)), this.#newChip());
+    this.#list.replaceChildren(...known.map((object) => this.#chip(object)), this.#newChip());
     if (focus) [...this.#list.querySelectorAll("button")].find(({ dataset }) => dataset.key === focus)?.focus();
   }
 
@@ -83,7 +90,7 @@ export class Objects {
     const chosen = object.name === this.selected;
     chip.className = `chip ${object.state} ${chosen ? "selected" : ""}`;
     chip.dataset.name = object.name;
-    chip.style.setProperty("--colour", this.#picture.colour(object));
+    if (object.colour !== null) chip.style.setProperty("--colour", this.#picture.colour(object));
     const choose = button("choose", object.name, () => this.#actions.select(object.name));
     choose.setAttribute("aria-pressed", chosen);
     const name = document.createElement("span");

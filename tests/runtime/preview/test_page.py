@@ -140,7 +140,7 @@ async def test_freeze_stops_the_picture_and_prompts_count_for_its_frame(live_tab
     number = await live_tab.number()
     _, later = await live_tab.live.frames.after(live_tab.live.frames.version + 5)
     await live_tab.click(0.3, 0.4)
-    await expect(live_tab.page.locator(".chip.selected")).to_have_count(1)
+    await expect(live_tab.page.locator(".chip.selected small")).to_have_text("asked for")
     assert await live_tab.number() == number == live_tab.live.requests[0].number < later.number
     await live_tab.page.locator("#freeze").click()
     await live_tab.until_number(later.number)
