@@ -7,7 +7,8 @@ import io
 import logging
 import os
 import secrets
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -89,6 +90,17 @@ async def preview(live: Live, options: PreviewOptions) -> AsyncIterator[str]:
         yield _address(options.host, port, identity, token)
     finally:
         await runner.cleanup()
+
+
+def watcher(options: PreviewOptions) -> Callable[[Live], AbstractAsyncContextManager[str]]:
+    """`preview` as a run takes those who watch it; gives what a person is told instead of the bare address."""
+
+    @contextlib.asynccontextmanager
+    async def watch(live: Live) -> AsyncIterator[str]:
+        async with preview(live, options) as address:
+            yield introduction(address, options)
+
+    return watch
 
 
 def introduction(address: str, options: PreviewOptions) -> str:
