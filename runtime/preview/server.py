@@ -93,7 +93,7 @@ async def preview(live: Live, options: PreviewOptions) -> AsyncIterator[str]:
 
 
 def watcher(options: PreviewOptions) -> Callable[[Live], AbstractAsyncContextManager[str]]:
-    """`preview` as a run takes those who watch it; gives what a person is told instead of the bare address."""
+    """`preview` as a run takes those who watch it: it gives what a person is told, not the bare address."""
 
     @contextlib.asynccontextmanager
     async def watch(live: Live) -> AsyncIterator[str]:
