@@ -11,7 +11,7 @@ from typing import Any
 import anyio
 from playwright.async_api import Browser, Page, async_playwright, expect
 
-from tests.fake_live import FakeLive
+from tests.live import FakeLive
 from tests.watchers import Shown, shown
 
 NAMES = ("chromium", "chromium-browser", "google-chrome")

@@ -14,7 +14,7 @@ import aiohttp
 from aiohttp import WSMsgType
 
 from runtime.preview import PreviewOptions, preview, protocol
-from tests.fake_live import FakeLive
+from tests.live import FakeLive
 
 DEADLINE_S = 60  # generous: what is waited for comes, or the test fails
 

@@ -7,8 +7,7 @@ import io
 import logging
 import os
 import secrets
-from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import AbstractAsyncContextManager
+from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -90,17 +89,6 @@ async def preview(live: Live, options: PreviewOptions) -> AsyncIterator[str]:
         yield _address(options.host, port, identity, token)
     finally:
         await runner.cleanup()
-
-
-def watcher(options: PreviewOptions) -> Callable[[Live], AbstractAsyncContextManager[str]]:
-    """`preview` as a run takes those who watch it: it gives what a person is told, not the bare address."""
-
-    @contextlib.asynccontextmanager
-    async def watch(live: Live) -> AsyncIterator[str]:
-        async with preview(live, options) as address:
-            yield introduction(address, options)
-
-    return watch
 
 
 def introduction(address: str, options: PreviewOptions) -> str:

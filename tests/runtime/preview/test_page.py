@@ -12,7 +12,7 @@ from playwright.async_api import Browser, expect
 
 from runtime.preview import PreviewOptions, preview
 from tests.browser import Tab, chromium, opened, tab
-from tests.fake_live import FakeLive
+from tests.live import FakeLive
 from tests.watchers import shown
 
 pytestmark = [pytest.mark.anyio, pytest.mark.browser]
