@@ -43,14 +43,13 @@ function stripes(colours) {
   return `repeating-linear-gradient(135deg, ${stops.join(", ")})`;
 }
 
-/** The shortest beginning of a name that no other operator's shares. */
+/** One character for an operator: the first after what all names begin with, or its place in the row. */
 function initial(name, operators) {
-  const others = operators.filter((other) => other !== name);
-  for (let length = 1; length <= Math.min(3, name.length); length++) {
-    const start = name.slice(0, length);
-    if (!others.some((other) => other.startsWith(start))) return start;
-  }
-  return String(operators.indexOf(name) + 1);
+  let shared = 0;
+  while (operators.length > 1 && operators.every((other) => other[shared] && other[shared] === name[shared])) shared++;
+  const own = (operator) => operator[shared] ?? "";
+  const alone = operators.filter((other) => own(other) === own(name)).length === 1;
+  return alone && own(name) ? own(name) : String(operators.indexOf(name) + 1);
 }
 
 function legend(status, operators) {

@@ -124,22 +124,26 @@ export class Picture {
     const context = this.#hud.getContext("2d");
     context.scale(scale, scale);
     const zoom = area.width / this.frame.width;
-    for (const object of this.frame.objects) this.#drawLabel(context, object, area);
+    const taken = [];
+    for (const object of this.frame.objects) this.#drawLabel(context, object, area, taken);
     this.#markers = this.#markers.filter((marker) => marker.stays || marker.until > performance.now());
     for (const marker of this.#markers) drawMarker(context, marker, zoom);
     if (this.rubber) drawBox(context, this.rubber, zoom);
     if (this.crosshair) drawCrosshair(context, this.crosshair, zoom);
   }
 
-  /** The name of an object above its mask, in a size that does not depend on the frame's. */
-  #drawLabel(context, object, area) {
+  /** The name of an object above its mask, in a size that does not depend on the frame's, below names that are
+   * `taken` there already. */
+  #drawLabel(context, object, area, taken) {
     const box = this.#boxes.get(object.name);
     if (!box) return;
     const zoom = area.width / this.#masks.width;
     context.font = `${object.name === this.selected ? 600 : 500} 12px system-ui, sans-serif`;
     const width = context.measureText(object.name).width + 26;
     const left = Math.min(Math.max(((box[0] + box[2]) / 2) * zoom - width / 2, 4), area.width - width - 4);
-    const top = Math.max(box[1] * zoom - 26, 4);
+    let top = Math.max(box[1] * zoom - 26, 4);
+    while (taken.some(([x, y, wide]) => left < x + wide && x < left + width && Math.abs(y - top) < 22)) top += 23;
+    taken.push([left, top, width]);
     context.fillStyle = "rgb(13 15 18 / 78%)";
     context.beginPath();
     context.roundRect(left, top, width, 20, 10);

@@ -4,6 +4,7 @@
 import { operatorColour, operatorsOf } from "./operators.js";
 
 const SPAN_S = 60;
+const MEAN_S = 3; // flows are told as their mean over so long
 const SHORTEST_S = 0.25; // between two readings, or their difference says little
 const STAGES = ["global", "decode"];
 const STEPS = ["read", "windows", "global", "decode", "write"];
@@ -117,6 +118,12 @@ class SiteLane extends Lane {
     this.#show(site, colour, paused, now);
   }
 
+  #mean(key, now) {
+    const late = this.readings.filter((each) => each.at > now - MEAN_S);
+    const seconds = late.reduce((sum, each) => sum + each.at - each.from, 0);
+    return seconds ? late.reduce((sum, each) => sum + each[key] * (each.at - each.from), 0) / seconds : 0;
+  }
+
   #label(site) {
     const name = element("b", "", site.name);
     this.label.replaceChildren(element("span", "dot"), name, element("small", "", site.operator));
@@ -133,8 +140,7 @@ class SiteLane extends Lane {
       colour: state === "ready" ? colour : "#d6453d",
     }));
     this.draw(bars, now);
-    const last = this.readings.at(-1) ?? { up: 0, down: 0 };
-    const flows = `↑ ${bytes(last.up)}/s  ↓ ${bytes(last.down)}/s`;
+    const flows = `↑ ${bytes(this.#mean("up", now))}/s  ↓ ${bytes(this.#mean("down", now))}/s`;
     const more = paused ? "paused" : `${site.in_flight} in flight`;
     this.value.textContent = site.state === "ready" ? `${flows}  ${more}` : site.last_error ?? "";
     this.value.title = `${site.tiles} tiles served; ↑ tiles out, ↓ embeddings in`;
