@@ -85,8 +85,12 @@ export class Picture {
     const line = Math.max(1, Math.round(width / 480));
     for (const object of this.frame.objects) {
       const box = object.mask && bounds(object.mask);
-      if (!box) continue;
-      this.#boxes.set(object.name, box);
+      if (box) this.#boxes.set(object.name, box);
+    }
+    const extent = ({ name }) => area(this.#boxes.get(name));
+    const drawn = this.frame.objects.filter(({ name }) => this.#boxes.has(name));
+    for (const object of drawn.sort((one, other) => extent(other) - extent(one))) {
+      const box = this.#boxes.get(object.name);
       this.#paint(object, box, line);
       context.shadowColor = "rgb(0 0 0 / 80%)"; // apart from a ground of its own colour
       context.shadowBlur = 2 * line;
@@ -161,6 +165,11 @@ export class Picture {
     context.textBaseline = "middle";
     context.fillText(object.name, left + 19, top + 10.5);
   }
+}
+
+/** Of bounds; what is smaller is drawn later, so that it stays visible on what is around it. */
+function area([left, top, right, bottom]) {
+  return (right - left) * (bottom - top);
 }
 
 function drawMarker(context, { place, foreground }, zoom) {
