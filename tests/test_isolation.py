@@ -159,3 +159,10 @@ def test_who_may_import_what_is_heavy() -> None:
                 assert not found & {"torch", "torchvision", "onnx", "onnx_ir", "onnxscript"}, path
             if path != ROOT / "export/sam.py":
                 assert "segment_anything" not in found, path
+
+
+def test_every_folder_of_code_is_shipped_with_what_it_reads() -> None:
+    shipped = PYPROJECT["tool"]["setuptools"]
+    folders = {path.parent.relative_to(ROOT) for package in LAYERS for path in (ROOT / package).rglob("*.py")}
+    assert {".".join(folder.parts) for folder in folders} == set(shipped["packages"])
+    assert shipped["package-data"] == {"runtime.preview": ["static/*"]}

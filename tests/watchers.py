@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -11,6 +10,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import aiohttp
+import anyio
 from aiohttp import WSMsgType
 
 from runtime.preview import PreviewOptions, preview, protocol
@@ -47,7 +47,7 @@ class Watcher:
 
     async def read(self) -> Frame | dict[str, Any] | None:
         """The next message, None when the other side has hung up."""
-        message = await asyncio.wait_for(self.socket.receive(), DEADLINE_S)
+        message = await self.socket.receive()
         if message.type is WSMsgType.BINARY:
             self.frames.append(Frame(*protocol.decode_frame(message.data)))
             return self.frames[-1]
@@ -58,25 +58,28 @@ class Watcher:
 
     async def text(self, kind: str) -> dict[str, Any]:
         """The next text of this type."""
-        while True:
-            message = await self.read()
-            assert message is not None, f"hung up before {kind}"
-            if isinstance(message, dict) and message["type"] == kind:
-                return message
+        with anyio.fail_after(DEADLINE_S):
+            while True:
+                message = await self.read()
+                assert message is not None, f"hung up before {kind}"
+                if isinstance(message, dict) and message["type"] == kind:
+                    return message
 
     async def frame(self) -> Frame:
         """The next frame, which is then acknowledged."""
-        while True:
-            message = await self.read()
-            assert message is not None, "hung up before a frame"
-            if isinstance(message, Frame):
-                await self.say("shown", number=message.number)
-                return message
+        with anyio.fail_after(DEADLINE_S):
+            while True:
+                message = await self.read()
+                assert message is not None, "hung up before a frame"
+                if isinstance(message, Frame):
+                    await self.say("shown", number=message.number)
+                    return message
 
     async def closed(self) -> int:
         """The close code, after whatever came before it."""
-        while await self.read() is not None:
-            pass
+        with anyio.fail_after(DEADLINE_S):
+            while await self.read() is not None:
+                pass
         assert self.socket.close_code is not None
         return self.socket.close_code
 
