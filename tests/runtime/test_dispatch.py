@@ -114,6 +114,7 @@ async def scene(
     same_operator: str = "",
     hasty: str = "",
     ledger: Path | None = None,
+    hedge_factor: float | None = None,
     **caps: int,
 ) -> AsyncIterator[Scene]:
     """Sites named in `spares` are spares, in `same_operator` share an operator, in `hasty` are soon late."""
@@ -126,7 +127,9 @@ async def scene(
         notes = Notes()
         book = ledger_for(configs, cap, ledger, **{f"operator-{name}": value for name, value in caps.items()})
         clients = [SiteClient(c, bundle, "fp16", QUICK if c.name in hasty else PATIENT) for c in configs]
-        dispatcher = Dispatcher(bundle, clients, book, local, notes.say, reconnect_s)
+        dispatcher = Dispatcher(
+            bundle, clients, book, local, notes.say, reconnect_s, hedge_factor=hedge_factor
+        )
         async with dispatcher.connected(canvas_of("16:9", bundle.geometry).windows):
             yield Scene(bundle, sites, dispatcher, book, notes)
 
@@ -352,7 +355,7 @@ async def test_what_a_site_words_cannot_reach_the_terminal_as_control_codes(mini
     async with scene(mini_bundle, sites, local=local, reconnect_s=[60]) as it:
         assert len(it.notes.lines) == 2
         assert all("[31mred" in line and line.isprintable() for line in it.notes.lines)
-        assert it.dispatcher.statistics.messages == it.notes.lines
+        assert list(it.dispatcher.statistics.messages) == it.notes.lines
 
 
 async def test_no_site_and_no_window_engine_is_refused_at_the_start(mini_bundle: Bundle) -> None:
