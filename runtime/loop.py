@@ -126,20 +126,20 @@ class Loop:
             async with send:
                 while not self._stopping:
                     await self._room.acquire()
-                    job = self._again() or await self._next(source, frames)
+                    job = await self._next(source, frames)
                     if job is None:
                         return
-                    tasks.start_soon(self._travel, job)
-                    await send.send(job)
+                    for each in (*self._again(), job):
+                        tasks.start_soon(self._travel, each)
+                        await send.send(each)
         finally:
             source.stop()  # ends a thread that still waits for a frame
 
-    def _again(self) -> Job | None:
-        """A frame that was clicked on before it was computed, if there is one and sending is allowed."""
-        if self._dispatcher.paused or (kept := self._follower.next_waiting()) is None:
-            return None
-        frame = Frame(kept.number, f"{kept.number}", 0.0, NOTHING)
-        return Job(frame, time.perf_counter(), kept, again=True)
+    def _again(self) -> Iterator[Job]:
+        """Frames that were clicked on before they were computed, to go before any newer one."""
+        while not self._dispatcher.paused and (kept := self._follower.next_waiting()) is not None:
+            frame = Frame(kept.number, f"{kept.number}", 0.0, NOTHING)
+            yield Job(frame, time.perf_counter(), kept, again=True)
 
     async def _next(self, source: Source, frames: Iterator[Frame]) -> Job | None:
         with self.measured.timed("pace"):
@@ -185,7 +185,8 @@ class Loop:
 
     async def _global(self, job: Job) -> None:
         await job.travelled.wait()
-        self._room.release()
+        if not job.again:  # those come on top
+            self._room.release()
         if job.computed:
             started = time.perf_counter()
             outputs = await self._engines.infer("global", {"embedding": _present(job.embeddings)})
