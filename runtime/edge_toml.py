@@ -3,31 +3,34 @@
 Every key is an option of the command line without its dashes; an option that is given as well wins. Paths are
 relative to the file. All keys are optional; in brackets what holds without them.
 
-[source] source = "rtsp://camera/main"    # as --source                                    (required here or
-as an option) camera_size = "1280x720"         # what to ask a camera for                       (its own)
-camera_fps = 30.0                #                                                (its own) rotate = 0
-# degrees clockwise: 0, 90, 180 or 270           (0) realtime = false                 # play a video file as
-if it were a camera       (false)
+[source]
+source = "rtsp://camera/main"    # as --source                                    (needed here or as option)
+camera_size = "1280x720"         # what to ask a camera for                       (its own)
+camera_fps = 30.0                #                                                (its own)
+rotate = 0                       # degrees clockwise: 0, 90, 180 or 270           (0)
+realtime = false                 # play a video file as if it were a camera       (false)
 
-[loop] bundle = "bundles/vit_b"         #                                                (the mini model of
-this package) backend = "auto"                 #                                                ("auto")
-threads = 4                      # CPU threads of an engine                       (one a core) wire = "fp16"
-# what sites answer with                         (the bundle's own) in_flight = 2                    # frames
-whose windows travel at once            (2) keyframe_every = 1               # run the model on every Nth
-frame               (1) max_fps = 10.0                   #                                                (no
-limit) max_mbit = 50.0                  # sent to all sites together, megabits a second  (no limit) track =
-true                     # follow objects                                 (true for films) prompts =
-"prompts.json"         # what to segment; of a live source kept there   (none) allow_undistilled = false
-#                                                (false)
+[loop]
+bundle = "bundles/vit_b"         #                                                (the shipped mini model)
+backend = "auto"                 #                                                ("auto")
+threads = 4                      # CPU threads of an engine                       (one a core)
+wire = "fp16"                    # what sites answer with                         (the bundle's own)
+in_flight = 2                    # frames whose windows travel at once            (2)
+keyframe_every = 1               # run the model on every Nth frame               (1)
+max_fps = 10.0                   #                                                (no limit)
+max_mbit = 50.0                  # sent to all sites together, megabits a second  (no limit)
+track = true                     # follow objects                                 (true for films)
+prompts = "prompts.json"         # what to segment; of a live source kept there   (none)
+allow_undistilled = false        #                                                (false)
 
 [privacy]
 sites = "sites.toml"             #                                                (every window runs here)
 accept_exposure = false          # let one operator alone see every window        (false)
 insecure = false                 # plain http to sites off loopback               (false)
-reuse_threshold = 0.0            # grey levels by which a window may change unsent  (0.0)
+reuse_threshold = 0.0            # grey levels a window may change and not be sent  (0.0)
 
 [sinks]
-out = "out"                      # masks, overlays, summary.json                  (required for files)
+out = "out"                      # masks, overlays, summary.json                  (needed for files)
 record = false                   #                                                (true for files, else false)
 record_mb = 1000.0               # space of a live source's recording             (1000.0)
 trace = "trace.json"             # timeline for Perfetto                          (none)

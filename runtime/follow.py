@@ -70,7 +70,7 @@ class Follower:
         self._recent: deque[Kept] = deque(maxlen=recent)
         self._waiting: list[_Waiting] = []
         self._flow = Flow()
-        self._fresh = False  # an object has come that is not on the last frame yet
+        self._fresh = False  # the last frame does not show every object
         self._lock = anyio.Lock()  # frames and late clicks take turns
 
     def wanted(self, number: int) -> bool:
@@ -84,6 +84,7 @@ class Follower:
     def keep(self, kept: Kept) -> None:
         """A frame that is shown as it is; a click on it may still come."""
         self._recent.append(kept)
+        self._fresh = True
 
     async def compute(self, kept: Kept) -> list[Followed]:
         """Find all objects on a frame whose image embedding is known."""

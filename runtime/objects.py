@@ -87,7 +87,9 @@ class Objects:
         points, box = request.points, request.box_xyxy
         if request.number == entry.given.from_frame or (seen is None and box is None):
             points, box = (*entry.given.points, *points), box or entry.given.box_xyxy
-        return entry, _prompt(entry.key, request, points, box or seen)
+        else:
+            box = box or seen
+        return entry, _prompt(entry.key, request, points, box)
 
     def take_up(self, entry: Entry | None, prompt: Prompt) -> Entry:
         """Start the object, or start it again with another prompt."""

@@ -21,6 +21,7 @@ from tests.cameras import Camera, scenery
 from tests.edge import sites_file
 
 PATIENCE_S = 120
+NOTHING_ASKED = Prompts(())
 
 
 @dataclass
@@ -59,7 +60,7 @@ class LiveRun:
 
 @asynccontextmanager
 async def live_run(
-    bundle: Bundle, sites: Path | None, prompts: Prompts = Prompts(()), **more: Any
+    bundle: Bundle, sites: Path | None, prompts: Prompts = NOTHING_ASKED, **more: Any
 ) -> AsyncIterator[LiveRun]:
     """A run on a Camera that has shown one picture; it ends with the block."""
     camera = Camera()

@@ -57,7 +57,8 @@ def test_the_newest_frame_is_kept_and_the_others_are_counted() -> None:
 
 
 def test_a_camera_that_is_unplugged_is_opened_again_when_it_is_back() -> None:
-    camera, said = Camera(), []
+    camera = Camera()
+    said: list[str] = []
     camera.show(scenery(0))
     with camera.source(say=said.append) as source:
         frames = iter(source)
@@ -116,7 +117,8 @@ def test_a_camera_that_changes_its_size_loses_frames_with_a_reason() -> None:
         camera.show(scenery(0, "4:3"))
         frame = next(frames)
         assert frame.error == (
-            "test camera now sends 480 x 360 pixels, and began with 640 x 360; start again to use the new size"
+            "test camera now sends 480 x 360 pixels, and began with 640 x 360; "
+            "start again to use the new size"
         )
         assert frame.pixels.size == 0
         camera.show(scenery(1))

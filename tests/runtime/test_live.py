@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 from runtime.canvas import make_canvas
-from runtime.live import Request
+from runtime.live import Request, Shown
 from runtime.prompts import Prompt, Prompts, read_prompts
-from runtime.sinks import decode_mask
+from runtime.sinks import Mask, decode_mask
 from stages.bundle import Bundle
 from stages.errors import InputError
 from stages.tensors import Array
@@ -24,6 +24,13 @@ pytestmark = pytest.mark.anyio
 
 CUP = Prompt("cup", (150, 60, 450, 300))
 PROBES = 4 * 3  # tiles of the probes of three sites
+
+
+def mask_of(shown: Shown) -> Mask:
+    """Of the cup."""
+    mask = objects(shown)["cup"].mask
+    assert mask is not None
+    return mask
 
 
 async def test_nothing_leaves_before_the_first_prompt(mini_bundle: Bundle, tmp_path: Path) -> None:
@@ -216,7 +223,7 @@ async def test_a_site_that_dies_and_comes_back_draws_nothing_wrong(
     """Its windows run at the edge meanwhile; every mask is the one of a run without sites."""
     prompts = Prompts((CUP,))
     async with live_run(mini_bundle, None, prompts) as alone:
-        expected = [objects(await alone.frame())["cup"].mask for _ in range(6)]
+        expected = [mask_of(await alone.frame()) for _ in range(6)]
     async with counted_sites(mini_bundle, tmp_path) as sites:
         dying = Impostor(mini_bundle)
         async with dying.running() as url:
@@ -224,11 +231,11 @@ async def test_a_site_that_dies_and_comes_back_draws_nothing_wrong(
             sites.file.write_text(text)
             dying.script.extend([hang_up] * 5)
             async with live_run(mini_bundle, sites.file, prompts) as run:
-                masks = [objects(await run.frame())["cup"].mask]
+                masks = [mask_of(await run.frame())]
                 assert {site["name"]: site["state"] for site in run.live.status()["sites"]}["b"] == "down"
                 assert run.live.status()["windows_run_at_edge"] == 5
                 dying.always = hang_up  # it does not come back
-                masks += [objects(await run.frame())["cup"].mask for _ in range(5)]
+                masks += [mask_of(await run.frame()) for _ in range(5)]
     for mask, other in zip(masks, expected, strict=True):
         assert np.array_equal(mask, other)
     assert run.summary is not None
@@ -266,6 +273,6 @@ async def test_a_live_run_records_nothing_unless_told(mini_bundle: Bundle, tmp_p
     lines = [json.loads(line) for line in (part / "masks.jsonl").read_text().splitlines()]
     assert [line["frame"] for line in lines] == [0, 1, 2]
     for line, frame in zip(lines, shown, strict=True):
-        assert np.array_equal(decode_mask(line["segmentation"]), frame.objects[0].mask)
+        assert np.array_equal(decode_mask(line["segmentation"]), mask_of(frame))
         assert (line["state"], line["object"]) == ("tracked", "cup")
         assert line["time_s"] == round(frame.time_s, 4)
