@@ -78,13 +78,19 @@ class Follower:
         return bool(self.objects.entries or self._waiting) or self.objects.due(number)
 
     def must_compute(self, number: int) -> bool:
-        """Whether masks cannot be carried to this frame, since there is an object to be found first."""
-        return self._fresh or self.objects.due(number)
+        """Whether masks cannot be carried to this frame, since there is an object to be found first.
+
+        Where no viewer steps in this depends on the number alone, whatever is under way.
+        """
+        return self._fresh or self.objects.planned(number)
+
+    def compute_next(self) -> None:
+        """Have the next frame computed, after one that was to be and was not."""
+        self._fresh = True
 
     def keep(self, kept: Kept) -> None:
         """A frame that is shown as it is; a click on it may still come."""
         self._recent.append(kept)
-        self._fresh = True
 
     async def compute(self, kept: Kept) -> list[Followed]:
         """Find all objects on a frame whose image embedding is known."""

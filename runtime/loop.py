@@ -98,6 +98,7 @@ class Loop:
         self._pace = Pace(options.max_fps, options.max_mbit)
         self._room = anyio.Semaphore(options.in_flight)
         self._stopping = False
+        self._bare_before = True
 
     def stop(self) -> None:
         """Read no further frame; those under way are completed."""
@@ -162,9 +163,10 @@ class Loop:
     def _choose(self, job: Job) -> None:
         """How this frame gets its masks, decided before anything of it can leave."""
         number = job.frame.number
-        job.bare = self._dispatcher.paused or not self._follower.wanted(number)
+        after_bare = self._bare_before
+        self._bare_before = job.bare = self._dispatcher.paused or not self._follower.wanted(number)
         key = number % self.options.keyframe_every == 0 or self._follower.must_compute(number)
-        job.carried = not job.bare and not key
+        job.carried = not (job.bare or key or after_bare)
 
     async def _travel(self, job: Job) -> None:
         """Fetch the embeddings of a frame's windows."""
@@ -178,6 +180,7 @@ class Loop:
             job.lost = str(exc)
         except SendingPaused:
             job.bare = True
+            self._follower.compute_next()
             if job.again:
                 self._follower.put_back(_present(job.kept))
         finally:

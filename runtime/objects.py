@@ -55,10 +55,15 @@ class Objects:
         self._make = make
         self._numbers = count(1)
         self._coming = sorted(prompts.entries, key=lambda prompt: prompt.from_frame)
+        self._starts = {prompt.from_frame for prompt in prompts.entries}
 
     def due(self, number: int) -> bool:
         """Whether an object starts, or starts again, on this frame or before it."""
         return bool(self._coming) and self._coming[0].from_frame <= number
+
+    def planned(self, number: int) -> bool:
+        """Whether an object starts, or starts again, exactly on this frame."""
+        return number in self._starts
 
     def start_due(self, number: int) -> None:
         """Take up the objects that are due on this frame."""

@@ -30,7 +30,7 @@ class Pace:
         due_s = max(self._next_s, self._line_free_s)
         if (left_s := due_s - self._clock()) > 0:
             await self._sleep(left_s)
-        self._next_s = max(self._next_s, self._clock() - self._interval_s) + self._interval_s
+        self._next_s = self._clock() + self._interval_s
 
     def sent(self, size: int) -> None:
         """So many bytes have left; what has been saved up in a quiet time is not made up for later."""

@@ -244,12 +244,19 @@ async def test_a_mask_is_carried_with_the_picture(mini_bundle: Bundle) -> None:
         assert it.diary.asked == [("a", number) for number in range(9)]
 
 
-async def test_after_a_bare_frame_masks_are_computed_again(mini_bundle: Bundle) -> None:
-    async with scene(mini_bundle, Prompt("a", (150, 60, 450, 300))) as it:
+async def test_what_must_be_computed_depends_on_the_plan_alone_where_no_viewer_steps_in(
+    mini_bundle: Bundle,
+) -> None:
+    box = (150.0, 60.0, 450.0, 300.0)
+    async with scene(mini_bundle, Prompt("a", box), Prompt("b", box, from_frame=2)) as it:
+        before = [it.follower.must_compute(number) for number in range(4)]
         await it.compute(0)
-        assert not it.follower.must_compute(1)
-        it.follower.keep(it.kept(1, computed=False))
-        assert it.follower.must_compute(2)
+        assert before == [it.follower.must_compute(number) for number in range(4)]
+        assert before == [True, False, True, False]
+        await it.follower.ask(Request(0, points=CLICK))
+        assert it.follower.must_compute(1)
+        await it.compute(1)
+        assert not it.follower.must_compute(3)
 
 
 async def test_prompts_start_and_change_at_their_frame(mini_bundle: Bundle) -> None:

@@ -11,6 +11,7 @@ import pytest
 
 from runtime.canvas import make_canvas
 from runtime.live import Request, Shown
+from runtime.loop import LoopOptions
 from runtime.prompts import Prompt, Prompts, read_prompts
 from runtime.sinks import Mask, decode_mask
 from stages.bundle import Bundle
@@ -115,6 +116,18 @@ async def test_pausing_stops_at_once_and_shows_the_picture(mini_bundle: Bundle, 
             assert len(impostor.tiles) > sent
     assert run.summary is not None
     assert run.summary["frames_lost"] == 0
+
+
+async def test_masks_are_computed_first_after_a_pause_between_keyframes(mini_bundle: Bundle) -> None:
+    """The picture went on meanwhile: what was carried before says nothing about it."""
+    many = LoopOptions(keyframe_every=1000)
+    async with live_run(mini_bundle, None, Prompts((CUP,)), loop=many) as run:
+        states = [objects(await run.frame())["cup"].state for _ in range(3)]
+        run.live.pause(True)
+        await run.frame()
+        run.live.pause(False)
+        states += [objects(await run.frame())["cup"].state for _ in range(2)]
+    assert states == ["tracked", "carried", "carried", "tracked", "carried"]
 
 
 async def test_a_click_while_paused_waits_until_sending_goes_on(mini_bundle: Bundle, tmp_path: Path) -> None:
