@@ -12,9 +12,8 @@ from __future__ import annotations
 import contextlib
 import enum
 import time
-from collections import deque
 from collections.abc import AsyncIterator, Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from itertools import chain, repeat
 from typing import TypeAlias
@@ -28,6 +27,7 @@ from runtime.canvas import Canvas
 from runtime.client import SiteClient, to_embedding
 from runtime.hedge import first_answer
 from runtime.ledger import ExposureLedger, Grant
+from runtime.measure import DispatchStatistics
 from runtime.reuse import Reuse
 from stages.bundle import Bundle
 from stages.engine import EngineThread
@@ -37,7 +37,6 @@ from stages.tensors import Array
 RECONNECT_S = (0.5, 1.0, 2.0, 5.0, 10.0, 30.0)  # waits between attempts; the last one repeats
 HEDGE_FACTOR = 3.0  # a tile is late after so many times the time its site should need
 _HEDGE_S = 0.2  # and not before, since speeds are measured without the way there
-_MESSAGES = 100  # the last ones are kept
 
 
 class FrameLost(Exception):
@@ -69,20 +68,6 @@ class _Site:
 _Route: TypeAlias = tuple[_Site, Grant]
 
 
-@dataclass
-class DispatchStatistics:
-    """Counts of a run: `windows_reused` had not changed, `local_windows` ran at the edge, `redispatched` went
-    elsewhere after a failure, `hedged` were asked of a second site for being late."""
-
-    windows_sent: int = 0
-    windows_skipped: int = 0
-    windows_reused: int = 0
-    local_windows: int = 0
-    redispatched: int = 0
-    hedged: int = 0
-    messages: deque[str] = field(default_factory=lambda: deque(maxlen=_MESSAGES))
-
-
 class LocalWindows:
     """Runs every window on the edge's own engine: no sites, no exposure."""
 
@@ -112,7 +97,7 @@ class Dispatcher:
         reuse: Reuse | None = None,
         hedge_factor: float | None = HEDGE_FACTOR,
     ) -> None:
-        """`watch`, when set, is told the site, window, start and end (time.perf_counter) of every answer."""
+        """`watch` is told the site, window, start and end (time.perf_counter) of every answer."""
         self.watch: Callable[[str, int, float, float], None] | None = None
         self.statistics = DispatchStatistics()
         self.ledger = ledger
@@ -128,16 +113,12 @@ class Dispatcher:
         self._tasks: TaskGroup | None = None
         self._reuse = reuse
         self._hedge_factor = hedge_factor
-        self._paused = False
+        self.paused = False
         self._under_way: set[anyio.CancelScope] = set()
-
-    @property
-    def paused(self) -> bool:
-        return self._paused
 
     def pause(self, paused: bool) -> None:
         """Break off every tile that is under way and send no other, until this is called with False."""
-        self._paused = paused
+        self.paused = paused
         if paused:
             for scope in self._under_way:
                 scope.cancel()
@@ -189,7 +170,7 @@ class Dispatcher:
 
         Raises FrameLost when a window can neither be sent within the caps nor run here, and SendingPaused.
         """
-        if self._paused:
+        if self.paused:
             raise SendingPaused
         embeddings: Array = self._padding.copy()
         windows = canvas.windows
@@ -298,11 +279,9 @@ class Dispatcher:
 
     def _fastest(self, sites: Sequence[_Site], window: int) -> _Route | None:
         """The site that should answer soonest, with the ledger's grant, if it gives one."""
-        if not sites:
-            return None
-        site = min(sites, key=lambda s: (s.client.in_flight + 1) * s.client.tile_s)
-        grant = self.ledger.grant(site.client.name, window)
-        return (site, grant) if grant else None
+        site = min(sites, key=lambda s: (s.client.in_flight + 1) * s.client.tile_s, default=None)
+        grant = self.ledger.grant(site.client.name, window) if site else None
+        return (site, grant) if site and grant else None
 
     async def _connect(self, site: _Site) -> None:
         try:

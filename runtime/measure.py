@@ -13,6 +13,7 @@ import numpy as np
 
 RECENT = 1000  # values that percentiles are taken of
 _LOST_TOLD = 100  # lost frames that are reported one by one
+_MESSAGES = 100  # of sites that are kept
 STEPS = ("read", "windows", "global", "decode", "write")
 WAITS = ("camera", "pace")  # what the reading step waits for: the next picture, and the limits asked for
 
@@ -63,6 +64,20 @@ class Lost:
         self.reasons[number] = reason
         if len(self.reasons) > _LOST_TOLD:
             del self.reasons[next(iter(self.reasons))]
+
+
+@dataclass
+class DispatchStatistics:
+    """Counts of a run's windows: `windows_reused` had not changed, `local_windows` ran at the edge,
+    `redispatched` went elsewhere after a failure, `hedged` were asked of a second site for being late."""
+
+    windows_sent: int = 0
+    windows_skipped: int = 0
+    windows_reused: int = 0
+    local_windows: int = 0
+    redispatched: int = 0
+    hedged: int = 0
+    messages: deque[str] = field(default_factory=lambda: deque(maxlen=_MESSAGES))
 
 
 @dataclass
