@@ -19,7 +19,7 @@ from stages.errors import InputError
 from stages.tensors import Array
 from tests.cameras import scenery
 from tests.edge import Impostor, hang_up, sites_file, stall
-from tests.live import counted_sites, live_run, objects
+from tests.live_runs import counted_sites, live_run, objects
 
 pytestmark = pytest.mark.anyio
 

@@ -12,7 +12,7 @@ from runtime.metrics import serve_metrics
 from runtime.prompts import Prompt, Prompts
 from stages.bundle import Bundle
 from stages.errors import InputError
-from tests.live import counted_sites, live_run
+from tests.live_runs import counted_sites, live_run
 
 pytestmark = pytest.mark.anyio
 
