@@ -96,7 +96,8 @@ def environment(extra: str, path: Path) -> Path:
 
 
 def modules_of(package: str) -> list[str]:
-    return [f"{package}.{path.stem}" for path in sorted((ROOT / package).glob("*.py"))]
+    files = sorted((ROOT / package).rglob("*.py"))
+    return [".".join(path.relative_to(ROOT).with_suffix("").parts) for path in files]
 
 
 @pytest.mark.parametrize("extra", ["site", "edge", ""])
