@@ -15,10 +15,10 @@ from runtime.cameras import CameraOptions, source_for
 from runtime.edge_toml import read_edge
 from runtime.follow import RECENT_FRAMES
 from runtime.loop import LoopOptions
-from runtime.metrics import serve_metrics
 from runtime.prompts import read_prompts
 from runtime.session import RunOptions, Watcher, run_session
 from runtime.summary import print_summary
+from runtime.watch import metrics_watcher, preview_watcher
 from stages.bundle import Bundle, shipped_bundle
 from stages.engine import BACKENDS
 
@@ -171,6 +171,18 @@ privacy_options = _options(
         "A tile that comes tells its site that something moved in that window.",
     ),
 )
+preview_options = (
+    click.option(
+        "--preview",
+        type=click.IntRange(0, 65535),
+        metavar="PORT",
+        help="Serve a page: watch, click to prompt.",
+    ),
+    click.option("--preview-host", default="127.0.0.1", show_default=True),
+    click.option(
+        "--preview-keys", type=_FILE, help="Folder of `pedsam keys --preview`; needed off loopback."
+    ),
+)
 sink_options = _options(
     click.option("--out", type=_FILE, help="Directory for masks, overlays and summary.json."),
     click.option(
@@ -190,6 +202,7 @@ sink_options = _options(
         "--metrics-port", type=click.IntRange(0, 65535), help="Serve Prometheus metrics of this edge."
     ),
     click.option("--metrics-host", default="127.0.0.1", show_default=True),
+    *preview_options,
 )
 
 
@@ -217,31 +230,33 @@ def command(bundle: Path | None, source: str, **options: Any) -> None:
     """Segment a camera, a video or pictures: windows through the sites, everything else here."""
     console = Console()
     say = partial(console.print, markup=False, highlight=False)
-    camera = CameraOptions(
-        **_taken(options, size="camera_size", fps="camera_fps", rotate="rotate", realtime="realtime")
-    )
-    opened = source_for(source, camera, say)
-    watchers = _watchers(**_taken(options, port="metrics_port", host="metrics_host"))
-    path = options.pop("prompts")
-    prompts = read_prompts(options.pop("boxes"), options.pop("points"), path)
-    loop = LoopOptions(
-        **_taken(
-            options,
-            in_flight="in_flight",
-            keyframe_every="keyframe_every",
-            max_fps="max_fps",
-            max_mbit="max_mbit",
-        )
-    )
-    chosen = RunOptions(loop=loop, remember=path if opened.live else None, **options)
+    asked_of_camera = _taken(options, "camera_", "size", "fps") | _taken(options, "", "rotate", "realtime")
+    opened = source_for(source, CameraOptions(**asked_of_camera), say)
     loaded = Bundle.load(bundle or shipped_bundle())
+    required = options["preview"] is None
+    watchers = _watchers(
+        loaded,
+        **_taken(options, "", "preview", "preview_host", "preview_keys", "metrics_host", "metrics_port"),
+    )
+    asked = _taken(options, "", "boxes", "points", "prompts")
+    prompts = read_prompts(asked["boxes"], asked["points"], asked["prompts"], required)
+    loop = LoopOptions(**_taken(options, "", "in_flight", "keyframe_every", "max_fps", "max_mbit"))
+    chosen = RunOptions(loop=loop, remember=asked["prompts"] if opened.live else None, **options)
     print_summary(console, asyncio.run(run_session(loaded, opened, prompts, chosen, console, watchers)))
 
 
-def _taken(options: dict[str, Any], **names: str) -> dict[str, Any]:
-    """Some of the options, out of the others, under their names in the code."""
-    return {name: options.pop(option) for name, option in names.items()}
+def _taken(options: dict[str, Any], prefix: str, *names: str) -> dict[str, Any]:
+    """Some of the options, out of the others, without the prefix of their names."""
+    return {name: options.pop(prefix + name) for name in names}
 
 
-def _watchers(port: int | None, host: str) -> list[Watcher]:
-    return [] if port is None else [partial(serve_metrics, host=host, port=port)]
+def _watchers(
+    bundle: Bundle,
+    preview: int | None,
+    preview_host: str,
+    preview_keys: Path | None,
+    metrics_host: str,
+    metrics_port: int | None,
+) -> list[Watcher]:
+    watchers = [] if preview is None else [preview_watcher(bundle, preview_host, preview, preview_keys)]
+    return watchers + ([] if metrics_port is None else [metrics_watcher(metrics_host, metrics_port)])

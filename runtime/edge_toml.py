@@ -34,6 +34,9 @@ out = "out"                      # masks, overlays, summary.json                
 record = false                   #                                                (true for files, else false)
 record_mb = 1000.0               # space of a live source's recording             (1000.0)
 trace = "trace.json"             # timeline for Perfetto                          (none)
+preview = 8080                   # port of the page on which to watch and click   (none)
+preview_host = "127.0.0.1"       #                                                ("127.0.0.1")
+preview_keys = "keys/preview"    # from pedsam keys --preview; needed off loopback  (none)
 metrics_port = 9100              # Prometheus                                     (none)
 metrics_host = "127.0.0.1"       #                                                ("127.0.0.1")
 """
@@ -61,7 +64,10 @@ TABLES: Mapping[str, tuple[str, ...]] = {
         "prompts", "allow_undistilled",
     ),
     "privacy": ("sites", "accept_exposure", "insecure", "reuse_threshold"),
-    "sinks": ("out", "record", "record_mb", "trace", "metrics_port", "metrics_host"),
+    "sinks": (
+        "out", "record", "record_mb", "trace", "preview", "preview_host", "preview_keys", "metrics_port",
+        "metrics_host",
+    ),
 }  # fmt: skip
 
 

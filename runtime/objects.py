@@ -21,7 +21,7 @@ Box: TypeAlias = tuple[float, float, float, float]  # x0, y0, x1, y1 in frame pi
 MakeTrack: TypeAlias = Callable[[Prompt], Still]
 
 MAX_OBJECTS = 50
-MAX_POINTS = 50
+MAX_POINTS = 64
 MAX_NAME = 40
 
 
