@@ -96,7 +96,9 @@ source_options = _options(
         default=0,
         help="Turn a camera's picture clockwise: 90, 180, 270.",
     ),
-    click.option("--realtime", is_flag=True, help="Play a video file as if it were a camera."),
+    click.option(
+        "--realtime", is_flag=True, help="Play a video file at its own speed, as if it were a camera."
+    ),
 )
 prompt_options = _options(
     click.option(

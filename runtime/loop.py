@@ -172,9 +172,9 @@ class Loop:
         """Fetch the embeddings of a frame's windows."""
         try:
             if job.computed:
-                started, before = time.perf_counter(), self._dispatcher.bytes_up
+                started = time.perf_counter()
                 job.embeddings = await self._dispatcher.embed(_present(job.kept).canvas)
-                self._pace.sent(self._dispatcher.bytes_up - before)
+                self._pace.sent(self._dispatcher.bytes_up)
                 self._note("windows", job, started)
         except FrameLost as exc:
             job.lost = str(exc)

@@ -22,6 +22,7 @@ class Pace:
         self._s_per_byte = 8e-6 / max_mbit if max_mbit else 0.0
         self._clock = clock
         self._sleep = sleep
+        self._total = 0
         self._next_s = clock()
         self._line_free_s = clock()
 
@@ -32,6 +33,7 @@ class Pace:
             await self._sleep(left_s)
         self._next_s = self._clock() + self._interval_s
 
-    def sent(self, size: int) -> None:
-        """So many bytes have left; what has been saved up in a quiet time is not made up for later."""
+    def sent(self, total: int) -> None:
+        """So many bytes have left since the start; what a quiet time saves up is not made up for later."""
+        size, self._total = total - self._total, total
         self._line_free_s = max(self._line_free_s, self._clock()) + size * self._s_per_byte

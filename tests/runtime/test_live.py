@@ -18,8 +18,9 @@ from stages.bundle import Bundle
 from stages.errors import InputError
 from stages.tensors import Array
 from tests.cameras import scenery
-from tests.edge import Impostor, hang_up, sites_file, stall
-from tests.live_runs import counted_sites, live_run, objects
+from tests.edge import Behaviour, Impostor, hang_up, sites_file, stall
+from tests.live_runs import LiveRun, counted_sites, live_run, objects
+from tests.processes import ServeProcess, serving
 
 pytestmark = pytest.mark.anyio
 
@@ -230,10 +231,11 @@ async def test_a_camera_that_is_unplugged_costs_no_object(mini_bundle: Bundle) -
     assert (run.summary["frames"], run.summary["frames_lost"]) == (2, 0)
 
 
-async def test_a_site_that_dies_and_comes_back_draws_nothing_wrong(
-    mini_bundle: Bundle, tmp_path: Path
+@pytest.mark.parametrize("behaviour", [hang_up, stall])
+async def test_a_site_that_fails_draws_nothing_wrong(
+    mini_bundle: Bundle, tmp_path: Path, behaviour: Behaviour
 ) -> None:
-    """Its windows run at the edge meanwhile; every mask is the one of a run without sites."""
+    """Its windows run at the edge from then on; every mask is the one of a run without sites."""
     prompts = Prompts((CUP,))
     async with live_run(mini_bundle, None, prompts) as alone:
         expected = [mask_of(await alone.frame()) for _ in range(6)]
@@ -242,17 +244,52 @@ async def test_a_site_that_dies_and_comes_back_draws_nothing_wrong(
         async with dying.running() as url:
             text = sites.file.read_text().replace(sites.running["b"].url, url)
             sites.file.write_text(text)
-            dying.script.extend([hang_up] * 5)
+            dying.script.extend([behaviour] * 5)
             async with live_run(mini_bundle, sites.file, prompts) as run:
                 masks = [mask_of(await run.frame())]
-                assert {site["name"]: site["state"] for site in run.live.status()["sites"]}["b"] == "down"
+                assert state_of(run, "b") == "down"
                 assert run.live.status()["windows_run_at_edge"] == 5
-                dying.always = hang_up  # it does not come back
+                dying.always = behaviour  # it does not come back
                 masks += [mask_of(await run.frame()) for _ in range(5)]
     for mask, other in zip(masks, expected, strict=True):
         assert np.array_equal(mask, other)
     assert run.summary is not None
     assert run.summary["frames_lost"] == 0
+
+
+async def test_a_site_that_is_started_again_has_its_windows_again(
+    mini_bundle: Bundle, tmp_path: Path
+) -> None:
+    """A real one, closed and opened on its port."""
+    async with counted_sites(mini_bundle, tmp_path, "ac") as sites:
+        with serving(mini_bundle.path) as first:
+            url, port = first.url, first.url.rsplit(":", 1)[1]
+            sites.file.write_text(sites.file.read_text() + sites_file(tmp_path / "b", ("b", url)).read_text())
+            async with live_run(mini_bundle, sites.file, Prompts((CUP,))) as run:
+                await run.frame()
+                assert [site["tiles"] for site in run.live.status()["sites"]] == [5, 5, 5]
+                await anyio.to_thread.run_sync(_kill, first)
+                await run.frame()
+                assert run.live.status()["windows_run_at_edge"] == 5
+                with serving(mini_bundle.path, "--port", port):
+                    with anyio.fail_after(120):
+                        while state_of(run, "b") != "ready":  # noqa: ASYNC110  (of another process)
+                            await anyio.sleep(0.05)
+                    await run.frame()
+                    assert [site["tiles"] for site in run.live.status()["sites"]] == [15, 15, 10]
+    assert run.summary is not None
+    assert (run.summary["frames"], run.summary["frames_lost"]) == (3, 0)
+    assert "site b: is back and has its windows again" in run.summary["messages"]
+
+
+def _kill(site: ServeProcess) -> None:
+    site.process.kill()
+    site.process.wait(timeout=60)
+
+
+def state_of(run: LiveRun, name: str) -> str:
+    states: dict[str, str] = {site["name"]: site["state"] for site in run.live.status()["sites"]}
+    return states[name]
 
 
 async def test_a_live_run_keeps_its_objects_for_the_next_one(mini_bundle: Bundle, tmp_path: Path) -> None:

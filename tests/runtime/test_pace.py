@@ -31,9 +31,9 @@ def pace(clock: Clock, **limits: float) -> Pace:
 async def test_without_limits_nothing_waits() -> None:
     clock = Clock()
     held = pace(clock)
-    for _ in range(5):
+    for number in range(5):
         await held.wait()
-        held.sent(10**9)
+        held.sent(10**9 * number)
     assert clock.now == 100
 
 
@@ -52,14 +52,15 @@ async def test_frames_come_no_faster_than_asked() -> None:
 async def test_bytes_leave_no_faster_than_asked() -> None:
     clock = Clock()
     held = pace(clock, max_mbit=8)  # a megabyte a second
-    for _ in range(10):
+    for number in range(10):
         await held.wait()
-        held.sent(500_000)
+        held.sent(500_000 * (number + 1))
+        held.sent(500_000 * (number + 1))  # two frames under way count the same bytes
     await held.wait()
     assert clock.now - 100 == pytest.approx(5)
     clock.now += 60  # a quiet minute saves nothing up
-    for _ in range(3):
+    for number in range(10, 13):
         await held.wait()
-        held.sent(500_000)
+        held.sent(500_000 * (number + 1))
     await held.wait()
     assert clock.now - 165 == pytest.approx(1.5)
