@@ -12,7 +12,7 @@ import click
 from rich.console import Console
 
 from runtime.cameras import CameraOptions, source_for
-from runtime.edge_toml import read_edge
+from runtime.edge_toml import TABLES, read_edge
 from runtime.follow import RECENT_FRAMES
 from runtime.loop import LoopOptions
 from runtime.prompts import read_prompts
@@ -208,7 +208,22 @@ sink_options = _options(
 )
 
 
-@click.command("run")
+class SectionedCommand(click.Command):
+    """Lists its options under the tables that hold them in edge.toml."""
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        section_of = {key: table for table, keys in TABLES.items() for key in keys}
+        section_of |= {"boxes": "loop", "points": "loop", "verify": "loop", "new_session": "privacy"}
+        records: dict[str, list[tuple[str, str]]] = {name: [] for name in ("general", *TABLES)}
+        for param in self.get_params(ctx):
+            if record := param.get_help_record(ctx):
+                records[section_of.get(str(param.name), "general")].append(record)
+        for name, lines in records.items():
+            with formatter.section(name.capitalize()):
+                formatter.write_dl(lines)
+
+
+@click.command("run", cls=SectionedCommand)
 @click.option(
     "--config",
     type=_FILE,

@@ -97,8 +97,8 @@ class Dispatcher:
         reuse: Reuse | None = None,
         hedge_factor: float | None = HEDGE_FACTOR,
     ) -> None:
-        """`watch` is told the site, window, start and end (time.perf_counter) of every answer."""
-        self.watch: Callable[[str, int, float, float], None] | None = None
+        # told the site, window, start and end (time.perf_counter) of every answer
+        self.watch: Callable[[str, int, float, float], None] = lambda site, window, start_s, end_s: None
         self.statistics = DispatchStatistics()
         self.ledger = ledger
         self._bundle = bundle
@@ -219,10 +219,8 @@ class Dispatcher:
     async def _compute_window(self, canvas: Canvas, window: int, inputs: Mapping[str, Array]) -> Array:
         tried: set[str] = set()
         while (route := self._route(window, tried)) is not None:
-            if tried:
-                self.statistics.redispatched += 1
-            else:
-                self.statistics.windows_sent += 1
+            self.statistics.redispatched += bool(tried)
+            self.statistics.windows_sent += not tried
             tried.add(route[0].client.name)
             embedding = await self._ask_in_time(route, window, inputs, tried)
             if embedding is not None:
@@ -258,8 +256,7 @@ class Dispatcher:
         except SiteError as exc:
             self._fail(site, exc)
             return None
-        if self.watch is not None:
-            self.watch(site.client.name, grant.window, started_s, time.perf_counter())
+        self.watch(site.client.name, grant.window, started_s, time.perf_counter())
         return embedding
 
     def _second(self, window: int, tried: Collection[str]) -> _Route | None:

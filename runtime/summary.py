@@ -54,20 +54,25 @@ def summarise(
         "windows_hedged": counts.hedged,
         "windows_run_at_edge": counts.local_windows,
         "windows_redispatched": counts.redispatched,
-        "sites": {
-            client.name: {
-                "operator": client.config.operator,
-                "state": state.value,
-                "windows_seen": sorted(client.sent),
-                "tiles_served": client.tiles,
-                "tile_ms": round(client.tile_s * 1e3, 2),
-                "operator_exposure": sorted(dispatcher.ledger.exposure(client.config.operator)),
-                "operator_cap": dispatcher.ledger.cap(client.config.operator),
-            }
-            for client, state in dispatcher.sites
-        },
+        "sites": _sites(dispatcher),
         "messages": list(counts.messages),
         "limited_by": limited_by(measured.seconds, bool(clients), in_flight),
+    }
+
+
+def _sites(dispatcher: Dispatcher) -> dict[str, Any]:
+    """Each site by its name: what it did and what its operator has seen."""
+    return {
+        client.name: {
+            "operator": client.config.operator,
+            "state": state.value,
+            "windows_seen": sorted(client.sent),
+            "tiles_served": client.tiles,
+            "tile_ms": round(client.tile_s * 1e3, 2),
+            "operator_exposure": sorted(dispatcher.ledger.exposure(client.config.operator)),
+            "operator_cap": dispatcher.ledger.cap(client.config.operator),
+        }
+        for client, state in dispatcher.sites
     }
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import queue
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +21,7 @@ from stages.errors import InputError
 from tests.cameras import Camera, scenery
 from tests.edge import write_photo
 from tests.runtime.test_sources import film
+from tests.streams import network_camera
 
 
 def take(source: LiveSource, number: int) -> list[Frame]:
@@ -147,6 +149,25 @@ def test_a_video_can_be_played_as_if_it_were_a_camera(tmp_path: Path) -> None:
     last = list(VideoSource(path))[-1]
     assert np.array_equal(frames[-1].pixels, last.pixels)
     assert frames[-1].time_s >= 0.3 or len(frames) == 1  # ten frames a second, never sooner
+
+
+def test_a_network_stream_that_breaks_off_is_opened_again() -> None:
+    """Through OpenCV, from a real HTTP server on loopback."""
+    lines: queue.Queue[str] = queue.Queue()
+    with network_camera() as camera, source_for(camera.url, CameraOptions(), lines.put) as source:
+        assert source.sizes() == {(360, 640)}
+        frames = iter(source)
+        first = next(frames)
+        assert np.abs(first.pixels.astype(int) - scenery(0)).mean() < 40
+        camera.streaming.clear()
+        told = lines.get(timeout=60)
+        assert told.startswith(
+            f"http://***@127.0.0.1:{camera.server_port}/video.mjpg gives no picture any more"
+        )
+        camera.streaming.set()
+        again = next(itertools.islice(frames, 3, None))
+        assert lines.get(timeout=60).endswith("is back")
+        assert again.error is None
 
 
 def test_files_stay_files(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ import pytest
 from aiohttp import web
 
 from runtime.client import SiteClient
-from runtime.dispatch import Dispatcher, FrameLost, LocalWindows, SiteState
+from runtime.dispatch import Dispatcher, FrameLost, LocalWindows, SendingPaused, SiteState
 from runtime.ledger import ExposureLedger
 from runtime.sites import SiteConfig
 from server.serve import ServeOptions, running_site
@@ -206,6 +206,19 @@ async def test_a_failed_sites_windows_run_at_the_edge_when_nobody_has_room(
         assert it.state("b") in (SiteState.DOWN, SiteState.EXCLUDED)
         assert len(it.notes.lines) == 1  # the other tiles under way are echoes
         assert it.dispatcher.statistics.local_windows == 10
+
+
+async def test_while_paused_nothing_is_sent(mini_bundle: Bundle) -> None:
+    sites = honest(mini_bundle, "abc")
+    async with scene(mini_bundle, sites) as it:
+        it.dispatcher.pause(True)
+        with pytest.raises(SendingPaused):
+            await it.frame()
+        assert it.sent("a", "b", "c") == set()
+        assert it.dispatcher.statistics.windows_sent == 0
+        it.dispatcher.pause(False)
+        await it.frame()
+        assert it.sent("a", "b", "c") == set(range(15))
 
 
 async def test_a_spare_takes_over_before_operators_with_room(mini_bundle: Bundle) -> None:
