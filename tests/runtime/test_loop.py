@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import AsyncExitStack
 from pathlib import Path
 
 import anyio
@@ -13,9 +14,8 @@ from aiohttp import web
 from runtime.loop import LoopOptions
 from runtime.prompts import Prompt, Prompts
 from stages.bundle import Bundle
-from stages.tensors import Array
 from tests.edge import Impostor, sites_file
-from tests.runtime.test_session import Film, mask_lines, options, real_sites, run
+from tests.runtime.test_session import Film, edge_only, mask_lines, options, real_sites, run
 
 pytestmark = pytest.mark.anyio
 
@@ -45,38 +45,37 @@ async def test_frames_before_the_first_prompt_are_not_segmented(mini_bundle: Bun
     assert len(list((tmp_path / "out/overlay").iterdir())) == 3
 
 
-@pytest.mark.parametrize("in_flight", [1, 2, 5])
+@pytest.mark.parametrize("in_flight", [1, 2])
 async def test_frames_leave_in_order_and_windows_travel_ahead(
     mini_bundle: Bundle, tmp_path: Path, in_flight: int
 ) -> None:
-    """A site stalls until windows of as many frames as may travel have come, no frame is read before there is
-    room for it, and the results are in order."""
-    answered = 0
+    """Sites stall until windows of as many frames as may travel have come, no frame is read before there is
+    room for it, and the results are in order. Five sites, since each takes no more than eight tiles at
+    once."""
+    wave = 15 * in_flight
+    come = answered = 0
+    all_come = anyio.Event()
 
-    class Counting(Impostor):
-        async def answer(self, request: web.Request, embedding: Array | None = None) -> web.Response:
-            nonlocal answered
-            answered += bool(self.tiles)  # not for probes
-            return await super().answer(request, embedding)
+    async def hold(site: Impostor, request: web.Request) -> web.StreamResponse:
+        nonlocal come, answered
+        come += 1
+        if come >= wave:
+            all_come.set()
+        await all_come.wait()
+        answered += 1
+        return await site.answer(request)
 
     def visit(number: int) -> None:
         assert answered >= 15 * (number + 1 - in_flight)
 
-    impostor = Counting(mini_bundle)
-    waves = 15 * in_flight
-
-    async def hold(site: Impostor, request: web.Request) -> web.StreamResponse:
-        if len(site.tiles) >= waves:
-            site.released.set()
-        await site.released.wait()
-        return await site.answer(request)
-
-    impostor.script.extend([hold] * waves)
-    async with impostor.running() as url:
-        sites = sites_file(tmp_path / "sites.toml", ("a", url))
-        more = {"sites": sites, "accept_exposure": True, "loop": LoopOptions(in_flight=in_flight)}
+    impostors = {name: Impostor(mini_bundle, *[hold] * 90) for name in "abcde"}
+    edge = edge_only(mini_bundle, tmp_path / "edge")
+    async with AsyncExitStack() as stack:
+        urls = [(name, await stack.enter_async_context(each.running())) for name, each in impostors.items()]
+        sites = sites_file(tmp_path / "sites.toml", *urls)
+        chosen = options(tmp_path / "out", sites=sites, loop=LoopOptions(in_flight=in_flight))
         with anyio.fail_after(120):
-            summary = await run(mini_bundle, Film(6, visit), options(tmp_path / "out", **more))
+            summary = await run(edge, Film(6, visit), chosen)
     assert summary["frames_lost"] == 0
     assert [line["frame"] for line in mask_lines(tmp_path / "out")] == sorted([*range(6)] * 2)
 
