@@ -68,7 +68,7 @@ async def soak(bundle: Bundle, seconds: float, scratch: Path) -> dict[str, Any]:
         **{key: summary[key] for key in _SUMMARY_KEYS},
         "messages": summary["messages"][-6:],
         **{f"{name}_growth_mb_per_hour": _growth(samples, name) for name in samples[0] if name != "s"},
-        "edge_mb_first_last": [samples[0]["edge"], samples[-1]["edge"]],
+        "edge_mb_range_after_warm_up": _range(samples, "edge"),
         "samples": samples,
     }
 
@@ -129,6 +129,11 @@ def _resident_mb(pid: int | str) -> float:
         if line.startswith("VmRSS:"):
             return round(int(line.split()[1]) / 1024, 1)
     raise RuntimeError(f"process {pid} tells no VmRSS")
+
+
+def _range(samples: list[dict[str, float]], name: str) -> list[float]:
+    sizes = [sample[name] for sample in samples[int(len(samples) * WARM_UP_SHARE) :]]
+    return [min(sizes), max(sizes)]
 
 
 def _growth(samples: list[dict[str, float]], name: str) -> float:

@@ -137,7 +137,7 @@ loop_options = _options(
         type=click.IntRange(1, RECENT_FRAMES),
         default=2,
         show_default=True,
-        help="Frames whose windows travel at once.",
+        help="Frames whose windows travel at once: 1 answers soonest, more fill a long way to the sites.",
     ),
     click.option(
         "--keyframe-every",

@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
+import io
 import json
 from pathlib import Path
+from typing import Any
 
 import anyio
 import numpy as np
 import pytest
+from rich.console import Console
 
 from runtime.canvas import make_canvas
 from runtime.live import Request, Shown
 from runtime.loop import LoopOptions
 from runtime.prompts import Prompt, Prompts, read_prompts
+from runtime.session import RunOptions, run_session
 from runtime.sinks import Mask, decode_mask
 from stages.bundle import Bundle
 from stages.errors import InputError
 from stages.tensors import Array
-from tests.cameras import scenery
+from tests.cameras import Camera, scenery
 from tests.edge import Behaviour, Impostor, hang_up, sites_file, stall
 from tests.live_runs import LiveRun, counted_sites, live_run, objects
 from tests.processes import ServeProcess, serving
@@ -310,6 +314,24 @@ async def test_a_live_run_keeps_its_objects_for_the_next_one(mini_bundle: Bundle
         again.live.remove("cup")
         await again.frame()
     assert read_prompts((), (), path, required=False).entries == ()
+
+
+@pytest.mark.parametrize(
+    ("more", "words"),
+    [
+        ({"verify": True}, "--verify reads the source and its masks again"),
+        ({"record": True}, "give --out DIR, or --no-record"),
+        ({"allow_undistilled": False}, "untrained weights"),
+    ],
+)
+async def test_what_a_live_run_cannot_do_is_refused_before_the_camera_is_opened(
+    mini_bundle: Bundle, more: dict[str, Any], words: str
+) -> None:
+    camera = Camera()
+    options = RunOptions(**{"allow_undistilled": True, **more})
+    with pytest.raises(InputError, match=words):
+        await run_session(mini_bundle, camera.source(), Prompts(()), options, Console(file=io.StringIO()))
+    assert camera.opened == 0
 
 
 async def test_a_live_run_records_nothing_unless_told(mini_bundle: Bundle, tmp_path: Path) -> None:
