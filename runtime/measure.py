@@ -128,11 +128,13 @@ def limited_by(seconds: Mapping[str, Series], through_sites: bool, in_flight: in
     """What bounds the frames per second: the step that is busy longest with a frame, or what reading waits
     for.
 
-    `in_flight` is for how many frames at once the window stage works.
+    A step that only some frames need counts by their share of the frames read. `in_flight` is for how many
+    frames at once the window stage works.
     """
     if not any(seconds[name] for name in STEPS):
         return "nothing: no frame was completed"
-    busy = {name: seconds[name].recent_mean for name in (*STEPS, *WAITS)}
+    frames = seconds["read"].count or 1
+    busy = {name: seconds[name].recent_mean * seconds[name].count / frames for name in (*STEPS, *WAITS)}
     busy["windows"] /= in_flight
     reading = ("read", *WAITS)
     held = {**{name: busy[name] for name in STEPS}, "read": sum(busy[name] for name in reading)}

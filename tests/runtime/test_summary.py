@@ -80,8 +80,15 @@ def test_the_slowest_step_limits_the_speed() -> None:
     seconds["windows"] = Series([0.1, 0.5])
     assert limited_by(seconds, True) == "the window stage at the sites: 300 ms of every frame"
     assert limited_by(seconds, False) == "the window stage at the edge: 300 ms of every frame"
-    seconds["global"] = Series([0.9])
+    seconds["global"] = Series([0.9, 0.9])
     assert limited_by(seconds, True) == "the global stage at the edge: 900 ms of every frame"
+
+
+def test_a_step_that_only_keyframes_need_counts_by_their_share() -> None:
+    seconds = Measured().seconds
+    seconds["read"], seconds["decode"] = Series([0.01] * 4), Series([0.1] * 4)
+    seconds["global"] = Series([0.3])
+    assert limited_by(seconds, True) == "the mask decoder at the edge: 100 ms of every frame"
 
 
 def test_windows_of_several_frames_at_once_count_by_their_share() -> None:
