@@ -1,5 +1,4 @@
-"""What a run measures, in memory that does not grow: sums of everything, single values of the last frames
-only."""
+"""What a run measures, in memory that does not grow: single values of the last frames only."""
 
 from __future__ import annotations
 
@@ -19,11 +18,10 @@ WAITS = ("camera", "pace")  # what the reading step waits for: the next picture,
 
 
 class Series:
-    """Numbers one after another: `count` and `total` of all, `recent` the last ones."""
+    """Numbers one after another: the `count` of all, `recent` the last ones."""
 
     def __init__(self, values: Sequence[float] = ()) -> None:
         self.count = 0
-        self.total = 0.0
         self.recent: deque[float] = deque(maxlen=RECENT)
         for value in values:
             self.add(value)
@@ -33,13 +31,7 @@ class Series:
 
     def add(self, value: float) -> None:
         self.count += 1
-        self.total += value
         self.recent.append(value)
-
-    @property
-    def mean(self) -> float:
-        """Of all numbers; 0 of none."""
-        return self.total / self.count if self.count else 0.0
 
     @property
     def recent_mean(self) -> float:
