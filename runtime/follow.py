@@ -7,7 +7,7 @@ embeddings are kept: the object is found on the frame of the click, then followe
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import anyio
@@ -206,18 +206,24 @@ class Follower:
     async def _find(self, kept: Kept, entries: Sequence[Entry]) -> list[Followed]:
         if kept.image_embedding is None:
             raise RuntimeError(f"frame {kept.number} has no image embedding yet")
-        questions = [entry.track.question(kept.canvas) for entry in entries]
-        asked = [prompt for prompt, _ in questions]
-        earlier = {prompt.name: mask for prompt, mask in questions if mask is not None}
-        answers = await decode(self._engines, kept.image_embedding, kept.canvas, asked, earlier)
+        asked = await to_thread.run_sync(_questions, entries, kept.canvas, kept.image_embedding)
+        choose = {entry.key: entry.track.choose for entry in entries}
+        found = await decode(self._engines, kept.image_embedding, kept.canvas, asked, choose)
+        answers = {each.prompt.name: each for each in found}
         return await to_thread.run_sync(_update, entries, answers, kept)
 
 
-def _update(entries: Sequence[Entry], answers: Iterable[ObjectMask], kept: Kept) -> list[Followed]:
+def _questions(entries: Sequence[Entry], canvas: Canvas, image_embedding: Array) -> list[Prompt]:
+    """What to ask the decoder: one prompt for each object that is not lost already."""
+    questions = [entry.track.question(canvas, image_embedding) for entry in entries]
+    return [prompt for prompt in questions if prompt is not None]
+
+
+def _update(entries: Sequence[Entry], answers: Mapping[str, ObjectMask], kept: Kept) -> list[Followed]:
     """Tell each track what was found, and note where."""
     followed = []
-    for entry, answer in zip(entries, answers, strict=True):
-        tracked = entry.track.update(answer, kept.canvas)
+    for entry in entries:
+        tracked = entry.track.update(kept.canvas, answers.get(entry.key))
         followed.append(_note(entry, tracked.state, tracked.found, kept))
     return followed
 
@@ -226,9 +232,7 @@ def _carry(entry: Entry, logits: npt.NDArray[np.float32] | None, kept: Kept) -> 
     if entry.found is None or logits is None:
         return Followed(entry.name, entry.colour, TrackState.LOST, None)
     carried = ObjectMask(entry.found.prompt, logits, entry.found.iou)
-    tracked = entry.track.update(carried, kept.canvas)  # so that its next question starts from here
-    state = TrackState.LOST if tracked.found is None else TrackState.CARRIED
-    return _note(entry, state, tracked.found, kept)
+    return _note(entry, TrackState.CARRIED, carried, kept)
 
 
 def _note(entry: Entry, state: TrackState, found: ObjectMask | None, kept: Kept) -> Followed:
