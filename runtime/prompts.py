@@ -21,10 +21,12 @@ import numpy as np
 
 from runtime.canvas import Canvas
 from stages.errors import InputError
+from stages.plans import POINTS
 from stages.tensors import Array
 
 _KEYS = {"name", "box", "points", "from_frame"}
 _FARTHEST_PX = 1e6
+MOST_POINTS = POINTS[-1] - 2  # what engines take of an object, less the corners of its box
 
 
 @dataclass(frozen=True)
@@ -39,6 +41,10 @@ class Prompt:
     def __post_init__(self) -> None:
         if self.box_xyxy is None and not self.points:
             raise InputError(f"object {self.name} has neither a box nor a point; give one of them")
+        if len(self.points) > MOST_POINTS:
+            raise InputError(
+                f"object {self.name} has {len(self.points)} points; {MOST_POINTS} are the most, give fewer"
+            )
         numbers = [*(self.box_xyxy or ()), *(value for point in self.points for value in point)]
         if not all(abs(number) <= _FARTHEST_PX for number in numbers):  # nor is NaN
             raise InputError(f"object {self.name} has a coordinate that lies in no picture")
