@@ -21,7 +21,6 @@ Box: TypeAlias = tuple[float, float, float, float]  # x0, y0, x1, y1 in frame pi
 MakeTrack: TypeAlias = Callable[[Prompt], Still]
 
 MAX_OBJECTS = 50
-MAX_POINTS = 64
 MAX_NAME = 40
 
 
@@ -166,6 +165,4 @@ def more_asked(prompt: Prompt, request: Request) -> Prompt:
 def _prompt(
     name: str, request: Request, points: tuple[tuple[float, float, int], ...], box: Box | None
 ) -> Prompt:
-    if len(points) > MAX_POINTS:
-        raise InputError(f"object {name} has {len(points)} points; at most {MAX_POINTS} are of use")
     return Prompt(name, box, tuple(points), request.number)
