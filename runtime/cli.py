@@ -248,8 +248,8 @@ def command(bundle: Path | None, source: str, **options: Any) -> None:
     console = Console()
     say = partial(console.print, markup=False, highlight=False)
     asked_of_camera = _taken(options, "camera_", "size", "fps") | _taken(options, "", "rotate", "realtime")
-    opened = source_for(source, CameraOptions(**asked_of_camera), say)
     loaded = Bundle.load(bundle or shipped_bundle())
+    opened = source_for(source, CameraOptions(**asked_of_camera), say)
     required = options["preview"] is None
     watchers = _watchers(
         loaded,

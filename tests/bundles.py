@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import hashlib
+import math
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
@@ -13,6 +14,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 from click.testing import CliRunner
 
@@ -114,15 +116,27 @@ def other_weights(bundle: Bundle, path: Path) -> Bundle:
     """A copy at `path` of a bundle's window stage with other weights, and its own digest and probe."""
     shutil.copytree(bundle.path / "window", path / "window")
     shutil.copytree(bundle.path / "edge", path / "edge")
-    data = path / "window/model.onnx.data"
-    weights = np.fromfile(data, np.float32)
-    weights[: len(weights) // 4] *= 0.5
-    weights.tofile(data)
+    _halve_largest(path / "window/model.onnx")
     stage = replace(bundle.stage("window"), files=hash_files(path, bundle.stage("window").files))
     changed = replace(bundle, path=path, stages={"window": stage})
     _write_probe(changed, bundle)
     replace(changed, edge_files=hash_files(path, bundle.edge_files)).save()
     return Bundle.load(path)
+
+
+def _halve_largest(model: Path) -> None:
+    """Halve the largest weight tensor of a stage, in place."""
+    tensors = [
+        tensor
+        for tensor in onnx.load(model, load_external_data=False).graph.initializer
+        if tensor.data_type == onnx.TensorProto.FLOAT and tensor.external_data
+    ]
+    largest = max(tensors, key=lambda tensor: math.prod(tensor.dims))
+    lies = {entry.key: entry.value for entry in largest.external_data}
+    shape = tuple(largest.dims)
+    weights = np.memmap(f"{model}.data", np.float32, "r+", int(lies["offset"]), shape)
+    weights *= 0.5
+    weights.flush()
 
 
 def _write_probe(bundle: Bundle, like: Bundle) -> None:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any, TypeGuard, Union
 
 from runtime.live import Request
+from runtime.prompts import MOST_POINTS
 from stages.errors import InputError
 
 VERSION = 1
@@ -19,7 +20,6 @@ PATH = f"/v{VERSION}/live"
 MESSAGE_BYTES = 16_384
 NAME_CHARACTERS = 40
 TOKEN_CHARACTERS = 200
-POINTS = 64
 FARTHEST_PX = 1e6
 LATEST = 2**53 - 1  # the largest integer that JSON holds exactly for everybody
 
@@ -159,8 +159,8 @@ def _prompt(body: dict[str, Any], bears: int | None) -> Prompted:
     number = _number(body)
     name = _name(body, "name") if body.get("name") is not None else body.pop("name", None)
     points, box = body.pop("points", None) or [], body.pop("box", None)
-    if not isinstance(points, list) or len(points) > POINTS:
-        raise InputError(f"points is no list of at most {POINTS}")
+    if not isinstance(points, list) or len(points) > MOST_POINTS:
+        raise InputError(f"points is no list of at most {MOST_POINTS}")
     if box is None and not points:
         raise InputError("it has neither points nor a box")
     return Prompted(Request(number, name, tuple(map(_point, points)), _box(box)), bears)

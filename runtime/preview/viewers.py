@@ -14,6 +14,7 @@ from runtime.live import Live, Newest
 from runtime.preview import protocol
 from runtime.preview.access import Access, Rate
 from runtime.preview.encoder import Encoder
+from runtime.prompts import MOST_POINTS
 from runtime.sinks import PALETTE
 from stages.errors import InputError, PedsamError, ungrouped
 
@@ -223,6 +224,6 @@ def facts(model: str, banner: str | None, limits: Limits) -> dict[str, Any]:
             "message_bytes": protocol.MESSAGE_BYTES,
             "messages_per_s": limits.messages_per_s,
             "name_characters": protocol.NAME_CHARACTERS,
-            "points": protocol.POINTS,
+            "points": MOST_POINTS,
         },
     }

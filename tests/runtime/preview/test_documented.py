@@ -12,6 +12,7 @@ import pytest
 
 from runtime.preview import protocol, viewers
 from runtime.preview.viewers import Limits
+from runtime.prompts import MOST_POINTS
 from tests.watchers import shown
 
 pytestmark = pytest.mark.anyio
@@ -47,7 +48,7 @@ def test_its_numbers_are_those_in_the_code() -> None:
         protocol.PATH,
         f'"message_bytes": {protocol.MESSAGE_BYTES}',
         f'"name_characters": {protocol.NAME_CHARACTERS}',
-        f'"points": {protocol.POINTS}',
+        f'"points": {MOST_POINTS}',
         f'"messages_per_s": {Limits().messages_per_s:g}',
         f"{viewers.WRONG_TOKEN} no or a wrong token",
         f"{viewers.TOO_MANY} too many viewers",

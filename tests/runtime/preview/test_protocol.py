@@ -77,7 +77,7 @@ PROMPT = {"type": "prompt", "number": 1, "points": [[1, 2, 1]]}
         ('{"type": "rename", "name": "a", "new": "b\\u202ec"}', "new is 'b\\u202ec'"),
         ('{"type": "rename", "name": "a", "new": 7}', "new is 7"),
         ('{"type": "prompt", "number": 1}', "neither points nor a box"),
-        (json.dumps({**PROMPT, "points": [[1, 2, 1]] * 65}), "points is no list of at most 64"),
+        (json.dumps({**PROMPT, "points": [[1, 2, 1]] * 65}), "points is no list of at most 30"),
         (json.dumps({**PROMPT, "points": "abc"}), "points is no list"),
         (json.dumps({**PROMPT, "points": [[1, 2]]}), "a point is [1, 2], expected [x, y, 1]"),
         (json.dumps({**PROMPT, "points": [[1, 2, True]]}), "a point is [1, 2, True]"),
