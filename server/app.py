@@ -14,7 +14,11 @@ from typing import Any
 import numpy as np
 from aiohttp import web
 
+from server.admission import Admission, hold_answer
 from server.batcher import Batcher, NotNow, Stopping
+from server.codec import Codec, answer_bytes
+from server.limits import Limits
+from server.refusals import Refusals
 from stages import wire
 from stages.bundle import Bundle, Stage
 from stages.errors import WireError
@@ -37,20 +41,31 @@ class Site:
     With a `token` every path but OPEN_PATHS answers only who sends it.
     """
 
-    def __init__(self, bundle: Bundle, batcher: Batcher, backend: str, token: str | None = None) -> None:
+    def __init__(
+        self,
+        bundle: Bundle,
+        batcher: Batcher,
+        backend: str,
+        token: str | None = None,
+        limits: Limits = Limits(),  # noqa: B008  (it cannot be changed)
+    ) -> None:
         self.ready = True
+        self.refusals = Refusals()
+        self.admission = Admission(limits, self.refusals.refused)
+        self.codec = Codec()
         self._token = token
         self._bundle = bundle
         self._stage = bundle.stage("window")
         self._batcher = batcher
         self._backend = backend
-        self._body_limit = body_limit(self._stage, bundle.geometry)
+        self.body_limit = body_limit(self._stage, bundle.geometry)
+        limits.check_holds(self.body_limit + largest_answer(self._stage, bundle.geometry))
         self._under_way: set[asyncio.Task[Any]] = set()
 
     def application(self) -> web.Application:
         """An aiohttp application; it refuses bodies larger than the largest batch."""
-        middlewares = [self._keep_account, _errors, self._admit]
-        app = web.Application(client_max_size=self._body_limit, middlewares=middlewares)
+        middlewares = [self.admission.bounded, self._keep_account, self._errors, self._admit]
+        app = web.Application(middlewares=middlewares)
         model = f"/v2/models/{wire.MODEL}"
         app.router.add_get("/v2", self.server_metadata)
         app.router.add_get("/v2/", self.server_metadata)
@@ -80,6 +95,21 @@ class Site:
         response = await handler(request)
         if not self.ready:
             response.force_close()
+        return response
+
+    @web.middleware
+    async def _errors(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+        """Turn every failure into {"error": one sentence} with its status, and count refusals by reason.
+
+        Nothing of the request is logged.
+        """
+        try:
+            response = await _answered(request, handler)
+        except NotNow as exc:
+            self.refusals.refused(exc.reason)
+            return _error(503, str(exc), {"Retry-After": str(math.ceil(exc.retry_after_s))})
+        if response.status in _REASONS:
+            self.refusals.refused(_REASONS[response.status])
         return response
 
     @web.middleware
@@ -156,18 +186,17 @@ class Site:
     async def infer(self, request: web.Request) -> web.Response:
         if not self.ready:
             raise Stopping
-        if (request.content_length or 0) > self._body_limit:  # refused unread
-            raise web.HTTPRequestEntityTooLarge(self._body_limit)
-        body = await request.read()
-        decoded = wire.decode_request(
+        body = await self.admission.body(request, self.body_limit)
+        decoded = await self.codec.decode(
             body,
             request.headers.get(wire.HEADER_LENGTH),
             self._stage.inputs,
             self._stage.outputs,
             self._bundle.geometry.windows,
         )
+        hold_answer(answer_bytes(decoded, self._stage.outputs))
         outputs = await self._batcher.submit(decoded.inputs, list(decoded.outputs))
-        message = wire.encode_response(outputs, decoded.outputs, decoded.id)
+        message = await self.codec.encode(outputs, decoded.outputs, decoded.id)
         return web.Response(body=message.body, headers=message.headers)
 
 
@@ -222,17 +251,25 @@ def body_limit(stage: Stage, geometry: Geometry) -> int:
     return geometry.windows * tile + HEADER_BYTES
 
 
-@web.middleware
-async def _errors(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """Turn every failure into {"error": one sentence} with its status; nothing of the request is logged."""
+def largest_answer(stage: Stage, geometry: Geometry) -> int:
+    """Bytes of the answer to a full batch that asks for every output."""
+    tile = sum(math.prod(map(int, spec.shape[1:])) * np.dtype(spec.dtype).itemsize for spec in stage.outputs)
+    return geometry.windows * tile
+
+
+_REASONS = {401: "token", 408: "read_timeout", 413: "too_large"}
+_KEPT = ("Accept-Encoding", "Allow", "WWW-Authenticate")  # headers of errors that say what to do
+
+
+async def _answered(request: web.Request, handler: Handler) -> web.StreamResponse:
     try:
         return await handler(request)
     except WireError as exc:
         return _error(exc.status, str(exc))
-    except NotNow as exc:
-        return _error(503, str(exc), {"Retry-After": str(math.ceil(exc.retry_after_s))})
+    except NotNow:
+        raise
     except web.HTTPException as exc:
-        kept = {name: exc.headers[name] for name in ("Allow", "WWW-Authenticate") if name in exc.headers}
+        kept = {name: exc.headers[name] for name in _KEPT if name in exc.headers}
         return _error(exc.status, _sentence(request, exc), kept)
     except web.RequestPayloadError:
         response = _error(400, "the body cannot be read: its Content-Encoding or its chunks are wrong")

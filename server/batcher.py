@@ -16,7 +16,9 @@ from stages.tensors import Array
 
 
 class NotNow(Exception):
-    """These tiles are not served now; `retry_after_s` is when to ask again."""
+    """These tiles are not served now; `retry_after_s` is when to ask again, `reason` a word for counting."""
+
+    reason = "not_now"
 
     def __init__(self, text: str, retry_after_s: float) -> None:
         super().__init__(text)
@@ -26,12 +28,16 @@ class NotNow(Exception):
 class QueueFull(NotNow):
     """There is no room for more tiles."""
 
+    reason = "queue_full"
+
     def __init__(self, retry_after_s: float) -> None:
         super().__init__(f"the queue is full; try again in {retry_after_s:.1f} s", retry_after_s)
 
 
 class Stopping(NotNow):
     """The site stops before these tiles are done."""
+
+    reason = "stopping"
 
     def __init__(self) -> None:
         super().__init__("this site is stopping; use another one", 1.0)

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import asyncio
 from pathlib import Path
+from typing import Any
 
 import click
 
+from server.limit_options import limit_options
+from server.limits import Limits
 from server.serve import ServeOptions, serve
 from stages.bundle import Bundle, shipped_bundle
 from stages.engine import BACKENDS
@@ -51,6 +54,7 @@ from stages.engine import BACKENDS
     help="This site's folder from `pedsam keys`: TLS, client certificates and a token.",
 )
 @click.option("--insecure", is_flag=True, help="Allow plain HTTP on an address other than loopback.")
+@limit_options
 def command(
     bundle: Path | None,
     host: str,
@@ -62,7 +66,10 @@ def command(
     grace: float,
     keys: Path | None,
     insecure: bool,
+    **limits: Any,
 ) -> None:
     """Run one site: serve the window stage of BUNDLE over the Open Inference Protocol v2."""
-    options = ServeOptions(host, port, backend, threads, max_batch, queue, grace, insecure, keys)
+    options = ServeOptions(
+        host, port, backend, threads, max_batch, queue, grace, insecure, keys, limits=Limits(**limits)
+    )
     asyncio.run(serve(Bundle.load(bundle or shipped_bundle()), options, click.echo))

@@ -2,7 +2,8 @@
 
 Shutdown has phases: (1) the socket stops listening, readiness turns false and new requests on open
 connections are answered 503, (2) requests under way finish, for at most `grace_s`, (3) tiles that still wait
-or run are answered 503 and what is left is cancelled, (4) the engine closes, after the call it is in.
+or run are answered 503, what is left is cancelled after FAREWELL_S and who is still connected is cut off,
+(4) the engine closes, after the call it is in.
 """
 
 from __future__ import annotations
@@ -11,25 +12,28 @@ import asyncio
 import contextlib
 import os
 import signal
-import socket
 from collections.abc import AsyncIterator, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import anyio
 from aiohttp import web
 
+from server.admission import Admission
 from server.app import Site, http_log
 from server.batcher import Batcher
+from server.connections import Listener, Tls
 from server.keys import SiteKeys, load_keys
+from server.limits import MIB, Limits
+from server.refusals import Refusals
 from stages.bundle import Bundle
 from stages.engine import Engine, EngineThread, make_engine
 from stages.errors import InputError
 from stages.network import is_loopback
 
 STAGE = "window"
-BACKLOG = 128  # connections the kernel holds until they are accepted, aiohttp's own number
 FAREWELL_S = 1.0  # after the grace of a shutdown: time to send "this site is stopping"
+LINGER_S = 1.0  # after a refusal, for the rest of its body: a connection closed before that loses the answer
 
 
 @dataclass(frozen=True)
@@ -38,7 +42,7 @@ class ServeOptions:
 
     `keys` is the site's folder from `pedsam keys`: with it the site speaks TLS to clients that have a
     certificate and a token, else plain HTTP to anyone. Who has not finished the TLS handshake after
-    `handshake_s` is hung up on.
+    `handshake_s` is hung up on. `limits` are what one site lets its clients take.
     """
 
     host: str = "127.0.0.1"
@@ -51,6 +55,7 @@ class ServeOptions:
     insecure: bool = False
     keys: Path | None = None
     handshake_s: float = 10.0
+    limits: Limits = field(default_factory=Limits)
 
 
 @dataclass(frozen=True)
@@ -60,6 +65,8 @@ class RunningSite:
     url: str
     backend: str
     batcher: Batcher
+    admission: Admission
+    refusals: Refusals
     keys: SiteKeys | None = None
 
 
@@ -83,9 +90,9 @@ async def running_site(
         window = engines.engine(STAGE)
         max_batch = options.max_batch or window.preferred_batch
         async with Batcher(engines, STAGE, max_batch, options.max_waiting) as batcher:
-            site = Site(bundle, batcher, window.backend, keys.token if keys else None)
+            site = Site(bundle, batcher, window.backend, keys.token if keys else None, options.limits)
             async with _listening(site, options, keys) as url:
-                yield RunningSite(url, window.backend, batcher, keys)
+                yield RunningSite(url, window.backend, batcher, site.admission, site.refusals, keys)
 
 
 @contextlib.asynccontextmanager
@@ -96,52 +103,47 @@ async def _listening(site: Site, options: ServeOptions, keys: SiteKeys | None) -
         logger=http_log(),
         handler_cancellation=True,  # a sender that disconnects frees its place in the queue
         shutdown_timeout=FAREWELL_S,
+        lingering_time=LINGER_S,
+        auto_decompress=False,  # the body reader does it, within the limits
     )
     await runner.setup()
-    listener: asyncio.Server | None = None
+    listener = _listener(runner, site, options, keys)
     try:
-        listener = await _listen(runner, options, keys)
-        yield _url(listener.sockets[0], "https" if keys else "http")
+        yield await _listen(listener, options)
     finally:
         with anyio.CancelScope(shield=True):
-            if listener is not None:
-                listener.close()
+            listener.close()
             try:
                 await site.drain(options.grace_s)  # before cleanup, which drops what still arrives of a body
             finally:
-                await runner.cleanup()  # cuts off, after FAREWELL_S, who neither sends nor reads
+                await runner.cleanup()  # cancels, after FAREWELL_S, what neither sends nor reads
+                await listener.cut_off()
+                await site.codec.close()
 
 
-async def _listen(runner: web.AppRunner, options: ServeOptions, keys: SiteKeys | None) -> asyncio.Server:
-    """As web.TCPSite listens, which cannot bound the time of a TLS handshake."""
+def _listener(runner: web.AppRunner, site: Site, options: ServeOptions, keys: SiteKeys | None) -> Listener:
     if runner.server is None:
         raise RuntimeError("the runner is not set up")
+    tls = Tls(keys.context, options.handshake_s) if keys else None
+    return Listener(runner.server, options.limits, 2 * site.body_limit + MIB, site.refusals.refused, tls)
+
+
+async def _listen(listener: Listener, options: ServeOptions) -> str:
+    """The URL at which the site answers from now on."""
     try:
-        return await asyncio.get_running_loop().create_server(
-            runner.server,
-            options.host,
-            options.port,
-            backlog=BACKLOG,
-            ssl=keys.context if keys else None,
-            ssl_handshake_timeout=options.handshake_s if keys else None,
-        )
+        await listener.open(options.host, options.port)
     except (OSError, UnicodeError) as exc:  # UnicodeError: a host that cannot be a name
         where = f"{options.host}:{options.port}"
         raise InputError(
             f"cannot listen on {where} ({_reason(exc)}); choose another --port or --host"
         ) from exc
+    return listener.url
 
 
 def _reason(exc: OSError | UnicodeError) -> str:
     if isinstance(exc, OSError) and exc.errno and exc.errno > 0:  # asyncio's own text repeats the address
         return os.strerror(exc.errno)
     return getattr(exc, "strerror", None) or str(exc)
-
-
-def _url(listener: socket.socket, scheme: str) -> str:
-    """Where the site answers: the address bound first, as a name can stand for several."""
-    host, port = listener.getsockname()[:2]
-    return f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"
 
 
 def _check_exposed(options: ServeOptions) -> None:
