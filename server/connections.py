@@ -154,13 +154,18 @@ class Listener:
         self._guards: dict[asyncio.Task[None], Guard] = {}
 
     @property
+    def open(self) -> int:
+        """Connections that are open, TLS handshakes among them."""
+        return self._quota.taken
+
+    @property
     def url(self) -> str:
         """Where HTTP is answered: the address bound first, as a name can stand for several."""
         host, port = self.sockets[0].getsockname()[:2]
         scheme = "https" if self._tls else "http"
         return f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"
 
-    async def open(self, host: str, port: int) -> None:
+    async def listen(self, host: str, port: int) -> None:
         """Listen on every address of `host`. Raises OSError or UnicodeError when there is none to bind."""
         loop = asyncio.get_running_loop()
         found = await loop.getaddrinfo(host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)

@@ -12,7 +12,7 @@ from server.limits import Limits
 F = TypeVar("F", bound=Callable[..., Any])
 
 _COUNT, _SECONDS = click.IntRange(1), click.FloatRange(0, min_open=True)
-_OPTIONS: tuple[tuple[str, str, click.ParamType, str], ...] = (
+_OPTIONS: tuple[tuple[str, str, click.ParamType[Any], str], ...] = (
     ("--max-connections", "connections", _COUNT, "Connections open at once; one more is closed unheard."),
     ("--max-per-address", "per_address", _COUNT, "Connections open at once from one address."),
     ("--max-requests", "requests", _COUNT, "Requests under way, half of them from one address."),

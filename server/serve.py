@@ -65,6 +65,7 @@ class RunningSite:
     url: str
     backend: str
     batcher: Batcher
+    connections: Listener
     admission: Admission
     refusals: Refusals
     keys: SiteKeys | None = None
@@ -91,12 +92,14 @@ async def running_site(
         max_batch = options.max_batch or window.preferred_batch
         async with Batcher(engines, STAGE, max_batch, options.max_waiting) as batcher:
             site = Site(bundle, batcher, window.backend, keys.token if keys else None, options.limits)
-            async with _listening(site, options, keys) as url:
-                yield RunningSite(url, window.backend, batcher, site.admission, site.refusals, keys)
+            async with _listening(site, options, keys) as listener:
+                yield RunningSite(
+                    listener.url, window.backend, batcher, listener, site.admission, site.refusals, keys
+                )
 
 
 @contextlib.asynccontextmanager
-async def _listening(site: Site, options: ServeOptions, keys: SiteKeys | None) -> AsyncIterator[str]:
+async def _listening(site: Site, options: ServeOptions, keys: SiteKeys | None) -> AsyncIterator[Listener]:
     runner = web.AppRunner(
         site.application(),
         access_log=None,
@@ -109,7 +112,8 @@ async def _listening(site: Site, options: ServeOptions, keys: SiteKeys | None) -
     await runner.setup()
     listener = _listener(runner, site, options, keys)
     try:
-        yield await _listen(listener, options)
+        await _listen(listener, options)
+        yield listener
     finally:
         with anyio.CancelScope(shield=True):
             listener.close()
@@ -128,16 +132,14 @@ def _listener(runner: web.AppRunner, site: Site, options: ServeOptions, keys: Si
     return Listener(runner.server, options.limits, 2 * site.body_limit + MIB, site.refusals.refused, tls)
 
 
-async def _listen(listener: Listener, options: ServeOptions) -> str:
-    """The URL at which the site answers from now on."""
+async def _listen(listener: Listener, options: ServeOptions) -> None:
     try:
-        await listener.open(options.host, options.port)
+        await listener.listen(options.host, options.port)
     except (OSError, UnicodeError) as exc:  # UnicodeError: a host that cannot be a name
         where = f"{options.host}:{options.port}"
         raise InputError(
             f"cannot listen on {where} ({_reason(exc)}); choose another --port or --host"
         ) from exc
-    return listener.url
 
 
 def _reason(exc: OSError | UnicodeError) -> str:

@@ -73,10 +73,13 @@ async def connected(engine: FakeEngine | None = None, **options: Any) -> AsyncIt
         yield Client(site, session)
 
 
-async def dial(site: RunningSite) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-    """A bare connection."""
+async def dial(
+    site: RunningSite, source: str | None = None
+) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    """A bare connection, from the address `source` of this machine."""
     address = urlsplit(site.url)
-    return await asyncio.open_connection(address.hostname, address.port)
+    local = (source, 0) if source else None
+    return await asyncio.open_connection(address.hostname, address.port, local_addr=local)
 
 
 def raw_infer(*windows: int) -> bytes:
