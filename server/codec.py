@@ -106,7 +106,7 @@ def json_bytes(header_length: str | None, body_bytes: int) -> int:
 
 
 def answer_bytes(request: wire.InferRequest, outputs: Sequence[TensorSpec]) -> int:
-    """Size of the answer to a request, or a little more."""
+    """What the tensors of the answer to a request take, at most; its header is some hundred bytes."""
     return sum(
         _values(request, spec) * (np.dtype(spec.dtype).itemsize if binary else BYTES_A_VALUE)
         for spec in outputs

@@ -6,21 +6,23 @@ import asyncio
 import gzip
 import tracemalloc
 import zlib
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import aiohttp
 import anyio
+import numpy as np
 import pytest
 
 from server.limits import JSON_BYTES, MIB, Limits
 from server.serve import RunningSite, ServeOptions, running_site
 from stages import wire
+from stages.engine import Engine
 from stages.errors import InputError
-from stages.tensors import TensorSpec
+from stages.tensors import Array, TensorSpec
 from tests.clients import INFER, Client, connected, dial, raw_infer
 from tests.fakes import STAGE, FakeEngine, Gate, fake_site, tiles, tiny_bundle, until
 from tests.keys import keys_for, site_at
@@ -272,15 +274,59 @@ async def test_other_encodings_are_not_taken() -> None:
 # Answers
 
 
-async def test_who_does_not_read_its_answers_is_hung_up_on() -> None:
-    asked = b"GET /v2/models/window/config HTTP/1.1\r\nHost: site\r\n\r\n"
-    async with (
-        fake_site(limits=Limits(write_s=SOON)) as site,
-        sending(site, b"") as (_, writer),
-    ):
-        with suppress(ConnectionError):
-            while not site.refusals.counts:
-                writer.write(asked * 100)
-                await writer.drain()
+ANSWER_BYTES = 6 * MIB  # more than the kernel keeps for a connection
+LARGE = replace(STAGE, outputs=(TensorSpec("embedding", "float16", ("n", 1024, 1024, 3)), *STAGE.outputs[1:]))
+
+
+class LargeAnswers(FakeEngine):
+    def __init__(self) -> None:
+        super().__init__()
+        Engine.__init__(self, LARGE)
+
+    def _infer(self, feeds: Mapping[str, Array], outputs: Sequence[str]) -> dict[str, Array]:
+        return {"embedding": np.ones((len(feeds["index"]), 1024, 1024, 3), np.float16)}
+
+
+def large_answers(keys: Path | None = None, **limits: Any) -> AbstractAsyncContextManager[RunningSite]:
+    options = ServeOptions(port=0, keys=keys, limits=Limits(memory_mib=512, **limits))
+    return running_site(tiny_bundle(stage=LARGE), options, LargeAnswers)
+
+
+async def test_an_answer_of_many_pieces_comes_whole_and_the_connection_goes_on() -> None:
+    async with large_answers() as site, aiohttp.ClientSession() as session:
+        for _ in range(2):
+            answer = await Client(site, session).infer(1)
+            assert answer.headers["Content-Length"] == str(len(answer.body))
+            got = wire.decode_response(answer.body, answer.headers[wire.HEADER_LENGTH], LARGE.outputs[:1], 1)
+            assert (got["embedding"] == 1).all()
+        await until(lambda: site.connections.open == 1)
+        assert_holds_nothing(site)
+
+
+@pytest.mark.parametrize("private", [False, True], ids=["plain", "TLS"])
+async def test_an_answer_that_is_not_read_is_given_up(private: bool, tmp_path: Path) -> None:
+    """What is not sent stays counted, and is a piece or two in memory besides: TLS keeps no copy."""
+    keys = keys_for(tmp_path) if private else None
+    async with large_answers(keys, write_s=1.0) as site:
+        config = site_at(site.url, keys) if keys else None
+        host, _, port = site.url.rpartition("/")[2].partition(":")
+        _, writer = await asyncio.open_connection(
+            host, int(port), ssl=config.ssl_context() if config else None, limit=1024
+        )
+        token = f"Authorization: Bearer {config.token}\r\n" if config else ""
+        writer.write(raw_infer(1).replace(b"\r\n", f"\r\n{token}".encode(), 1))
+        await until(lambda: site.admission.held_bytes > ANSWER_BYTES)
+        await until(lambda: site.refusals.counts == {"write_timeout": 1})
         await until(lambda: site.connections.open == 0)
-        assert site.refusals.counts == {"write_timeout": 1}
+        assert_holds_nothing(site)
+        writer.transport.abort()  # a polite farewell would wait for what it did not read
+
+
+async def test_a_client_that_leaves_in_the_middle_of_its_answer_leaves_nothing_behind() -> None:
+    async with large_answers() as site:
+        async with sending(site, raw_infer(1)) as (reader, _):
+            await reader.readuntil(b"\r\n\r\n")
+            assert site.admission.held_bytes > ANSWER_BYTES
+        await until(lambda: site.connections.open == 0)
+        assert_holds_nothing(site)
+        assert site.refusals.counts == {}
