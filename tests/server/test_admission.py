@@ -322,6 +322,19 @@ async def test_an_answer_that_is_not_read_is_given_up(private: bool, tmp_path: P
         writer.transport.abort()  # a polite farewell would wait for what it did not read
 
 
+async def test_an_answer_over_tls_is_sent_once_the_kernel_has_it(tmp_path: Path) -> None:
+    keys = keys_for(tmp_path)
+    async with fake_site(keys=keys, limits=Limits(write_s=1.0)) as site:
+        config = site_at(site.url, keys)
+        headers = {"Authorization": f"Bearer {config.token}"}
+        connector = aiohttp.TCPConnector(ssl=config.ssl_context() or True)
+        async with aiohttp.ClientSession(connector=connector, headers=headers) as session:
+            for _ in range(3):
+                assert (await Client(site, session).infer(1)).holds(1)
+                await until(lambda: site.admission.under_way == 0)
+        assert site.refusals.counts == {}
+
+
 async def test_a_client_that_leaves_in_the_middle_of_its_answer_leaves_nothing_behind() -> None:
     async with large_answers() as site:
         async with sending(site, raw_infer(1)) as (reader, _):
