@@ -58,7 +58,7 @@ class Guard(asyncio.Protocol):
         if not isinstance(transport, asyncio.Transport):
             raise TypeError(f"{transport!r} is not for a stream")
         self._transport = transport
-        # So that what was written has left this process. Not 0: TLS would take an empty buffer for a full one.
+        # What was written has left this process then. At 0 TLS would take an empty buffer for a full one.
         transport.set_write_buffer_limits(high=1, low=0)
         self._hang_up_after(self._limits.header_s, "header_timeout")
         self._inner.connection_made(transport)
