@@ -5,7 +5,8 @@
 One `pedsam serve` with keys, on loopback. Windows of time with and without the attack alternate, so that
 whatever else this machine does falls on both; each pair gives one ratio. The hostile clients are a process
 with the lowest priority and pause between their steps: what is measured is what they do to the site, not
-what they take of the machine.
+what they take of the machine. The requests they send in full are of one tile: a tile that is run for someone
+who does not wait for it costs what any tile costs.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ from stages.bundle import Bundle, shipped_bundle
 from tests.hostile import PAUSE_S, Hostile
 from tests.keys import keys_for, site_at
 from tests.processes import ServeProcess, serving
-from tests.server.test_hostile import Honest, resident_mib, whole_request
+from tests.server.test_hostile import Honest, good_request, resident_mib
 
 IN_FLIGHT = 8  # requests of one tile each: the connections an edge keeps to a site
 LIMITS = ("--header-timeout", "1", "--read-timeout", "1", "--write-timeout", "1", "--max-per-address", "32")
@@ -66,7 +67,7 @@ async def _attack(bundle: Bundle, url: str, keys: Path) -> None:
     os.nice(NICE)
     site = site_at(url, keys)
     token = site.token or ""
-    hostile = Hostile(url, site.ssl_context(), token, whole_request(bundle, token))
+    hostile = Hostile(url, site.ssl_context(), token, good_request(bundle, token, tiles=1))
     attack = asyncio.create_task(hostile.attack())
     await asyncio.to_thread(sys.stdin.read)
     attack.cancel()
@@ -78,6 +79,7 @@ def _measure(bundle: Bundle, scratch: Path, pairs: int, seconds: float) -> dict[
     keys = keys_for(scratch)
     with serving(bundle.path, "--keys", str(keys), *LIMITS) as process:
         windows, memory, ended = asyncio.run(_windows(bundle, process, keys, pairs, seconds))
+    before, *after, peak = memory
     ratios = [attacked / quiet for quiet, attacked in windows]
     quartiles = statistics.quantiles(ratios, n=4) if len(ratios) > 1 else []
     return {
@@ -93,14 +95,16 @@ def _measure(bundle: Bundle, scratch: Path, pairs: int, seconds: float) -> dict[
         "ratio_median_of_pairs": round(statistics.median(ratios), 3),
         "ratio_quartiles": [round(quartile, 3) for quartile in quartiles],
         "ratios": [round(ratio, 3) for ratio in ratios],
-        "site_memory_mib": memory,
+        "site_memory_mib": {"before": before, "after_each_pair": after, "peak": peak},
     }
 
 
 async def _windows(
     bundle: Bundle, process: ServeProcess, keys: Path, pairs: int, seconds: float
-) -> tuple[list[tuple[float, float]], dict[str, float], dict[str, int]]:
-    """Tiles a second, quiet and attacked, of each pair; the site's memory; how many hostile clients ended."""
+) -> tuple[list[tuple[float, float]], list[float], dict[str, int]]:
+    """Tiles a second, quiet and attacked, of each pair; the site's memory in MiB before the first pair, after
+    each and at most; how many hostile clients ended.
+    """
     site = site_at(process.url, keys)
     pid = process.process.pid
     ended: dict[str, int] = {}
@@ -108,7 +112,7 @@ async def _windows(
     async with aiohttp.ClientSession(process.url, headers=headers) as session:
         honest = Honest(bundle, site, session)
         await _tiles_per_s(honest, seconds)
-        memory = {"before": resident_mib(pid, "VmRSS")}
+        resident = [resident_mib(pid, "VmRSS")]
         windows = []
         for number in range(pairs):
             quiet = 0.0
@@ -120,8 +124,8 @@ async def _windows(
                 else:
                     quiet = await _tiles_per_s(honest, seconds)
             windows.append((quiet, under_attack))
-    memory |= {"after": resident_mib(pid, "VmRSS"), "peak": resident_mib(pid, "VmHWM")}
-    return windows, {name: round(mib, 1) for name, mib in memory.items()}, ended
+            resident.append(resident_mib(pid, "VmRSS"))
+    return windows, [round(mib, 1) for mib in (*resident, resident_mib(pid, "VmHWM"))], ended
 
 
 @contextlib.contextmanager

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import socket
+import ssl
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -74,12 +75,12 @@ async def connected(engine: FakeEngine | None = None, **options: Any) -> AsyncIt
 
 
 async def dial(
-    site: RunningSite, source: str | None = None
+    site: RunningSite, source: str | None = None, tls: ssl.SSLContext | None = None
 ) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-    """A bare connection, from the address `source` of this machine."""
+    """A bare connection, from the address `source` of this machine, private with `tls`."""
     address = urlsplit(site.url)
     local = (source, 0) if source else None
-    return await asyncio.open_connection(address.hostname, address.port, local_addr=local)
+    return await asyncio.open_connection(address.hostname, address.port, local_addr=local, ssl=tls)
 
 
 def raw_infer(*windows: int) -> bytes:

@@ -54,10 +54,10 @@ class Honest:
             assert difference <= 1e-2 * np.abs(self._probe.embedding).max()
 
 
-def whole_request(bundle: Bundle, token: str) -> bytes:
-    """Every window of a picture in one request, as bytes."""
+def good_request(bundle: Bundle, token: str, tiles: int) -> bytes:
+    """The bytes of a whole request for so many tiles."""
     probe = bundle.probe().inputs
-    batch = {name: np.repeat(array, bundle.geometry.windows, axis=0) for name, array in probe.items()}
+    batch = {name: np.repeat(array, tiles, axis=0) for name, array in probe.items()}
     sent = wire.encode_request(batch, ["embedding"])
     fields = {"Authorization": f"Bearer {token}", "Content-Length": str(len(sent.body)), **sent.headers}
     lines = [f"POST {INFER} HTTP/1.1", "Host: site", *(f"{name}: {text}" for name, text in fields.items())]
@@ -72,7 +72,8 @@ async def test_an_honest_client_is_served_beside_ten_hostile_ones(
     with serving(mini_bundle.path, "--keys", str(keys), *LIMITS) as process:
         site = site_at(process.url, keys)
         assert site.token
-        hostile = Hostile(process.url, site.ssl_context(), site.token, whole_request(mini_bundle, site.token))
+        request = good_request(mini_bundle, site.token, mini_bundle.geometry.windows)
+        hostile = Hostile(process.url, site.ssl_context(), site.token, request)
         headers = {"Authorization": f"Bearer {site.token}"}
         async with aiohttp.ClientSession(process.url, headers=headers) as session:
             honest = Honest(mini_bundle, site, session)
