@@ -239,9 +239,17 @@ async def test_a_sender_that_never_finishes_does_not_hold_up_the_shutdown() -> N
         await writer.wait_closed()
 
 
-async def test_clients_that_neither_send_nor_read_do_not_hold_up_the_shutdown(tmp_path: Path) -> None:
+@pytest.fixture
+def keys(tmp_path: Path) -> Path:
+    return keys_for(tmp_path)
+
+
+def hang_up(writer: asyncio.StreamWriter) -> None:
+    writer.transport.abort()
+
+
+async def test_clients_that_stop_sending_do_not_hold_up_the_shutdown(keys: Path) -> None:
     """One in its TLS handshake, one in a head, one in a body: all are cut off, and nothing is left open."""
-    keys = keys_for(tmp_path)
     async with contextlib.AsyncExitStack() as stack:
         async with fake_site(keys=keys, grace_s=0.05, handshake_s=600) as site:
             config = site_at(site.url, keys)
@@ -249,7 +257,7 @@ async def test_clients_that_neither_send_nor_read_do_not_hold_up_the_shutdown(tm
             body = raw_infer(1).replace(b"Host", token, 1)[:-1]
             for sent in (b"", b"GET / HTTP/1.1\r\nX: ", body):
                 _, writer = await dial(site, tls=config.ssl_context() if sent else None)
-                stack.callback(writer.transport.abort)
+                stack.callback(hang_up, writer)
                 writer.write(sent)
             await until(lambda: site.connections.open == 3 and site.admission.under_way == 1)
         assert site.connections.open == 0
