@@ -11,6 +11,7 @@ from typing import Any
 import anyio
 import pytest
 
+from server.connections import Guard
 from server.limits import Limits
 from server.serve import RunningSite
 from tests.clients import connected, dial, raw_infer
@@ -174,6 +175,43 @@ async def test_a_head_that_is_too_large_is_refused_and_the_connection_closed(hea
     async with limited() as site, dialled(site) as (reader, writer):
         writer.write(head)
         assert (await until_closed(reader)).startswith(b"HTTP/1.0 400")
+
+
+class Inner(asyncio.Protocol):
+    """Counts what it is passed."""
+
+    received = 0
+
+    def data_received(self, data: bytes) -> None:
+        self.received += len(data)
+
+
+class Wire(asyncio.Transport):
+    """A transport without a network, which remembers that it was aborted."""
+
+    aborted = False
+
+    def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None:
+        pass
+
+    def abort(self) -> None:
+        self.aborted = True
+
+
+async def test_a_connection_that_sends_more_than_any_request_needs_is_cut_off() -> None:
+    counted: list[str] = []
+    inner, wire = Inner(), Wire()
+    guard = Guard(inner, Limits(), 100, counted.append)
+    guard.connection_made(wire)
+    for _ in range(3):
+        guard.begin()
+        guard.data_received(bytes(100))
+        guard.end(closing=False)
+    assert (inner.received, wire.aborted) == (300, False)
+    guard.data_received(b"x")
+    assert (inner.received, wire.aborted, counted) == (300, True, ["too_large"])
+    guard.connection_lost(None)
+    assert guard.closed.done()
 
 
 async def flood(writer: asyncio.StreamWriter, data: bytes) -> None:
