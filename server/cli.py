@@ -6,9 +6,12 @@ import asyncio
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import click
 
+from server.limit_options import limit_options
+from server.limits import Limits
 from server.logs import FORMS, logging_to
 from server.serve import ServeOptions, serve
 from stages.bundle import Bundle, shipped_bundle
@@ -59,6 +62,7 @@ from stages.errors import EngineError
     help="This site's folder from `pedsam keys`: TLS, client certificates and a token.",
 )
 @click.option("--insecure", is_flag=True, help="Allow plain HTTP on an address other than loopback.")
+@limit_options
 @click.option(
     "--log",
     "form",
@@ -78,12 +82,15 @@ def command(
     keys: Path | None,
     insecure: bool,
     form: str | None,
+    **limits: Any,
 ) -> None:
     """Run one site: serve the window stage of a bundle over the Open Inference Protocol v2.
 
     Several bundles are versions 1, 2, ... of one model. An edge finds the version of its own bundle itself.
     """
-    options = ServeOptions(host, port, backend, threads, max_batch, queue, grace, insecure, keys)
+    options = ServeOptions(
+        host, port, backend, threads, max_batch, queue, grace, insecure, keys, limits=Limits(**limits)
+    )
     loaded = [Bundle.load(path) for path in bundles or [shipped_bundle()]]
     for each in loaded if build else ():
         build_window(each.path)

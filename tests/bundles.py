@@ -12,6 +12,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 from click.testing import CliRunner
 
@@ -73,15 +74,24 @@ def other_weights(bundle: Bundle, path: Path) -> Bundle:
     """A copy at `path` of a bundle's window stage with other weights, and its own digest and probe."""
     shutil.copytree(bundle.path / "window", path / "window")
     shutil.copytree(bundle.path / "edge", path / "edge")
-    data = path / "window/model.onnx.data"
-    weights = np.fromfile(data, np.float32)
-    weights[: len(weights) // 4] *= 0.5
-    weights.tofile(data)
+    _halve_weights(path / "window/model.onnx")
     stage = replace(bundle.stage("window"), files=hash_files(path, bundle.stage("window").files))
     changed = replace(bundle, path=path, stages={"window": stage})
     _write_probe(changed, bundle)
     replace(changed, edge_files=hash_files(path, bundle.edge_files)).save()
     return Bundle.load(path)
+
+
+def _halve_weights(model: Path) -> None:
+    """Halve every fourth of the floats beside a model."""
+    data = model.with_name(model.name + ".data")
+    stored = np.fromfile(data, np.uint8)
+    initializers = onnx.load(model, load_external_data=False).graph.initializer
+    for tensor in [t for t in initializers if t.data_type == onnx.TensorProto.FLOAT and t.external_data][::4]:
+        place = {entry.key: entry.value for entry in tensor.external_data}
+        start, length = int(place["offset"]), int(place["length"])
+        stored[start : start + length].view(np.float32)[:] *= 0.5
+    stored.tofile(data)
 
 
 def _write_probe(bundle: Bundle, like: Bundle) -> None:
