@@ -81,6 +81,14 @@ class Site:
             app.router.add_post(f"{prefix}/infer", self.infer)
         return app
 
+    def health_application(self) -> web.Application:
+        """An aiohttp application that tells OPEN_PATHS to anyone, and nothing else."""
+        app = web.Application(middlewares=[self._admission.bounded])
+        app.router.add_get("/v2/health/live", self.live)
+        app.router.add_get("/v2/health/ready", self.is_ready)
+        app.router.add_route("*", "/{rest:.*}", self.only_health)
+        return app
+
     async def drain(self, grace_s: float) -> int:
         """Take no new requests; those under way may finish within `grace_s`, then tiles are given up.
 
@@ -168,6 +176,9 @@ class Site:
 
     async def is_ready(self, request: web.Request) -> web.Response:
         return web.Response(status=200 if self.state.ready else 503)
+
+    async def only_health(self, request: web.Request) -> web.Response:
+        return _error(404, f"this port answers GET {' and '.join(OPEN_PATHS)} alone")
 
     async def metrics(self, request: web.Request) -> web.Response:
         return web.Response(body=exposition(self._registry), headers={"Content-Type": CONTENT_TYPE})

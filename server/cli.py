@@ -36,6 +36,11 @@ from stages.errors import EngineError
     show_default=True,
     help="0: any free one.",
 )
+@click.option(
+    "--health-port",
+    type=click.IntRange(0, 65535),
+    help="Port of 127.0.0.1 that tells /v2/health/live and ready in plain HTTP, also with --keys.",
+)
 @click.option("--backend", type=click.Choice(BACKENDS), default="auto", show_default=True)
 @click.option("--build", is_flag=True, help="First build the TensorRT engine, unless it is there and fits.")
 @click.option("--threads", type=click.IntRange(1), help="CPU threads of the engine  [default: one a core]")
@@ -73,6 +78,7 @@ def command(
     bundles: tuple[Path, ...],
     host: str,
     port: int,
+    health_port: int | None,
     backend: str,
     build: bool,
     threads: int | None,
@@ -89,7 +95,7 @@ def command(
     Several bundles are versions 1, 2, ... of one model. An edge finds the version of its own bundle itself.
     """
     options = ServeOptions(
-        host, port, backend, threads, max_batch, queue, grace, insecure, keys, limits=Limits(**limits)
+        host, port, backend, threads, max_batch, queue, grace, insecure, keys, Limits(**limits), health_port
     )
     loaded = [Bundle.load(path) for path in bundles or [shipped_bundle()]]
     for each in loaded if build else ():

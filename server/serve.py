@@ -20,13 +20,13 @@ from pathlib import Path
 
 import anyio
 
-from server.app import Site
+from server.app import OPEN_PATHS, Site
 from server.batcher import Batcher
 from server.connections import Tls
 from server.door import Address, Door
 from server.housekeeping import housekeeping
 from server.keys import load_keys, renew
-from server.limits import MIB, Limits
+from server.limits import MIB, Limits, Quota
 from server.logs import facts
 from server.state import SiteState
 from server.versions import STAGE, loaded, numbered
@@ -37,6 +37,8 @@ from stages.network import is_loopback
 
 log = logging.getLogger("pedsam.site")
 
+HEALTH_CONNECTIONS = 16  # probes ask one at a time
+
 
 @dataclass(frozen=True)
 class ServeOptions:
@@ -44,7 +46,8 @@ class ServeOptions:
 
     `keys` is the site's folder from `pedsam keys`: with it the site speaks TLS to clients that have a
     certificate and a token, else plain HTTP to anyone. Who has not finished the TLS handshake after
-    `handshake_s` is hung up on. `limits` are what one site lets its clients take.
+    `handshake_s` is hung up on. `limits` are what one site lets its clients take. On `health_port` of
+    127.0.0.1 it tells in plain HTTP, to anyone, whether it is live and ready.
     """
 
     host: str = "127.0.0.1"
@@ -56,16 +59,18 @@ class ServeOptions:
     grace_s: float = 10.0
     insecure: bool = False
     keys: Path | None = None
-    handshake_s: float = 10.0
     limits: Limits = field(default_factory=Limits)
+    health_port: int | None = None
+    handshake_s: float = 10.0
 
 
 @dataclass(frozen=True)
 class RunningSite:
-    """A site that answers at `url`."""
+    """A site that answers at `url`, and about its health alone at `health_url`."""
 
     url: str
     state: SiteState
+    health_url: str | None = None
 
     @property
     def batcher(self) -> Batcher:
@@ -104,6 +109,11 @@ async def running_site(
     async with contextlib.AsyncExitStack() as stack:
         await stack.enter_async_context(housekeeping(state))
         stack.push_async_callback(site.codec.close)
+        health_url = None
+        if options.health_port is not None:
+            health_door = _health_door(site, options.health_port)
+            stack.push_async_callback(health_door.close)  # the last: until then it tells that the site stops
+            health_url = await health_door.open()
         stack.push_async_callback(door.close, drain)  # when loading fails
         url = await door.open()
         log.info("%s is live, loading %d engines", url, len(listed), extra=facts("listening", url=url))
@@ -111,7 +121,7 @@ async def running_site(
         versions = await stack.enter_async_context(loading)
         stack.push_async_callback(door.close, drain)  # before the engines; the other call does nothing then
         state.open(versions)
-        yield RunningSite(url, state)
+        yield RunningSite(url, state, health_url)
 
 
 def _main_door(site: Site, options: ServeOptions) -> Door:
@@ -119,6 +129,13 @@ def _main_door(site: Site, options: ServeOptions) -> Door:
     tls = Tls(state.keys.context, options.handshake_s) if state.keys else None
     address = Address(options.host, options.port, "--port or --host", tls)
     return Door(site.application(), address, state, state.quotas.connections, 2 * site.body_limit + MIB)
+
+
+def _health_door(site: Site, port: int) -> Door:
+    """For who is on this machine: connections to the main door, however many, leave it open."""
+    address = Address("127.0.0.1", port, "--health-port")
+    quota = Quota(HEALTH_CONNECTIONS, HEALTH_CONNECTIONS)
+    return Door(site.health_application(), address, site.state, quota, MIB)
 
 
 async def _drain(site: Site, grace_s: float) -> None:
@@ -172,6 +189,8 @@ def _introduce(site: RunningSite, say: Say) -> None:
         say(f"digest {version.bundle.site_digest}")
     if keys := site.state.keys:
         say(f"certificate until {keys.until:%Y-%m-%d}; clients need a certificate and a token")
+    if site.health_url:
+        say(f"health on {site.health_url}{OPEN_PATHS[-1]}")
     _tell(say, "ready", f"listening on {site.url}", url=site.url)
 
 
