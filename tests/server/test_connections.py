@@ -108,6 +108,15 @@ async def test_a_handshake_that_is_never_finished_is_counted_and_frees_its_place
         assert site.state.refusals.counts == {"tls_handshake": 1}
 
 
+async def test_who_leaves_before_the_handshake_was_not_refused(tmp_path: Path) -> None:
+    """As balancers do that look whether the port is open."""
+    async with limited(keys=keys_for(tmp_path)) as site:
+        async with dialled(site):
+            await until(lambda: site.state.quotas.connections.taken == 1)
+        await until(lambda: site.state.quotas.connections.taken == 0)
+        assert site.state.refusals.counts == {}
+
+
 # For how long
 
 
