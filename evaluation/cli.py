@@ -19,7 +19,7 @@ from stages.bundle import Bundle, shipped_bundle
 from stages.errors import InputError
 
 # Options that mean here what they mean to `pedsam run`.
-SHARED = ("bundle_path", "sites", "wire", "backend", "threads", "accept_exposure", "new_session", "insecure")
+SHARED = ("bundle", "sites", "wire", "backend", "threads", "accept_exposure", "new_session", "insecure")
 
 
 @click.command("evaluate", params=[option for option in run.params if option.name in SHARED])
@@ -61,9 +61,7 @@ SHARED = ("bundle_path", "sites", "wire", "backend", "threads", "accept_exposure
     required=True,
     help="Directory for report.json, instances.csv and sheet.png.",
 )
-def command(
-    bundle_path: Path | None, checkpoint: Path | None, whole: bool, prompts: str, **options: Any
-) -> None:
+def command(bundle: Path | None, checkpoint: Path | None, whole: bool, prompts: str, **options: Any) -> None:
     """Mean IoU of a model's masks on pictures whose instances are known.
 
     Through sites, split in this process (no --sites), or --whole. Intervals come from resampling pictures.
@@ -71,9 +69,9 @@ def command(
     console = Console()
     chosen = EvaluateOptions(prompts=prompt_kinds(prompts), **options)
     if checkpoint is None:
-        subject = bundle_subject(Bundle.load(bundle_path or shipped_bundle()), chosen, whole)
+        subject = bundle_subject(Bundle.load(bundle or shipped_bundle()), chosen, whole)
     else:
-        of_a_bundle = (bundle_path, chosen.sites, chosen.wire) != (None, None, None) or whole
+        of_a_bundle = (bundle, chosen.sites, chosen.wire) != (None, None, None) or whole
         subject = _checkpoint_subject(checkpoint, of_a_bundle)
     print_report(console, asyncio.run(evaluate(subject, chosen, console)))
 

@@ -11,10 +11,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from torch import Tensor, nn
 
 from export.check_pictures import check_pictures
 from export.compact import round_weights
-from export.memory import stage_memory
+from export.memory import StageMemory, stage_memory
 from export.numerics import measure_numerics
 from export.onnx_files import write_onnx
 from export.parity import SEED, check_chain, compare_stage, format_parity, opened
@@ -24,6 +25,7 @@ from export.stages import StagePlan, stage_plans
 from stages.bundle import MANIFEST, PADDING_FILE, PROBE_FILE, Bundle, Stage, hash_files
 from stages.errors import BundleError
 from stages.geometry import Geometry
+from stages.plans import axis_sizes
 from stages.tensors import Array
 
 # Largest difference a site may show on the probe, as a fraction of the embedding's largest value, by the
@@ -34,8 +36,6 @@ PROBE_TOLERANCE = {
     "fp16": {"float32": 1e-2, "float16": 2e-2, "int8": 3e-2},
     "bf16": {"float32": 4e-2, "float16": 4e-2, "int8": 5e-2},
 }
-# Sizes of dynamic axes for which an export says how much memory a stage needs.
-LARGE = {"window": {"n": 25}, "decoder": {"p": 8, "k": 8}, "global": {}, "whole": {}}
 
 
 @dataclass(frozen=True)
@@ -88,8 +88,20 @@ def _check_replaceable(out: Path) -> None:
 def _write(
     weights: Weights, geometry: Geometry, work: Path, options: ExportOptions, say: Callable[[str], None]
 ) -> None:
-    bundle = Bundle(
-        path=work,
+    bundle = empty_bundle(weights, geometry, work, options)
+    rounded = _check_numerics(weights.sam, geometry, options, say)
+    for plan in stage_plans(weights.sam, geometry, options.embedding_dtype, options.precisions):
+        bundle = add_stage(bundle, plan, say, options.compact)
+        gc.collect()  # an exported program holds on to its module's tensors in cycles
+    bundle = _add_edge_files(bundle)
+    bundle = replace(bundle, parity=check_chain(bundle, weights.sam, say) | rounded)
+    bundle.save()
+
+
+def empty_bundle(weights: Weights, geometry: Geometry, path: Path, options: ExportOptions) -> Bundle:
+    """A bundle at `path` without any stage yet; nothing is written."""
+    return Bundle(
+        path=path,
         geometry=geometry,
         pixel_mean=PIXEL_MEAN,
         pixel_std=PIXEL_STD,
@@ -101,13 +113,6 @@ def _write(
         edge_files={},
         probe_tolerance=PROBE_TOLERANCE[options.precisions["window"]],
     )
-    rounded = _check_numerics(weights.sam, geometry, options, say)
-    for plan in stage_plans(weights.sam, geometry, options.embedding_dtype, options.precisions):
-        bundle = add_stage(bundle, plan, say, options.compact)
-        gc.collect()  # an exported program holds on to its module's tensors in cycles
-    bundle = _add_edge_files(bundle)
-    bundle = replace(bundle, parity=check_chain(bundle, weights.sam, say) | rounded)
-    bundle.save()
 
 
 def _check_numerics(
@@ -128,20 +133,33 @@ def _check_numerics(
 def add_stage(bundle: Bundle, plan: StagePlan, say: Callable[[str], None], compact: bool = False) -> Bundle:
     """The bundle with this stage written and compared. Raises ParityError."""
     module = plan.build().eval()
-    examples = plan.examples(torch.Generator().manual_seed(SEED))
-    file = f"{plan.name}/model.onnx"
-    paths = write_onnx(module, examples, plan.inputs, plan.outputs, bundle.path / file, compact)
-    names = [path.relative_to(bundle.path).as_posix() for path in paths]
-    files = hash_files(bundle.path, names)
-    precision = "fp32 from fp16 weights" if compact else plan.precision
-    stage = Stage(plan.name, file, files, plan.inputs, plan.outputs, precision)
-    bundle = replace(bundle, stages={**bundle.stages, plan.name: stage})
-    memory = stage_memory(bundle.path / file, LARGE[plan.name])
+    bundle = write_stage(bundle, plan, module, compact)
     if plan.name == "whole":
         return bundle  # check_chain holds it against segment_anything's own encoder
-    parity = compare_stage(bundle, plan, module, examples)
-    say(f"{plan.name:8} onnxruntime against PyTorch: {format_parity(parity)}; {precision}, {memory.text}")
+    stage, memory = bundle.stage(plan.name), largest_memory(bundle, plan.name).text
+    parity = compare_stage(bundle, plan, module, _examples(plan))
+    say(f"{plan.name:8} onnxruntime against PyTorch: {format_parity(parity)}; {stage.precision}, {memory}")
     return replace(bundle, stages={**bundle.stages, plan.name: replace(stage, parity=parity)})
+
+
+def write_stage(bundle: Bundle, plan: StagePlan, module: nn.Module, compact: bool = False) -> Bundle:
+    """The bundle with this stage written, not compared with anything. `module` is what the plan builds."""
+    file = f"{plan.name}/model.onnx"
+    paths = write_onnx(module, _examples(plan), plan.inputs, plan.outputs, bundle.path / file, compact)
+    names = [path.relative_to(bundle.path).as_posix() for path in paths]
+    precision = "fp32 from fp16 weights" if compact else plan.precision
+    stage = Stage(plan.name, file, hash_files(bundle.path, names), plan.inputs, plan.outputs, precision)
+    return replace(bundle, stages={**bundle.stages, plan.name: stage})
+
+
+def _examples(plan: StagePlan) -> tuple[Tensor, ...]:
+    return plan.examples(torch.Generator().manual_seed(SEED))
+
+
+def largest_memory(bundle: Bundle, name: str) -> StageMemory:
+    """Memory of a stage at the sizes that engines are built for at most, as `pedsam build` tells it too."""
+    largest = {axis: sizes[-1] for axis, sizes in axis_sizes(bundle.geometry).items()}
+    return stage_memory(bundle.path / bundle.stage(name).file, largest)
 
 
 def _add_edge_files(bundle: Bundle) -> Bundle:

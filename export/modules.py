@@ -41,35 +41,37 @@ def attention(layer: Any, x: Tensor) -> Tensor:
     rows = max(1, SCORES_BYTES // (heads * w * h * w * 4))
     # [n, h*w, 3*D] -> [3, n, heads, h*w, d]
     q, k, v = product(layer.qkv, x).reshape(n, h * w, 3, heads, d).permute(2, 0, 3, 1, 4).unbind(0)
-    rel_h, rel_w = _relative_positions(layer, q.reshape(n, heads, h, w, d))
     keys = (k * layer.scale).transpose(-2, -1)
+    table_h, table_w = _position_table(layer.rel_pos_h, h), _position_table(layer.rel_pos_w, w)
     blocks = []
     for start in range(0, h, rows):
-        stop = min(start + rows, h)
-        scores = (q[:, :, start * w : stop * w] @ keys).float()
-        # [n, heads, rows, w, kh, 1] + [n, heads, rows, w, 1, kw]
-        bias = rel_h[:, :, start:stop, :, :, None] + rel_w[:, :, start:stop, :, None, :]
-        scores = scores + bias.reshape(n, heads, (stop - start) * w, h * w)
+        block = q[:, :, start * w : (start + rows) * w]
+        # Positions from the block's own queries: were they cut from those of all queries, TensorRT's builder
+        # would add them up for all blocks at once (805 MB in vit_b's fp16 stage).
+        scores = (block @ keys).float() + _positions(block, table_h[start : start + rows], table_w)
         blocks.append(scores.softmax(dim=-1).to(v.dtype) @ v)
     # [n, heads, h*w, d] -> [n, h, w, D]
     return product(layer.proj, torch.cat(blocks, dim=2).transpose(1, 2).reshape(n, h, w, dim)).float()
 
 
-def _relative_positions(layer: Any, q: Tensor) -> tuple[Tensor, Tensor]:
-    """Products of queries [n, heads, h, w, d] with SAM's position tables, for each key row and key column:
-    fp32 [n, heads, h, w, h] and [n, heads, h, w, w]."""
-    h, w = q.shape[2:4]
-    table_h = layer.rel_pos_h[_offsets(h)].transpose(-2, -1)  # [h, d, h]
-    table_w = layer.rel_pos_w[_offsets(w)].transpose(-2, -1)
-    rel_h = q @ table_h
-    rel_w = (q.transpose(2, 3) @ table_w).transpose(2, 3)
-    return rel_h.float(), rel_w.float()
-
-
-def _offsets(size: int) -> Tensor:
-    """Row of the relative position table for each (query, key) pair along one axis."""
+def _position_table(rows: Tensor, size: int) -> Tensor:
+    """SAM's relative position rows [2*size - 1, d] along one axis as a matrix a query: [query, d, key]."""
     positions = torch.arange(size)
-    return positions[:, None] - positions[None, :] + size - 1
+    return rows[positions[:, None] - positions[None, :] + size - 1].transpose(-2, -1)
+
+
+def _positions(q: Tensor, table_h: Tensor, table_w: Tensor) -> Tensor:
+    """What relative positions add to the scores of some rows of queries: fp32 [n, heads, rows*w, h*w].
+
+    q [n, heads, rows*w, d]; table_h [rows, d, h] is of those rows, table_w [w, d, w].
+    """
+    n, heads, count, d = q.shape
+    (rows, _, h), w = table_h.shape, table_w.shape[0]
+    q = q.reshape(n, heads, rows, w, d)
+    rel_h = (q @ table_h).float()
+    rel_w = (q.transpose(2, 3) @ table_w).transpose(2, 3).float()
+    # [n, heads, rows, w, h, 1] + [n, heads, rows, w, 1, w]
+    return (rel_h[..., None] + rel_w[..., None, :]).reshape(n, heads, count, h * w)
 
 
 def patches(embed: Any, pixels: Tensor) -> Tensor:

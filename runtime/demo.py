@@ -1,4 +1,4 @@
-"""`pedsam demo`: three sites on loopback, a camera pan over a photograph, start to finish.
+"""`pedsam demo`: three sites on loopback, a camera pan over a photograph, start to finish or without an end.
 
 The photographs ship inside scikit-image: "astronaut" (Eileen Collins, by NASA, public domain) and "coffee"
 (by Rachel Michetti, CC0). The pan is a crop that moves over the photograph, so its frames differ as those of
@@ -26,8 +26,9 @@ from anyio import to_thread
 from PIL import Image
 from rich.console import Console
 
-from runtime.prompts import read_prompts
-from runtime.session import RunOptions, run_session
+from runtime.cameras import LiveSource, as_bgr
+from runtime.prompts import Prompts, read_prompts, write_prompts
+from runtime.session import RunOptions, Watcher, run_session
 from runtime.sources import PictureSource
 from stages.bundle import Bundle
 from stages.errors import InputError, PedsamError
@@ -36,6 +37,8 @@ PEDSAM = (sys.executable, "-c", "import pedsam; pedsam.main()")  # this installa
 PROMPTS = "prompts.json"
 BACKEND = "onnxruntime-cpu"  # the same on every machine, also where a GPU has no libraries yet
 FRAME = (640, 360)  # pixels, width and height: 16:9, so ten of 25 windows are padding
+PAN_FPS = 10.0
+PAN_STEPS = 100  # frames from one end of the endless pan to the other
 
 
 @dataclass(frozen=True)
@@ -83,6 +86,50 @@ async def run_demo(
         )
 
 
+async def run_live_demo(
+    bundle: Bundle, out: Path, wire: str | None, console: Console, watchers: Sequence[Watcher]
+) -> dict[str, Any]:
+    """Run the line on loopback on an endless pan, for viewers to click on, until it is interrupted."""
+    await to_thread.run_sync(_prepare, out)
+    source = LiveSource("the built-in picture", lambda: Pan(photo(SCENES[0].photo), SCENES[0]), fps=PAN_FPS)
+    with three_sites(bundle.path, out) as running:
+        console.print("three sites are up; nothing is sent to them until you click on an object")
+        options = RunOptions(
+            out=out, sites=running.toml, wire=wire, threads=1, allow_undistilled=True, new_session=True
+        )
+        return await run_session(bundle, source, Prompts(()), options, console, watchers)
+
+
+def _prepare(out: Path) -> None:
+    """An empty folder that is known as a demo's."""
+    _clear(out)
+    out.mkdir(parents=True)
+    write_prompts(out / PROMPTS, Prompts(()))
+
+
+class Pan:
+    """A Capture whose crop goes back and forth over a photograph, RGB uint8 [H, W, 3], for ever."""
+
+    def __init__(self, picture: npt.NDArray[np.uint8], scene: Scene, fps: float = PAN_FPS) -> None:
+        self._picture = picture
+        self._scene = scene
+        self._interval_s = 1 / fps
+        self._due_s = time.perf_counter()
+        self._step = 0
+
+    def read(self) -> tuple[bool, npt.NDArray[Any] | None]:
+        """The next frame when it is due, BGR."""
+        time.sleep(max(0.0, self._due_s - time.perf_counter()))
+        self._due_s = max(self._due_s + self._interval_s, time.perf_counter())
+        there_and_back = self._step % (2 * PAN_STEPS)
+        left, top = _pan(self._scene, min(there_and_back, 2 * PAN_STEPS - there_and_back), PAN_STEPS + 1)
+        self._step += 1
+        return True, as_bgr(_crop(self._picture, self._scene, left, top))
+
+    def release(self) -> None:
+        pass
+
+
 def _film(out: Path, frames: int) -> tuple[list[Path], Path]:
     """Empty `out`, write the frames of all scenes and a prompts file that says what to segment on each."""
     _clear(out)
@@ -94,10 +141,8 @@ def _film(out: Path, frames: int) -> tuple[list[Path], Path]:
         picture = photo(scene.photo)
         for step in range(frames // len(SCENES)):
             left, top = _pan(scene, step, frames // len(SCENES))
-            width, height = scene.crop
-            crop = Image.fromarray(picture[top : top + height, left : left + width])
             path = folder / f"{len(paths):03}_{scene.photo}.png"
-            crop.resize(FRAME, Image.Resampling.BICUBIC).save(path)
+            Image.fromarray(_crop(picture, scene, left, top)).save(path)
             objects += _prompts(scene, left, top, len(paths))
             paths.append(path)
     prompts = out / PROMPTS
@@ -120,6 +165,13 @@ def photo(name: str) -> npt.NDArray[np.uint8]:
 
     pixels: npt.NDArray[np.uint8] = getattr(data, name)()
     return pixels
+
+
+def _crop(picture: npt.NDArray[np.uint8], scene: Scene, left: int, top: int) -> npt.NDArray[np.uint8]:
+    """The frame, uint8 [360, 640, 3], of a crop with this upper left corner."""
+    width, height = scene.crop
+    crop = Image.fromarray(picture[top : top + height, left : left + width])
+    return np.asarray(crop.resize(FRAME, Image.Resampling.BICUBIC))
 
 
 def _pan(scene: Scene, step: int, steps: int) -> tuple[int, int]:

@@ -3,16 +3,20 @@
 Every window has a home operator, chosen before the first tile and kept for the session, so that over a video
 an operator sees only its own positions. When no site of the home operator works, its windows go to (1) spare
 operators, (2) operators with room under their cap, (3) the edge's own window engine; else the frame is lost.
-The ledger decides each time; a site that comes back gets its windows back.
+The ledger decides each time; a site that comes back gets its windows back. A window that is late is asked of
+a second site as well, if one exists whose operator has seen that window already: speed is worth no exposure.
 """
 
 from __future__ import annotations
 
 import contextlib
 import enum
-from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+import time
+from collections.abc import AsyncIterator, Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
 from itertools import chain, repeat
+from typing import TypeAlias
 
 import anyio
 from anyio import to_thread
@@ -21,17 +25,26 @@ from anyio.abc import TaskGroup
 from runtime.assignment import assign, takeover
 from runtime.canvas import Canvas
 from runtime.client import SiteClient, to_embedding
+from runtime.hedge import first_answer
 from runtime.ledger import ExposureLedger, Grant
+from runtime.measure import DispatchStatistics
+from runtime.reuse import Reuse
 from stages.bundle import Bundle
 from stages.engine import EngineThread
 from stages.errors import InputError, SiteError, SiteUntrusted, printable
 from stages.tensors import Array
 
 RECONNECT_S = (0.5, 1.0, 2.0, 5.0, 10.0, 30.0)  # waits between attempts; the last one repeats
+HEDGE_FACTOR = 3.0  # a tile is late after so many times the time its site should need
+_HEDGE_S = 0.2  # and not before, since speeds are measured without the way there
 
 
 class FrameLost(Exception):
     """A frame that cannot be completed within the caps; the text says why."""
+
+
+class SendingPaused(Exception):
+    """Sending was paused before the frame was complete."""
 
 
 class SiteState(enum.Enum):
@@ -52,15 +65,7 @@ class _Site:
         return self.client.config.operator
 
 
-@dataclass
-class DispatchStatistics:
-    """Counts of a run: `local_windows` ran at the edge, `redispatched` went elsewhere after a failure."""
-
-    windows_sent: int = 0
-    windows_skipped: int = 0
-    local_windows: int = 0
-    redispatched: int = 0
-    messages: list[str] = field(default_factory=list)
+_Route: TypeAlias = tuple[_Site, Grant]
 
 
 class LocalWindows:
@@ -89,7 +94,11 @@ class Dispatcher:
         local: LocalWindows | None,
         say: Callable[[str], None],
         reconnect_s: Sequence[float] = RECONNECT_S,
+        reuse: Reuse | None = None,
+        hedge_factor: float | None = HEDGE_FACTOR,
     ) -> None:
+        # told the site, window, start and end (time.perf_counter) of every answer
+        self.watch: Callable[[str, int, float, float], None] = lambda site, window, start_s, end_s: None
         self.statistics = DispatchStatistics()
         self.ledger = ledger
         self._bundle = bundle
@@ -102,6 +111,26 @@ class Dispatcher:
         self._home: dict[int, str] = {}
         self._stand_in: dict[int, str] = {}
         self._tasks: TaskGroup | None = None
+        self._reuse = reuse
+        self._hedge_factor = hedge_factor
+        self.paused = False
+        self._under_way: set[anyio.CancelScope] = set()
+
+    def pause(self, paused: bool) -> None:
+        """Break off every tile that is under way and send no other, until this is called with False."""
+        self.paused = paused
+        if paused:
+            for scope in self._under_way:
+                scope.cancel()
+
+    @property
+    def bytes_up(self) -> int:
+        return sum(site.client.bytes_up for site in self._sites)
+
+    @property
+    def last_errors(self) -> dict[str, str | None]:
+        """What last went wrong at each site, by its name; None while it works."""
+        return {site.client.name: site.last_error for site in self._sites}
 
     @property
     def sites(self) -> tuple[tuple[SiteClient, SiteState], ...]:
@@ -139,8 +168,10 @@ class Dispatcher:
     async def embed(self, canvas: Canvas) -> Array:
         """Embeddings of all windows of a canvas, [windows, w, w, D]; those without picture cost nothing.
 
-        Raises FrameLost when a window can neither be sent within the caps nor run here.
+        Raises FrameLost when a window can neither be sent within the caps nor run here, and SendingPaused.
         """
+        if self.paused:
+            raise SendingPaused
         embeddings: Array = self._padding.copy()
         windows = canvas.windows
         self.statistics.windows_skipped += canvas.geometry.windows - len(windows)
@@ -153,44 +184,101 @@ class Dispatcher:
                 failures.append(str(exc))
                 tasks.cancel_scope.cancel()
 
-        async with anyio.create_task_group() as tasks:
-            for window in windows:
-                tasks.start_soon(collect, window)
+        with self._breakable() as scope:
+            async with anyio.create_task_group() as tasks:
+                for window in windows:
+                    tasks.start_soon(collect, window)
         if failures:
             raise FrameLost(failures[0])
+        if scope.cancel_called:
+            raise SendingPaused
         return embeddings
 
+    @contextlib.contextmanager
+    def _breakable(self) -> Iterator[anyio.CancelScope]:
+        """A block that `pause` breaks off."""
+        with anyio.CancelScope() as scope:
+            self._under_way.add(scope)
+            try:
+                yield scope
+            finally:
+                self._under_way.discard(scope)
+
     async def _embed_window(self, canvas: Canvas, window: int) -> Array:
+        inputs = canvas.window_inputs(window)
+        if self._reuse is None:
+            return await self._compute_window(canvas, window, inputs)
+        earlier = await self._reuse.earlier(window, inputs)
+        if earlier is not None:
+            self.statistics.windows_reused += 1
+            return earlier
+        return await self._reuse.compute(
+            window, inputs, partial(self._compute_window, canvas, window, inputs)
+        )
+
+    async def _compute_window(self, canvas: Canvas, window: int, inputs: Mapping[str, Array]) -> Array:
         tried: set[str] = set()
         while (route := self._route(window, tried)) is not None:
-            site, grant = route
-            if tried:
-                self.statistics.redispatched += 1
-            else:
-                self.statistics.windows_sent += 1
-            tried.add(site.client.name)
-            try:
-                embedding: Array = await site.client.infer(grant, canvas.window_inputs(window))
-            except SiteError as exc:
-                self._fail(site, exc)
-            else:
+            self.statistics.redispatched += bool(tried)
+            self.statistics.windows_sent += not tried
+            tried.add(route[0].client.name)
+            embedding = await self._ask_in_time(route, window, inputs, tried)
+            if embedding is not None:
                 return embedding
         if self._local is None:
             raise FrameLost(self._why_lost(window))
         self.statistics.local_windows += 1
         return await self._local.embed(canvas, window)
 
-    def _route(self, window: int, tried: Collection[str]) -> tuple[_Site, Grant] | None:
+    async def _ask_in_time(
+        self, route: _Route, window: int, inputs: Mapping[str, Array], tried: set[str]
+    ) -> Array | None:
+        """The answer of a site, or of a second one when it is late; None when neither gave a good one."""
+
+        async def ask_second() -> Array | None:
+            if (second := self._second(window, tried)) is None:
+                return None
+            self.statistics.hedged += 1
+            tried.add(second[0].client.name)
+            return await self._ask(second, inputs)
+
+        if self._hedge_factor is None or self._second(window, tried) is None:
+            return await self._ask(route, inputs)
+        client = route[0].client
+        late_s = max(_HEDGE_S, self._hedge_factor * client.tile_s * (client.in_flight + 1))
+        return await first_answer(partial(self._ask, route, inputs), ask_second, late_s)
+
+    async def _ask(self, route: _Route, inputs: Mapping[str, Array]) -> Array | None:
+        site, grant = route
+        started_s = time.perf_counter()
+        try:
+            embedding = await site.client.infer(grant, inputs)
+        except SiteError as exc:
+            self._fail(site, exc)
+            return None
+        self.watch(site.client.name, grant.window, started_s, time.perf_counter())
+        return embedding
+
+    def _second(self, window: int, tried: Collection[str]) -> _Route | None:
+        """Another site whose operator has seen this window already."""
+        able = (s for s in self._sites if s.state is SiteState.READY and s.client.name not in tried)
+        holders = [site for site in able if window in self.ledger.exposure(site.operator)]
+        return self._fastest(holders, window)
+
+    def _route(self, window: int, tried: Collection[str]) -> _Route | None:
         """The site to send a window to now, with the ledger's grant, or None when no operator may have it."""
         for operator in (self._home.get(window), self._stand_in.get(window)):
             ready = [s for s in self._sites if s.operator == operator and s.state is SiteState.READY]
             ready = [site for site in ready if site.client.name not in tried]
-            if not ready:
-                continue
-            site = min(ready, key=lambda s: (s.client.in_flight + 1) * s.client.tile_s)
-            if grant := self.ledger.grant(site.client.name, window):
-                return site, grant
+            if route := self._fastest(ready, window):
+                return route
         return None
+
+    def _fastest(self, sites: Sequence[_Site], window: int) -> _Route | None:
+        """The site that should answer soonest, with the ledger's grant, if it gives one."""
+        site = min(sites, key=lambda s: (s.client.in_flight + 1) * s.client.tile_s, default=None)
+        grant = self.ledger.grant(site.client.name, window) if site else None
+        return (site, grant) if site and grant else None
 
     async def _connect(self, site: _Site) -> None:
         try:
@@ -230,6 +318,8 @@ class Dispatcher:
         if site.state is SiteState.EXCLUDED:
             return
         site.state = SiteState.EXCLUDED if isinstance(exc, SiteUntrusted) else SiteState.DOWN
+        if site.state is SiteState.EXCLUDED and self._reuse is not None:
+            self._reuse.forget()
         if site.last_error != str(exc):
             site.last_error = str(exc)
             self._tell(str(exc))

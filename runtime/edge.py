@@ -12,6 +12,7 @@ from runtime.assignment import default_cap
 from runtime.client import SiteClient, choose_wire
 from runtime.dispatch import Dispatcher, LocalWindows
 from runtime.ledger import ExposureLedger
+from runtime.reuse import Reuse
 from runtime.sites import SiteConfig, operator_caps, read_sites
 from stages.bundle import Bundle
 from stages.engine import EngineThread, engine_factories
@@ -22,7 +23,8 @@ from stages.errors import InputError, ungrouped
 class EdgeOptions:
     """How the edge computes and whom it trusts; see the help of `pedsam run`.
 
-    Without `sites` every window runs here. `wire` None is the bundle's own format.
+    Without `sites` every window runs here. `wire` None is the bundle's own format. `reuse_threshold` is in
+    grey levels, see `runtime.reuse`.
     """
 
     sites: Path | None = None
@@ -32,6 +34,7 @@ class EdgeOptions:
     accept_exposure: bool = False
     new_session: bool = False
     insecure: bool = False
+    reuse_threshold: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -62,7 +65,9 @@ async def open_edge(
         async with EngineThread(factories) as engines:
             local = LocalWindows(bundle, engines, wire_format) if "window" in engines else None
             clients = [SiteClient(site, bundle, wire_format) for site in sites]
-            async with Dispatcher(bundle, clients, ledger, local, say).connected(windows) as dispatcher:
+            reuse = Reuse(options.reuse_threshold)
+            dispatcher = Dispatcher(bundle, clients, ledger, local, say, reuse=reuse)
+            async with dispatcher.connected(windows):
                 yield Edge(engines, dispatcher, wire_format)
 
 

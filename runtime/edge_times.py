@@ -15,9 +15,10 @@ from anyio import to_thread
 
 from runtime.canvas import Canvas, make_canvas
 from runtime.decode import ObjectMask, decode
+from runtime.live import ShownObject
 from runtime.prediction import EdgeTimes
 from runtime.prompts import Prompt
-from runtime.sinks import MaskLines, OverlayVideo, Result, banner_for
+from runtime.sinks import MaskLines, OverlayVideo, Result, ResultObject, banner_for
 from runtime.sources import Frame
 from stages.bundle import Bundle
 from stages.engine import EngineThread, engine_factories
@@ -65,9 +66,10 @@ async def _write_s(
         )
 
         def write() -> None:
-            result = Result(Frame(0, "frame", 0.0, frame), ((found, canvas.to_frame_mask(found.logits)),))
+            mask = canvas.to_frame_mask(found.logits)
+            shown = ShownObject(prompt.name, 0, "tracked", found.iou, mask)
             for sink in sinks:
-                sink.write(result)
+                sink.write(Result(Frame(0, "frame", 0.0, frame), (ResultObject(shown, prompt),)))
 
         try:
             return await watch.seconds(lambda: to_thread.run_sync(write))

@@ -3,6 +3,7 @@
     keys/a/           copied to site a: server.pem, server.key, client_ca.pem, token
     keys/edge/a/      stays at the edge: ca.pem, ca.key, client.pem, client.key, token
     keys/sites.toml   what `pedsam run --sites` reads
+    keys/preview/     for the live preview at the edge itself, when asked for: as a site's
 
 Each site has its own authority, client certificate and token: two operators that compare what they were
 given, and what the edge shows them, find nothing in common. Making keys again for a site makes new
@@ -33,7 +34,7 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
-EDGE = "edge"
+EDGE, PREVIEW = "edge", "preview"
 SITE_FILES = ("server.pem", "server.key", "client_ca.pem", "token")
 EDGE_FILES = ("ca.pem", "ca.key", "client.pem", "client.key", "token")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,31}")
@@ -86,6 +87,17 @@ def parse_sites(sites: Sequence[str], operators: Sequence[str]) -> tuple[KeySite
     if unknown := sorted(names.keys() - urls.keys()):
         raise InputError(f"--operator names the site {unknown[0]}, for which there is no --site")
     return tuple(_site(name, url, names.get(name, name)) for name, url in urls.items())
+
+
+def preview_at(host: str) -> KeySite:
+    """The live preview as a place that needs keys, at a name or IP address of the edge device.
+
+    Raises InputError for what is neither.
+    """
+    url = f"https://[{host}]" if ":" in host else f"https://{host}"
+    if not _HOST.fullmatch(host.lower()):
+        raise InputError(f"the preview's host is {host!r}, expected a name or an IP address")
+    return KeySite(PREVIEW, url.lower(), PREVIEW)
 
 
 def make_keys(
@@ -141,10 +153,10 @@ def _pairs(texts: Iterable[str], option: str, example: str) -> dict[str, str]:
 
 
 def _site(name: str, url: str, operator: str) -> KeySite:
-    if not _NAME.fullmatch(name) or name == EDGE:
+    if not _NAME.fullmatch(name) or name in (EDGE, PREVIEW):
         raise InputError(
             f"site name {name!r} cannot name a folder here: use up to 32 letters, digits, - and _, "
-            f"and not {EDGE!r}"
+            f"and not {EDGE!r} or {PREVIEW!r}"
         )
     if not operator.isprintable() or set(operator) & set('"\\'):
         raise InputError(

@@ -9,7 +9,8 @@ import click
 from rich.console import Console
 from rich.table import Table
 
-from runtime.keys import SiteKeys, make_keys, parse_sites, write_sites
+from runtime.keys import EDGE, PREVIEW, SiteKeys, make_keys, parse_sites, preview_at, write_sites
+from stages.errors import InputError
 
 
 @click.command("keys")
@@ -17,7 +18,6 @@ from runtime.keys import SiteKeys, make_keys, parse_sites, write_sites
     "--site",
     "sites",
     multiple=True,
-    required=True,
     metavar="NAME=URL",
     help="A site and where it will answer, like a=https://203.0.113.7:8443; repeatable.",
 )
@@ -27,6 +27,11 @@ from runtime.keys import SiteKeys, make_keys, parse_sites, write_sites
     multiple=True,
     metavar="NAME=OPERATOR",
     help="Who runs a site; sites of one operator share one cap  [default: each site its own]",
+)
+@click.option(
+    "--preview",
+    metavar="HOST",
+    help="Make keys for the live preview too, where a phone finds this device: a name or an IP address.",
 )
 @click.option(
     "--out", type=click.Path(path_type=Path), required=True, help="Folder for the keys and sites.toml."
@@ -40,16 +45,25 @@ from runtime.keys import SiteKeys, make_keys, parse_sites, write_sites
 )
 @click.option("--rotate-token", is_flag=True, help="Make new tokens for sites that have one.")
 def command(
-    sites: tuple[str, ...], operators: tuple[str, ...], out: Path, days: int, rotate_token: bool
+    sites: tuple[str, ...],
+    operators: tuple[str, ...],
+    preview: str | None,
+    out: Path,
+    days: int,
+    rotate_token: bool,
 ) -> None:
     """Make certificates and a token for each site, and the sites.toml that names them.
 
     Run it again with the same options to renew: a site keeps its authority and its token.
     """
+    if not sites and preview is None:
+        raise InputError("there is nothing to make keys for; give --site NAME=URL or --preview HOST")
     wanted = parse_sites(sites, operators)
-    made = make_keys(wanted, out, days, datetime.now(timezone.utc), rotate_token)
+    own = [preview_at(preview)] if preview is not None else []
+    made = make_keys([*wanted, *own], out, days, datetime.now(timezone.utc), rotate_token)
     Console().print(_table(made))
-    for line in [*_steps(made, out), *write_sites(wanted, out / "sites.toml")]:
+    lines = [*_steps(made[: len(wanted)], out), *write_sites(wanted, out / "sites.toml")] if wanted else []
+    for line in [*lines, *(_preview_steps(out) if own else [])]:
         click.echo(line)
 
 
@@ -71,6 +85,14 @@ def _steps(made: list[SiteKeys], out: Path) -> list[str]:
         "there:  pedsam serve --bundle BUNDLE --host 0.0.0.0 --port PORT --keys NAME",
         f"here:   pedsam run --sites {out / 'sites.toml'} ...",
         f"{out / 'edge'} stays here; ca.key in it makes new certificates, so keep a copy in a safe place",
+    ]
+
+
+def _preview_steps(out: Path) -> list[str]:
+    return [
+        f"preview: pedsam run --preview 8080 --preview-host 0.0.0.0 --preview-keys {out / PREVIEW} ...",
+        f"a browser asks about an authority it does not know: install {out / EDGE / PREVIEW / 'ca.pem'} "
+        "there, or compare the fingerprint that run shows",
     ]
 
 

@@ -11,6 +11,7 @@ the name of an earlier one replaces its prompt from that frame on.
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,10 +21,12 @@ import numpy as np
 
 from runtime.canvas import Canvas
 from stages.errors import InputError
+from stages.plans import POINTS
 from stages.tensors import Array
 
 _KEYS = {"name", "box", "points", "from_frame"}
 _FARTHEST_PX = 1e6
+MOST_POINTS = POINTS[-1] - 2  # what engines take of an object, less the corners of its box
 
 
 @dataclass(frozen=True)
@@ -38,6 +41,10 @@ class Prompt:
     def __post_init__(self) -> None:
         if self.box_xyxy is None and not self.points:
             raise InputError(f"object {self.name} has neither a box nor a point; give one of them")
+        if len(self.points) > MOST_POINTS:
+            raise InputError(
+                f"object {self.name} has {len(self.points)} points; {MOST_POINTS} are the most, give fewer"
+            )
         numbers = [*(self.box_xyxy or ()), *(value for point in self.points for value in point)]
         if not all(abs(number) <= _FARTHEST_PX for number in numbers):  # nor is NaN
             raise InputError(f"object {self.name} has a coordinate that lies in no picture")
@@ -111,20 +118,44 @@ class Prompts:
 
 
 def read_prompts(
-    boxes: Sequence[Sequence[float]], points: Sequence[Sequence[float]], path: Path | None
+    boxes: Sequence[Sequence[float]],
+    points: Sequence[Sequence[float]],
+    path: Path | None,
+    required: bool = True,
 ) -> Prompts:
     """Prompts from the command line, each starting an object, then those of a file.
 
-    Raises InputError in one sentence for whatever is wrong.
+    If they are not `required`, there may be none and the file need not exist. Raises InputError in one
+    sentence for whatever is wrong.
     """
     entries = [Prompt(str(i), (b[0], b[1], b[2], b[3])) for i, b in enumerate(boxes, 1)]
     entries += [Prompt(str(i), None, ((p[0], p[1], 1),)) for i, p in enumerate(points, len(entries) + 1)]
-    if path is not None:
+    if path is not None and (required or path.exists()):
         entries += _read_file(path, len(entries) + 1)
-    if not entries:
+    if not entries and required:
         raise InputError("nothing to segment: give --box x0,y0,x1,y1, --point x,y or --prompts FILE")
     _check_once(entries)
     return Prompts(tuple(entries))
+
+
+def write_prompts(path: Path, prompts: Prompts) -> None:
+    """Replace a prompts file as a whole. Blocks. Raises InputError when it cannot be written."""
+    temporary = path.with_name(path.name + ".tmp")
+    data = {"objects": [_entry(prompt) for prompt in prompts.entries]}
+    try:
+        temporary.write_text(json.dumps(data, indent=1) + "\n", encoding="utf-8")
+        os.replace(temporary, path)
+    except OSError as exc:
+        raise InputError(f"prompts file {path} cannot be written ({exc.strerror})") from exc
+
+
+def _entry(prompt: Prompt) -> dict[str, Any]:
+    entry: dict[str, Any] = {"name": prompt.name, "from_frame": prompt.from_frame}
+    if prompt.box_xyxy is not None:
+        entry["box"] = [round(value, 2) for value in prompt.box_xyxy]
+    if prompt.points:
+        entry["points"] = [[x, y, label] for x, y, label in prompt.points]
+    return entry
 
 
 def _check_once(entries: Iterable[Prompt]) -> None:

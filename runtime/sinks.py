@@ -19,7 +19,8 @@ import numpy as np
 import numpy.typing as npt
 from pycocotools import mask as coco
 
-from runtime.decode import ObjectMask
+from runtime.live import ShownObject
+from runtime.prompts import Prompt
 from runtime.sources import Frame
 from stages.errors import InputError
 
@@ -38,11 +39,19 @@ PALETTE = (
 
 
 @dataclass(frozen=True)
+class ResultObject:
+    """An object on a frame, and what the decoder was asked to find it; None while it is lost."""
+
+    shown: ShownObject
+    prompt: Prompt | None
+
+
+@dataclass(frozen=True)
 class Result:
-    """A finished frame: objects with their masks, bool [H, W] in frame pixels."""
+    """A finished frame with its objects."""
 
     frame: Frame
-    objects: tuple[tuple[ObjectMask, Mask], ...]
+    objects: tuple[ResultObject, ...]
 
 
 class Sink(ABC):
@@ -69,7 +78,10 @@ def writing(path: Path) -> Iterator[None]:
 
 
 class MaskLines(Sink):
-    """`masks.jsonl`: one JSON object a frame and object, its mask as COCO run-length encoding."""
+    """`masks.jsonl`: one JSON object a frame and object, its mask as COCO run-length encoding.
+
+    `state` is "tracked", "carried" (moved along by optical flow, not computed) or "lost", without a mask.
+    """
 
     def __init__(self, path: Path, weights: str) -> None:
         self._weights = weights
@@ -78,7 +90,7 @@ class MaskLines(Sink):
             self._file = path.open("w")
 
     def write(self, result: Result) -> None:
-        lines = [json.dumps(self._line(result.frame, found, mask)) + "\n" for found, mask in result.objects]
+        lines = [json.dumps(self._line(result.frame, each.shown)) + "\n" for each in result.objects]
         with writing(self._path):
             self._file.writelines(lines)
             self._file.flush()
@@ -86,17 +98,18 @@ class MaskLines(Sink):
     def close(self) -> None:
         self._file.close()
 
-    def _line(self, frame: Frame, found: ObjectMask, mask: Mask) -> dict[str, Any]:
-        rle = encode_mask(mask)
+    def _line(self, frame: Frame, shown: ShownObject) -> dict[str, Any]:
+        rle = encode_mask(shown.mask) if shown.mask is not None else None
         return {
             "frame": frame.number,
             "source": frame.name,
             "time_s": round(frame.time_s, 4),
-            "object": found.prompt.name,
+            "object": shown.name,
+            "state": shown.state,
             "segmentation": rle,
-            "bbox": [float(value) for value in coco.toBbox(rle)],
-            "area": int(coco.area(rle)),
-            "predicted_iou": round(found.iou, 4),
+            "bbox": [float(value) for value in coco.toBbox(rle)] if rle else None,
+            "area": int(coco.area(rle)) if rle else 0,
+            "predicted_iou": round(shown.iou, 4),
             "weights": self._weights,
         }
 
@@ -162,25 +175,37 @@ def banner_for(weights: str) -> str | None:
 
 
 def draw_overlay(result: Result, banner: str | None) -> npt.NDArray[np.uint8]:
-    """The frame with masks tinted and outlined, prompts drawn in, RGB uint8 [H, W, 3]."""
+    """The frame with masks tinted and outlined, prompts drawn in, RGB uint8 [H, W, 3].
+
+    A carried mask is outlined only, a lost object is named at the lower edge.
+    """
     picture: npt.NDArray[np.uint8] = result.frame.pixels.copy()
     line = max(1, round(max(picture.shape) / 500))
-    for number, (found, mask) in enumerate(result.objects):
-        colour = PALETTE[number % len(PALETTE)]
-        tint = np.array(colour, np.float32)
-        picture[mask] = (0.55 * picture[mask] + 0.45 * tint).astype(np.uint8)
-        outline, _ = cv2.findContours(mask.astype(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
-        cv2.drawContours(picture, outline, -1, colour, line)
-        _draw_prompt(picture, found, colour, line)
+    for each in result.objects:
+        colour = PALETTE[each.shown.colour % len(PALETTE)]
+        if each.shown.mask is not None:
+            _draw_mask(picture, each.shown.mask, colour, line, tinted=each.shown.state != "carried")
+        if each.prompt is not None:
+            _draw_prompt(picture, each.prompt, colour, line)
+    if lost := [each.shown.name for each in result.objects if each.shown.state == "lost"]:
+        _draw_text(picture, f"lost: {', '.join(lost)}", picture.shape[0] - 4 * line, line)
     if banner:
         _draw_banner(picture, banner, line)
     return picture
 
 
-def _draw_prompt(
-    picture: npt.NDArray[np.uint8], found: ObjectMask, colour: tuple[int, int, int], line: int
+def _draw_mask(
+    picture: npt.NDArray[np.uint8], mask: Mask, colour: tuple[int, int, int], line: int, tinted: bool
 ) -> None:
-    prompt = found.prompt
+    if tinted:
+        picture[mask] = (0.55 * picture[mask] + 0.45 * np.array(colour, np.float32)).astype(np.uint8)
+    outline, _ = cv2.findContours(mask.astype(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
+    cv2.drawContours(picture, outline, -1, colour, line)
+
+
+def _draw_prompt(
+    picture: npt.NDArray[np.uint8], prompt: Prompt, colour: tuple[int, int, int], line: int
+) -> None:
     if prompt.box_xyxy is not None:
         x0, y0, x1, y1 = (round(value) for value in prompt.box_xyxy)
         cv2.rectangle(picture, (x0, y0), (x1, y1), colour, line)
@@ -190,9 +215,12 @@ def _draw_prompt(
 
 
 def _draw_banner(picture: npt.NDArray[np.uint8], text: str, line: int) -> None:
-    scale = 0.4 * line
-    (_, height), baseline = cv2.getTextSize(text, cv2.FONT_HERSHEY_SIMPLEX, scale, line)
+    (_, height), baseline = cv2.getTextSize(text, cv2.FONT_HERSHEY_SIMPLEX, 0.4 * line, line)
     picture[: height + 2 * baseline + 2] //= 3
-    cv2.putText(
-        picture, text, (baseline, height + baseline), cv2.FONT_HERSHEY_SIMPLEX, scale, (255, 255, 255), line
-    )
+    _draw_text(picture, text, height + baseline, line)
+
+
+def _draw_text(picture: npt.NDArray[np.uint8], text: str, bottom: int, line: int) -> None:
+    """White letters with a dark edge, the lowest row of which is `bottom`."""
+    for colour, width in (((0, 0, 0), 3 * line), ((255, 255, 255), line)):
+        cv2.putText(picture, text, (4 * line, bottom), cv2.FONT_HERSHEY_SIMPLEX, 0.4 * line, colour, width)

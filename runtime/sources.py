@@ -1,4 +1,8 @@
-"""Where frames come from: one picture, a folder of pictures, or a video file. A file source drops nothing."""
+"""Where frames come from. Here: one picture, a folder of pictures, a video file; `runtime.cameras` has what
+is live.
+
+A file source drops nothing; a live one keeps the newest frame.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +11,8 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from types import TracebackType
+from typing import Any
 
 import cv2
 import numpy as np
@@ -23,20 +29,41 @@ VIDEOS = {".mp4", ".avi", ".mkv", ".mov", ".webm", ".m4v"}
 @dataclass(frozen=True)
 class Frame:
     """One picture: RGB uint8 [H, W, 3]. `time_s` counts from the source's start; `error` says why `pixels`
-    is empty when the frame could not be read."""
+    is empty when the frame could not be read. `captured_s` is when a camera took it, on the clock of
+    time.perf_counter; None for files."""
 
     number: int
     name: str
     time_s: float
     pixels: npt.NDArray[np.uint8]
     error: str | None = None
+    captured_s: float | None = None
 
 
 class Source(ABC):
-    """Frames in order, read again from the start by each iteration. Iterating blocks: use a worker thread."""
+    """Frames in order. Opening, iterating and closing block: use a worker thread.
+
+    Use it inside `with`. A file is read again from the start by each iteration. `dropped` counts frames that
+    were never handed on, `trouble` says what keeps frames from coming now.
+    """
 
     fps: float | None = None  # of a video; None for pictures
     count: int | None = None
+    film: bool = False  # frames show one scene as time goes by, so that objects can be followed
+    live: bool = False
+    dropped: int = 0
+    trouble: str | None = None
+
+    def __enter__(self) -> Source:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
+
+    def stop(self) -> None:  # noqa: B027  (files wait for nothing)
+        """End every iteration soon, one that waits for a frame included; callable from any thread."""
 
     @abstractmethod
     def sizes(self) -> frozenset[tuple[int, int]]:
@@ -66,6 +93,8 @@ class PictureSource(Source):
 class VideoSource(Source):
     """A video file, decoded by OpenCV."""
 
+    film = True
+
     def __init__(self, path: Path) -> None:
         self._path = path
         capture = self._open()
@@ -89,8 +118,7 @@ class VideoSource(Source):
                 ok, image = capture.read()
                 if not ok:
                     return
-                pixels = np.ascontiguousarray(image[..., ::-1], np.uint8)  # OpenCV decodes to BGR
-                yield Frame(number, f"{self._path.stem}_{number:06}", number / fps, pixels)
+                yield Frame(number, f"{self._path.stem}_{number:06}", number / fps, to_rgb(image))
                 number += 1
         finally:
             capture.release()
@@ -102,7 +130,12 @@ class VideoSource(Source):
         return capture
 
 
-_NOTHING = np.zeros((0, 0, 3), np.uint8)
+def to_rgb(image: npt.NDArray[Any]) -> npt.NDArray[np.uint8]:
+    """What OpenCV decodes, BGR [H, W, 3], as RGB."""
+    return np.ascontiguousarray(image[..., ::-1], np.uint8)
+
+
+NOTHING = np.zeros((0, 0, 3), np.uint8)
 # What Pillow raises for damaged pictures, and for one so large that it may be an attack.
 _UNREADABLE = (OSError, ValueError, SyntaxError, Image.DecompressionBombError)
 
@@ -145,7 +178,7 @@ def _decode(path: Path) -> tuple[npt.NDArray[np.uint8], str | None]:
         with Image.open(path) as image:
             return np.asarray(ImageOps.exif_transpose(image).convert("RGB")), None
     except _UNREADABLE as exc:
-        return _NOTHING, f"{path} cannot be decoded: {exc}"
+        return NOTHING, f"{path} cannot be decoded: {exc}"
 
 
 def _picture_size(path: Path) -> tuple[int, int]:

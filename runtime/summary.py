@@ -8,72 +8,72 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from runtime.dispatch import Dispatcher
-from runtime.loop import STEPS, Measured
+from runtime.measure import WAITS, Measured, Series, limited_by
 from runtime.sinks import writing
 from stages.bundle import Bundle
 
-_WHERE = {
-    "read": "reading and resizing frames",
-    "windows": "the window stage",
-    "global": "the global stage at the edge",
-    "decode": "the mask decoder at the edge",
-    "write": "drawing and writing results",
-}
 
+def summarise(
+    bundle: Bundle, dispatcher: Dispatcher, measured: Measured, wire_format: str, in_flight: int, dropped: int
+) -> dict[str, Any]:
+    """The content of summary.json: milliseconds, and bytes of message bodies with those of probes.
 
-def summarise(bundle: Bundle, dispatcher: Dispatcher, measured: Measured, wire_format: str) -> dict[str, Any]:
-    """The content of summary.json: milliseconds, and bytes of message bodies with those of probes."""
+    `dropped` frames came too fast and were never looked at; of the others, `frames_bare` passed through
+    without being segmented and `frames_carried` had their masks moved along.
+    """
     clients = [client for client, _ in dispatcher.sites]
     counts = dispatcher.statistics
-    done = measured.frames - len(measured.lost)
+    done = measured.frames - measured.lost.count
+    sent_frames = measured.frames - measured.bare - measured.carried
     return {
         "model": bundle.geometry.name,
         "weights": bundle.weights,
         "wire": wire_format,
         "frames": measured.frames,
-        "frames_lost": len(measured.lost),
-        "lost": {str(number): reason for number, reason in measured.lost.items()},
+        "frames_lost": measured.lost.count,
+        "frames_bare": measured.bare,
+        "frames_carried": measured.carried,
+        "frames_dropped": dropped,
+        "lost": {str(number): reason for number, reason in measured.lost.reasons.items()},
         "fps": round(done / measured.wall_s, 3) if measured.wall_s else 0.0,
-        "latency_ms": {name: _percentiles(values) for name, values in measured.seconds.items() if values},
+        "latency_ms": {
+            name: _percentiles(values)
+            for name, values in measured.seconds.items()
+            if values and name not in WAITS
+        },
         "bytes_up": sum(client.bytes_up for client in clients),
         "bytes_down": sum(client.bytes_down for client in clients),
-        "windows_sent_per_frame": _per_frame(counts.windows_sent, measured.frames),
-        "windows_skipped_as_padding": _per_frame(counts.windows_skipped, measured.frames),
+        "windows_sent_per_frame": _per_frame(counts.windows_sent, sent_frames),
+        "windows_skipped_as_padding": _per_frame(counts.windows_skipped, sent_frames),
+        "windows_reused": counts.windows_reused,
+        "windows_hedged": counts.hedged,
         "windows_run_at_edge": counts.local_windows,
         "windows_redispatched": counts.redispatched,
-        "sites": {
-            client.name: {
-                "operator": client.config.operator,
-                "state": state.value,
-                "windows_seen": sorted(client.sent),
-                "tiles_served": client.tiles,
-                "tile_ms": round(client.tile_s * 1e3, 2),
-                "operator_exposure": sorted(dispatcher.ledger.exposure(client.config.operator)),
-                "operator_cap": dispatcher.ledger.cap(client.config.operator),
-            }
-            for client, state in dispatcher.sites
-        },
-        "messages": counts.messages,
-        "limited_by": limited_by(measured, bool(clients)),
+        "sites": _sites(dispatcher),
+        "messages": list(counts.messages),
+        "limited_by": limited_by(measured.seconds, bool(clients), in_flight),
     }
 
 
-def limited_by(measured: Measured, through_sites: bool) -> str:
-    """The step a frame spends most time in, which bounds the frames per second of the pipeline."""
-    means = {name: float(np.mean(measured.seconds[name])) for name in STEPS if measured.seconds[name]}
-    if not means:
-        return "nothing: no frame was completed"
-    slowest = max(means, key=lambda name: means[name])
-    where = _WHERE[slowest]
-    if slowest == "windows":
-        where += " at the sites" if through_sites else " at the edge"
-    return f"{where}: {means[slowest] * 1e3:.0f} ms of every frame"
+def _sites(dispatcher: Dispatcher) -> dict[str, Any]:
+    """Each site by its name: what it did and what its operator has seen."""
+    return {
+        client.name: {
+            "operator": client.config.operator,
+            "state": state.value,
+            "windows_seen": sorted(client.sent),
+            "tiles_served": client.tiles,
+            "tile_ms": round(client.tile_s * 1e3, 2),
+            "operator_exposure": sorted(dispatcher.ledger.exposure(client.config.operator)),
+            "operator_cap": dispatcher.ledger.cap(client.config.operator),
+        }
+        for client, state in dispatcher.sites
+    }
 
 
 def write_summary(path: Path, summary: Mapping[str, Any]) -> None:
@@ -100,6 +100,16 @@ def print_summary(console: Console, summary: Mapping[str, Any]) -> None:
     console.print(f"limited by {summary['limited_by']}")
 
 
+_IF_ANY = {
+    "frames_dropped": "frames dropped for newer ones",
+    "frames_bare": "frames not segmented",
+    "frames_carried": "frames whose masks were carried",
+    "windows_reused": "windows unchanged, not sent again",
+    "windows_hedged": "windows asked of a second site",
+    "windows_run_at_edge": "windows run at the edge",
+}
+
+
 def _rows(summary: Mapping[str, Any]) -> Sequence[tuple[str, str]]:
     latency = summary["latency_ms"]
     rows = [
@@ -112,8 +122,7 @@ def _rows(summary: Mapping[str, Any]) -> Sequence[tuple[str, str]]:
         ),
         ("sent up / down", f"{summary['bytes_up'] / 1e6:.1f} / {summary['bytes_down'] / 1e6:.1f} MB"),
     ]
-    if summary["windows_run_at_edge"]:
-        rows.append(("windows run at the edge", str(summary["windows_run_at_edge"])))
+    rows += [(label, str(summary[key])) for key, label in _IF_ANY.items() if summary.get(key)]
     if summary.get("iou_with_unsplit") is not None:  # None: there was no mask to compare
         rows.append(("IoU with the unsplit model (lowest)", f"{summary['iou_with_unsplit']:.5f}"))
     return rows
@@ -132,9 +141,8 @@ def _site_table(sites: Mapping[str, Mapping[str, Any]]) -> Table:
     return table
 
 
-def _percentiles(seconds: Sequence[float]) -> dict[str, float]:
-    p50, p95 = np.percentile(seconds, [50, 95])
-    return {"p50": round(float(p50) * 1e3, 2), "p95": round(float(p95) * 1e3, 2)}
+def _percentiles(seconds: Series) -> dict[str, float]:
+    return {name: round(value * 1e3, 2) for name, value in seconds.percentiles().items()}
 
 
 def _per_frame(count: int, frames: int) -> float:

@@ -5,7 +5,7 @@ the frame the object was started on and in the last few (label propagation: Jabr
 correspondence as a contrastive random walk", 2020, section 3; the embeddings are those SAM's decoder gets
 anyway). The box around the labels is the next prompt, and of the decoder's masks the one is used that fits
 them best. Taking the box around the last mask instead lets an error of one frame grow in all that follow:
-mean J of four DAVIS sequences with mini was 0.30 so and is 0.44 here (benchmarks/results/tracking_mini.json).
+mean J of four DAVIS sequences with mini was 0.28 so and is 0.45 here (benchmarks/results/tracking_mini.json).
 """
 
 from __future__ import annotations
@@ -27,10 +27,11 @@ Floats = npt.NDArray[np.float32]
 
 LARGEST_GRID = 32  # tokens a side that are matched; a larger embedding (64 for SAM) is averaged down to it
 REACH = 1 / 6  # of the grid's side: how far a token looks for its like
-RECENT = 4  # frames remembered besides the first
+RECENT = 2  # frames remembered besides the first
 NEIGHBOURS = 8  # most similar tokens that vote
 TEMPERATURE = 0.05  # of their votes, over cosine similarities
 OBJECT = 0.4  # a label above it is object
+FAINT = 0.05  # where no label nearby is above it, nothing is matched
 OWN_LABEL = 0.35  # weight of the decoder's mask in a frame's labels; the rest keeps what was propagated
 AGREE = 0.3  # IoU of mask and labels below which the object is lost
 STRANGE = 2.0  # so many times as unlike its matches as usual, and the object is lost
@@ -148,21 +149,33 @@ class Track(Still):
 def propagate(features: Floats, memories: list[Memory]) -> tuple[Floats, Floats]:
     """Labels of the tokens with these unit features [G, G, C], from the most similar ones nearby.
 
-    Returns the labels [G, G] and how like those were, the mean cosine similarity [G, G].
+    Returns the labels [G, G] and how like those were, the mean cosine similarity [G, G]; both are 0 where
+    nothing within reach is labelled.
     """
     side = len(features)
     reach = max(1, round(side * REACH))
-    columns = np.arange(side)
-    far = np.abs(columns[:, None] - columns) > reach  # [G, G]: columns out of a column's reach
-    labels, likenesses = np.empty((2, side, side), np.float32)
-    for row in range(side):
-        rows = slice(max(0, row - reach), row + reach + 1)
-        keys = np.concatenate([memory.features[rows] for memory in memories])  # [frames * rows, G, C]
-        values = np.concatenate([memory.labels[rows] for memory in memories]).ravel()
-        likeness = np.tensordot(features[row], keys, ([1], [2]))  # [G, frames * rows, G]
+    labelled = np.maximum.reduce([memory.labels for memory in memories]) > FAINT
+    rows, cols = _reached(labelled.any(axis=1), reach), _reached(labelled.any(axis=0), reach)
+    near = slice(max(0, cols.start - reach), cols.stop + reach)  # columns that may be looked at
+    tokens = np.arange(side)
+    far = np.abs(tokens[cols, None] - tokens[near]) > reach
+    labels, likenesses = np.zeros((2, side, side), np.float32)
+    for row in range(rows.start, rows.stop):
+        band = slice(max(0, row - reach), row + reach + 1), near
+        keys = np.concatenate([memory.features[band] for memory in memories])  # [frames * rows, near, C]
+        values = np.concatenate([memory.labels[band] for memory in memories]).ravel()
+        likeness = np.tensordot(features[row, cols], keys, ([1], [2]))  # [cols, frames * rows, near]
         likeness[np.broadcast_to(far[:, None], likeness.shape)] = -np.inf
-        labels[row], likenesses[row] = _vote(likeness.reshape(side, -1), values)
+        labels[row, cols], likenesses[row, cols] = _vote(likeness.reshape(len(far), -1), values)
     return labels, likenesses
+
+
+def _reached(labelled: npt.NDArray[np.bool_], reach: int) -> slice:
+    """What lies within reach of any True, along one axis; nothing when there is none."""
+    (places,) = np.nonzero(labelled)
+    if not len(places):
+        return slice(0, 0)
+    return slice(max(0, int(places[0]) - reach), min(len(labelled), int(places[-1]) + reach + 1))
 
 
 def _vote(likeness: Floats, values: Floats) -> tuple[Floats, Floats]:

@@ -12,7 +12,7 @@ from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
 from server.logs import facts
-from stages.certificates import validity
+from stages.certificates import checked_until
 from stages.errors import InputError
 from stages.network import read_token
 
@@ -45,7 +45,7 @@ def load_keys(folder: Path, now: datetime | None = None) -> SiteKeys:
     token = read_token(folder / TOKEN, f"the token in {folder}")
     context = _context(folder)
     now = now or datetime.now(timezone.utc)
-    until = min(_checked_until(folder / name, now) for name in (CERTIFICATE, CLIENT_CA))
+    until = min(checked_until(folder / name, now, _RENEW) for name in (CERTIFICATE, CLIENT_CA))
     keys = SiteKeys(folder, context, token, until)
     warn_of_end(keys, now)
     return keys
@@ -103,18 +103,3 @@ def _context(folder: Path) -> ssl.SSLContext:
 
 def _unusable(folder: Path, what: str, exc: Exception) -> str:
     return f"{what} in {folder} cannot be used ({exc}); copy here again the folder that `pedsam keys` made"
-
-
-def _checked_until(path: Path, now: datetime) -> datetime:
-    """When the certificate in a file expires. Raises InputError when it is not valid now."""
-    try:
-        start, until = validity(path)
-    except (OSError, ValueError) as exc:
-        raise InputError(f"{path} holds no certificate that can be read ({exc}); {_RENEW}") from exc
-    if now >= until:
-        raise InputError(f"the certificate {path} expired on {until:%Y-%m-%d}; {_RENEW}")
-    if now < start:
-        raise InputError(
-            f"the certificate {path} is valid from {start:%Y-%m-%d} on; check this machine's clock"
-        )
-    return until

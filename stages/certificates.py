@@ -7,6 +7,8 @@ import ssl
 from datetime import datetime, timezone
 from pathlib import Path
 
+from stages.errors import InputError
+
 _SEQUENCE, _UTC_TIME, _GENERALIZED_TIME = 0x30, 0x17, 0x18  # ASN.1 tags
 _PEM = re.compile("-----BEGIN CERTIFICATE-----.+?-----END CERTIFICATE-----", re.DOTALL)
 
@@ -29,6 +31,22 @@ def validity(path: Path) -> tuple[datetime, datetime]:
     except IndexError as exc:
         raise ValueError("it is cut off or no certificate") from exc
     return start, until
+
+
+def checked_until(path: Path, now: datetime, renew: str) -> datetime:
+    """When the certificate in a file expires. Raises InputError, which ends in `renew`, when it is not valid
+    at `now` or cannot be read."""
+    try:
+        start, until = validity(path)
+    except (OSError, ValueError) as exc:
+        raise InputError(f"{path} holds no certificate that can be read ({exc}); {renew}") from exc
+    if now >= until:
+        raise InputError(f"the certificate {path} expired on {until:%Y-%m-%d}; {renew}")
+    if now < start:
+        raise InputError(
+            f"the certificate {path} is valid from {start:%Y-%m-%d} on; check this machine's clock"
+        )
+    return until
 
 
 def _elements(der: bytes) -> list[tuple[int, bytes]]:

@@ -51,6 +51,11 @@ class OnnxRuntimeEngine(Engine):
 
         if self._device:
             _require_cuda(onnxruntime, self._device)
+        elif self.stage.precision == "bf16":
+            raise EngineError(
+                f"stage {self.stage.name} computes in bf16, which onnxruntime cannot on a CPU: run it on an "
+                f"NVIDIA GPU (pedsam build), or export it with --precision {self.stage.name}=fp16 or =fp32"
+            )
         path = self._bundle.verified_file(self.stage.name)
         options = onnxruntime.SessionOptions()
         if self._threads:

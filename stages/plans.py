@@ -21,6 +21,7 @@ from typing import Any
 from stages.bundle import Bundle, sha256
 from stages.devices import Device
 from stages.errors import EngineError
+from stages.geometry import Geometry
 
 FORMAT = 1
 ENGINES = "engines"
@@ -99,8 +100,7 @@ def plan_key(bundle: Bundle, name: str, device: Device, library: str, version: s
 
 def profile_shapes(bundle: Bundle, name: str) -> Shapes:
     """Smallest, usual and largest shape of each of the stage's inputs that has a dynamic axis."""
-    windows = bundle.geometry.windows
-    sizes = {"n": (1, min(WINDOWS_AT_ONCE, windows), windows), "p": OBJECTS, "k": POINTS}
+    sizes = axis_sizes(bundle.geometry)
     return {
         spec.name: tuple(
             tuple(sizes[axis][i] if isinstance(axis, str) else axis for axis in spec.shape) for i in range(3)
@@ -108,6 +108,12 @@ def profile_shapes(bundle: Bundle, name: str) -> Shapes:
         for spec in bundle.stage(name).inputs
         if any(isinstance(axis, str) for axis in spec.shape)
     }
+
+
+def axis_sizes(geometry: Geometry) -> dict[str, tuple[int, int, int]]:
+    """Smallest, usual and largest size of every axis that is dynamic in some stage, by its name."""
+    windows = geometry.windows
+    return {"n": (1, min(WINDOWS_AT_ONCE, windows), windows), "p": OBJECTS, "k": POINTS}
 
 
 def plan_path(bundle: Bundle, name: str, device: Device) -> Path:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import replace
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from click.testing import CliRunner
 from pedsam import main
 from stages.bundle import PROBE_FILE, Bundle, hash_files
 from stages.engine import make_engine
+from stages.geometry import GEOMETRIES
 
 ROOT = Path(__file__).parent.parent
 # Sources of stages/ and export/ that decide nothing about what an export writes.
@@ -31,6 +33,7 @@ NOT_EXPORTED = (
     "engine.py",
     "errors.py",
     "json_header.py",
+    "memory.py",
     "network.py",
     "onnxruntime_engine.py",
     "plans.py",
@@ -43,16 +46,32 @@ NOT_EXPORTED = (
 def exported_bundle(config: pytest.Config, model: str, dtype: str) -> Bundle:
     """A bundle of `model` with random weights whose `embedding` is `dtype`, from pytest's cache.
 
-    An export takes 40 s for mini and minutes for vit_b; it is made again when the sources it depends on or
-    torch change. Test processes that need the same bundle at once wait for one of them to export it.
+    An export takes 40 s for mini and minutes for vit_b.
+    """
+    return _kept(config, f"{model}-{dtype}", partial(_export, model, dtype))
+
+
+def graph_bundle(config: pytest.Config, model: str, precision: str) -> Bundle:
+    """Window, global and decoder of `model` with random weights in a precision, from pytest's cache.
+
+    Its graphs are written as an export writes them, and nothing else: no parity, no probe. That takes 20 to
+    30 s.
+    """
+    return _kept(config, f"{model}-graphs-{precision}", partial(_write_graphs, model, precision))
+
+
+def _kept(config: pytest.Config, name: str, write: Callable[[Path], None]) -> Bundle:
+    """The bundle `name` of the cache; `write` makes it at a path, and again when sources or torch change.
+
+    Test processes that need the same bundle at once wait for one of them to make it.
     """
     cache = config.cache.mkdir("bundles")
-    kept = cache / f"{model}-{dtype}-{_sources_digest()[:16]}"
-    with _locked(cache / f"{model}-{dtype}.lock"):
+    kept = cache / f"{name}-{_sources_digest()[:16]}"
+    with _locked(cache / f"{name}.lock"):
         if not kept.exists():
-            for old in cache.glob(f"{model}-{dtype}-*"):
+            for old in cache.glob(f"{name}-*"):
                 shutil.rmtree(old) if old.is_dir() else old.unlink()
-            _export(model, dtype, kept)
+            write(kept)
     return Bundle.load(kept)
 
 
@@ -63,6 +82,28 @@ def _export(model: str, dtype: str, path: Path) -> None:
     if result.exit_code != 0:
         raise RuntimeError(result.output) from result.exception
     export_log(path).write_text(result.output)
+
+
+def _write_graphs(model: str, precision: str, path: Path) -> None:
+    from export.exporter import ExportOptions, empty_bundle, write_stage  # torch takes seconds to import
+    from export.precision import stage_precisions
+    from export.sam import Weights, build_sam, randomise
+    from export.stages import stage_plans
+
+    geometry = GEOMETRIES[model]
+    sam = build_sam(geometry)
+    randomise(sam)
+    options = ExportOptions(precisions=stage_precisions([precision]))
+    unfinished = path.with_name(f".{path.name}")
+    shutil.rmtree(unfinished, ignore_errors=True)
+    unfinished.mkdir()
+    weights = Weights(sam, geometry, "untrained", "random numbers")
+    bundle = empty_bundle(weights, geometry, unfinished, options)
+    for plan in stage_plans(sam, geometry, options.embedding_dtype, options.precisions):
+        if plan.name != "whole":
+            bundle = write_stage(bundle, plan, plan.build())
+    bundle.save()
+    unfinished.rename(path)
 
 
 def export_log(path: Path) -> Path:

@@ -99,7 +99,8 @@ def environment(extra: str, path: Path) -> Path:
 
 
 def modules_of(package: str) -> list[str]:
-    return [f"{package}.{path.stem}" for path in sorted((ROOT / package).glob("*.py"))]
+    files = sorted((ROOT / package).rglob("*.py"))
+    return [".".join(path.relative_to(ROOT).with_suffix("").parts) for path in files]
 
 
 @pytest.mark.parametrize("extra", ["site", "edge", ""])
@@ -166,3 +167,10 @@ def test_who_may_import_what_is_heavy() -> None:
     sources = (path for package in LAYERS for path in (ROOT / package).rglob("*.py"))
     by_name = [path.name for path in sources if "import_module(" in path.read_text(encoding="utf-8")]
     assert by_name == ["tensorrt_engine.py"]
+
+
+def test_every_folder_of_code_is_shipped_with_what_it_reads() -> None:
+    shipped = PYPROJECT["tool"]["setuptools"]
+    folders = {path.parent.relative_to(ROOT) for package in LAYERS for path in (ROOT / package).rglob("*.py")}
+    assert {".".join(folder.parts) for folder in folders} == set(shipped["packages"])
+    assert shipped["package-data"] == {"runtime.preview": ["static/*"]}

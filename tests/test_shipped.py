@@ -65,7 +65,7 @@ def test_its_window_stage_answers_its_probe(shipped: Bundle) -> None:
 
 def test_serve_without_a_bundle_serves_it(shipped: Bundle) -> None:
     with serving(None) as site:
-        assert site.lines[0].startswith(f"site ready: {shipped.description}, ")
+        assert site.lines[0].startswith(f"site ready: version 1, {shipped.description}, ")
         assert site.lines[1] == f"digest {shipped.site_digest}"
 
 

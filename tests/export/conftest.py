@@ -9,8 +9,15 @@ import pytest
 
 from stages.bundle import Bundle
 from stages.geometry import Geometry
+from tests.bundles import graph_bundle
 
 TINY = Geometry("tiny", 80, 16, 2, 24, 3, 2, (1,))  # seconds to export
+
+
+@pytest.fixture(scope="session")
+def graphs(request: pytest.FixtureRequest) -> Callable[[str, str], Bundle]:
+    """Writes graphs with random weights, unchecked: graphs(model, precision)."""
+    return lambda model, precision: graph_bundle(request.config, model, precision)
 
 
 @pytest.fixture(scope="session")

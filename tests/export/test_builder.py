@@ -12,6 +12,8 @@ import pytest
 from onnx import TensorProto, helper
 
 from export.builder import Built, Job, build
+from export.exporter import largest_memory
+from export.precision import STAGES
 from stages.bundle import Bundle, shipped_bundle
 from stages.errors import EngineError
 from stages.plans import profile_shapes
@@ -35,32 +37,56 @@ def job_of(bundle: Bundle, name: str, **changes: Any) -> Job:
 
 
 def looks_built(built: Built, bundle: Bundle, name: str) -> bool:
-    """The plan holds the weights, in whatever precision, and the builder said what running it takes."""
+    """The plan holds the weights, in whatever precision, and running it takes near what export tells."""
     stored = sum((bundle.path / file).stat().st_size for file in bundle.stage(name).files)
     assert built.weights_bytes is not None
     assert built.activation_bytes is not None
+    assert built.activation_bytes < 1.6 * largest_memory(bundle, name).activation_bytes + 10e6
     return memoryview(built.plan).nbytes > built.weights_bytes > 0.4 * stored and built.layers > 100
 
 
 # What parses and builds
 
+EDGE_AND_SITE = ("window", "global", "decoder")
 
-@pytest.mark.parametrize("name", ["window", "global", "decoder", "whole"])
+
+@pytest.mark.parametrize("name", [*EDGE_AND_SITE, "whole"])
 def test_every_stage_of_mini_builds(mini_bundle: Bundle, name: str) -> None:
     assert looks_built(build(TRT, job_of(mini_bundle, name), on), mini_bundle, name)
 
 
-@pytest.mark.parametrize("name", ["window", "global", "decoder"])
+@pytest.mark.parametrize("name", EDGE_AND_SITE)
 def test_every_stage_of_the_shipped_mini_builds(name: str) -> None:
     """Its weights are stored as fp16 and cast by the graph."""
     bundle = Bundle.load(shipped_bundle())
     assert looks_built(build(TRT, job_of(bundle, name), on), bundle, name)
 
 
-@pytest.mark.parametrize("name", ["window", "global", "decoder"])
-def test_every_stage_of_vit_b_builds(exported: Callable[[str, str], Bundle], name: str) -> None:
-    bundle = exported("vit_b", "float32")
+@pytest.mark.parametrize("name", EDGE_AND_SITE)
+@pytest.mark.parametrize(("model", "precision"), [("mini", "fp16"), ("vit_b", "fp16"), ("vit_b", "fp32")])
+def test_every_stage_builds_in_each_precision(
+    graphs: Callable[[str, str], Bundle], model: str, precision: str, name: str
+) -> None:
+    bundle = graphs(model, precision)
+    assert bundle.stage(name).precision == precision
     assert looks_built(build(TRT, job_of(bundle, name), on), bundle, name)
+
+
+@pytest.mark.parametrize(("precision", "name"), [*(("bf16", name) for name in STAGES), ("fp16", "whole")])
+def test_every_stage_of_a_tiny_model_builds(
+    tiny_bundle: Callable[[str], Bundle], precision: str, name: str
+) -> None:
+    bundle = tiny_bundle(precision)
+    assert looks_built(build(TRT, job_of(bundle, name), on), bundle, name)
+
+
+def test_the_global_stage_of_vit_b_in_fp16_fits_beside_others_on_8_gb(
+    graphs: Callable[[str, str], Bundle],
+) -> None:
+    """Sums of positions for all queries at once would take 805 MB; a block's are 50 MB."""
+    built = build(TRT, job_of(graphs("vit_b", "fp16"), "global", workspace_bytes=200 << 20), on)
+    assert built.activation_bytes is not None
+    assert built.activation_bytes < 150e6
 
 
 @pytest.mark.parametrize("sm", ["sm_80", "sm_89", "sm_120"])

@@ -10,7 +10,7 @@ import pytest
 from onnx import TensorProto, helper
 
 from export.precision import STAGES
-from stages.bundle import Bundle
+from stages.bundle import Bundle, shipped_bundle
 from tests.export.operator_table import AUXILIARY, DTYPES, INITIALIZERS, LARGEST_OPSET
 
 PRODUCTS = ("MatMul", "Gemm", "Conv")
@@ -56,6 +56,11 @@ def test_every_node_is_in_the_table(tiny_bundle: Callable[[str], Bundle], precis
 @pytest.mark.parametrize("stage", STAGES)
 def test_every_node_of_fp32_is_in_the_table(mini_bundle: Bundle, stage: str) -> None:
     assert set(problems(graph_of(mini_bundle, stage))) == set()
+
+
+@pytest.mark.parametrize("stage", ["window", "global", "decoder"])
+def test_every_node_of_the_shipped_bundle_is_in_the_table(stage: str) -> None:
+    assert set(problems(graph_of(Bundle.load(shipped_bundle()), stage))) == set()
 
 
 def one_node(op_type: str, dtype: int, opset: int = 20) -> onnx.ModelProto:

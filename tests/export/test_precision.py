@@ -126,9 +126,13 @@ def test_onnxruntime_runs_fp16(tiny_bundle: Callable[[str], Bundle]) -> None:
 
 
 def test_no_cpu_runs_bf16(tiny_bundle: Callable[[str], Bundle]) -> None:
-    engine = make_engine(tiny_bundle("bf16"), "window", "onnxruntime-cpu")
-    with pytest.raises(EngineError, match="onnxruntime cannot load"):
+    engine = make_engine(tiny_bundle("bf16"), "global", "onnxruntime-cpu")
+    with pytest.raises(EngineError) as refused:
         engine.open()
+    assert str(refused.value) == (
+        "stage global computes in bf16, which onnxruntime cannot on a CPU: run it on an NVIDIA GPU (pedsam "
+        "build), or export it with --precision global=fp16 or =fp32"
+    )
 
 
 REFUSALS = {

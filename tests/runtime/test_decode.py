@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,11 +16,13 @@ from runtime.demo import photo
 from runtime.dispatch import Dispatcher, LocalWindows
 from runtime.prompts import Prompt
 from runtime.verify import iou
-from stages.bundle import Bundle
-from stages.engine import EngineThread
+from stages.bundle import Bundle, shipped_bundle
+from stages.engine import Engine, EngineThread, make_engine
 from stages.geometry import GEOMETRIES
+from stages.tensorrt_engine import TensorRtEngine
 from stages.tensors import Array
 from tests.edge import edge_engines, ledger_for
+from tests.engines import DISCRETE, FakeCuda, FakeTensorRt, linked, put_plan
 
 pytestmark = pytest.mark.anyio
 
@@ -83,6 +86,31 @@ async def test_no_prompt_no_call() -> None:
     canvas = make_canvas(np.zeros((384, 384, 3), np.uint8), MINI)
     assert await decode(engines, np.zeros(1), canvas, ()) == []
     assert engines.calls == []
+
+
+async def test_more_objects_than_a_plan_takes_get_the_masks_they_get_elsewhere(tmp_path: Path) -> None:
+    """Nine boxes and one of other tokens among them, through a TensorRT engine of four objects at a time."""
+    bundle = linked(Bundle.load(shipped_bundle()), tmp_path / "bundle")
+    put_plan(bundle, "decoder", DISCRETE)
+    trt, canvas = FakeTensorRt(bundle, "decoder"), make_canvas(photo("coffee"), bundle.geometry)
+    boxes = [Prompt(f"box {i}", (20.0 + 30 * i, 30, 200.0 + 40 * i, 300)) for i in range(9)]
+    prompts = [*boxes[:4], POINTS, *boxes[4:]]
+    shape = (1, bundle.geometry.prompt_dim, bundle.geometry.tokens, bundle.geometry.tokens)
+    image_embedding = np.random.default_rng(5).standard_normal(shape).astype(np.float32)
+
+    async def found(factory: Callable[[], Engine]) -> list[ObjectMask]:
+        async with EngineThread({"decoder": factory}) as engines:
+            return await decode(engines, image_embedding, canvas, prompts)
+
+    in_parts = await found(lambda: TensorRtEngine(bundle, "decoder", DISCRETE, (trt, FakeCuda())))
+    at_once = await found(lambda: make_engine(bundle, "decoder", "onnxruntime-cpu"))
+    assert trt.execution is not None
+    assert trt.execution.batches == [4, 4, 1, 1]
+    for part, whole, prompt in zip(in_parts, at_once, prompts, strict=True):
+        assert part.prompt == whole.prompt == prompt
+        assert np.abs(part.logits - whole.logits).max() < 1e-3
+        assert part.iou == pytest.approx(whole.iou, abs=1e-4)
+    assert len({each.logits.tobytes() for each in in_parts}) == len(prompts)
 
 
 @pytest.fixture(scope="module")

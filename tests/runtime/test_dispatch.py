@@ -15,7 +15,7 @@ import pytest
 from aiohttp import web
 
 from runtime.client import SiteClient
-from runtime.dispatch import Dispatcher, FrameLost, LocalWindows, SiteState
+from runtime.dispatch import Dispatcher, FrameLost, LocalWindows, SendingPaused, SiteState
 from runtime.ledger import ExposureLedger
 from runtime.sites import SiteConfig
 from server.serve import ServeOptions, running_site
@@ -115,6 +115,7 @@ async def scene(
     same_operator: str = "",
     hasty: str = "",
     ledger: Path | None = None,
+    hedge_factor: float | None = None,
     **caps: int,
 ) -> AsyncIterator[Scene]:
     """Sites named in `spares` are spares, in `same_operator` share an operator, in `hasty` are soon late."""
@@ -127,7 +128,9 @@ async def scene(
         notes = Notes()
         book = ledger_for(configs, cap, ledger, **{f"operator-{name}": value for name, value in caps.items()})
         clients = [SiteClient(c, bundle, "fp16", QUICK if c.name in hasty else PATIENT) for c in configs]
-        dispatcher = Dispatcher(bundle, clients, book, local, notes.say, reconnect_s)
+        dispatcher = Dispatcher(
+            bundle, clients, book, local, notes.say, reconnect_s, hedge_factor=hedge_factor
+        )
         async with dispatcher.connected(canvas_of("16:9", bundle.geometry).windows):
             yield Scene(bundle, sites, dispatcher, book, notes)
 
@@ -204,6 +207,19 @@ async def test_a_failed_sites_windows_run_at_the_edge_when_nobody_has_room(
         assert it.state("b") in (SiteState.DOWN, SiteState.EXCLUDED)
         assert len(it.notes.lines) == 1  # the other tiles under way are echoes
         assert it.dispatcher.statistics.local_windows == 10
+
+
+async def test_while_paused_nothing_is_sent(mini_bundle: Bundle) -> None:
+    sites = honest(mini_bundle, "abc")
+    async with scene(mini_bundle, sites) as it:
+        it.dispatcher.pause(True)
+        with pytest.raises(SendingPaused):
+            await it.frame()
+        assert it.sent("a", "b", "c") == set()
+        assert it.dispatcher.statistics.windows_sent == 0
+        it.dispatcher.pause(False)
+        await it.frame()
+        assert it.sent("a", "b", "c") == set(range(15))
 
 
 async def test_a_spare_takes_over_before_operators_with_room(mini_bundle: Bundle) -> None:
@@ -353,7 +369,7 @@ async def test_what_a_site_words_cannot_reach_the_terminal_as_control_codes(mini
     async with scene(mini_bundle, sites, local=local, reconnect_s=[60]) as it:
         assert len(it.notes.lines) == 2
         assert all("[31mred" in line and line.isprintable() for line in it.notes.lines)
-        assert it.dispatcher.statistics.messages == it.notes.lines
+        assert list(it.dispatcher.statistics.messages) == it.notes.lines
 
 
 async def test_no_site_and_no_window_engine_is_refused_at_the_start(mini_bundle: Bundle) -> None:

@@ -16,6 +16,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from pedsam import main
 from runtime.certificates import Authority
 from runtime.keys import make_keys, parse_sites
+from runtime.preview.access import load_identity
 from runtime.sites import read_sites
 from stages.errors import InputError
 from tests.keys import now
@@ -318,3 +319,27 @@ def test_an_encrypted_authority_is_told(tmp_path: Path) -> None:
     locked = made.key.private_bytes(pem, form, serialization.BestAvailableEncryption(b"x"))
     with pytest.raises(ValueError, match="encrypted"):
         Authority.from_pem(made.to_pem().certificate, locked)
+
+
+# For the preview
+
+
+@pytest.mark.parametrize("host", ["192.0.2.7", "edge.local", "2001:db8::7"])
+def test_the_preview_gets_keys_of_its_own(tmp_path: Path, host: str) -> None:
+    out = tmp_path / "keys"
+    made = keys(out, "--preview", host, sites=())
+    assert made.exit_code == 0, made.output
+    assert f"--preview-keys {out}/preview" in made.output
+    assert load_identity(out / "preview").names == (host,)
+    assert not (out / "sites.toml").exists()  # it is no site
+    token = load_identity(out / "preview").token
+    again = keys(out, "--preview", host, sites=SITES[:1])
+    assert again.exit_code == 0, again.output
+    assert [site.name for site in read_sites(out / "sites.toml")] == ["a"]
+    assert load_identity(out / "preview").token == token  # an open page goes on
+
+
+def test_what_the_preview_cannot_have_is_refused(tmp_path: Path) -> None:
+    assert_refused(keys(tmp_path, "--preview", "no host", sites=()), "expected a name or an IP address")
+    assert_refused(keys(tmp_path, sites=()), "give --site NAME=URL or --preview HOST")
+    assert_refused(keys(tmp_path, sites=("preview=https://x",)), "'edge' or 'preview'")

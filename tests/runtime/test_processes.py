@@ -128,7 +128,10 @@ def running(bundle: Bundle, source: Path, out: Path, *more: str) -> Iterator[sub
             process.kill()
 
 
-async def test_an_interrupted_run_ends_with_complete_files(mini_bundle: Bundle, tmp_path: Path) -> None:
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
+async def test_an_interrupted_run_ends_with_complete_files(
+    mini_bundle: Bundle, tmp_path: Path, how: signal.Signals
+) -> None:
     (tmp_path / "in").mkdir()
     first = write_photo(tmp_path / "in/000.png")
     for number in range(1, 500):
@@ -138,9 +141,10 @@ async def test_an_interrupted_run_ends_with_complete_files(mini_bundle: Bundle, 
         with anyio.fail_after(60):
             while not (out / "masks.jsonl").exists() or len(masks(out)) < 3:  # noqa: ASYNC110 (of another process)
                 await anyio.sleep(0.02)
-        process.send_signal(signal.SIGINT)
+        process.send_signal(how)
         output, _ = process.communicate(timeout=60)
     assert process.returncode == 0, output
+    assert "Traceback" not in output
     assert "stopping after the frames under way" in output
     summary = json.loads((out / "summary.json").read_text())
     assert 3 <= summary["frames"] < 500

@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 
 from runtime.canvas import make_canvas
-from runtime.prompts import Prompt, Prompts, read_prompts
+from runtime.prompts import MOST_POINTS, Prompt, Prompts, read_prompts
 from stages.errors import InputError
 from stages.geometry import GEOMETRIES
+from stages.plans import POINTS
 
 BOX = [10, 20, 30, 40]
 
@@ -71,6 +72,7 @@ def test_an_entry_of_the_same_name_replaces_the_earlier_one_from_its_frame_on() 
         ([{"points": {"x": 1}}], "not a list of [x, y, label]"),
         ([{"points": [[1, 2, 2]]}], "label is neither 0 (background) nor 1"),
         ([{"points": [[1, 2, -1]]}], "label is neither 0 (background) nor 1"),
+        ([{"points": [[1, 2, 1]] * 31}], "object 1 has 31 points; 30 are the most, give fewer"),
         ([{"box": BOX, "from_frame": -1}], "from_frame of object 1 is not a frame number"),
         ([{"box": BOX, "from_frame": 1.5}], "from_frame of object 1 is not a frame number"),
         ([{"box": BOX, "label": 1}], "unknown key 'label'"),
@@ -158,6 +160,11 @@ def test_points_without_a_box_end_in_one_token_that_says_so() -> None:
 def test_a_box_ends_in_its_corners() -> None:
     assert tokens(Prompt("1", (1, 2, 3, 4))) == ([[1, 2], [3, 4]], [2, 3])
     assert tokens(Prompt("1", (1, 2, 3, 4), ((7, 8, 0),))) == ([[7, 8], [1, 2], [3, 4]], [0, 2, 3])
+
+
+def test_as_many_points_as_an_object_may_have_fit_every_engine() -> None:
+    prompt = Prompt("cup", (10, 20, 30, 40), ((1, 2, 1),) * MOST_POINTS)
+    assert prompt.tokens == POINTS[-1]
 
 
 def test_only_one_point_alone_is_ambiguous() -> None:

@@ -35,7 +35,8 @@ PROMPTS = Prompts((Prompt("cup", (150, 60, 450, 300)), Prompt("table", None, ((3
 
 
 class Film(Source):
-    """Frames in memory; `visit` is called, on the reading thread, with each frame's number before it."""
+    """Frames in memory, each other in every window; `visit` is called, on the reading thread, with each
+    frame's number before it."""
 
     def __init__(self, frames: int, visit: Any = lambda number: None) -> None:
         self.count = frames
@@ -47,7 +48,7 @@ class Film(Source):
     def __iter__(self) -> Iterator[Frame]:
         for number in range(self.count or 0):
             self._visit(number)
-            yield Frame(number, f"{number:03}", float(number), photo("16:9"))
+            yield Frame(number, f"{number:03}", float(number), np.roll(photo("16:9"), 3 * number, axis=1))
 
 
 def options(out: Path, **more: Any) -> RunOptions:
@@ -77,6 +78,7 @@ async def run(
 ) -> dict[str, Any]:
     console = Console(file=terminal or io.StringIO(), width=200)
     summary = await run_session(bundle, source, prompts, chosen, console)
+    assert chosen.out is not None
     assert json.loads((chosen.out / "summary.json").read_text()) == summary
     print_summary(console, summary)
     return summary

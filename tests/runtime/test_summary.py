@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from runtime.loop import STEPS, Measured
-from runtime.summary import limited_by, print_summary
+from runtime.measure import RECENT, STEPS, Lost, Measured, Series, limited_by
+from runtime.summary import print_summary
 
 SUMMARY: dict[str, Any] = {
     "model": "mini",
@@ -73,12 +73,53 @@ def test_the_comparison_with_the_unsplit_model_is_shown_if_there_is_one(iou: Any
 
 
 def test_the_slowest_step_limits_the_speed() -> None:
-    measured = Measured()
-    assert limited_by(measured, True) == "nothing: no frame was completed"
+    seconds = Measured().seconds
+    assert limited_by(seconds, True) == "nothing: no frame was completed"
     for step in STEPS:
-        measured.seconds[step] = [0.1, 0.2]
-    measured.seconds["windows"] = [0.1, 0.5]
-    assert limited_by(measured, True) == "the window stage at the sites: 300 ms of every frame"
-    assert limited_by(measured, False) == "the window stage at the edge: 300 ms of every frame"
-    measured.seconds["global"] = [0.9]
-    assert limited_by(measured, True) == "the global stage at the edge: 900 ms of every frame"
+        seconds[step] = Series([0.1, 0.2])
+    seconds["windows"] = Series([0.1, 0.5])
+    assert limited_by(seconds, True) == "the window stage at the sites: 300 ms of every frame"
+    assert limited_by(seconds, False) == "the window stage at the edge: 300 ms of every frame"
+    seconds["global"] = Series([0.9, 0.9])
+    assert limited_by(seconds, True) == "the global stage at the edge: 900 ms of every frame"
+
+
+def test_a_step_that_only_keyframes_need_counts_by_their_share() -> None:
+    seconds = Measured().seconds
+    seconds["read"], seconds["decode"] = Series([0.01] * 4), Series([0.1] * 4)
+    seconds["global"] = Series([0.3])
+    assert limited_by(seconds, True) == "the mask decoder at the edge: 100 ms of every frame"
+
+
+def test_windows_of_several_frames_at_once_count_by_their_share() -> None:
+    seconds = Measured().seconds
+    seconds["windows"], seconds["global"] = Series([0.5]), Series([0.3])
+    assert limited_by(seconds, True, in_flight=1).startswith("the window stage")
+    assert limited_by(seconds, True, in_flight=2).startswith("the global stage")
+
+
+@pytest.mark.parametrize(
+    ("wait", "words"), [("camera", "the source, which gives no frames faster"), ("pace", "--max-fps or")]
+)
+def test_what_reading_waits_for_limits_the_speed(wait: str, words: str) -> None:
+    seconds = Measured().seconds
+    seconds["global"], seconds["read"], seconds[wait] = Series([0.3]), Series([0.1]), Series([0.25])
+    assert limited_by(seconds, True).startswith(words)
+    assert limited_by(seconds, True).endswith("350 ms of every frame")
+
+
+def test_a_series_forgets_old_values_but_not_their_number() -> None:
+    series = Series()
+    for value in range(3 * RECENT):
+        series.add(value)
+    assert (series.count, len(series.recent)) == (3 * RECENT, RECENT)
+    assert series.recent_mean == 2.5 * RECENT - 0.5
+    assert series.percentiles()["p50"] == pytest.approx(2.5 * RECENT - 0.5)
+
+
+def test_lost_frames_are_counted_and_the_last_ones_told() -> None:
+    lost = Lost()
+    for number in range(1000):
+        lost.add(number, "why")
+    assert lost.count == 1000
+    assert list(lost.reasons) == list(range(900, 1000))

@@ -1,0 +1,86 @@
+"""Memory that engines of the edge's stages take, as TensorRT for RTX tells, beside what the graphs tell.
+
+    python -m benchmarks.engine_memory --out benchmarks/results/engine_memory.json
+
+Built for sm_86, the nearest to a Jetson Orin's sm_87 that it knows, without a GPU; TensorRT on the board may
+take other kernels. Graphs hold random weights in fp16, four global blocks, as all vit_* have, and one window
+block: the edge runs no other. Sizes are at the largest shapes of the plans: 4 objects of 32 points.
+"""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import click
+import torch
+
+from benchmarks.machine import describe
+from export.builder import RTX, Job, build
+from export.exporter import ExportOptions, empty_bundle, largest_memory, write_stage
+from export.precision import stage_precisions
+from export.sam import Weights, build_sam, randomise
+from export.stages import stage_plans
+from stages.bundle import Bundle
+from stages.geometry import GEOMETRIES
+from stages.plans import profile_shapes
+from stages.tensorrt_engine import tensorrt_library
+
+MODELS = ("vit_b", "vit_l", "vit_h")
+STAGES = ("global", "decoder")
+SM = "sm_86"
+
+
+@click.command()
+@click.option("--out", type=click.Path(path_type=Path), required=True)
+def main(out: Path) -> None:
+    """Write the graphs, build them, and keep nothing but what the builder said."""
+    trt = tensorrt_library(RTX)
+    rows = [row for model in MODELS for row in edge_stages(trt, model)]
+    machine = describe() | {"torch": torch.__version__, RTX: trt.__version__}
+    text = json.dumps({"machine": machine, "target": SM, "precision": "fp16", "stages": rows}, indent=1)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    out.write_text(text + "\n")
+    click.echo(text)
+
+
+@torch.no_grad()
+def edge_stages(trt: Any, model: str) -> Iterator[dict[str, Any]]:
+    """Each stage of the edge: written, built, told."""
+    geometry = replace(GEOMETRIES[model], name=f"{model} edge", depth=5, global_blocks=(1, 2, 3, 4))
+    sam = build_sam(geometry)
+    randomise(sam)
+    options = ExportOptions(precisions=stage_precisions(["fp16"]))
+    weights = Weights(sam, geometry, "untrained", "random numbers")
+    plans = stage_plans(sam, geometry, options.embedding_dtype, options.precisions)
+    with tempfile.TemporaryDirectory() as folder:
+        bundle = empty_bundle(weights, geometry, Path(folder), options)
+        for plan in plans:
+            if plan.name in STAGES:
+                bundle = write_stage(bundle, plan, plan.build())
+                yield {"model": model, "stage": plan.name, **figures(trt, bundle, plan.name)}
+
+
+def figures(trt: Any, bundle: Bundle, stage: str) -> dict[str, Any]:
+    """What the graph and the builder say, in MB."""
+    job = Job(stage, bundle.verified_file(stage), profile_shapes(bundle, stage), SM)
+    built, graph = build(trt, job, lambda fraction: True), largest_memory(bundle, stage)
+    return {
+        "weights_mb": megabytes(built.weights_bytes),
+        "activations_mb": megabytes(built.activation_bytes),
+        "activations_by_graph_mb": megabytes(graph.activation_bytes),
+        "layers": built.layers,
+        "build_s": round(built.seconds, 1),
+    }
+
+
+def megabytes(size: int | None) -> float | None:
+    return None if size is None else round(size / 1e6, 1)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,140 @@
+"""What a run measures, in memory that does not grow: single values of the last frames only."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+import numpy as np
+
+RECENT = 1000  # values that percentiles are taken of
+_LOST_TOLD = 100  # lost frames that are reported one by one
+_MESSAGES = 100  # of sites that are kept
+STEPS = ("read", "windows", "global", "decode", "write")
+WAITS = ("camera", "pace")  # what the reading step waits for: the next picture, and the limits asked for
+
+
+class Series:
+    """Numbers one after another: the `count` of all, `recent` the last ones."""
+
+    def __init__(self, values: Sequence[float] = ()) -> None:
+        self.count = 0
+        self.recent: deque[float] = deque(maxlen=RECENT)
+        for value in values:
+            self.add(value)
+
+    def __bool__(self) -> bool:
+        return self.count > 0
+
+    def add(self, value: float) -> None:
+        self.count += 1
+        self.recent.append(value)
+
+    @property
+    def recent_mean(self) -> float:
+        """Of the last numbers; 0 of none."""
+        return float(np.mean(self.recent)) if self.recent else 0.0
+
+    def percentiles(self) -> dict[str, float]:
+        """p50 and p95 of the last numbers, of which there is at least one."""
+        p50, p95 = np.percentile(self.recent, [50, 95])
+        return {"p50": float(p50), "p95": float(p95)}
+
+
+class Lost:
+    """Frames that were lost: how many, and why the last ones were."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.reasons: dict[int, str] = {}
+
+    def add(self, number: int, reason: str) -> None:
+        self.count += 1
+        self.reasons[number] = reason
+        if len(self.reasons) > _LOST_TOLD:
+            del self.reasons[next(iter(self.reasons))]
+
+
+@dataclass
+class DispatchStatistics:
+    """Counts of a run's windows: `windows_reused` had not changed, `local_windows` ran at the edge,
+    `redispatched` went elsewhere after a failure, `hedged` were asked of a second site for being late."""
+
+    windows_sent: int = 0
+    windows_skipped: int = 0
+    windows_reused: int = 0
+    local_windows: int = 0
+    redispatched: int = 0
+    hedged: int = 0
+    messages: deque[str] = field(default_factory=lambda: deque(maxlen=_MESSAGES))
+
+
+@dataclass
+class Measured:
+    """What a run measured. `seconds` per step, wait and "end_to_end" hold one value a frame that got through
+    it.
+
+    Of `frames` that were finished, `bare` ones had nothing to be segmented or came while sending was paused,
+    and `carried` ones had their masks moved along.
+    """
+
+    seconds: dict[str, Series] = field(
+        default_factory=lambda: {name: Series() for name in (*STEPS, *WAITS, "end_to_end")}
+    )
+    frames: int = 0
+    bare: int = 0
+    carried: int = 0
+    lost: Lost = field(default_factory=Lost)
+    wall_s: float = 0.0
+    done_s: deque[float] = field(default_factory=lambda: deque(maxlen=30))
+
+    @contextmanager
+    def timed(self, name: str) -> Iterator[None]:
+        """Adds the seconds the block took, if it did not fail."""
+        started = time.perf_counter()
+        yield
+        self.seconds[name].add(time.perf_counter() - started)
+
+    def fps(self) -> float:
+        """Frames a second of the last frames, 0 when none has come for three seconds."""
+        if len(self.done_s) < 2 or time.perf_counter() - self.done_s[-1] > 3:
+            return 0.0
+        return (len(self.done_s) - 1) / max(self.done_s[-1] - self.done_s[0], 1e-9)
+
+
+_WHERE = {
+    "read": "reading and resizing frames",
+    "windows": "the window stage",
+    "global": "the global stage at the edge",
+    "decode": "the mask decoder at the edge",
+    "write": "drawing and writing results",
+    "camera": "the source, which gives no frames faster",
+    "pace": "--max-fps or --max-mbit",
+}
+
+
+def limited_by(seconds: Mapping[str, Series], through_sites: bool, in_flight: int = 1) -> str:
+    """What bounds the frames per second: the step that is busy longest with a frame, or what reading waits
+    for.
+
+    A step that only some frames need counts by their share of the frames read. `in_flight` is for how many
+    frames at once the window stage works.
+    """
+    if not any(seconds[name] for name in STEPS):
+        return "nothing: no frame was completed"
+    frames = seconds["read"].count or 1
+    busy = {name: seconds[name].recent_mean * seconds[name].count / frames for name in (*STEPS, *WAITS)}
+    busy["windows"] /= in_flight
+    reading = ("read", *WAITS)
+    held = {**{name: busy[name] for name in STEPS}, "read": sum(busy[name] for name in reading)}
+    slowest = max(held, key=lambda name: held[name])
+    ms = held[slowest] * 1e3
+    if slowest == "read":
+        slowest = max(reading, key=lambda name: busy[name])
+    where = _WHERE[slowest]
+    if slowest == "windows":
+        where += " at the sites" if through_sites else " at the edge"
+    return f"{where}: {ms:.0f} ms of every frame"

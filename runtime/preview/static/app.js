@@ -1,0 +1,215 @@
+// The page: what comes over the connection is shown, what the viewer does is sent.
+
+import { Connection } from "./connection.js";
+import { Exposure } from "./exposure.js";
+import { Gestures } from "./gestures.js";
+import { Objects } from "./objects.js";
+import { Picture } from "./picture.js";
+import { Strip } from "./strip.js";
+
+const NOTICE_MS = 6000;
+const at = (id) => document.getElementById(id);
+
+const connection = new Connection(takeToken());
+const picture = new Picture(at("stage"));
+const objects = new Objects(at("objects"), picture, { select, rename, remove });
+const strip = new Strip(at("strip"), at("frame-bar"));
+const exposure = new Exposure(at("grid"), at("legend"));
+new Gestures(at("stage"), picture, point, box);
+
+let status = null;
+let frozen = false;
+let background = false;
+let waiting = null; // a frame that came while frozen or unseen
+let noticeTimer = 0;
+let known = new Set(); // names on the last frame that had objects
+
+/** The token from the fragment of the address; kept for reloads of this tab, gone from the address bar. */
+function takeToken() {
+  const given = new URLSearchParams(location.hash.slice(1)).get("token");
+  if (given) {
+    sessionStorage.setItem("token", given);
+    history.replaceState(null, "", location.pathname);
+  }
+  return given ?? sessionStorage.getItem("token");
+}
+
+connection.addEventListener("state", ({ detail }) => {
+  at("connection").dataset.state = detail.state;
+  at("connection").textContent = detail.text;
+  const live = detail.state === "live";
+  at("pause").disabled = !live;
+  at("stage").classList.toggle("offline", !live && picture.frame !== null);
+  if (!live) at("veil").textContent = detail.text;
+});
+
+connection.addEventListener("hello", ({ detail }) => {
+  picture.palette = detail.palette;
+  at("model").textContent = detail.model;
+  at("banner").textContent = detail.banner ?? "";
+  at("banner").hidden = !detail.banner;
+  at("veil").textContent = "waiting for the first frame";
+  waiting = null;
+  strip.clear();
+});
+
+connection.addEventListener("frame", ({ detail }) => {
+  waiting = detail;
+  goOn();
+});
+
+document.addEventListener("visibilitychange", goOn);
+
+/** Shows the frame that waits, and asks for the next, unless the picture is frozen or nobody sees it. */
+async function goOn() {
+  if (!waiting || frozen || document.hidden) return;
+  const { header, jpeg } = waiting;
+  waiting = null;
+  const bitmap = await createImageBitmap(jpeg);
+  if (!frozen) {
+    picture.show(header, bitmap);
+    if (!status?.paused || header.objects.length) showObjects(header.objects);
+  }
+  bitmap.close();
+  connection.shown(header.number);
+}
+
+/** While sending is paused frames come without objects; the row then keeps those it had. */
+function showObjects(found) {
+  if (objects.selected !== null && !found.some(({ name }) => name === objects.selected)) {
+    if (known.has(objects.selected)) select(null);
+  }
+  known = new Set(found.map(({ name }) => name));
+  objects.update(found);
+}
+
+connection.addEventListener("status", ({ detail }) => {
+  status = detail;
+  at("fps").textContent = number(status.fps, 1);
+  at("latency").textContent = Number.isFinite(status.latency_ms) ? `${number(status.latency_ms, 0)} ms` : "–";
+  at("dropped").textContent = `${status.dropped} / ${status.lost}`;
+  at("viewers").textContent = status.viewers;
+  at("limit").textContent = status.limited_by ? `limited by ${status.limited_by}` : "";
+  if (at("message").textContent !== (status.message ?? "")) at("message").textContent = status.message ?? "";
+  at("paused").hidden = !status.paused;
+  at("pause").setAttribute("aria-pressed", status.paused);
+  at("pause").firstChild.data = status.paused ? "Resume" : "Pause";
+  strip.update(status);
+  exposure.update(status);
+});
+
+function number(value, digits) {
+  return Number.isFinite(value) ? value.toFixed(digits) : "–";
+}
+
+async function point(place, shift) {
+  const foreground = !(shift || background);
+  if (!foreground && objects.selected === null) {
+    notice("a background point belongs to an object: select one first");
+    return;
+  }
+  picture.mark(place, foreground, frozen);
+  await prompt({ points: [[...place, foreground ? 1 : 0]] });
+}
+
+async function box(corners) {
+  picture.mark(corners, true, frozen);
+  await prompt({ box: corners });
+}
+
+async function prompt(content) {
+  const name = objects.selected;
+  const made = await ask("prompt", { number: picture.frame.number, ...(name === null ? {} : { name }), ...content });
+  if (made !== undefined && objects.selected === name) select(made);
+}
+
+async function rename(name, fresh) {
+  const made = await ask("rename", { name, new: fresh });
+  if (made === undefined) {
+    objects.select(objects.selected);
+    return;
+  }
+  known.delete(name);
+  if (objects.selected === name) select(made);
+}
+
+async function remove(name) {
+  if ((await ask("remove", { name })) === undefined) return;
+  if (objects.selected === name) select(null);
+  known.delete(name);
+  if (status?.paused) objects.drop(name);
+}
+
+/** Sends a command; undefined, after a notice, when it is refused. */
+async function ask(type, content) {
+  try {
+    return await connection.ask(type, content);
+  } catch (error) {
+    notice(error.message);
+    return undefined;
+  }
+}
+
+function select(name) {
+  objects.select(name);
+  const hints = background ? ["select an object first", "background of"] : ["tap or drag to start an object", "refine"];
+  at("hint").textContent = name === null ? hints[0] : `tap to ${hints[1]} “${name}”`;
+}
+
+function notice(text) {
+  at("notice").textContent = text;
+  at("notice").hidden = false;
+  clearTimeout(noticeTimer);
+  noticeTimer = setTimeout(() => (at("notice").hidden = true), NOTICE_MS);
+}
+
+function setBackground(value) {
+  background = value;
+  at("foreground").setAttribute("aria-pressed", !value);
+  at("background").setAttribute("aria-pressed", value);
+  select(objects.selected);
+}
+
+function freeze() {
+  frozen = !frozen;
+  at("freeze").setAttribute("aria-pressed", frozen);
+  at("freeze").textContent = frozen ? "Unfreeze" : "Freeze";
+  at("frozen").hidden = !frozen;
+  if (!frozen) picture.clearMarks();
+  goOn();
+}
+
+function pause() {
+  if (status) ask("pause", { paused: !status.paused });
+}
+
+at("foreground").addEventListener("click", () => setBackground(false));
+at("background").addEventListener("click", () => setBackground(true));
+at("freeze").addEventListener("click", freeze);
+at("pause").addEventListener("click", pause);
+at("help").addEventListener("click", () => at("help-dialog").showModal());
+
+const KEYS = {
+  " ": freeze,
+  p: pause,
+  b: () => setBackground(!background),
+  n: () => select(null),
+  escape: () => select(null),
+  delete: () => objects.selected !== null && remove(objects.selected),
+  backspace: () => objects.selected !== null && remove(objects.selected),
+  f2: () => objects.edit(),
+  "?": () => at("help-dialog").showModal(),
+};
+
+document.addEventListener("keydown", (event) => {
+  const { target, key } = event;
+  if (event.ctrlKey || event.metaKey || event.altKey || at("help-dialog").open || target.matches("input")) return;
+  if (target.matches("button") && (key === " " || key === "Enter")) return;
+  const act = /^[1-9]$/.test(key) ? () => select(objects.named(key - 1)) : KEYS[key.toLowerCase()];
+  if (!act) return;
+  event.preventDefault();
+  act();
+});
+
+select(null);
+connection.open();

@@ -1,0 +1,101 @@
+// The WebSocket to the preview, opened again whenever it breaks. PROTOCOL.md says what goes over it.
+
+const PATH = "/v1/live";
+const WRONG_TOKEN = 4401;
+const TOO_MANY = 4429;
+const FIRST_WAIT_MS = 400;
+const LONGEST_WAIT_MS = 8000;
+
+/** Gives "state" {state, text}, "hello", "status" (their messages) and "frame" {header, jpeg}. */
+export class Connection extends EventTarget {
+  #token;
+  #socket = null;
+  #asked = new Map();
+  #nextId = 1;
+  #waitMs = FIRST_WAIT_MS;
+  #refusal = null;
+
+  constructor(token) {
+    super();
+    this.#token = token;
+  }
+
+  open() {
+    if (!this.#token) {
+      this.#tell("state", { state: "refused", text: "no token: open the address that the terminal shows" });
+      return;
+    }
+    this.#tell("state", { state: "connecting", text: "connecting" });
+    const address = new URL(PATH, location.href);
+    address.protocol = location.protocol.replace("http", "ws");
+    const socket = new WebSocket(address);
+    socket.binaryType = "arraybuffer";
+    socket.onopen = () => socket.send(JSON.stringify({ type: "hello", token: this.#token }));
+    socket.onmessage = ({ data }) => (typeof data === "string" ? this.#text(data) : this.#frame(data));
+    socket.onclose = ({ code }) => this.#closed(code);
+    this.#socket = socket;
+  }
+
+  /** Sends a command; resolves to the name in its answer, or rejects with the sentence that refuses it. */
+  ask(type, content) {
+    if (this.#socket?.readyState !== WebSocket.OPEN) return Promise.reject(new Error("not connected"));
+    const id = this.#nextId++;
+    this.#socket.send(JSON.stringify({ type, id, ...content }));
+    return new Promise((resolve, reject) => this.#asked.set(id, { resolve, reject }));
+  }
+
+  /** Says that a frame was shown, which asks for the next. */
+  shown(number) {
+    if (this.#socket?.readyState === WebSocket.OPEN) {
+      this.#socket.send(JSON.stringify({ type: "shown", number }));
+    }
+  }
+
+  #text(data) {
+    const message = JSON.parse(data);
+    if (message.type === "hello") {
+      this.#waitMs = FIRST_WAIT_MS;
+      this.#refusal = null;
+      this.#tell("state", { state: "live", text: "live" });
+      this.#tell("hello", message);
+    } else if (message.type === "status") {
+      this.#tell("status", message);
+    } else if (message.type === "done") {
+      this.#settle(message.id, (asked) => asked.resolve(message.name));
+    } else if (message.type === "error") {
+      if (message.id === undefined) this.#refusal = message.text;
+      this.#settle(message.id, (asked) => asked.reject(new Error(message.text)));
+    }
+  }
+
+  #frame(data) {
+    const length = new DataView(data).getUint32(0, true);
+    const header = JSON.parse(new TextDecoder().decode(new Uint8Array(data, 4, length)));
+    this.#tell("frame", { header, jpeg: new Blob([new Uint8Array(data, 4 + length)], { type: "image/jpeg" }) });
+  }
+
+  #settle(id, how) {
+    const asked = this.#asked.get(id);
+    this.#asked.delete(id);
+    if (asked) how(asked);
+  }
+
+  #closed(code) {
+    for (const { reject } of this.#asked.values()) reject(new Error("the connection broke"));
+    this.#asked.clear();
+    if (code === WRONG_TOKEN) {
+      const text = "wrong token: open the address that the terminal shows now";
+      this.#tell("state", { state: "refused", text });
+      return;
+    }
+    if (code === TOO_MANY) this.#waitMs = LONGEST_WAIT_MS;
+    const text = this.#refusal ?? "not connected, trying again";
+    this.#tell("state", { state: "lost", text });
+    setTimeout(() => this.open(), this.#waitMs);
+    this.#waitMs = Math.min(2 * this.#waitMs, LONGEST_WAIT_MS);
+  }
+
+  #tell(kind, detail) {
+    this.dispatchEvent(new CustomEvent(kind, { detail }));
+  }
+}

@@ -1,0 +1,88 @@
+// The exposure map: the grid of windows, each in the colours of the operators that have seen it.
+
+import { operatorColour, operatorsOf } from "./operators.js";
+
+export class Exposure {
+  #grid;
+  #legend;
+  #drawn = "";
+
+  constructor(grid, legend) {
+    this.#grid = grid;
+    this.#legend = legend;
+  }
+
+  update(status) {
+    const drawn = JSON.stringify([status.windows, status.caps, status.grid, operatorsOf(status)]);
+    if (drawn === this.#drawn) return;
+    this.#drawn = drawn;
+    const operators = operatorsOf(status);
+    this.#grid.style.setProperty("--side", status.grid);
+    this.#grid.replaceChildren(...status.windows.map((window) => cell(window, operators)));
+    this.#grid.setAttribute("aria-label", described(status, operators));
+    this.#legend.replaceChildren(...legend(status, operators));
+  }
+}
+
+function cell({ index, sent, operators: seenBy }, operators) {
+  const made = document.createElement("div");
+  made.dataset.window = index;
+  made.dataset.state = sent ? (seenBy.length ? "seen" : "unseen") : "padding";
+  made.textContent = seenBy.map((name) => initial(name, operators)).join(" ");
+  made.style.setProperty("--fill", stripes(seenBy.map((name) => operatorColour(operators, name))));
+  const who = seenBy.length ? `seen by ${seenBy.join(" and ")}` : "seen by nobody";
+  made.title = sent ? `window ${index}: ${who}` : `window ${index}: padding, never sent`;
+  return made;
+}
+
+/** One colour, or slanted stripes of several. */
+function stripes(colours) {
+  if (colours.length < 2) return colours[0] ?? "transparent";
+  const width = 9;
+  const stops = colours.flatMap((colour, i) => [`${colour} ${i * width}px`, `${colour} ${(i + 1) * width}px`]);
+  return `repeating-linear-gradient(135deg, ${stops.join(", ")})`;
+}
+
+/** One character for an operator: the first after what all names begin with, or its place in the row. */
+function initial(name, operators) {
+  let shared = 0;
+  while (operators.length > 1 && operators.every((other) => other[shared] && other[shared] === name[shared])) shared++;
+  const own = (operator) => operator[shared] ?? "";
+  const alone = operators.filter((other) => own(other) === own(name)).length === 1;
+  return alone && own(name) ? own(name) : String(operators.indexOf(name) + 1);
+}
+
+function legend(status, operators) {
+  const lines = operators.map((name) => {
+    const seen = status.windows.filter((window) => window.operators.includes(name)).length;
+    const cap = status.caps[name];
+    const share = cap === undefined ? `${seen}` : `${seen} of ${cap} allowed`;
+    return line(operatorColour(operators, name), name, initial(name, operators), share);
+  });
+  const padding = status.windows.filter((window) => !window.sent).length;
+  if (!operators.length) lines.push(line(null, "no sites", "", "every window stays here"));
+  if (padding) lines.push(line("padding", "padding", "", `${padding}, never sent`));
+  return lines;
+}
+
+function line(colour, name, sign, text) {
+  const made = document.createElement("li");
+  const swatch = document.createElement("span");
+  swatch.className = colour === "padding" ? "swatch padding" : "swatch";
+  swatch.textContent = sign;
+  if (colour && colour !== "padding") swatch.style.setProperty("background", colour);
+  const label = document.createElement("span");
+  label.textContent = name;
+  const value = document.createElement("span");
+  value.className = "quiet";
+  value.textContent = text;
+  made.append(swatch, label, value);
+  return made;
+}
+
+function described(status, operators) {
+  const seen = (name) => status.windows.filter((window) => window.operators.includes(name)).length;
+  const parts = operators.map((name) => `${name} has seen ${seen(name)} windows`);
+  const padding = status.windows.filter((window) => !window.sent).length;
+  return [...parts, `${padding} of ${status.windows.length} are padding and never sent`].join("; ");
+}

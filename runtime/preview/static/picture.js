@@ -1,0 +1,223 @@
+// The picture: a frame, the masks that belong to it, and above both what the viewer draws.
+
+import { bounds, paintMask } from "./rle.js";
+
+const FILL = { tracked: 0.38, carried: 0.2 };
+const MARKER_MS = 1600;
+
+export class Picture {
+  frame = null;
+  palette = ["#56b4e9"];
+  selected = null;
+  rubber = null; // [x0, y0, x1, y1] in frame pixels while a box is drawn
+  crosshair = null; // [x, y]
+  #stage;
+  #picture;
+  #masks;
+  #hud;
+  #markers = [];
+  #boxes = new Map(); // object name -> bounds of its mask, in picture pixels
+  #asked = false;
+  #inner = document.createElement("canvas");
+  #outer = document.createElement("canvas");
+
+  constructor(stage) {
+    this.#stage = stage;
+    [this.#picture, this.#masks, this.#hud] = stage.querySelectorAll("canvas");
+    new ResizeObserver(() => this.redraw()).observe(stage);
+  }
+
+  /** Shows a frame: header and decoded JPEG. */
+  show(header, bitmap) {
+    this.frame = header;
+    for (const canvas of [this.#picture, this.#masks]) {
+      if (canvas.width !== bitmap.width || canvas.height !== bitmap.height) {
+        [canvas.width, canvas.height] = [bitmap.width, bitmap.height];
+        this.#stage.style.setProperty("--ratio", header.width / header.height);
+      }
+    }
+    this.#picture.getContext("2d").drawImage(bitmap, 0, 0);
+    this.#drawMasks();
+    this.#stage.dataset.number = header.number;
+    this.#stage.dataset.ready = "";
+    this.redraw();
+  }
+
+  /** Frame pixels under a pointer, kept inside the frame. */
+  at({ clientX, clientY }) {
+    const area = this.#stage.getBoundingClientRect();
+    const inside = (share, size) => Math.min(Math.max(share * size, 0), size - 1);
+    return [
+      inside((clientX - area.left) / area.width, this.frame.width),
+      inside((clientY - area.top) / area.height, this.frame.height),
+    ];
+  }
+
+  /** Leaves a mark where something was asked: [x, y] or a box, shown for a while, or until the frame goes on. */
+  mark(place, foreground, stays) {
+    const marker = { place, foreground, stays, until: performance.now() + MARKER_MS };
+    this.#markers.push(marker);
+    if (!stays) setTimeout(() => this.redraw(), MARKER_MS + 20);
+    this.redraw();
+  }
+
+  /** Takes away the marks that stayed on a frozen frame. */
+  clearMarks() {
+    this.#markers = [];
+    this.redraw();
+  }
+
+  /** Draws what lies above the masks again, at the next opportunity. */
+  redraw() {
+    if (this.#asked) return;
+    this.#asked = true;
+    requestAnimationFrame(() => {
+      this.#asked = false;
+      this.#drawHud();
+    });
+  }
+
+  #drawMasks() {
+    const { width, height } = this.#masks;
+    const context = this.#masks.getContext("2d");
+    context.clearRect(0, 0, width, height);
+    this.#boxes.clear();
+    const line = Math.max(1, Math.round(width / 480));
+    for (const object of this.frame.objects) {
+      const box = object.mask && bounds(object.mask);
+      if (box) this.#boxes.set(object.name, box);
+    }
+    const extent = ({ name }) => area(this.#boxes.get(name));
+    const drawn = this.frame.objects.filter(({ name }) => this.#boxes.has(name));
+    for (const object of drawn.sort((one, other) => extent(other) - extent(one))) {
+      const box = this.#boxes.get(object.name);
+      this.#paint(object, box, line);
+      context.shadowColor = "rgb(0 0 0 / 80%)"; // apart from a ground of its own colour
+      context.shadowBlur = 2 * line;
+      context.drawImage(this.#outer, box[0] - line, box[1] - line);
+      context.shadowColor = "transparent";
+      context.globalAlpha = FILL[object.state] ?? FILL.tracked;
+      context.drawImage(this.#inner, box[0], box[1]);
+      context.globalAlpha = 1;
+    }
+  }
+
+  /** Fills #inner with a mask and #outer with the line around it, `line` wide. */
+  #paint(object, box, line) {
+    const image = paintMask(object.mask, box, this.colour(object));
+    const [inner, outer] = [this.#inner, this.#outer].map((canvas) => canvas.getContext("2d"));
+    [this.#inner.width, this.#inner.height] = [image.width, image.height];
+    [this.#outer.width, this.#outer.height] = [image.width + 2 * line, image.height + 2 * line];
+    inner.putImageData(image, 0, 0);
+    for (const x of [0, line, 2 * line]) {
+      for (const y of [0, line, 2 * line]) outer.drawImage(this.#inner, x, y);
+    }
+    outer.globalCompositeOperation = "destination-out";
+    outer.drawImage(this.#inner, line, line);
+  }
+
+  colour(object) {
+    return this.palette[object.colour % this.palette.length];
+  }
+
+  #drawHud() {
+    const area = this.#stage.getBoundingClientRect();
+    const scale = window.devicePixelRatio || 1;
+    [this.#hud.width, this.#hud.height] = [Math.round(area.width * scale), Math.round(area.height * scale)];
+    if (!this.frame) return;
+    const context = this.#hud.getContext("2d");
+    context.scale(scale, scale);
+    const zoom = area.width / this.frame.width;
+    const taken = [];
+    for (const object of this.frame.objects) this.#drawLabel(context, object, area, taken);
+    this.#markers = this.#markers.filter((marker) => marker.stays || marker.until > performance.now());
+    for (const marker of this.#markers) drawMarker(context, marker, zoom);
+    if (this.rubber) drawBox(context, this.rubber, zoom);
+    if (this.crosshair) drawCrosshair(context, this.crosshair, zoom);
+  }
+
+  /** The name of an object above its mask, in a size that does not depend on the frame's, below names that are
+   * `taken` there already. */
+  #drawLabel(context, object, area, taken) {
+    const box = this.#boxes.get(object.name);
+    if (!box) return;
+    const zoom = area.width / this.#masks.width;
+    context.font = `${object.name === this.selected ? 600 : 500} 12px system-ui, sans-serif`;
+    const width = context.measureText(object.name).width + 26;
+    const left = Math.min(Math.max(((box[0] + box[2]) / 2) * zoom - width / 2, 4), area.width - width - 4);
+    let top = Math.max(box[1] * zoom - 26, 4);
+    while (taken.some(([x, y, wide]) => left < x + wide && x < left + width && Math.abs(y - top) < 22)) top += 23;
+    taken.push([left, top, width]);
+    context.fillStyle = "rgb(13 15 18 / 78%)";
+    context.beginPath();
+    context.roundRect(left, top, width, 20, 10);
+    context.fill();
+    if (object.name === this.selected) {
+      context.strokeStyle = this.colour(object);
+      context.lineWidth = 1.5;
+      context.stroke();
+    }
+    context.fillStyle = this.colour(object);
+    context.beginPath();
+    context.arc(left + 11, top + 10, 4, 0, 7);
+    context.fill();
+    context.fillStyle = "#fff";
+    context.textBaseline = "middle";
+    context.fillText(object.name, left + 19, top + 10.5);
+  }
+}
+
+/** Of bounds; what is smaller is drawn later, so that it stays visible on what is around it. */
+function area([left, top, right, bottom]) {
+  return (right - left) * (bottom - top);
+}
+
+function drawMarker(context, { place, foreground }, zoom) {
+  if (place.length === 4) {
+    drawBox(context, place, zoom);
+    return;
+  }
+  const [x, y] = place.map((value) => value * zoom);
+  context.beginPath();
+  context.arc(x, y, 7, 0, 7);
+  context.fillStyle = foreground ? "#fff" : "#16191d";
+  context.fill();
+  context.lineWidth = 1.5;
+  context.strokeStyle = foreground ? "#16191d" : "#fff";
+  context.stroke();
+  context.beginPath();
+  context.moveTo(x - 3.5, y);
+  context.lineTo(x + 3.5, y);
+  if (foreground) {
+    context.moveTo(x, y - 3.5);
+    context.lineTo(x, y + 3.5);
+  }
+  context.stroke();
+}
+
+function drawBox(context, box, zoom) {
+  const [x0, y0, x1, y1] = box.map((value) => value * zoom);
+  const area = [Math.min(x0, x1), Math.min(y0, y1), Math.abs(x1 - x0), Math.abs(y1 - y0)];
+  context.fillStyle = "rgb(255 255 255 / 10%)";
+  context.fillRect(...area);
+  context.lineWidth = 3;
+  context.strokeStyle = "rgb(0 0 0 / 45%)";
+  context.strokeRect(...area);
+  context.lineWidth = 1.5;
+  context.strokeStyle = "#fff";
+  context.strokeRect(...area);
+}
+
+function drawCrosshair(context, place, zoom) {
+  const [x, y] = place.map((value) => value * zoom);
+  for (const [style, width] of [["rgb(0 0 0 / 55%)", 4], ["#fff", 1.5]]) {
+    context.strokeStyle = style;
+    context.lineWidth = width;
+    context.beginPath();
+    for (const [dx, dy] of [[1, 0], [-1, 0], [0, 1], [0, -1]]) {
+      context.moveTo(x + 4 * dx, y + 4 * dy);
+      context.lineTo(x + 14 * dx, y + 14 * dy);
+    }
+    context.stroke();
+  }
+}

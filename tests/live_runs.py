@@ -1,0 +1,119 @@
+"""A live run for tests, one frame at a time, and what it shows."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import anyio
+from rich.console import Console
+
+from runtime.live import Live, Shown, ShownObject
+from runtime.prompts import Prompts
+from runtime.session import RunOptions, run_session
+from server.serve import RunningSite, ServeOptions, running_site
+from stages.bundle import Bundle
+from tests.cameras import Camera, scenery
+from tests.edge import sites_file
+
+PATIENCE_S = 120
+NOTHING_ASKED = Prompts(())
+
+
+@dataclass
+class LiveRun:
+    """A run that goes on in the background. `summary` is there once it has ended."""
+
+    live: Live
+    camera: Camera
+    lines: list[str] = field(default_factory=list)
+    summary: dict[str, Any] | None = None
+    shown: int = 0
+
+    async def frame(self) -> Shown:
+        """Show the camera's next picture and wait until the loop is done with it."""
+        number, self.shown = self.shown, self.shown + 1
+        if number:  # the camera has shown one to be opened
+            self.camera.show(scenery(number))
+        return await self.until(lambda shown: shown.number >= number)
+
+    async def until(self, condition: Any) -> Shown:
+        """The first frame shown from now on for which this holds."""
+        version = 0
+        with anyio.fail_after(PATIENCE_S):
+            while True:
+                version, shown = await self.live.frames.after(version)
+                if condition(shown):
+                    return shown
+
+    async def frames_until(self, condition: Any) -> Shown:
+        """Go on showing pictures until this holds for one."""
+        while True:
+            shown = await self.frame()
+            if condition(shown):
+                return shown
+
+
+@asynccontextmanager
+async def live_run(
+    bundle: Bundle, sites: Path | None, prompts: Prompts = NOTHING_ASKED, **more: Any
+) -> AsyncIterator[LiveRun]:
+    """A run on a Camera that has shown one picture; it ends with the block."""
+    camera = Camera()
+    camera.show(scenery(0))
+    source = camera.source()
+    started = anyio.Event()
+    runs: list[LiveRun] = []
+
+    @asynccontextmanager
+    async def watcher(live: Live) -> AsyncIterator[str]:
+        runs.append(LiveRun(live, camera))
+        started.set()
+        yield "watching"
+
+    async def run() -> None:
+        options = RunOptions(sites=sites, threads=1, allow_undistilled=True, **more)
+        console = Console(file=io.StringIO(), width=200)
+        summary = await run_session(bundle, source, prompts, options, console, [watcher])
+        runs[0].summary = summary
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(run)
+        with anyio.fail_after(PATIENCE_S):
+            await started.wait()
+        try:
+            yield runs[0]
+        finally:
+            source.stop()
+            camera.unplug()
+
+
+@asynccontextmanager
+async def counted_sites(bundle: Bundle, folder: Path, names: str = "abc") -> AsyncIterator[CountedSites]:
+    """Real sites in this process, and the sites.toml that lists them."""
+    async with AsyncExitStack() as stack:
+        running = {
+            name: await stack.enter_async_context(running_site(bundle, ServeOptions(port=0, threads=1)))
+            for name in names
+        }
+        file = sites_file(folder / "sites.toml", *((name, site.url) for name, site in running.items()))
+        yield CountedSites(file, running)
+
+
+@dataclass
+class CountedSites:
+    """Sites, and how many tiles their engines have run, probes included."""
+
+    file: Path
+    running: dict[str, RunningSite]
+
+    def tiles(self) -> int:
+        return sum(site.batcher.statistics.tiles for site in self.running.values())
+
+
+def objects(shown: Shown) -> dict[str, ShownObject]:
+    return {each.name: each for each in shown.objects}

@@ -1,0 +1,252 @@
+"""The page in a real browser: what a person sees and does."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import AsyncIterator
+from typing import Any
+from urllib.parse import urlsplit
+
+import pytest
+from playwright.async_api import Browser, expect
+
+from runtime.preview import PreviewOptions, preview
+from tests.browser import Tab, chromium, opened, tab
+from tests.live import FakeLive
+from tests.watchers import shown
+
+pytestmark = [pytest.mark.anyio, pytest.mark.browser]
+TOKEN = "x" * 32
+PHONE: dict[str, Any] = {"viewport": {"width": 360, "height": 740}, "has_touch": True, "is_mobile": True}
+
+
+@pytest.fixture(scope="module")
+def anyio_backend() -> str:
+    return "asyncio"
+
+
+@pytest.fixture(scope="module")
+async def browser(anyio_backend: str) -> AsyncIterator[Browser]:
+    """One for all tests here; each opens windows of its own."""
+    async with chromium() as started:
+        yield started
+
+
+@pytest.fixture
+async def live_tab(browser: Browser) -> AsyncIterator[Tab]:
+    async with tab(browser) as made:
+        yield made
+
+
+async def test_frames_move_and_figures_are_shown(live_tab: Tab) -> None:
+    await live_tab.until_number(await live_tab.number() + 3)
+    await expect(live_tab.page.locator("#fps")).to_have_text("17.2")
+    await expect(live_tab.page.locator("#latency")).to_have_text("132 ms")
+    await expect(live_tab.page.locator("#limit")).to_contain_text("the global stage")
+    await expect(live_tab.page.locator("#connection")).to_have_text("live")
+    assert "token" not in live_tab.page.url
+
+
+async def test_a_click_makes_a_mask_appear_under_it_on_the_frame_it_was_made_on(live_tab: Tab) -> None:
+    await live_tab.click(0.3, 0.4)
+    await live_tab.until_masked(0.3, 0.4)
+    await live_tab.until_masked(0.7, 0.4, masked=False)
+    (request,) = live_tab.live.requests
+    assert request.name is None
+    ((x, y, label),) = request.points
+    assert (round(x, -1), round(y, -1), label) == (190, 140, 1)
+    assert 0 <= request.number <= live_tab.live.number
+    await expect(live_tab.page.locator(".chip.selected .name")).to_have_text("object 1")
+
+
+async def test_shift_click_adds_a_background_point_to_the_selected_object(live_tab: Tab) -> None:
+    await live_tab.page.keyboard.down("Shift")
+    await live_tab.click(0.5, 0.5)
+    await expect(live_tab.page.locator("#notice")).to_contain_text("select one first")
+    await live_tab.page.keyboard.up("Shift")
+    await live_tab.click(0.3, 0.4)
+    await expect(live_tab.page.locator(".chip.selected .name")).to_have_text("object 1")
+    await live_tab.page.keyboard.down("Shift")
+    await live_tab.click(0.6, 0.6)
+    _, second = await live_tab.live.asked.after(1)
+    assert (second.name, second.points[0][2]) == ("object 1", 0)
+
+
+async def test_a_drag_makes_a_box(live_tab: Tab) -> None:
+    await live_tab.drag(0.6, 0.3, 0.9, 0.8)
+    await live_tab.until_masked(0.75, 0.55)
+    (request,) = live_tab.live.requests
+    assert request.box_xyxy is not None
+    assert request.points == ()
+    assert [round(value, -1) for value in request.box_xyxy] == [380, 110, 580, 290]
+    await live_tab.page.keyboard.press("n")
+    await live_tab.drag(0.4, 0.9, 0.1, 0.5)  # from the right bottom to the left top
+    await live_tab.until_masked(0.25, 0.7)
+    assert len(live_tab.live.objects) == 2
+
+
+async def test_objects_are_renamed_and_removed(live_tab: Tab) -> None:
+    page = live_tab.page
+    await live_tab.click(0.3, 0.4)
+    await page.locator(".chip .rename").click()
+    await page.locator(".chip input").fill("<b>cup</b>")
+    await page.keyboard.press("Enter")
+    await expect(page.locator(".chip.selected .name")).to_have_text("<b>cup</b>")
+    assert list(live_tab.live.objects) == ["<b>cup</b>"]
+    assert await page.locator(".chip b").count() == 0  # names are text
+    await page.keyboard.press("n")
+    await live_tab.click(0.7, 0.6)
+    await live_tab.until_masked(0.7, 0.6)
+    await page.locator(".chip.selected .remove").click()
+    await live_tab.until_masked(0.7, 0.6, masked=False)
+    await page.keyboard.press("1")
+    await page.keyboard.press("Delete")
+    await live_tab.until_masked(0.3, 0.4, masked=False)
+    assert live_tab.live.objects == {}
+    await expect(page.locator(".chip")).to_have_count(1)  # for a new object
+
+
+async def test_a_name_that_is_taken_is_told(live_tab: Tab) -> None:
+    page = live_tab.page
+    for number, x in enumerate((0.2, 0.8), 1):
+        await page.keyboard.press("Escape")
+        await live_tab.click(x, 0.5)
+        await expect(page.locator(".chip.selected .name")).to_have_text(f"object {number}")
+    await page.keyboard.press("F2")
+    await page.locator(".chip input").fill("object 1")
+    await page.keyboard.press("Enter")
+    await expect(page.locator("#notice")).to_have_text("object object 2 cannot be named object 1")
+    await expect(page.locator(".chip.selected .name")).to_have_text("object 2")
+
+
+async def test_pause_stops_what_goes_to_sites_and_says_so(live_tab: Tab) -> None:
+    await live_tab.click(0.3, 0.4)
+    await live_tab.until_masked(0.3, 0.4)
+    await live_tab.page.locator("#pause").click()
+    await expect(live_tab.page.locator("#paused")).to_have_text("sending paused: no site gets anything")
+    sent = live_tab.live.sent
+    assert live_tab.live.paused
+    await live_tab.until_number(live_tab.live.number + 3)  # the picture goes on
+    assert live_tab.live.sent == sent > 0
+    await expect(live_tab.page.locator(".chip .name")).to_have_text("object 1")  # kept for when it goes on
+    await live_tab.page.keyboard.press("p")
+    await expect(live_tab.page.locator("#paused")).to_be_hidden()
+    await live_tab.until_masked(0.3, 0.4)
+
+
+async def test_freeze_stops_the_picture_and_prompts_count_for_its_frame(live_tab: Tab) -> None:
+    await live_tab.page.keyboard.press(" ")
+    await expect(live_tab.page.locator("#frozen")).to_be_visible()
+    number = await live_tab.number()
+    _, later = await live_tab.live.frames.after(live_tab.live.frames.version + 5)
+    await live_tab.click(0.3, 0.4)
+    await expect(live_tab.page.locator(".chip.selected small")).to_have_text("asked for")
+    assert await live_tab.number() == number == live_tab.live.requests[0].number < later.number
+    await live_tab.page.locator("#freeze").click()
+    await live_tab.until_number(later.number)
+    await live_tab.until_masked(0.3, 0.4)
+
+
+async def test_a_lost_object_and_a_lost_site_are_shown(live_tab: Tab) -> None:
+    page = live_tab.page
+    await live_tab.click(0.3, 0.4)
+    await live_tab.until_masked(0.3, 0.4)
+    live_tab.live.objects["object 1"].state = "lost"
+    await expect(page.locator(".chip.lost small")).to_have_text("lost")
+    await live_tab.until_masked(0.3, 0.4, masked=False)
+    await expect(page.locator(".lane[data-site=b][data-state=ready]")).to_be_visible()
+    live_tab.live.lose("b", "connection refused")
+    lane = page.locator(".lane[data-site=b][data-state=down]")
+    await expect(lane.locator(".badge")).to_have_text("down")
+    await expect(lane.locator(".value")).to_have_text("connection refused")
+    await expect(page.locator("#message")).to_have_text("site b is down: connection refused")
+
+
+async def test_the_exposure_map_shows_who_has_seen_what_and_what_is_never_sent(live_tab: Tab) -> None:
+    page = live_tab.page
+    await expect(page.locator("#grid > [data-state=padding]")).to_have_count(10)
+    await expect(page.locator("#grid > [data-state=unseen]")).to_have_count(15)
+    await live_tab.click(0.3, 0.4)
+    await expect(page.locator("#grid > [data-state=seen]")).to_have_count(15)
+    await expect(page.locator("#legend li").first).to_contain_text("5 of 6 allowed")
+    colours = await page.locator("#grid > [data-state=seen]").evaluate_all(
+        "(cells) => cells.map((cell) => getComputedStyle(cell).backgroundImage + cell.textContent)"
+    )
+    assert len(set(colours)) == 3
+    await expect(page.locator("#grid > [data-window='24']")).to_have_attribute(
+        "title", "window 24: padding, never sent"
+    )
+
+
+async def test_a_second_viewer_sees_what_the_first_does(browser: Browser, live_tab: Tab) -> None:
+    async with opened(browser, live_tab.run) as other:
+        await live_tab.click(0.3, 0.4)
+        await other.until_masked(0.3, 0.4)
+        await expect(other.page.locator("#viewers")).to_have_text("2")
+        await other.page.locator("#pause").click()
+        await expect(live_tab.page.locator("#paused")).to_be_visible()
+
+
+async def test_a_viewer_that_shows_nothing_slows_no_other(browser: Browser, live_tab: Tab) -> None:
+    slow = await live_tab.run.watch()
+    while not slow.frames:
+        await slow.read()
+    await live_tab.until_number(await live_tab.number() + 5)
+    await slow.say("pause", paused=False)
+    await slow.text("done")
+    assert len(slow.frames) == 1
+
+
+async def test_a_wrong_token_shows_nothing(browser: Browser) -> None:
+    async with shown() as run, opened(browser, run, f"{run.base}/#token=wrong") as page:
+        await expect(page.page.locator("#connection")).to_contain_text("wrong token")
+        assert await page.number() == -1
+        await expect(page.page.locator("#fps")).to_have_text("\u2013")
+    async with shown() as run, opened(browser, run, run.base) as page:
+        await expect(page.page.locator("#connection")).to_contain_text("no token")
+
+
+async def test_it_comes_back_after_the_run_was_started_again(browser: Browser) -> None:
+    async with contextlib.AsyncExitStack() as first:
+        run = await first.enter_async_context(shown(token=TOKEN))
+        async with opened(browser, run) as page:
+            await page.until_number(0)
+            await first.aclose()
+            await expect(page.page.locator("#connection")).to_contain_text("trying again")
+            live = FakeLive()
+            live.advance()
+            port = urlsplit(run.base).port
+            async with preview(live, PreviewOptions(port=port or 0, token=TOKEN)):
+                await page.until_number(1)
+                await expect(page.page.locator("#connection")).to_have_text("live")
+
+
+async def test_a_reload_keeps_the_token(live_tab: Tab) -> None:
+    await live_tab.page.reload()
+    await live_tab.until_number(0)
+
+
+async def test_keys_alone_point_at_things(live_tab: Tab) -> None:
+    page = live_tab.page
+    await page.locator("#stage").focus()
+    for key in ("ArrowRight", "ArrowRight", "ArrowDown", "Enter"):
+        await page.keyboard.press(key)
+    await live_tab.until_masked(0.54, 0.535)
+    await page.keyboard.press("?")
+    await expect(page.locator("#help-dialog")).to_be_visible()
+
+
+async def test_a_phone_has_room_for_it_and_fingers_work(browser: Browser) -> None:
+    async with tab(browser, **PHONE) as phone:
+        assert await phone.page.evaluate("document.documentElement.scrollWidth") == 360
+        await phone.page.touchscreen.tap(*await phone.place(0.3, 0.4))
+        await phone.until_masked(0.3, 0.4)
+        await expect(phone.page.locator(".chip.selected .name")).to_have_text("object 1")
+        await phone.page.locator("#background").tap()
+        await phone.page.touchscreen.tap(*await phone.place(0.6, 0.6))
+        _, second = await phone.live.asked.after(1)
+        assert second.points[0][2] == 0
+        heights = await phone.page.locator("button:visible").evaluate_all(
+            "(all) => all.map((one) => one.getBoundingClientRect().height)"
+        )
+        assert min(heights) >= 34
