@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import os
+from copy import copy
 from typing import Any
 
 import click
@@ -43,7 +44,7 @@ class LazyGroup(click.Group):
                 f"pedsam {name} needs the package {exc.name}; install the extra for it (README, Install)"
             ) from exc
         command: click.Command = module.command
-        return command
+        return _reading_environment(name, command)
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
@@ -57,10 +58,27 @@ class LazyGroup(click.Group):
             formatter.write_dl([(name, text) for name, (_, text) in COMMANDS.items()])
 
 
+def _reading_environment(name: str, command: click.Command) -> click.Command:
+    """The command, whose every option can be given as PEDSAM_COMMAND_OPTION too.
+
+    Click's own auto_envvar_prefix would name variables after parameters of functions, not after options.
+    """
+    reading = copy(command)
+    reading.params = [copy(parameter) for parameter in command.params]  # commands share some
+    for option in reading.params:
+        if isinstance(option, click.Option):
+            long = next(text for text in option.opts if text.startswith("--"))
+            option.envvar = f"PEDSAM_{name}_{long[2:]}".replace("-", "_").upper()
+    return reading
+
+
 @click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="pedsam")
 def main() -> None:
-    """Segment live video with Segment Anything while no cloud server sees the picture."""
+    """Segment live video with Segment Anything while no cloud server sees the picture.
+
+    Every option can be given by the environment too: `serve --max-batch 4` as PEDSAM_SERVE_MAX_BATCH=4.
+    """
 
 
 if __name__ == "__main__":

@@ -15,7 +15,9 @@ import numpy as np
 from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError
 
+from server.admission import Admission
 from server.batcher import NotNow, Stopping
+from server.codec import Codec
 from server.logs import facts
 from server.metrics import CONTENT_TYPE, exposition, registry_of
 from server.refusals import Refusals
@@ -24,6 +26,7 @@ from server.versions import STAGE, Version
 from stages import wire
 from stages.bundle import Bundle
 from stages.errors import WireError
+from stages.tensors import TensorSpec
 
 log = logging.getLogger("pedsam.site")
 
@@ -46,21 +49,25 @@ class Loading(NotNow):
 
 
 class Site:
-    """Request handlers over the state of a site.
+    """Request handlers over the state of a site. Close its `codec` when no request is left.
 
-    With keys every path but OPEN_PATHS answers only who sends their token.
+    With keys every path but OPEN_PATHS answers only who sends their token. Raises InputError when the limits
+    have no room for one request.
     """
 
     def __init__(self, state: SiteState) -> None:
         self.state = state
+        self.codec = Codec()
+        self.body_limit = body_limit(state.bundles.values())
+        state.limits.check_holds(self.body_limit + answer_limit(state.bundles.values()))
+        self._admission = Admission(state.limits, state.quotas)
         self._registry = registry_of(state)
-        self._body_limit = body_limit(state.bundles.values())
         self._under_way: set[asyncio.Task[Any]] = set()
 
     def application(self) -> web.Application:
-        """An aiohttp application; it refuses bodies larger than the largest batch."""
-        middlewares = [self._keep_account, self._errors, self._admit]
-        app = web.Application(client_max_size=self._body_limit, middlewares=middlewares)
+        """An aiohttp application; its server must leave bodies compressed."""
+        middlewares = [self._admission.bounded, self._keep_account, self._errors, self._admit]
+        app = web.Application(middlewares=middlewares)
         model = f"/v2/models/{wire.MODEL}"
         app.router.add_get("/v2", self.server_metadata)
         app.router.add_get("/v2/", self.server_metadata)
@@ -72,6 +79,14 @@ class Site:
             app.router.add_get(f"{prefix}/config", self.model_config)
             app.router.add_get(f"{prefix}/ready", self.is_model_ready)
             app.router.add_post(f"{prefix}/infer", self.infer)
+        return app
+
+    def health_application(self) -> web.Application:
+        """An aiohttp application that tells OPEN_PATHS to anyone, and nothing else."""
+        app = web.Application(middlewares=[self._admission.bounded])
+        app.router.add_get("/v2/health/live", self.live)
+        app.router.add_get("/v2/health/ready", self.is_ready)
+        app.router.add_route("*", "/{rest:.*}", self.only_health)
         return app
 
     async def drain(self, grace_s: float) -> int:
@@ -162,6 +177,9 @@ class Site:
     async def is_ready(self, request: web.Request) -> web.Response:
         return web.Response(status=200 if self.state.ready else 503)
 
+    async def only_health(self, request: web.Request) -> web.Response:
+        return _error(404, f"this port answers GET {' and '.join(OPEN_PATHS)} alone")
+
     async def metrics(self, request: web.Request) -> web.Response:
         return web.Response(body=exposition(self._registry), headers={"Content-Type": CONTENT_TYPE})
 
@@ -180,11 +198,8 @@ class Site:
         if self.state.phase is Phase.STOPPING:
             raise Stopping
         self._check_weights(request, version)
-        _check_encoding(request)
-        if (request.content_length or 0) > self._body_limit:  # refused unread
-            raise web.HTTPRequestEntityTooLarge(self._body_limit)
-        body = await request.read()
-        message = await version.infer(body, request.headers.get(wire.HEADER_LENGTH))
+        body = await self._admission.body(request, self.body_limit)
+        message = await version.infer(self.codec, body, request.headers.get(wire.HEADER_LENGTH))
         return web.Response(body=message.body, headers=message.headers)
 
     def _check_weights(self, request: web.Request, version: Version) -> None:
@@ -202,8 +217,8 @@ class Site:
 
     def _version(self, request: web.Request) -> Version:
         number = self._check_known(request)
-        if self.state.phase is Phase.LOADING:
-            raise Loading
+        if number not in self.state.versions:
+            raise Stopping if self.state.phase is Phase.STOPPING else Loading
         return self.state.versions[number]
 
 
@@ -212,6 +227,7 @@ _REASONS = {
     401: "token",
     404: "unknown_path",
     405: "method",
+    408: "read_timeout",
     412: "other_weights",
     413: "too_large",
     415: "encoding",
@@ -269,30 +285,23 @@ def _bears(request: web.Request, token: str) -> bool:
     return same and scheme.lower() == "bearer"
 
 
-_ENCODINGS = "gzip, deflate"
-
-
-def _check_encoding(request: web.Request) -> None:
-    """Refuse bodies in codings that would reach the decoder unpacked."""
-    encoding = request.headers.get("Content-Encoding", "identity")
-    if encoding.lower() not in ("identity", *_ENCODINGS.split(", ")):
-        text = f"Content-Encoding {encoding!r:.40} is not taken; send {_ENCODINGS} or none"
-        raise web.HTTPUnsupportedMediaType(text=text, headers={"Accept-Encoding": _ENCODINGS})
-
-
 def body_limit(bundles: Iterable[Bundle]) -> int:
     """Bytes of the largest request: a full batch as binary tensors, and its header.
 
     As JSON numbers a tile takes about four times the bytes, so that fewer fit.
     """
-    return HEADER_BYTES + max(bundle.geometry.windows * _tile_bytes(bundle) for bundle in bundles)
-
-
-def _tile_bytes(bundle: Bundle) -> int:
-    return sum(
-        math.prod(map(int, spec.shape[1:])) * np.dtype(spec.dtype).itemsize
-        for spec in bundle.stage(STAGE).inputs
+    return HEADER_BYTES + max(
+        bundle.geometry.windows * _tile_bytes(bundle.stage(STAGE).inputs) for bundle in bundles
     )
+
+
+def answer_limit(bundles: Iterable[Bundle]) -> int:
+    """Bytes of the answer to a full batch that asks for every output."""
+    return max(bundle.geometry.windows * _tile_bytes(bundle.stage(STAGE).outputs) for bundle in bundles)
+
+
+def _tile_bytes(specs: Iterable[TensorSpec]) -> int:
+    return sum(math.prod(map(int, spec.shape[1:])) * np.dtype(spec.dtype).itemsize for spec in specs)
 
 
 def _error(status: int, text: str, headers: Mapping[str, str] | None = None) -> web.Response:

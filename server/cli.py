@@ -6,9 +6,12 @@ import asyncio
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import click
 
+from server.limit_options import limit_options
+from server.limits import Limits
 from server.logs import FORMS, logging_to
 from server.serve import ServeOptions, serve
 from stages.bundle import Bundle, shipped_bundle
@@ -32,6 +35,11 @@ from stages.errors import EngineError
     default=ServeOptions.port,
     show_default=True,
     help="0: any free one.",
+)
+@click.option(
+    "--health-port",
+    type=click.IntRange(0, 65535),
+    help="Port of 127.0.0.1 that tells /v2/health/live and ready in plain HTTP, also with --keys.",
 )
 @click.option("--backend", type=click.Choice(BACKENDS), default="auto", show_default=True)
 @click.option("--build", is_flag=True, help="First build the TensorRT engine, unless it is there and fits.")
@@ -59,6 +67,7 @@ from stages.errors import EngineError
     help="This site's folder from `pedsam keys`: TLS, client certificates and a token.",
 )
 @click.option("--insecure", is_flag=True, help="Allow plain HTTP on an address other than loopback.")
+@limit_options
 @click.option(
     "--log",
     "form",
@@ -69,6 +78,7 @@ def command(
     bundles: tuple[Path, ...],
     host: str,
     port: int,
+    health_port: int | None,
     backend: str,
     build: bool,
     threads: int | None,
@@ -78,12 +88,15 @@ def command(
     keys: Path | None,
     insecure: bool,
     form: str | None,
+    **limits: Any,
 ) -> None:
     """Run one site: serve the window stage of a bundle over the Open Inference Protocol v2.
 
     Several bundles are versions 1, 2, ... of one model. An edge finds the version of its own bundle itself.
     """
-    options = ServeOptions(host, port, backend, threads, max_batch, queue, grace, insecure, keys)
+    options = ServeOptions(
+        host, port, backend, threads, max_batch, queue, grace, insecure, keys, Limits(**limits), health_port
+    )
     loaded = [Bundle.load(path) for path in bundles or [shipped_bundle()]]
     for each in loaded if build else ():
         build_window(each.path)

@@ -12,7 +12,6 @@ from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
 from server.logs import facts
-from server.refusals import Refusals
 from stages.certificates import checked_until
 from stages.errors import InputError
 from stages.network import read_token
@@ -60,23 +59,6 @@ def warn_of_end(keys: SiteKeys, now: datetime) -> None:
     day = f"{keys.until:%Y-%m-%d}"
     extra = facts(f"certificate_{word}", until=keys.until.isoformat())
     log.log(level, "the certificate in %s %s on %s; %s", keys.folder, word, day, _RENEW, extra=extra)
-
-
-def counting_handshakes(context: ssl.SSLContext, refusals: Refusals) -> ssl.SSLContext:
-    """The context, which now counts handshakes that fail."""
-
-    class Connection(ssl.SSLObject):
-        def do_handshake(self) -> None:
-            try:
-                super().do_handshake()
-            except (ssl.SSLWantReadError, ssl.SSLWantWriteError):
-                raise  # it is under way
-            except ssl.SSLError:
-                refusals.refused("tls_handshake")
-                raise
-
-    context.sslobject_class = Connection
-    return context
 
 
 def renew(keys: SiteKeys) -> SiteKeys:

@@ -16,6 +16,7 @@ from prometheus_client.core import (
 )
 from prometheus_client.registry import Collector
 
+from server.limits import Quotas
 from server.state import SiteState
 from server.statistics import Statistics
 from server.versions import FAILURES, Version
@@ -44,6 +45,17 @@ COUNTERS: dict[str, tuple[str, Callable[[Statistics], float]]] = {
         lambda s: _us(s.infer_s),
     ),
     "nv_inference_compute_output_duration_us": ("Time to encode answers.", lambda s: _us(s.output_s)),
+}
+GAUGES: dict[str, tuple[str, Callable[[Quotas], int]]] = {
+    "pedsam_site_connections": (
+        "Open connections, TLS handshakes among them.",
+        lambda q: q.connections.taken,
+    ),
+    "pedsam_site_requests_under_way": (
+        "Requests for inference from before their body is read until their answer is sent.",
+        lambda q: q.requests.taken,
+    ),
+    "pedsam_site_held_bytes": ("Bodies and answers of requests under way.", lambda q: q.memory.taken),
 }
 
 
@@ -79,6 +91,8 @@ class _SiteCollector(Collector):
         for reason, count in sorted(self._state.refusals.counts.items()):
             refused.add_metric([reason], count)
         yield refused
+        for name, (text, taken) in GAUGES.items():
+            yield GaugeMetricFamily(name, text, value=taken(self._state.quotas))
         yield GaugeMetricFamily(
             "pedsam_site_ready", "1 when all versions are loaded and served.", value=self._state.ready
         )

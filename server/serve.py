@@ -3,8 +3,8 @@
 It listens first and loads its engines then, which may take minutes: meanwhile it is live but not ready, and
 requests are answered 503. Shutdown has phases: (1) the socket stops listening, readiness turns false and new
 requests on open connections are answered 503, (2) requests under way finish, for at most `grace_s`, (3) tiles
-that still wait or run are answered 503 and what is left is cancelled, (4) the engines close, after the call
-they are in.
+that still wait or run are answered 503, what is left is cancelled and who is still connected is cut off,
+(4) the engines close, after the call they are in.
 """
 
 from __future__ import annotations
@@ -12,20 +12,21 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import os
 import signal
-import socket
 from collections.abc import AsyncIterator, Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import anyio
-from aiohttp import web
 
-from server.app import HttpLog, Site
+from server.app import OPEN_PATHS, Site
 from server.batcher import Batcher
+from server.connections import Tls
+from server.door import Address, Door
 from server.housekeeping import housekeeping
-from server.keys import counting_handshakes, load_keys, renew
+from server.keys import load_keys, renew
+from server.limits import MIB, Limits, Quota
 from server.logs import facts
 from server.state import SiteState
 from server.versions import STAGE, loaded, numbered
@@ -36,8 +37,7 @@ from stages.network import is_loopback
 
 log = logging.getLogger("pedsam.site")
 
-BACKLOG = 128  # connections the kernel holds until they are accepted, aiohttp's own number
-FAREWELL_S = 1.0  # after the grace of a shutdown: time to send "this site is stopping"
+HEALTH_CONNECTIONS = 16  # probes ask one at a time
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,8 @@ class ServeOptions:
 
     `keys` is the site's folder from `pedsam keys`: with it the site speaks TLS to clients that have a
     certificate and a token, else plain HTTP to anyone. Who has not finished the TLS handshake after
-    `handshake_s` is hung up on.
+    `handshake_s` is hung up on. `limits` are what one site lets its clients take. On `health_port` of
+    127.0.0.1 it tells in plain HTTP, to anyone, whether it is live and ready.
     """
 
     host: str = "127.0.0.1"
@@ -58,15 +59,18 @@ class ServeOptions:
     grace_s: float = 10.0
     insecure: bool = False
     keys: Path | None = None
+    limits: Limits = field(default_factory=Limits)
+    health_port: int | None = None
     handshake_s: float = 10.0
 
 
 @dataclass(frozen=True)
 class RunningSite:
-    """A site that answers at `url`."""
+    """A site that answers at `url`, and about its health alone at `health_url`."""
 
     url: str
     state: SiteState
+    health_url: str | None = None
 
     @property
     def batcher(self) -> Batcher:
@@ -89,97 +93,54 @@ async def running_site(
 
     Several bundles are served as versions 1, 2, ... of the model. `make` makes what runs a bundle's window
     stage; by default that is what `options` say. Raises InputError for an address that may not or cannot be
-    bound and for keys that cannot be used, BundleError or EngineError when a window stage cannot be opened or
-    does not reproduce its bundle's probe.
+    bound, for keys that cannot be used and for limits without room for one request, BundleError or
+    EngineError when a window stage cannot be opened or does not reproduce its bundle's probe.
     """
     _check_exposed(options)
     listed = [bundles] if isinstance(bundles, Bundle) else bundles
-    state = SiteState(numbered(listed), load_keys(options.keys) if options.keys else None)
-    door = _Door(Site(state), options)
+    keys = load_keys(options.keys) if options.keys else None
+    state = SiteState(numbered(listed), keys, limits=options.limits)
+    site = Site(state)
+    door, drain = _main_door(site, options), partial(_drain, site, options.grace_s)
 
     def make_window(bundle: Bundle) -> Engine:
         return make_engine(bundle, STAGE, options.backend, options.threads)
 
     async with contextlib.AsyncExitStack() as stack:
         await stack.enter_async_context(housekeeping(state))
-        stack.push_async_callback(door.close)  # when loading fails
+        stack.push_async_callback(site.codec.close)
+        health_url = None
+        if options.health_port is not None:
+            health_door = _health_door(site, options.health_port)
+            stack.push_async_callback(health_door.close)  # the last: until then it tells that the site stops
+            health_url = await health_door.open()
+        stack.push_async_callback(door.close, drain)  # when loading fails
         url = await door.open()
         log.info("%s is live, loading %d engines", url, len(listed), extra=facts("listening", url=url))
         loading = loaded(state.bundles, make or make_window, options.max_batch, options.max_waiting)
         versions = await stack.enter_async_context(loading)
-        stack.push_async_callback(door.close)  # before the engines; the other call does nothing then
+        stack.push_async_callback(door.close, drain)  # before the engines; the other call does nothing then
         state.open(versions)
-        yield RunningSite(url, state)
+        yield RunningSite(url, state, health_url)
 
 
-class _Door:
-    """The socket of a site and its HTTP server."""
-
-    def __init__(self, site: Site, options: ServeOptions) -> None:
-        self._site = site
-        self._options = options
-        self._listener: asyncio.Server | None = None
-        self._runner: web.AppRunner | None = web.AppRunner(
-            site.application(),
-            access_log=None,
-            logger=HttpLog(site.state.refusals),
-            handler_cancellation=True,  # a sender that disconnects frees its place in the queue
-            shutdown_timeout=FAREWELL_S,
-        )
-
-    async def open(self) -> str:
-        """Listen, and say at what URL. Raises InputError when the address cannot be bound."""
-        if self._runner is None:
-            raise RuntimeError("this door was closed")
-        await self._runner.setup()
-        self._listener = await _listen(self._runner, self._options, self._site.state)
-        return _url(self._listener.sockets[0], "https" if self._site.state.keys else "http")
-
-    async def close(self) -> None:
-        """The first three phases of a shutdown, whoever cancels meanwhile; closing again does nothing."""
-        runner, self._runner = self._runner, None
-        if runner is None:
-            return
-        with anyio.CancelScope(shield=True):
-            if self._listener is not None:
-                self._listener.close()
-            try:
-                late = await self._site.drain(self._options.grace_s)  # cleanup drops what arrives of a body
-                log.info("requests are done, %d given up", late, extra=facts("drained", given_up=late))
-            finally:
-                await runner.cleanup()  # cuts off, after FAREWELL_S, who neither sends nor reads
+def _main_door(site: Site, options: ServeOptions) -> Door:
+    state = site.state
+    tls = Tls(state.keys.context, options.handshake_s) if state.keys else None
+    address = Address(options.host, options.port, "--port or --host", tls)
+    return Door(site.application(), address, state, state.quotas.connections, 2 * site.body_limit + MIB)
 
 
-async def _listen(runner: web.AppRunner, options: ServeOptions, state: SiteState) -> asyncio.Server:
-    """As web.TCPSite listens, which cannot bound the time of a TLS handshake."""
-    if runner.server is None:
-        raise RuntimeError("the runner is not set up")
-    try:
-        return await asyncio.get_running_loop().create_server(
-            runner.server,
-            options.host,
-            options.port,
-            backlog=BACKLOG,
-            ssl=counting_handshakes(state.keys.context, state.refusals) if state.keys else None,
-            ssl_handshake_timeout=options.handshake_s if state.keys else None,
-        )
-    except (OSError, UnicodeError) as exc:  # UnicodeError: a host that cannot be a name
-        where = f"{options.host}:{options.port}"
-        raise InputError(
-            f"cannot listen on {where} ({_reason(exc)}); choose another --port or --host"
-        ) from exc
+def _health_door(site: Site, port: int) -> Door:
+    """For who is on this machine: connections to the main door, however many, leave it open."""
+    address = Address("127.0.0.1", port, "--health-port")
+    quota = Quota(HEALTH_CONNECTIONS, HEALTH_CONNECTIONS)
+    return Door(site.health_application(), address, site.state, quota, MIB)
 
 
-def _reason(exc: OSError | UnicodeError) -> str:
-    if isinstance(exc, OSError) and exc.errno and exc.errno > 0:  # asyncio's own text repeats the address
-        return os.strerror(exc.errno)
-    return getattr(exc, "strerror", None) or str(exc)
-
-
-def _url(listener: socket.socket, scheme: str) -> str:
-    """Where the site answers: the address bound first, as a name can stand for several."""
-    host, port = listener.getsockname()[:2]
-    return f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"
+async def _drain(site: Site, grace_s: float) -> None:
+    late = await site.drain(grace_s)
+    log.info("requests are done, %d given up", late, extra=facts("drained", given_up=late))
 
 
 def _check_exposed(options: ServeOptions) -> None:
@@ -228,6 +189,8 @@ def _introduce(site: RunningSite, say: Say) -> None:
         say(f"digest {version.bundle.site_digest}")
     if keys := site.state.keys:
         say(f"certificate until {keys.until:%Y-%m-%d}; clients need a certificate and a token")
+    if site.health_url:
+        say(f"health on {site.health_url}{OPEN_PATHS[-1]}")
     _tell(say, "ready", f"listening on {site.url}", url=site.url)
 
 

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from server.keys import SiteKeys
+from server.limits import Limits, Quotas
 from server.refusals import Refusals
 from server.versions import Version
 from stages.bundle import Bundle
@@ -27,6 +28,11 @@ class SiteState:
     phase: Phase = Phase.LOADING
     versions: Mapping[str, Version] = field(default_factory=dict)
     refusals: Refusals = field(default_factory=Refusals)
+    limits: Limits = field(default_factory=Limits)
+    quotas: Quotas = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.quotas = Quotas(self.limits)
 
     @property
     def ready(self) -> bool:

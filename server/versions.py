@@ -18,7 +18,9 @@ from typing import Any
 
 import numpy as np
 
+from server.admission import hold_answer
 from server.batcher import Batcher, NotNow
+from server.codec import Codec, answer_bytes
 from server.logs import facts
 from server.statistics import Statistics
 from stages import wire
@@ -90,17 +92,20 @@ class Version:
             "parameters": {"site_digest": {"string_value": self.bundle.site_digest}},
         }
 
-    async def infer(self, body: bytes, header_length: str | None) -> wire.Message:
-        """The answer to a request, counted. Raises WireError, NotNow, or what the engine raised."""
+    async def infer(self, codec: Codec, body: bytes, header_length: str | None) -> wire.Message:
+        """The answer to a request, counted; memory is held for it from before its tiles run.
+
+        Raises WireError, NotNow, or what the engine raised.
+        """
         with self._counted():
             started = time.perf_counter()
-            request = wire.decode_request(
-                body, header_length, self.stage.inputs, self.stage.outputs, self.bundle.geometry.windows
-            )
+            inputs, known = self.stage.inputs, self.stage.outputs
+            request = await codec.decode(body, header_length, inputs, known, self.bundle.geometry.windows)
+            hold_answer(answer_bytes(request, known))
             self.statistics.input_s += time.perf_counter() - started
             outputs = await self.batcher.submit(request.inputs, list(request.outputs))
             done = time.perf_counter()
-            message = wire.encode_response(outputs, request.outputs, request.id, self.number)
+            message = await codec.encode(outputs, request.outputs, request.id, self.number)
             self.statistics.output_s += time.perf_counter() - done
             return message
 

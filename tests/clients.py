@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import socket
+import ssl
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -73,10 +74,13 @@ async def connected(engine: FakeEngine | None = None, **options: Any) -> AsyncIt
         yield Client(site, session)
 
 
-async def dial(site: RunningSite) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-    """A bare connection."""
+async def dial(
+    site: RunningSite, source: str | None = None, tls: ssl.SSLContext | None = None
+) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    """A bare connection, from the address `source` of this machine, private with `tls`."""
     address = urlsplit(site.url)
-    return await asyncio.open_connection(address.hostname, address.port)
+    local = (source, 0) if source else None
+    return await asyncio.open_connection(address.hostname, address.port, local_addr=local, ssl=tls)
 
 
 def raw_infer(*windows: int) -> bytes:

@@ -182,6 +182,24 @@ async def test_what_is_served_and_whether_it_is_ready() -> None:
     assert "certificate" not in scraped.text
 
 
+async def test_what_is_taken_of_the_limits() -> None:
+    gate = Gate()
+    async with connected(FakeEngine(gate)) as client:
+        running = client.begin(1)
+        await gate.entered.wait()
+        during = await scrape(client)
+        gate.open()
+        assert (await running).holds(1)
+        await until(lambda: client.site.state.quotas.requests.taken == 0)
+        after = await scrape(client)
+    names = [f"pedsam_site_{name}" for name in ("connections", "requests_under_way", "held_bytes")]
+    assert [during.types[name] for name in names] == ["gauge"] * 3
+    connections, requests, held = (during(name, {}) for name in names)
+    assert (connections, requests) == (2, 1)
+    assert held > 4 * 4 * 3
+    assert [after(name, {}) for name in names[1:]] == [0, 0]
+
+
 async def test_when_the_certificate_expires(tmp_path: Path) -> None:
     async with fake_site(keys=keys_for(tmp_path)) as site:
         keys = site.state.keys

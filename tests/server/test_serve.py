@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import socket
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
@@ -16,6 +17,7 @@ from stages.bundle import Bundle
 from stages.errors import BundleError, EngineError, InputError
 from tests.clients import Client, connected, dial, has_ipv6, raw_infer
 from tests.fakes import FakeEngine, Gate, fake_site, tiny_bundle, until
+from tests.keys import keys_for, site_at
 
 pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("unblocked_loop")]
 
@@ -235,6 +237,41 @@ async def test_a_sender_that_never_finishes_does_not_hold_up_the_shutdown() -> N
             assert await reader.read() == b""
         writer.close()
         await writer.wait_closed()
+
+
+@pytest.fixture
+def keys(tmp_path: Path) -> Path:
+    return keys_for(tmp_path)
+
+
+def hang_up(writer: asyncio.StreamWriter) -> None:
+    writer.transport.abort()
+
+
+async def test_clients_that_stop_sending_do_not_hold_up_the_shutdown(keys: Path) -> None:
+    """One in its TLS handshake, one in a head, one in a body: all are cut off, and nothing is left open."""
+    async with contextlib.AsyncExitStack() as stack:
+        async with fake_site(keys=keys, grace_s=0.05, handshake_s=600) as site:
+            config = site_at(site.url, keys)
+            token = f"Authorization: Bearer {config.token}\r\nHost".encode()
+            body = raw_infer(1).replace(b"Host", token, 1)[:-1]
+            for sent in (b"", b"GET / HTTP/1.1\r\nX: ", body):
+                _, writer = await dial(site, tls=config.ssl_context() if sent else None)
+                stack.callback(hang_up, writer)
+                writer.write(sent)
+            quotas = site.state.quotas
+            await until(lambda: quotas.connections.taken == 3 and quotas.requests.taken == 1)
+        assert (quotas.connections.taken, quotas.memory.taken) == (0, 0)
+
+
+async def test_a_client_that_does_not_read_its_answers_does_not_hold_up_the_shutdown() -> None:
+    asked = b"GET /v2/models/window/config HTTP/1.1\r\nHost: site\r\n\r\n"
+    async with fake_site(grace_s=0.05) as site:
+        reader, writer = await dial(site)
+        writer.write(asked * 20_000)  # whose answers are more than the kernel keeps
+        await reader.readexactly(1)
+    assert site.state.quotas.connections.taken == 0
+    writer.transport.abort()
 
 
 async def test_idle_connections_do_not_hold_up_the_shutdown() -> None:
