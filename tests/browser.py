@@ -77,7 +77,6 @@ class Tab:
         """Waits until a frame at least as new is shown."""
         await self.page.wait_for_function(NUMBER_FROM, arg=number, timeout=WAIT_MS)
 
-
     async def until_coloured(self, x: float, y: float, rgb: tuple[int, int, int]) -> None:
         """Waits until a mask of this colour is drawn at a share of the picture."""
         await self.page.wait_for_function(COLOURED_AT, arg=[x, y, list(rgb)], timeout=WAIT_MS)
