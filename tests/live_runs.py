@@ -89,7 +89,12 @@ def run_options(sites: Path | None, **more: Any) -> RunOptions:
 
 @asynccontextmanager
 async def background_run(
-    bundle: Bundle, source: LiveSource, prompts: Prompts, options: RunOptions, *watchers: Watcher
+    bundle: Bundle,
+    source: LiveSource,
+    prompts: Prompts,
+    options: RunOptions,
+    *watchers: Watcher,
+    console: Console | None = None,
 ) -> AsyncIterator[dict[str, Any]]:
     """A run that goes on until the block ends; its summary is in the dict afterwards."""
     started = anyio.Event()
@@ -101,8 +106,8 @@ async def background_run(
         yield "started"
 
     async def run() -> None:
-        console = Console(file=io.StringIO(), width=200)
-        summary.update(await run_session(bundle, source, prompts, options, console, [*watchers, last]))
+        terminal = console or Console(file=io.StringIO(), width=200)
+        summary.update(await run_session(bundle, source, prompts, options, terminal, [*watchers, last]))
 
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(run)

@@ -28,7 +28,7 @@ export class Strip {
       wanted.add(lane);
       lane.update(site, operatorColour(operators, site.operator), status.paused, now);
     }
-    if (status.windows_run_at_edge) {
+    if (status.sites.length && status.windows_run_at_edge) {
       const lane = this.#lane("windows", () => new LocalLane());
       wanted.add(lane);
       lane.update(status.windows_run_at_edge, now);

@@ -1,4 +1,4 @@
-"""The page on the real loop, with real sites and the model that ships: what a person does, what comes of it."""
+"""The page on the real loop, with real sites and the model that ships: what a person does and sees."""
 
 from __future__ import annotations
 
