@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import anyio
 import pytest
 from playwright.async_api import Browser, Page, expect
 
@@ -19,7 +20,7 @@ from runtime.prompts import Prompts
 from runtime.sinks import PALETTE
 from stages.bundle import Bundle, shipped_bundle
 from tests.browser import Tab, chromium, opened
-from tests.live_runs import CountedSites, background_run, counted_sites, run_options
+from tests.live_runs import PATIENCE_S, CountedSites, background_run, counted_sites, run_options
 
 pytestmark = [pytest.mark.anyio, pytest.mark.browser]
 
@@ -49,25 +50,28 @@ class WholeRun:
 
     async def until(self, condition: Any) -> Shown:
         """The first frame from now on for which this holds."""
-        while not condition(frame := await self.shown(1)):
-            pass
+        with anyio.fail_after(PATIENCE_S):
+            while not condition(frame := await self.shown(1)):
+                pass
         return frame
 
     async def assert_nothing_sent(self) -> None:
         """No site gets a tile while frames go on, once those under way have come."""
         await self.until(lambda frame: not frame.objects)
-        while any(site["in_flight"] for site in self.live.status()["sites"]):
-            await self.shown(1)
         before = await self._settled()
         await self.shown(5)
         assert self.sites.tiles() == before
 
     async def _settled(self) -> int:
-        """The sites' count when it is the same on two frames one after the other."""
+        """The sites' count once nothing is under way and it is the same on two frames one after the other."""
         count = -1
-        while count != self.sites.tiles():
-            count = self.sites.tiles()
-            await self.shown(1)
+
+        def settled(frame: Shown) -> bool:
+            nonlocal count
+            before, count = count, self.sites.tiles()
+            return count == before and not any(site["in_flight"] for site in self.live.status()["sites"])
+
+        await self.until(settled)
         return count
 
 
