@@ -15,6 +15,7 @@ from runtime.cameras import CameraOptions, source_for
 from runtime.edge_toml import TABLES, read_edge
 from runtime.follow import RECENT_FRAMES
 from runtime.loop import LoopOptions
+from runtime.preview import PreviewOptions
 from runtime.prompts import read_prompts
 from runtime.session import RunOptions, Watcher, run_session
 from runtime.summary import print_summary
@@ -184,6 +185,13 @@ preview_options = (
     click.option(
         "--preview-keys", type=_FILE, help="Folder of `pedsam keys --preview`; needed off loopback."
     ),
+    click.option(
+        "--preview-width",
+        type=click.IntRange(16),
+        default=PreviewOptions.longest_px,
+        show_default=True,
+        help="Longest side, in pixels, of the pictures that the page gets.",
+    ),
 )
 sink_options = _options(
     click.option("--out", type=_FILE, help="Directory for masks, overlays and summary.json."),
@@ -253,7 +261,8 @@ def command(bundle: Path | None, source: str, **options: Any) -> None:
     required = options["preview"] is None
     watchers = _watchers(
         loaded,
-        **_taken(options, "", "preview", "preview_host", "preview_keys", "metrics_host", "metrics_port"),
+        **_taken(options, "", "preview", "preview_host", "preview_keys", "preview_width"),
+        **_taken(options, "", "metrics_host", "metrics_port"),
     )
     asked = _taken(options, "", "boxes", "points", "prompts")
     prompts = read_prompts(asked["boxes"], asked["points"], asked["prompts"], required)
@@ -272,8 +281,13 @@ def _watchers(
     preview: int | None,
     preview_host: str,
     preview_keys: Path | None,
+    preview_width: int,
     metrics_host: str,
     metrics_port: int | None,
 ) -> list[Watcher]:
-    watchers = [] if preview is None else [preview_watcher(bundle, preview_host, preview, preview_keys)]
-    return watchers + ([] if metrics_port is None else [metrics_watcher(metrics_host, metrics_port)])
+    watchers = []
+    if preview is not None:
+        watchers.append(preview_watcher(bundle, preview_host, preview, preview_keys, preview_width))
+    if metrics_port is not None:
+        watchers.append(metrics_watcher(metrics_host, metrics_port))
+    return watchers

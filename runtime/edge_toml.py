@@ -37,6 +37,7 @@ trace = "trace.json"             # timeline for Perfetto                        
 preview = 8080                   # port of the page on which to watch and click   (none)
 preview_host = "127.0.0.1"       #                                                ("127.0.0.1")
 preview_keys = "keys/preview"    # from pedsam keys --preview; needed off loopback  (none)
+preview_width = 1280             # longest side of the page's pictures, pixels    (1280)
 metrics_port = 9100              # Prometheus                                     (none)
 metrics_host = "127.0.0.1"       #                                                ("127.0.0.1")
 """
@@ -65,8 +66,8 @@ TABLES: Mapping[str, tuple[str, ...]] = {
     ),
     "privacy": ("sites", "accept_exposure", "insecure", "reuse_threshold"),
     "sinks": (
-        "out", "record", "record_mb", "trace", "preview", "preview_host", "preview_keys", "metrics_port",
-        "metrics_host",
+        "out", "record", "record_mb", "trace", "preview", "preview_host", "preview_keys", "preview_width",
+        "metrics_port", "metrics_host",
     ),
 }  # fmt: skip
 

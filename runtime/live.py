@@ -113,9 +113,10 @@ class Live(ABC):
     def status(self) -> Mapping[str, Any]:
         """Figures for people, ready for JSON:
 
-        fps; latency_ms (p50 of the last frames); dropped, lost (frames); limited_by; paused; message (newest
-        line for a person, or None);
-        steps: {"read" | "windows" | "global" | "decode" | "write": ms a frame};
+        fps; latency_ms (p50); limited_by;
+        steps: {"read" | "windows" | "global" | "decode" | "write": ms a frame}, all of the last seconds;
+        dropped, lost (frames), windows_run_at_edge, all since the start;
+        paused; message (newest line for a person, or None);
         sites: [{name, operator, state, tiles, in_flight, bytes_up, bytes_down, last_error}];
         grid: side of the window grid (5); windows: [{index, sent: bool, operators: [name, ...] that saw it}],
         where `sent` False means padding that never leaves; caps: {operator: cap}.

@@ -54,7 +54,7 @@ class LiveLoop(Live):
     def status(self) -> Mapping[str, Any]:
         measured, counts = self._loop.measured, self._dispatcher.statistics
         source = self._loop.source
-        seconds = measured.seconds
+        seconds = measured.lately()
         ends = seconds["end_to_end"]
         through_sites = bool(self._dispatcher.sites)
         return {

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import numpy as np
 
 RECENT = 1000  # values that percentiles are taken of
+LATELY_S, LATELY_FRAMES = 3.0, 4  # what figures of a run that goes on are taken over: the longer of both
 _LOST_TOLD = 100  # lost frames that are reported one by one
 _MESSAGES = 100  # of sites that are kept
 STEPS = ("read", "windows", "global", "decode", "write")
@@ -18,20 +19,27 @@ WAITS = ("camera", "pace")  # what the reading step waits for: the next picture,
 
 
 class Series:
-    """Numbers one after another: the `count` of all, `recent` the last ones."""
+    """Numbers one after another: the `count` of all, `recent` the last ones, `at_s` when those were added."""
 
-    def __init__(self, values: Sequence[float] = ()) -> None:
+    def __init__(self, values: Iterable[float] = ()) -> None:
         self.count = 0
         self.recent: deque[float] = deque(maxlen=RECENT)
+        self.at_s: deque[float] = deque(maxlen=RECENT)
         for value in values:
             self.add(value)
 
     def __bool__(self) -> bool:
         return self.count > 0
 
-    def add(self, value: float) -> None:
+    def add(self, value: float, at_s: float | None = None) -> None:
+        """One more, of now or of another time.perf_counter()."""
         self.count += 1
         self.recent.append(value)
+        self.at_s.append(time.perf_counter() if at_s is None else at_s)
+
+    def since(self, start_s: float) -> Series:
+        """Those of the last numbers that were added from then on, by time.perf_counter()."""
+        return Series(value for value, at_s in zip(self.recent, self.at_s, strict=True) if at_s >= start_s)
 
     @property
     def recent_mean(self) -> float:
@@ -98,11 +106,23 @@ class Measured:
         yield
         self.seconds[name].add(time.perf_counter() - started)
 
+    def lately(self) -> dict[str, Series]:
+        """The last of the `seconds`: what a run does now, not what it did before somebody clicked."""
+        start_s = self._lately_s()
+        return {name: series.since(start_s) for name, series in self.seconds.items()}
+
     def fps(self) -> float:
         """Frames a second of the last frames, 0 when none has come for three seconds."""
-        if len(self.done_s) < 2 or time.perf_counter() - self.done_s[-1] > 3:
+        start_s = self._lately_s()
+        done_s = [at_s for at_s in self.done_s if at_s >= start_s]
+        if len(done_s) < 2 or time.perf_counter() - done_s[-1] > LATELY_S:
             return 0.0
-        return (len(self.done_s) - 1) / max(self.done_s[-1] - self.done_s[0], 1e-9)
+        return (len(done_s) - 1) / max(done_s[-1] - done_s[0], 1e-9)
+
+    def _lately_s(self) -> float:
+        if len(self.done_s) <= LATELY_FRAMES:
+            return 0.0
+        return min(time.perf_counter() - LATELY_S, self.done_s[-LATELY_FRAMES - 1])
 
 
 _WHERE = {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import ssl
 from datetime import datetime, timezone
 from pathlib import Path
@@ -53,7 +54,9 @@ def unresolved(error: OSError) -> str:
 
 def unreachable(host: str, port: int | None, error: OSError) -> str:
     """What to say of an address that takes no connection."""
-    where = f"{host}:{port} ({error.strerror or error})"
+    number = error.errno or 0  # by it, for asyncio's own words on a refusal hold the address once more
+    what = os.strerror(number) if number > 0 else error.strerror or error
+    where = f"{host}:{port} ({what})"
     return f"cannot be reached at {where}; check url in sites.toml and whether the site runs"
 
 

@@ -13,7 +13,7 @@ from typing import Any, TypeAlias
 
 from anyio import to_thread
 from rich.console import Console
-from rich.progress import Progress
+from rich.progress import Progress, TextColumn, TimeElapsedColumn
 
 from runtime.edge import EdgeOptions, open_edge
 from runtime.follow import Follower
@@ -35,6 +35,7 @@ from stages.errors import InputError
 
 MASKS = "masks.jsonl"
 SUMMARY = "summary.json"
+_ENDLESS = (TextColumn("{task.description}"), TextColumn("{task.completed}"), TimeElapsedColumn())
 _LIVE_VIDEO_FPS = 10.0  # of recordings of live sources whose speed is not known
 
 # Something that looks at a run while it lasts, open in the block; it gives a line for the person who started
@@ -121,7 +122,7 @@ async def _run(
                 bundle.geometry, edge.engines, edge.dispatcher, follower, sinks, options.loop, progress, trace
             )
             live = LiveLoop(loop, follower, edge.dispatcher, bundle.geometry, _windows(bundle, source))
-            async with _watched(live, watchers, say), remembered(options.remember, objects, loop.frames):
+            async with _watched(live, watchers, console), remembered(options.remember, objects, loop.frames):
                 with _stop_on_signal(loop, say):
                     measured = await loop.run(source)
     if options.trace:
@@ -137,12 +138,12 @@ def _windows(bundle: Bundle, source: Source) -> frozenset[int]:
 
 
 @contextlib.asynccontextmanager
-async def _watched(
-    live: Live, watchers: Sequence[Watcher], say: Callable[[str], None]
-) -> AsyncIterator[None]:
+async def _watched(live: Live, watchers: Sequence[Watcher], console: Console) -> AsyncIterator[None]:
     async with contextlib.AsyncExitStack() as stack:
         for watcher in watchers:
-            say(await stack.enter_async_context(watcher(live)))
+            line = await stack.enter_async_context(watcher(live))
+            # an address with a line break in it can be neither clicked nor copied
+            console.print(line, markup=False, highlight=False, soft_wrap=True)
         yield
 
 
@@ -226,7 +227,8 @@ def _write_into(weights: str, source: Source, folder: Path) -> list[Sink]:
 
 @contextlib.contextmanager
 def _progress(console: Console, total: int | None, what: str) -> Iterator[Any]:
-    with Progress(console=console, transient=True) as progress:
+    columns = Progress.get_default_columns() if total is not None else _ENDLESS
+    with Progress(*columns, console=console, transient=True) as progress:
         task = progress.add_task(what, total=total)
         yield lambda done: progress.update(task, completed=done)
 

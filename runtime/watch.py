@@ -15,9 +15,12 @@ from runtime.sinks import banner_for
 from stages.bundle import Bundle
 
 
-def preview_watcher(bundle: Bundle, host: str, port: int, keys: Path | None = None) -> Watcher:
-    """The preview of a run with this bundle; see PreviewOptions."""
-    options = PreviewOptions(host, port, keys, model=bundle.description, banner=banner_for(bundle.weights))
+def preview_watcher(
+    bundle: Bundle, host: str, port: int, keys: Path | None = None, width: int = PreviewOptions.longest_px
+) -> Watcher:
+    """The preview of a run with this bundle, with pictures of at most `width`; see PreviewOptions."""
+    banner = banner_for(bundle.weights)
+    options = PreviewOptions(host, port, keys, model=bundle.description, banner=banner, longest_px=width)
     return partial(_preview, options=options)
 
 

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import anyio
-from playwright.async_api import Browser, Page, async_playwright, expect
+from playwright.async_api import Browser, ConsoleMessage, Page, async_playwright, expect
 
 from tests.live import FakeLive
 from tests.watchers import Shown, shown
@@ -29,17 +30,25 @@ async def chromium() -> AsyncIterator[Browser]:
         await browser.close()
 
 
-@dataclass(frozen=True)
+@dataclass  # not frozen: playwright hangs its handlers on it
 class Tab:
-    """The page, opened on a loop that runs; `errors` is what its console complained of."""
+    """The page; `errors` is what its console complained of, `said` what it sent over its WebSockets."""
 
     page: Page
-    run: Shown
-    errors: list[str]
+    errors: list[str] = field(default_factory=list)
+    said: list[dict[str, Any]] = field(default_factory=list)
 
-    @property
-    def live(self) -> FakeLive:
-        return self.run.live
+    def __post_init__(self) -> None:
+        self.page.on("console", self._hear)
+        self.page.on("pageerror", lambda error: self.errors.append(str(error)))
+        self.page.on("websocket", lambda socket: socket.on("framesent", self._note))
+
+    def _hear(self, message: ConsoleMessage) -> None:
+        if message.type == "error":
+            self.errors.append(message.text)
+
+    def _note(self, payload: str | bytes) -> None:
+        self.said.append(json.loads(payload))
 
     async def number(self) -> int:
         """Of the frame that is shown."""
@@ -68,7 +77,29 @@ class Tab:
         """Waits until a frame at least as new is shown."""
         await self.page.wait_for_function(NUMBER_FROM, arg=number, timeout=WAIT_MS)
 
+    async def until_coloured(self, x: float, y: float, rgb: tuple[int, int, int]) -> None:
+        """Waits until a mask of this colour is drawn at a share of the picture."""
+        await self.page.wait_for_function(COLOURED_AT, arg=[x, y, list(rgb)], timeout=WAIT_MS)
 
+
+@dataclass
+class FakeTab(Tab):
+    """The page on a loop that pretends."""
+
+    run: Shown = field(kw_only=True)
+
+    @property
+    def live(self) -> FakeLive:
+        return self.run.live
+
+
+# Blending over nothing rounds a colour a little.
+COLOURED_AT = """([x, y, rgb]) => {
+    const canvas = document.getElementById("masks");
+    const at = [Math.round(x * canvas.width), Math.round(y * canvas.height)];
+    const found = canvas.getContext("2d").getImageData(...at, 1, 1).data;
+    return found[3] > 0 && rgb.every((value, i) => Math.abs(value - found[i]) < 8);
+}"""
 MASKED_AT = """([x, y, masked]) => {
     const canvas = document.getElementById("masks");
     const at = [Math.round(x * canvas.width), Math.round(y * canvas.height)];
@@ -78,26 +109,36 @@ NUMBER_FROM = "(number) => Number(document.getElementById('stage').dataset.numbe
 
 
 @asynccontextmanager
-async def opened(browser: Browser, run: Shown, address: str = "", **options: Any) -> AsyncIterator[Tab]:
-    """A tab of its own, as another person would have one."""
+async def window(browser: Browser, **options: Any) -> AsyncIterator[Page]:
+    """A window of its own, as another person would have one."""
     context = await browser.new_context(**options)
     page = await context.new_page()
     page.set_default_timeout(WAIT_MS)
-    errors: list[str] = []
-    page.on("console", lambda message: errors.append(message.text) if message.type == "error" else None)
-    page.on("pageerror", lambda error: errors.append(str(error)))
-    await page.goto(address or run.address)
-    yield Tab(page, run, errors)
+    yield page
     await context.close()
 
 
 @asynccontextmanager
-async def tab(browser: Browser, live: FakeLive | None = None, **options: Any) -> AsyncIterator[Tab]:
+async def opened(browser: Browser, address: str, **options: Any) -> AsyncIterator[Tab]:
+    """The page in a window of its own."""
+    async with window(browser, **options) as page:
+        made = Tab(page)
+        await page.goto(address)
+        yield made
+
+
+@asynccontextmanager
+async def tab(browser: Browser, live: FakeLive | None = None, **options: Any) -> AsyncIterator[FakeTab]:
     """The page open on a loop whose frames move."""
-    async with shown(live) as run, anyio.create_task_group() as tasks:
+    async with (
+        shown(live) as run,
+        anyio.create_task_group() as tasks,
+        window(browser, **options) as page,
+    ):
         tasks.start_soon(run.live.run)
-        async with opened(browser, run, **options) as made:
-            await made.until_number(0)
-            yield made
-            assert made.errors == []
+        made = FakeTab(page, run=run)
+        await page.goto(run.address)
+        await made.until_number(0)
+        yield made
+        assert made.errors == []
         tasks.cancel_scope.cancel()

@@ -161,7 +161,7 @@ FAILING: Mapping[str, Failing] = {
     "closed port": Failing(
         closed_port,
         "tcp",
-        "site a: cannot be reached at 127.0.0.1:{port} (Connect call failed ('127.0.0.1', {port})); check "
+        "site a: cannot be reached at 127.0.0.1:{port} (Connection refused); check "
         "url in sites.toml and whether the site runs",
     ),
     "silent": Failing(

@@ -105,6 +105,7 @@ class FakeLive(Live):
             "paused": self._paused,
             "message": self.message,
             "steps": STEPS,
+            "windows_run_at_edge": 0,
             "sites": [self._site(site) for site in self.sites],
             "grid": GRID,
             "windows": [self._window(index) for index in range(GRID * GRID)],

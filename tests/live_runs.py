@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import io
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import anyio
+from anyio.abc import TaskStatus
 from rich.console import Console
 
+from runtime.cameras import LiveSource
 from runtime.live import Live, Shown, ShownObject
 from runtime.prompts import Prompts
-from runtime.session import RunOptions, run_session
+from runtime.session import RunOptions, Watcher, run_session
 from server.serve import RunningSite, ServeOptions, running_site
 from stages.bundle import Bundle
 from tests.cameras import Camera, scenery
@@ -26,12 +28,12 @@ NOTHING_ASKED = Prompts(())
 
 @dataclass
 class LiveRun:
-    """A run that goes on in the background. `summary` is there once it has ended."""
+    """A run that goes on in the background. `summary` is filled once it has ended."""
 
     live: Live
     camera: Camera
     lines: list[str] = field(default_factory=list)
-    summary: dict[str, Any] | None = None
+    summary: dict[str, Any] = field(default_factory=dict)
     shown: int = 0
 
     async def frame(self) -> Shown:
@@ -65,43 +67,56 @@ async def live_run(
     """A run on a Camera that has shown one picture; it ends with the block."""
     camera = Camera()
     camera.show(scenery(0))
-    source = camera.source()
-    started = anyio.Event()
+    options = run_options(sites, **more)
     runs: list[LiveRun] = []
 
     @asynccontextmanager
     async def watcher(live: Live) -> AsyncIterator[str]:
         runs.append(LiveRun(live, camera))
-        started.set()
         yield "watching"
 
+    async with background_run(bundle, camera.source(), prompts, options, watcher) as summary:
+        try:
+            runs[0].summary = summary
+            yield runs[0]
+        finally:
+            camera.unplug()
+
+
+def run_options(sites: Path | None, **more: Any) -> RunOptions:
+    return RunOptions(sites=sites, threads=1, allow_undistilled=True, **more)
+
+
+@asynccontextmanager
+async def background_run(
+    bundle: Bundle,
+    source: LiveSource,
+    prompts: Prompts,
+    options: RunOptions,
+    *watchers: Watcher,
+    console: Console | None = None,
+) -> AsyncIterator[dict[str, Any]]:
+    """A run that goes on until the block ends; its summary is in the dict afterwards."""
+    started = anyio.Event()
+    summary: dict[str, Any] = {}
+
+    @asynccontextmanager
+    async def last(live: Live) -> AsyncIterator[str]:
+        started.set()
+        yield "started"
+
     async def run() -> None:
-        options = RunOptions(sites=sites, threads=1, allow_undistilled=True, **more)
-        console = Console(file=io.StringIO(), width=200)
-        summary = await run_session(bundle, source, prompts, options, console, [watcher])
-        runs[0].summary = summary
+        terminal = console or Console(file=io.StringIO(), width=200)
+        summary.update(await run_session(bundle, source, prompts, options, terminal, [*watchers, last]))
 
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(run)
         with anyio.fail_after(PATIENCE_S):
             await started.wait()
         try:
-            yield runs[0]
+            yield summary
         finally:
             source.stop()
-            camera.unplug()
-
-
-@asynccontextmanager
-async def counted_sites(bundle: Bundle, folder: Path, names: str = "abc") -> AsyncIterator[CountedSites]:
-    """Real sites in this process, and the sites.toml that lists them."""
-    async with AsyncExitStack() as stack:
-        running = {
-            name: await stack.enter_async_context(running_site(bundle, ServeOptions(port=0, threads=1)))
-            for name in names
-        }
-        file = sites_file(folder / "sites.toml", *((name, site.url) for name, site in running.items()))
-        yield CountedSites(file, running)
 
 
 @dataclass
@@ -110,9 +125,34 @@ class CountedSites:
 
     file: Path
     running: dict[str, RunningSite]
+    ends: dict[str, anyio.Event]
+
+    def stop(self, name: str) -> None:
+        """Shut one down before the others."""
+        self.ends[name].set()
 
     def tiles(self) -> int:
         return sum(site.batcher.statistics.tiles for site in self.running.values())
+
+
+@asynccontextmanager
+async def counted_sites(bundle: Bundle, folder: Path, names: str = "abc") -> AsyncIterator[CountedSites]:
+    """Real sites in this process, and the sites.toml that lists them."""
+    ends = {name: anyio.Event() for name in names}
+    async with anyio.create_task_group() as tasks:
+        running = {name: await tasks.start(_serve, bundle, end) for name, end in ends.items()}
+        file = sites_file(folder / "sites.toml", *((name, site.url) for name, site in running.items()))
+        try:
+            yield CountedSites(file, running, ends)
+        finally:
+            for end in ends.values():
+                end.set()
+
+
+async def _serve(bundle: Bundle, end: anyio.Event, *, task_status: TaskStatus[RunningSite]) -> None:
+    async with running_site(bundle, ServeOptions(port=0, threads=1)) as site:
+        task_status.started(site)
+        await end.wait()
 
 
 def objects(shown: Shown) -> dict[str, ShownObject]:

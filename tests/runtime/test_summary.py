@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import io
+import time
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
 from rich.console import Console
 
-from runtime.measure import RECENT, STEPS, Lost, Measured, Series, limited_by
+from runtime.measure import LATELY_FRAMES, RECENT, STEPS, Lost, Measured, Series, limited_by
 from runtime.summary import print_summary
 
 SUMMARY: dict[str, Any] = {
@@ -115,6 +117,32 @@ def test_a_series_forgets_old_values_but_not_their_number() -> None:
     assert (series.count, len(series.recent)) == (3 * RECENT, RECENT)
     assert series.recent_mean == 2.5 * RECENT - 0.5
     assert series.percentiles()["p50"] == pytest.approx(2.5 * RECENT - 0.5)
+
+
+def measured_frames(ends: Sequence[tuple[float, float]]) -> Measured:
+    """A run whose frames were finished so many seconds ago, each with its seconds from end to end."""
+    measured, now_s = Measured(), time.perf_counter()
+    for ago_s, seconds in ends:
+        measured.seconds["end_to_end"].add(seconds, now_s - ago_s)
+        measured.done_s.append(now_s - ago_s)
+    return measured
+
+
+def test_a_run_that_idled_and_then_works_is_told_by_its_last_frames() -> None:
+    idle = [(20 - number / 10, 0.01) for number in range(160)]
+    measured = measured_frames(idle + [(2.6 - number / 3, 0.5) for number in range(8)])
+    assert measured.seconds["end_to_end"].percentiles()["p50"] == 0.01
+    lately = measured.lately()["end_to_end"]
+    assert lately.percentiles()["p50"] == 0.5
+    assert lately.count == 8
+    assert measured.lately()["decode"].recent_mean == 0.0
+    assert measured.fps() == pytest.approx(3, rel=0.2)
+
+
+def test_a_slow_run_is_told_by_its_last_frames_however_long_they_took() -> None:
+    measured = measured_frames([(10.0 * ago, float(ago)) for ago in range(20, -1, -1)])
+    assert list(measured.lately()["end_to_end"].recent) == list(range(LATELY_FRAMES, -1, -1))
+    assert measured.fps() == pytest.approx(0.1, rel=0.01)
 
 
 def test_lost_frames_are_counted_and_the_last_ones_told() -> None:

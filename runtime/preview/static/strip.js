@@ -28,6 +28,11 @@ export class Strip {
       wanted.add(lane);
       lane.update(site, operatorColour(operators, site.operator), status.paused, now);
     }
+    if (status.sites.length && status.windows_run_at_edge) {
+      const lane = this.#lane("windows", () => new LocalLane());
+      wanted.add(lane);
+      lane.update(status.windows_run_at_edge, now);
+    }
     for (const stage of STAGES) {
       if (!(stage in status.steps)) continue;
       const lane = this.#lane(stage, () => new StageLane(stage));
@@ -140,10 +145,33 @@ class SiteLane extends Lane {
       colour: state === "ready" ? colour : "#d6453d",
     }));
     this.draw(bars, now);
-    const flows = `↑ ${bytes(this.#mean("up", now))}/s  ↓ ${bytes(this.#mean("down", now))}/s`;
-    const more = paused ? "paused" : `${site.in_flight} in flight`;
-    this.value.textContent = site.state === "ready" ? `${flows}  ${more}` : site.last_error ?? "";
-    this.value.title = `${site.tiles} tiles served; ↑ tiles out, ↓ embeddings in`;
+    const flows = `↑ ${bytes(this.#mean("up", now))}/s   ↓ ${bytes(this.#mean("down", now))}/s`;
+    const known = `${site.tiles} tiles served, ${site.in_flight} in flight; ↑ tiles out, ↓ embeddings in`;
+    const error = (site.last_error ?? "").replace(`site ${site.name}: `, "");
+    const ready = site.state === "ready";
+    this.value.textContent = !ready ? error : paused ? "paused" : flows;
+    this.value.title = ready ? known : error;
+  }
+}
+
+/** Windows that run here, for want of a site that may see them. */
+class LocalLane extends Lane {
+  constructor() {
+    super();
+    this.label.append(element("b", "", "windows"), element("small", "", "at the edge"));
+    this.row.dataset.stage = "windows";
+  }
+
+  update(count, now) {
+    const last = this.readings.at(-1);
+    if (!last || now - last.at >= SHORTEST_S) {
+      const more = last ? Math.max(0, count - last.count) / (now - last.at) : 0;
+      this.keep({ from: last?.at ?? now, at: now, count, more });
+    }
+    const most = Math.max(1, ...this.readings.map((each) => each.more));
+    const colour = getComputedStyle(this.row).color;
+    this.draw(this.readings.map((each) => ({ ...each, up: (each.more / most) * 0.9, colour })), now);
+    this.value.textContent = `${count} run here, not at a site`;
   }
 }
 
@@ -162,7 +190,7 @@ class StageLane extends Lane {
     const most = Math.max(1, ...this.readings.map((each) => each.ms));
     const colour = getComputedStyle(this.row).color;
     this.draw(this.readings.map((each) => ({ ...each, up: (each.ms / most) * 0.9, colour })), now);
-    this.value.textContent = Number.isFinite(ms) ? `${ms.toFixed(0)} ms a frame` : "";
+    this.value.textContent = ms > 0 ? `${ms.toFixed(0)} ms a frame` : "idle";
   }
 }
 

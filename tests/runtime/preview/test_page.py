@@ -11,7 +11,7 @@ import pytest
 from playwright.async_api import Browser, expect
 
 from runtime.preview import PreviewOptions, preview
-from tests.browser import Tab, chromium, opened, tab
+from tests.browser import FakeTab, chromium, opened, tab
 from tests.live import FakeLive
 from tests.watchers import shown
 
@@ -33,12 +33,12 @@ async def browser(anyio_backend: str) -> AsyncIterator[Browser]:
 
 
 @pytest.fixture
-async def live_tab(browser: Browser) -> AsyncIterator[Tab]:
+async def live_tab(browser: Browser) -> AsyncIterator[FakeTab]:
     async with tab(browser) as made:
         yield made
 
 
-async def test_frames_move_and_figures_are_shown(live_tab: Tab) -> None:
+async def test_frames_move_and_figures_are_shown(live_tab: FakeTab) -> None:
     await live_tab.until_number(await live_tab.number() + 3)
     await expect(live_tab.page.locator("#fps")).to_have_text("17.2")
     await expect(live_tab.page.locator("#latency")).to_have_text("132 ms")
@@ -47,7 +47,7 @@ async def test_frames_move_and_figures_are_shown(live_tab: Tab) -> None:
     assert "token" not in live_tab.page.url
 
 
-async def test_a_click_makes_a_mask_appear_under_it_on_the_frame_it_was_made_on(live_tab: Tab) -> None:
+async def test_a_click_makes_a_mask_appear_under_it_on_the_frame_it_was_made_on(live_tab: FakeTab) -> None:
     await live_tab.click(0.3, 0.4)
     await live_tab.until_masked(0.3, 0.4)
     await live_tab.until_masked(0.7, 0.4, masked=False)
@@ -59,7 +59,7 @@ async def test_a_click_makes_a_mask_appear_under_it_on_the_frame_it_was_made_on(
     await expect(live_tab.page.locator(".chip.selected .name")).to_have_text("object 1")
 
 
-async def test_shift_click_adds_a_background_point_to_the_selected_object(live_tab: Tab) -> None:
+async def test_shift_click_adds_a_background_point_to_the_selected_object(live_tab: FakeTab) -> None:
     await live_tab.page.keyboard.down("Shift")
     await live_tab.click(0.5, 0.5)
     await expect(live_tab.page.locator("#notice")).to_contain_text("select one first")
@@ -72,7 +72,7 @@ async def test_shift_click_adds_a_background_point_to_the_selected_object(live_t
     assert (second.name, second.points[0][2]) == ("object 1", 0)
 
 
-async def test_a_drag_makes_a_box(live_tab: Tab) -> None:
+async def test_a_drag_makes_a_box(live_tab: FakeTab) -> None:
     await live_tab.drag(0.6, 0.3, 0.9, 0.8)
     await live_tab.until_masked(0.75, 0.55)
     (request,) = live_tab.live.requests
@@ -85,7 +85,7 @@ async def test_a_drag_makes_a_box(live_tab: Tab) -> None:
     assert len(live_tab.live.objects) == 2
 
 
-async def test_objects_are_renamed_and_removed(live_tab: Tab) -> None:
+async def test_objects_are_renamed_and_removed(live_tab: FakeTab) -> None:
     page = live_tab.page
     await live_tab.click(0.3, 0.4)
     await page.locator(".chip .rename").click()
@@ -106,7 +106,7 @@ async def test_objects_are_renamed_and_removed(live_tab: Tab) -> None:
     await expect(page.locator(".chip")).to_have_count(1)  # for a new object
 
 
-async def test_a_name_that_is_taken_is_told(live_tab: Tab) -> None:
+async def test_a_name_that_is_taken_is_told(live_tab: FakeTab) -> None:
     page = live_tab.page
     for number, x in enumerate((0.2, 0.8), 1):
         await page.keyboard.press("Escape")
@@ -119,7 +119,7 @@ async def test_a_name_that_is_taken_is_told(live_tab: Tab) -> None:
     await expect(page.locator(".chip.selected .name")).to_have_text("object 2")
 
 
-async def test_pause_stops_what_goes_to_sites_and_says_so(live_tab: Tab) -> None:
+async def test_pause_stops_what_goes_to_sites_and_says_so(live_tab: FakeTab) -> None:
     await live_tab.click(0.3, 0.4)
     await live_tab.until_masked(0.3, 0.4)
     await live_tab.page.locator("#pause").click()
@@ -134,7 +134,7 @@ async def test_pause_stops_what_goes_to_sites_and_says_so(live_tab: Tab) -> None
     await live_tab.until_masked(0.3, 0.4)
 
 
-async def test_freeze_stops_the_picture_and_prompts_count_for_its_frame(live_tab: Tab) -> None:
+async def test_freeze_stops_the_picture_and_prompts_count_for_its_frame(live_tab: FakeTab) -> None:
     await live_tab.page.keyboard.press(" ")
     await expect(live_tab.page.locator("#frozen")).to_be_visible()
     number = await live_tab.number()
@@ -147,7 +147,36 @@ async def test_freeze_stops_the_picture_and_prompts_count_for_its_frame(live_tab
     await live_tab.until_masked(0.3, 0.4)
 
 
-async def test_a_lost_object_and_a_lost_site_are_shown(live_tab: Tab) -> None:
+HIDE = """(hidden) => {
+    Object.defineProperty(document, "hidden", { configurable: true, get: () => hidden });
+    document.dispatchEvent(new Event("visibilitychange"));
+}"""
+
+
+@pytest.mark.parametrize("how", ["frozen", "hidden"])
+async def test_a_page_that_nobody_sees_move_asks_for_no_frames(live_tab: FakeTab, how: str) -> None:
+    async def turn(away: bool) -> None:
+        if how == "hidden":
+            await live_tab.page.evaluate(HIDE, away)
+        else:
+            await live_tab.page.locator("#freeze").click()
+
+    await turn(True)
+    asked = asked_for_frames(live_tab)
+    await live_tab.live.frames.after(live_tab.live.frames.version + 10)
+    await live_tab.page.locator("#pause").click()  # what it still says, comes
+    await expect(live_tab.page.locator("#paused")).to_be_visible()
+    assert asked_for_frames(live_tab) - asked <= 1  # for one that was being decoded
+    newest = live_tab.live.number
+    await turn(False)
+    await live_tab.until_number(newest)
+
+
+def asked_for_frames(tab: FakeTab) -> int:
+    return sum(message["type"] == "shown" for message in tab.said)
+
+
+async def test_a_lost_object_and_a_lost_site_are_shown(live_tab: FakeTab) -> None:
     page = live_tab.page
     await live_tab.click(0.3, 0.4)
     await live_tab.until_masked(0.3, 0.4)
@@ -162,7 +191,7 @@ async def test_a_lost_object_and_a_lost_site_are_shown(live_tab: Tab) -> None:
     await expect(page.locator("#message")).to_have_text("site b is down: connection refused")
 
 
-async def test_the_exposure_map_shows_who_has_seen_what_and_what_is_never_sent(live_tab: Tab) -> None:
+async def test_the_exposure_map_shows_who_has_seen_what_and_what_is_never_sent(live_tab: FakeTab) -> None:
     page = live_tab.page
     await expect(page.locator("#grid > [data-state=padding]")).to_have_count(10)
     await expect(page.locator("#grid > [data-state=unseen]")).to_have_count(15)
@@ -178,8 +207,8 @@ async def test_the_exposure_map_shows_who_has_seen_what_and_what_is_never_sent(l
     )
 
 
-async def test_a_second_viewer_sees_what_the_first_does(browser: Browser, live_tab: Tab) -> None:
-    async with opened(browser, live_tab.run) as other:
+async def test_a_second_viewer_sees_what_the_first_does(browser: Browser, live_tab: FakeTab) -> None:
+    async with opened(browser, live_tab.run.address) as other:
         await live_tab.click(0.3, 0.4)
         await other.until_masked(0.3, 0.4)
         await expect(other.page.locator("#viewers")).to_have_text("2")
@@ -187,7 +216,7 @@ async def test_a_second_viewer_sees_what_the_first_does(browser: Browser, live_t
         await expect(live_tab.page.locator("#paused")).to_be_visible()
 
 
-async def test_a_viewer_that_shows_nothing_slows_no_other(browser: Browser, live_tab: Tab) -> None:
+async def test_a_viewer_that_shows_nothing_slows_no_other(browser: Browser, live_tab: FakeTab) -> None:
     slow = await live_tab.run.watch()
     while not slow.frames:
         await slow.read()
@@ -198,18 +227,18 @@ async def test_a_viewer_that_shows_nothing_slows_no_other(browser: Browser, live
 
 
 async def test_a_wrong_token_shows_nothing(browser: Browser) -> None:
-    async with shown() as run, opened(browser, run, f"{run.base}/#token=wrong") as page:
+    async with shown() as run, opened(browser, f"{run.base}/#token=wrong") as page:
         await expect(page.page.locator("#connection")).to_contain_text("wrong token")
         assert await page.number() == -1
         await expect(page.page.locator("#fps")).to_have_text("\u2013")
-    async with shown() as run, opened(browser, run, run.base) as page:
+    async with shown() as run, opened(browser, run.base) as page:
         await expect(page.page.locator("#connection")).to_contain_text("no token")
 
 
 async def test_it_comes_back_after_the_run_was_started_again(browser: Browser) -> None:
     async with contextlib.AsyncExitStack() as first:
         run = await first.enter_async_context(shown(token=TOKEN))
-        async with opened(browser, run) as page:
+        async with opened(browser, run.address) as page:
             await page.until_number(0)
             await first.aclose()
             await expect(page.page.locator("#connection")).to_contain_text("trying again")
@@ -221,12 +250,12 @@ async def test_it_comes_back_after_the_run_was_started_again(browser: Browser) -
                 await expect(page.page.locator("#connection")).to_have_text("live")
 
 
-async def test_a_reload_keeps_the_token(live_tab: Tab) -> None:
+async def test_a_reload_keeps_the_token(live_tab: FakeTab) -> None:
     await live_tab.page.reload()
     await live_tab.until_number(0)
 
 
-async def test_keys_alone_point_at_things(live_tab: Tab) -> None:
+async def test_keys_alone_point_at_things(live_tab: FakeTab) -> None:
     page = live_tab.page
     await page.locator("#stage").focus()
     for key in ("ArrowRight", "ArrowRight", "ArrowDown", "Enter"):
