@@ -9,7 +9,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import onnxruntime
+from stages.onnxruntime_engine import library
 
 
 def describe() -> dict[str, Any]:
@@ -22,7 +22,7 @@ def describe() -> dict[str, Any]:
         "system": platform.platform(),
         "python": platform.python_version(),
         **{name: version(name) for name in ("numpy", "aiohttp")},
-        "onnxruntime": onnxruntime.__version__,  # of whichever package brings it, onnxruntime-gpu among them
+        "onnxruntime": library().__version__,  # of whichever package brings it, onnxruntime-gpu among them
     }
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -37,9 +38,7 @@ class OnnxRuntimeEngine(Engine):
 
     @property
     def backend(self) -> str:
-        import onnxruntime
-
-        return f"onnxruntime {onnxruntime.__version__} on {self._device or 'CPU'}"
+        return f"onnxruntime {library().__version__} on {self._device or 'CPU'}"
 
     @property
     def preferred_batch(self) -> int:
@@ -47,8 +46,7 @@ class OnnxRuntimeEngine(Engine):
         return 8 if self._device else 4
 
     def _activate(self) -> None:
-        import onnxruntime
-
+        onnxruntime = library()
         if self._device:
             _require_cuda(onnxruntime, self._device)
         elif self.stage.precision == "bf16":
@@ -84,6 +82,14 @@ class OnnxRuntimeEngine(Engine):
 
     def _deactivate(self) -> None:
         self._session = None
+
+
+def library() -> Any:
+    """The module onnxruntime, kept from telling its maker what runs here, as it else does on Linux too."""
+    os.environ["ORT_DISABLE_TELEMETRY"] = "1"
+    import onnxruntime
+
+    return onnxruntime
 
 
 def _require_cuda(onnxruntime: Any, device: Device) -> None:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,6 +18,7 @@ from stages.bundle import MANIFEST, Bundle
 from stages.engine import Engine, make_engine
 from stages.errors import EngineError
 from stages.tensors import Array
+from tests.bundles import ROOT
 from tests.fakes import FakeEngine, answers, tiles, tiny_bundle
 
 # Batches are computed by other kernels than single tiles; fp16 outputs of size one differ by a step or two.
@@ -177,3 +181,18 @@ def test_a_site_needs_the_window_folder_and_the_manifest_only(mini_bundle: Bundl
     answer = engine.infer(probe.inputs, ["embedding"])["embedding"].astype(np.float32)
     engine.close()
     assert np.abs(answer - probe.embedding).max() <= 1e-3 * np.abs(probe.embedding).max()
+
+
+def test_onnxruntime_tells_its_maker_nothing(tmp_path: Path) -> None:
+    """With its telemetry on, it leaves an identity and a queue of reports in the home of its user."""
+    code = (
+        "from stages.bundle import Bundle, shipped_bundle; from stages.engine import make_engine\n"
+        "engine = make_engine(Bundle.load(shipped_bundle()), 'decoder', 'onnxruntime-cpu', threads=1)\n"
+        "engine.open(); print(engine.backend); engine.close()"
+    )
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(("XDG_", "ORT_"))}
+    environment |= {"HOME": str(tmp_path)}
+    line = [sys.executable, "-c", code]
+    done = subprocess.run(line, env=environment, cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.startswith("onnxruntime 1.")
+    assert list(tmp_path.iterdir()) == []
