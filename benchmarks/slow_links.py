@@ -35,7 +35,7 @@ def check_can_make_links() -> None:
 
 @contextlib.contextmanager
 def slow_link(number: int, mbit: float) -> Iterator[tuple[list[str], str]]:
-    """A namespace reached at `mbit` each way while the block runs: what starts a command in it, its address."""
+    """A namespace reached at `mbit` each way, in the block: how to start a command in it, its address."""
     space, here, there = f"pedsam{number}", f"pedsam-e{number}", f"pedsam-s{number}"
     address = f"10.213.{number}"
     inside = ["ip", "netns", "exec", space]
