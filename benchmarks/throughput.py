@@ -222,7 +222,6 @@ async def _real(bundle: Bundle, options: RunOptions, sites: Sequence[int], frame
         "cpu_s_over_cores": after.total_since(before) / count / cores,
     }
     others = after.cores_of_others_since(before)
-    left_s = after.total_since(before) / count / max(cores - others, 0.01)
     sent = {key: round(summary[key] / frames / 3) for key in ("bytes_up", "bytes_down")}
     return {
         "fps": round(fps, 3),
@@ -230,7 +229,6 @@ async def _real(bundle: Bundle, options: RunOptions, sites: Sequence[int], frame
         "ratio": round(fps * max(bounds.values()), 4),
         **{name: round(value, 5) for name, value in bounds.items()},
         "cores_busy_with_other_things": round(others, 2),
-        "ratio_on_the_cores_left": round(fps * max(left_s, bounds["busiest_thread_s"]), 4),
         **{f"{key}_per_site_and_frame": value for key, value in sent.items()},
         **{
             key: summary[key]
