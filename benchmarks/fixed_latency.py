@@ -39,7 +39,7 @@ PROMPTS = Prompts((Prompt("cup", (150, 60, 450, 300)),))
 class FixedEngine(Engine):
     """Takes `row_s` seconds for every row of a call and answers zeros, or the probe's answer to the probe.
 
-    Every `stall_every`th call on tiles takes `stall_s` more. `calls` has the end of every call, on the
+    Every `stall_every`th row takes `stall_s` more. `calls` has the end of every call, on the
     clock of time.perf_counter, its rows and the seconds it really took.
     """
 
@@ -48,10 +48,16 @@ class FixedEngine(Engine):
     ) -> None:
         super().__init__(bundle.stage(stage))
         self.calls: list[tuple[float, int, float]] = []
+        self.rows = 0
         self._row_s = row_s
         self._stall_every = stall_every
         self._stall_s = stall_s
         self._probe = bundle.probe()
+
+    @property
+    def stalls(self) -> int:
+        """How often it has stalled, the call under way included."""
+        return self.rows // self._stall_every if self._stall_every else 0
 
     @property
     def backend(self) -> str:
@@ -79,9 +85,9 @@ class FixedEngine(Engine):
             time.sleep(self._row_s)
             return {name: _probe_answer(self._probe, name) for name in outputs}
         started = time.perf_counter()
-        stalls = self._stall_every and (len(self.calls) + 1) % self._stall_every == 0
         rows = sizes.get("n", 1)
-        time.sleep(self._row_s * rows + (self._stall_s if stalls else 0.0))
+        stalls_before, self.rows = self.stalls, self.rows + rows
+        time.sleep(self._row_s * rows + self._stall_s * (self.stalls - stalls_before))
         ended = time.perf_counter()
         self.calls.append((ended, rows, ended - started))
         return {spec.name: _zeros(spec, sizes) for spec in self.stage.outputs if spec.name in outputs}
@@ -200,7 +206,7 @@ async def steady(bundle: Bundle, profile: Profile, in_flight: int, frames: int) 
             "edge": sum(engine.frame_s(frames, since_s) for engine in run.at_edge),
         }
     slowest = max(busy_s, key=lambda name: busy_s[name])
-    fps = _fps(measured)
+    fps = _fps(measured, in_flight)
     return {
         "in_flight": in_flight,
         "frames": measured.frames,
@@ -223,12 +229,13 @@ async def stragglers(bundle: Bundle, profile: Profile, hedged: bool, frames: int
         "frames": measured.frames,
         "frames_lost": measured.lost.count,
         "windows_hedged": counts.hedged,
-        "stalls": len(engine.calls) // profile.stall_every,
+        "stalls": engine.stalls,
         "latency_ms": {name: round(value * 1e3, 1) for name, value in latency.items()},
         "fps": round(measured.frames / measured.wall_s, 3),
     }
 
 
-def _fps(measured: Measured) -> float:
-    """Over the frames whose ends are kept: the last thirty, the first of which is the start."""
-    return (len(measured.done_s) - 1) / (measured.done_s[-1] - measured.done_s[0])
+def _fps(measured: Measured, in_flight: int) -> float:
+    """Over the frames whose ends are kept, less the last ones, which nothing follows."""
+    ends_s = list(measured.done_s)[: -in_flight - 2]
+    return (len(ends_s) - 1) / (ends_s[-1] - ends_s[0])

@@ -42,7 +42,7 @@ PROFILES = {
     "decode slowest": Profile(0.01, 0.05, 0.2),
 }
 # Two sites of one operator, so that a late window can be asked of the other.
-STALLING = Profile(0.01, 0.04, 0.02, operators="aabc", stall_every=40, stall_s=1.0)
+STALLING = Profile(0.01, 0.04, 0.02, operators="aabc", stall_every=30, stall_s=1.0)
 FIXED_LEAST = 0.95
 WARM_UP = 10  # frames before anything is measured
 LINKS = ((4.0, 0.0), (20.0, 0.0), (20.0, 0.02), (100.0, 0.0))  # Mbit/s each way, seconds of delay each way

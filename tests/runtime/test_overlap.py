@@ -161,7 +161,7 @@ async def test_the_windows_of_a_frame_are_under_way_while_masks_are_decoded(mini
 
 async def test_the_benchmark_names_the_slowest_stage(mini_bundle: Bundle) -> None:
     """Ten times apart, so that no busy machine turns them round."""
-    found = await steady(mini_bundle, Profile(0.001, 0.1, 0.1), in_flight=2, frames=6)
-    assert (found["frames"], found["slowest_stage"]) == (6, "edge")
+    found = await steady(mini_bundle, Profile(0.001, 0.1, 0.1), in_flight=2, frames=8)
+    assert (found["frames"], found["slowest_stage"]) == (8, "edge")
     assert found["slowest_stage_ms"] >= 200
     assert found["fps"] > 0
