@@ -39,6 +39,8 @@ lint: $(VENV)/.test $(VENV)/.lint
 
 bench: $(VENV)/.demo
 	$(BIN)/python -m benchmarks.three_sites --out benchmarks/results/three_sites_mini.json
+	$(BIN)/python -m benchmarks.throughput --rows fixed --rows straggler --rows loopback \
+		--out benchmarks/results/throughput_mini.json
 
 # make shipped WEIGHTS=mini.safetensors: the bundle in assets/mini, and beside it the weights, to train further. The
 # bundle leaves out `whole`, which only --verify needs and which holds the weights of window and global once more.

@@ -36,6 +36,7 @@ from stages.errors import InputError, PedsamError
 PEDSAM = (sys.executable, "-c", "import pedsam; pedsam.main()")  # this installation's own command line
 PROMPTS = "prompts.json"
 BACKEND = "onnxruntime-cpu"  # the same on every machine, also where a GPU has no libraries yet
+ANY_PORT = ("--port", "0")
 FRAME = (640, 360)  # pixels, width and height: 16:9, so ten of 25 windows are padding
 PAN_FPS = 10.0
 PAN_STEPS = 100  # frames from one end of the endless pan to the other
@@ -235,8 +236,20 @@ def three_sites(bundle: Path, folder: Path) -> Iterator[RunningSites]:
 
 
 @contextlib.contextmanager
-def _site_process(bundle: Path, log: Path) -> Iterator[subprocess.Popen[str]]:
-    command = [*PEDSAM, "serve", "--bundle", str(bundle), "--port", "0", "--threads", "1"]
+def running_site_process(
+    bundle: Path, log: Path, inside: Sequence[str] = (), address: Sequence[str] = ANY_PORT
+) -> Iterator[RunningSite]:
+    """A `pedsam serve` process, ready, while the block runs. `inside` is put before its command."""
+    started = time.perf_counter()
+    with _site_process(bundle, log, inside, address) as process:
+        yield RunningSite(process, _wait_until_ready(process, log), time.perf_counter() - started)
+
+
+@contextlib.contextmanager
+def _site_process(
+    bundle: Path, log: Path, inside: Sequence[str] = (), address: Sequence[str] = ANY_PORT
+) -> Iterator[subprocess.Popen[str]]:
+    command = [*inside, *PEDSAM, "serve", "--bundle", str(bundle), *address, "--threads", "1"]
     command += ["--backend", BACKEND]
     environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
     with log.open("w") as errors:

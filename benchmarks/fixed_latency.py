@@ -1,0 +1,241 @@
+"""The pipeline around engines that only take time: what the loop itself costs, without the cost of a model.
+
+The seams are those that real engines go through: the factories of the edge's EngineThread and the `make` of a
+site. Everything else is what `pedsam run` and `pedsam serve` use, in one process over loopback.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from runtime.client import SiteClient
+from runtime.demo import FRAME, photo
+from runtime.dispatch import HEDGE_FACTOR, Dispatcher
+from runtime.follow import Follower
+from runtime.ledger import ExposureLedger
+from runtime.loop import Loop, LoopOptions
+from runtime.measure import Measured
+from runtime.objects import Objects
+from runtime.prompts import Prompt, Prompts
+from runtime.sites import SiteConfig
+from runtime.sources import Frame, Source
+from runtime.tracking import Still
+from server.serve import ServeOptions, running_site
+from stages.bundle import Bundle, Probe
+from stages.engine import Engine, EngineThread
+from stages.tensors import Array, TensorSpec
+
+WIDTH, HEIGHT = FRAME
+PROMPTS = Prompts((Prompt("cup", (150, 60, 450, 300)),))
+
+
+class FixedEngine(Engine):
+    """Takes `row_s` seconds for every row of a call and answers zeros, or the probe's answer to the probe.
+
+    Every `stall_every`th row takes `stall_s` more. `calls` has the end of every call, on the
+    clock of time.perf_counter, its rows and the seconds it really took.
+    """
+
+    def __init__(
+        self, bundle: Bundle, stage: str, row_s: float, stall_every: int = 0, stall_s: float = 0.0
+    ) -> None:
+        super().__init__(bundle.stage(stage))
+        self.calls: list[tuple[float, int, float]] = []
+        self.rows = 0
+        self._row_s = row_s
+        self._stall_every = stall_every
+        self._stall_s = stall_s
+        self._probe = bundle.probe()
+
+    @property
+    def stalls(self) -> int:
+        """How often it has stalled, the call under way included."""
+        return self.rows // self._stall_every if self._stall_every else 0
+
+    @property
+    def backend(self) -> str:
+        return f"{self._row_s * 1e3:.0f} ms a row"
+
+    @property
+    def preferred_batch(self) -> int:
+        return 8
+
+    def frame_s(self, frames: int, after_s: float) -> float:
+        """Seconds for one of `frames`, at the pace of the calls that ended after a moment."""
+        late = [(rows, seconds) for end_s, rows, seconds in self.calls if end_s > after_s]
+        row_s = sum(seconds for _, seconds in late) / sum(rows for rows, _ in late)
+        return row_s * sum(rows for _, rows, _ in self.calls) / frames
+
+    def _activate(self) -> None:
+        pass
+
+    def _deactivate(self) -> None:
+        pass
+
+    def _infer(self, feeds: Mapping[str, Array], outputs: Sequence[str]) -> dict[str, Array]:
+        sizes = _axes(self.stage.inputs, feeds)
+        if "tile" in feeds and np.array_equal(feeds["tile"], self._probe.inputs["tile"]):
+            time.sleep(self._row_s)
+            return {name: _probe_answer(self._probe, name) for name in outputs}
+        started = time.perf_counter()
+        rows = sizes.get("n", 1)
+        stalls_before, self.rows = self.stalls, self.rows + rows
+        time.sleep(self._row_s * rows + self._stall_s * (self.stalls - stalls_before))
+        ended = time.perf_counter()
+        self.calls.append((ended, rows, ended - started))
+        return {spec.name: _zeros(spec, sizes) for spec in self.stage.outputs if spec.name in outputs}
+
+
+def _axes(specs: Sequence[TensorSpec], arrays: Mapping[str, Array]) -> dict[str, int]:
+    """Sizes of the named axes."""
+    pairs = [pair for spec in specs for pair in zip(spec.shape, arrays[spec.name].shape, strict=True)]
+    return {axis: size for axis, size in pairs if isinstance(axis, str)}
+
+
+def _zeros(spec: TensorSpec, sizes: Mapping[str, int]) -> Array:
+    return np.zeros([sizes[axis] if isinstance(axis, str) else axis for axis in spec.shape], spec.dtype)
+
+
+def _probe_answer(probe: Probe, output: str) -> Array:
+    if output != "embedding":
+        raise ValueError(f"engines of fixed latency answer the probe in fp16 only, not {output}")
+    return probe.embedding.astype(np.float16)
+
+
+class Film(Source):
+    """So many frames in memory, each other in every window."""
+
+    film = True
+
+    def __init__(self, frames: int) -> None:
+        self.count = frames
+        self._picture = np.resize(photo("coffee")[:HEIGHT], (HEIGHT, WIDTH, 3))
+
+    def sizes(self) -> frozenset[tuple[int, int]]:
+        return frozenset({(HEIGHT, WIDTH)})
+
+    def __iter__(self) -> Iterator[Frame]:
+        for number in range(self.count or 0):
+            yield Frame(number, f"{number:04}", float(number), np.roll(self._picture, 3 * number, axis=1))
+
+
+@dataclass(frozen=True)
+class Profile:
+    """Seconds of every engine: of a site for one tile, of the edge for one frame's global stage and masks.
+
+    Each of `operators` is one site's operator. The first site stalls for `stall_s` every `stall_every` tiles.
+    """
+
+    tile_s: float
+    global_s: float
+    decoder_s: float
+    operators: str = "abc"
+    stall_every: int = 0
+    stall_s: float = 0.0
+
+
+@dataclass
+class FixedRun:
+    """A loop that is ready to run, and its engines."""
+
+    loop: Loop
+    dispatcher: Dispatcher
+    at_edge: list[FixedEngine] = field(default_factory=list)
+    at_sites: list[FixedEngine] = field(default_factory=list)
+
+
+@asynccontextmanager
+async def fixed_run(
+    bundle: Bundle, profile: Profile, in_flight: int, hedge_factor: float | None = HEDGE_FACTOR
+) -> AsyncIterator[FixedRun]:
+    """Sites and an edge with the engines of `profile`, open while the block runs."""
+    windows = frozenset(bundle.geometry.windows_with_picture(HEIGHT, WIDTH))
+    async with AsyncExitStack() as stack:
+        at_sites = [_site_engine(bundle, profile, number) for number in range(len(profile.operators))]
+        sites = [
+            SiteConfig(f"{operator}{number}", operator, await stack.enter_async_context(_url(bundle, engine)))
+            for number, (operator, engine) in enumerate(zip(profile.operators, at_sites, strict=True))
+        ]
+        seconds = {"global": profile.global_s, "decoder": profile.decoder_s}
+        at_edge = {name: FixedEngine(bundle, name, each) for name, each in seconds.items()}
+        factories = {name: partial(_same, engine) for name, engine in at_edge.items()}
+        engines = await stack.enter_async_context(EngineThread(factories))
+        caps = dict.fromkeys(profile.operators, -(-len(windows) // len(set(profile.operators))))
+        ledger = ExposureLedger.open(None, {site.name: site.operator for site in sites}, caps)
+        clients = [SiteClient(site, bundle, "fp16") for site in sites]
+        dispatcher = Dispatcher(bundle, clients, ledger, None, print, hedge_factor=hedge_factor)
+        await stack.enter_async_context(dispatcher.connected(windows))
+        follower = Follower(engines, Objects(PROMPTS, Still))
+        loop = Loop(bundle.geometry, engines, dispatcher, follower, (), LoopOptions(in_flight))
+        yield FixedRun(loop, dispatcher, list(at_edge.values()), at_sites)
+
+
+def _site_engine(bundle: Bundle, profile: Profile, number: int) -> FixedEngine:
+    stalls = (profile.stall_every, profile.stall_s) if number == 0 else (0, 0.0)
+    return FixedEngine(bundle, "window", profile.tile_s, *stalls)
+
+
+def _same(engine: FixedEngine) -> FixedEngine:
+    return engine
+
+
+@asynccontextmanager
+async def _url(bundle: Bundle, engine: FixedEngine) -> AsyncIterator[str]:
+    async with running_site(bundle, ServeOptions(port=0), lambda bundle: engine) as site:
+        yield site.url
+
+
+async def steady(bundle: Bundle, profile: Profile, in_flight: int, frames: int) -> dict[str, Any]:
+    """Frames per second of the last frames against the slowest stage, as its engine really took.
+
+    The global stage and the mask decoder of a frame run one after the other on the edge's engine thread, so
+    together they are one stage.
+    """
+    async with fixed_run(bundle, profile, in_flight) as run:
+        measured = await run.loop.run(Film(frames))
+        since_s = measured.done_s[0]
+        busy_s = {
+            "sites": max(engine.frame_s(frames, since_s) for engine in run.at_sites),
+            "edge": sum(engine.frame_s(frames, since_s) for engine in run.at_edge),
+        }
+    slowest = max(busy_s, key=lambda name: busy_s[name])
+    fps = _fps(measured, in_flight)
+    return {
+        "in_flight": in_flight,
+        "frames": measured.frames,
+        "fps": round(fps, 3),
+        "slowest_stage": slowest,
+        "slowest_stage_ms": round(busy_s[slowest] * 1e3, 2),
+        "ratio": round(fps * busy_s[slowest], 4),
+    }
+
+
+async def stragglers(bundle: Bundle, profile: Profile, hedged: bool, frames: int) -> dict[str, Any]:
+    """Latencies of frames while one site stalls now and then."""
+    async with fixed_run(bundle, profile, 2, HEDGE_FACTOR if hedged else None) as run:
+        measured = await run.loop.run(Film(frames))
+        engine = run.at_sites[0]
+        counts = run.dispatcher.statistics
+    latency = measured.seconds["end_to_end"].percentiles()
+    return {
+        "hedging": hedged,
+        "frames": measured.frames,
+        "frames_lost": measured.lost.count,
+        "windows_hedged": counts.hedged,
+        "stalls": engine.stalls,
+        "latency_ms": {name: round(value * 1e3, 1) for name, value in latency.items()},
+        "fps": round(measured.frames / measured.wall_s, 3),
+    }
+
+
+def _fps(measured: Measured, in_flight: int) -> float:
+    """Over the frames whose ends are kept, less the last ones, which nothing follows."""
+    ends_s = list(measured.done_s)[: -in_flight - 2]
+    return (len(ends_s) - 1) / (ends_s[-1] - ends_s[0])

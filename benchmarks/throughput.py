@@ -1,0 +1,241 @@
+"""Frames per second against what stages, cores and links allow.
+
+    python -m benchmarks.throughput --out benchmarks/results/throughput_mini.json
+
+Rows: `fixed` (engines that only take time), `straggler` (one site stalls now and then), `loopback` (real
+engines, three sites on this machine) and `link` (the same behind slow links; needs root and iproute2).
+`--rows` chooses some; the others stay in --out as they are.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import io
+import json
+import os
+import tempfile
+from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import anyio
+import click
+from rich.console import Console
+
+from benchmarks import slow_links
+from benchmarks.cpu_time import CpuTimes, cpu_times
+from benchmarks.fixed_latency import PROMPTS, Film, Profile, steady, stragglers
+from benchmarks.machine import describe
+from runtime.demo import running_site_process, three_sites
+from runtime.live import Live
+from runtime.loop import LoopOptions
+from runtime.session import RunOptions, run_session
+from stages.bundle import Bundle, shipped_bundle
+from stages.errors import InputError
+
+PROFILES = {
+    "sites slowest": Profile(0.04, 0.1, 0.02),
+    "global slowest": Profile(0.01, 0.2, 0.02),
+    "decode slowest": Profile(0.01, 0.05, 0.2),
+}
+# Two sites of one operator, so that a late window can be asked of the other.
+STALLING = Profile(0.01, 0.04, 0.02, operators="aabc", stall_every=30, stall_s=1.0)
+FIXED_LEAST = 0.95
+WARM_UP = 10  # frames before anything is measured
+LINKS = ((4.0, 0.0), (20.0, 0.0), (20.0, 0.02), (100.0, 0.0))  # Mbit/s each way, seconds of delay each way
+TIMELINE = (20.0, 0.02, "int8")  # the link and wire format whose timeline is kept
+
+
+@click.command()
+@click.option("--bundle", type=click.Path(path_type=Path), help="[default: the mini model of this clone]")
+@click.option("--rows", multiple=True, type=click.Choice(["fixed", "straggler", "loopback", "link"]))
+@click.option("--frames", type=click.IntRange(min=WARM_UP + 10), default=60, show_default=True)
+@click.option("--repeats", type=click.IntRange(min=1), default=3, show_default=True, help="Of real engines.")
+@click.option("--out", type=click.Path(path_type=Path), required=True)
+def main(bundle: Path | None, rows: tuple[str, ...], frames: int, repeats: int, out: Path) -> None:
+    """Measure the chosen rows, all of them by default. The timeline of a slow link lies beside --out.
+
+    Fails when engines of fixed latency are more than 5 % below their slowest stage at the default depth.
+    """
+    loaded = Bundle.load(bundle or shipped_bundle())
+    results = json.loads(out.read_text()) if out.exists() else {}
+    results |= {"model": loaded.description, "frames": frames}
+    measure: dict[str, Callable[[], Any]] = {
+        "fixed": partial(_fixed, loaded, frames),
+        "straggler": partial(_straggler, loaded, frames),
+        "loopback": partial(_loopback, loaded, frames, repeats),
+        "link": partial(_links, loaded, frames, out.with_name("throughput_timeline.png")),
+    }
+    out.parent.mkdir(parents=True, exist_ok=True)
+    for row in rows or measure:
+        results[row] = {"machine": describe(), "load_before": os.getloadavg()[0], "runs": measure[row]()}
+        out.write_text(json.dumps(results, indent=1) + "\n")
+        click.echo(json.dumps({row: results[row]["runs"]}, indent=1))
+    _check(results)
+
+
+def _check(results: dict[str, Any]) -> None:
+    for run in results.get("fixed", {}).get("runs", ()):
+        if run["in_flight"] == LoopOptions().in_flight and run["ratio"] < FIXED_LEAST:
+            raise click.ClickException(
+                f"{run['profile']}: {run['ratio']} of the slowest stage, expected at least {FIXED_LEAST}; "
+                "run it again on a machine that does nothing else, then look at the timeline"
+            )
+
+
+def _fixed(bundle: Bundle, frames: int) -> list[dict[str, Any]]:
+    return [
+        {"profile": name, **asyncio.run(steady(bundle, profile, in_flight, frames))}
+        for name, profile in PROFILES.items()
+        for in_flight in (1, 2, 4)
+    ]
+
+
+def _straggler(bundle: Bundle, frames: int) -> list[dict[str, Any]]:
+    return [asyncio.run(stragglers(bundle, STALLING, hedged, 2 * frames)) for hedged in (False, True)]
+
+
+def _loopback(bundle: Bundle, frames: int, repeats: int) -> list[dict[str, Any]]:
+    with tempfile.TemporaryDirectory() as scratch, three_sites(bundle.path, Path(scratch)) as running:
+        pids = [site.process.pid for site in running.sites]
+        options = _options(running.toml)
+        return [asyncio.run(_real(bundle, options, pids, frames)) for _ in range(repeats)]
+
+
+def _options(sites: Path, **more: Any) -> RunOptions:
+    return RunOptions(
+        sites=sites, threads=1, backend="onnxruntime-cpu", allow_undistilled=True, record=False, **more
+    )
+
+
+def _links(bundle: Bundle, frames: int, timeline: Path) -> list[dict[str, Any]]:
+    try:
+        slow_links.check_can_make_links()
+    except InputError as exc:
+        raise click.ClickException(str(exc)) from exc
+    runs = []
+    for mbit, delay_s in LINKS:
+        for wire in ("fp16", "int8"):
+            picture = timeline if (mbit, delay_s, wire) == TIMELINE else None
+            runs.append(_over_link(bundle, frames, mbit, delay_s, wire, picture))
+    return runs
+
+
+def _over_link(
+    bundle: Bundle, frames: int, mbit: float, delay_s: float, wire: str, timeline: Path | None
+) -> dict[str, Any]:
+    """One run with every site behind a link of its own."""
+    with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as stack:
+        scratch = Path(folder)
+        addresses, pids = [], []
+        for number in range(3):
+            inside, address = stack.enter_context(slow_links.slow_link(number, mbit))
+            arguments = ("--host", address, "--port", str(slow_links.PORT), "--insecure")
+            log = scratch / f"site-{number}.log"
+            site = stack.enter_context(running_site_process(bundle.path, log, inside, arguments))
+            addresses.append(address)
+            pids.append(site.process.pid)
+        options = partial(_options, wire=wire, insecure=True, trace=scratch / "trace.json")
+        result = asyncio.run(_delayed(bundle, addresses, delay_s, scratch, options, pids, frames))
+        if timeline is not None:
+            timeline.write_bytes((scratch / "trace.png").read_bytes())
+    bits = 8 * max(result["bytes_up_per_site_and_frame"], result["bytes_down_per_site_and_frame"])
+    bound = mbit * 1e6 / bits
+    return {
+        "mbit": mbit,
+        "wire": wire,
+        **result,
+        "link_bound_fps": round(bound, 3),
+        "ratio_to_lower_bound": round(result["fps"] / min(bound, result["bound_fps"]), 3),
+    }
+
+
+async def _delayed(
+    bundle: Bundle,
+    addresses: Sequence[str],
+    delay_s: float,
+    scratch: Path,
+    options: Callable[[Path], RunOptions],
+    pids: Sequence[int],
+    frames: int,
+) -> dict[str, Any]:
+    """A run whose sites are reached through relays where there is a delay."""
+    async with contextlib.AsyncExitStack() as stack:
+        urls = []
+        for address in addresses:
+            url = f"http://{address}:{slow_links.PORT}"
+            if delay_s:
+                through = slow_links.relay(address, slow_links.PORT, delay_s)
+                url = f"http://127.0.0.1:{await stack.enter_async_context(through)}"
+            urls.append(url)
+        added_s = await slow_links.calibrate(delay_s) if delay_s else 0.0
+        result = await _real(bundle, options(_sites_file(scratch, urls)), pids, frames)
+    return {"round_trip_added_ms": round(added_s * 1e3, 2), **result}
+
+
+def _sites_file(folder: Path, urls: Sequence[str]) -> Path:
+    path = folder / "sites.toml"
+    tables = (f'[[site]]\nname = "{n}"\noperator = "{n}"\nurl = "{url}"\n' for n, url in enumerate(urls))
+    path.write_text("\n".join(tables))
+    return path
+
+
+@dataclass
+class _Window:
+    """What was used between two frames that were shown."""
+
+    marks: list[tuple[int, CpuTimes]] = field(default_factory=list)
+
+    @contextlib.asynccontextmanager
+    async def watch(self, pids: Sequence[int], last: int, live: Live) -> AsyncIterator[str]:
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(self._mark, pids, last, live)
+            yield "measuring"
+            tasks.cancel_scope.cancel()
+
+    async def _mark(self, pids: Sequence[int], last: int, live: Live) -> None:
+        version = 0
+        for wanted in (WARM_UP, last):
+            while True:
+                version, shown = await live.frames.after(version)
+                if shown.number >= wanted:
+                    break
+            self.marks.append((shown.number, cpu_times([os.getpid(), *pids])))
+
+
+async def _real(bundle: Bundle, options: RunOptions, sites: Sequence[int], frames: int) -> dict[str, Any]:
+    """One run of real engines, from the frame after the warm-up to one before the end, where stages idle."""
+    window = _Window()
+    last = frames - 1 - 2 * options.loop.in_flight
+    watcher = partial(window.watch, sites, last)
+    console = Console(file=io.StringIO())
+    summary = await run_session(bundle, Film(frames), PROMPTS, options, console, [watcher])
+    (first, before), (end, after) = window.marks
+    count = end - first
+    fps = count / (after.at_s - before.at_s)
+    cores = len(os.sched_getaffinity(0))
+    bounds = {
+        "busiest_thread_s": after.busiest_since(before) / count,
+        "cpu_s_over_cores": after.total_since(before) / count / cores,
+    }
+    others = after.cores_of_others_since(before)
+    sent = {key: round(summary[key] / frames / 3) for key in ("bytes_up", "bytes_down")}
+    return {
+        "fps": round(fps, 3),
+        "bound_fps": round(1 / max(bounds.values()), 3),
+        "ratio": round(fps * max(bounds.values()), 4),
+        **{name: round(value, 5) for name, value in bounds.items()},
+        "cores_busy_with_other_things": round(others, 2),
+        **{f"{key}_per_site_and_frame": value for key, value in sent.items()},
+        **{
+            key: summary[key]
+            for key in ("wire", "frames_lost", "windows_run_at_edge", "latency_ms", "limited_by")
+        },
+    }
+
+
+if __name__ == "__main__":
+    main()
