@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 import importlib
-import os
 from copy import copy
 from typing import Any
 
 import click
 
 from stages.errors import PedsamError, ungrouped
-
-# numpy's matrix products are small here: threads for them would only wait for cores that the engines use.
-os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 COMMANDS = {
     "export": ("export.cli", "Write a bundle from a SAM checkpoint."),
