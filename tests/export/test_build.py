@@ -283,12 +283,7 @@ def test_what_the_command_refuses(bundle: Bundle, arguments: list[str], words: s
 def test_ctrl_c_ends_the_command_and_its_builder(bundle: Bundle) -> None:
     line = [sys.executable, "-m", "pedsam", "build", "--bundle", str(bundle.path), "--parse-only"]
     with subprocess.Popen(
-        line,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # tests may run in the background
+        line, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
     ) as process:
         assert process.stdout is not None
         for _ in range(2):  # until one stage is built, and the process for the next one is starting

@@ -159,8 +159,8 @@ async def pausing_stops_all_sending(run: WholeRun, tab: Tab) -> None:
     await run.assert_nothing_sent()
     await tab.until_number(await tab.number() + 3)  # the picture goes on
     await tab.until_masked(*FACE, masked=False)
-    await tab.page.locator("#pause").click()
     before = run.sites.tiles()
+    await tab.page.locator("#pause").click()
     await tab.until_masked(*FACE)
     assert run.sites.tiles() > before
 
