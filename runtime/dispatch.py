@@ -174,6 +174,7 @@ class Dispatcher:
             raise SendingPaused
         embeddings: Array = self._padding.copy()
         windows = canvas.windows
+        self.statistics.canvases += 1
         self.statistics.windows_skipped += canvas.geometry.windows - len(windows)
         failures: list[str] = []
 

@@ -68,9 +68,11 @@ class Lost:
 
 @dataclass
 class DispatchStatistics:
-    """Counts of a run's windows: `windows_reused` had not changed, `local_windows` ran at the edge,
-    `redispatched` went elsewhere after a failure, `hedged` were asked of a second site for being late."""
+    """Counts of a run's windows over its `canvases`, those computed again for a late click among them:
+    `windows_reused` had not changed, `local_windows` ran at the edge, `redispatched` went elsewhere after a
+    failure, `hedged` were asked of a second site for being late."""
 
+    canvases: int = 0
     windows_sent: int = 0
     windows_skipped: int = 0
     windows_reused: int = 0

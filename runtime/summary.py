@@ -29,7 +29,6 @@ def summarise(
     clients = [client for client, _ in dispatcher.sites]
     counts = dispatcher.statistics
     done = measured.frames - measured.lost.count
-    sent_frames = measured.frames - measured.bare - measured.carried
     return {
         "model": bundle.geometry.name,
         "weights": bundle.weights,
@@ -48,8 +47,8 @@ def summarise(
         },
         "bytes_up": sum(client.bytes_up for client in clients),
         "bytes_down": sum(client.bytes_down for client in clients),
-        "windows_sent_per_frame": _per_frame(counts.windows_sent, sent_frames),
-        "windows_skipped_as_padding": _per_frame(counts.windows_skipped, sent_frames),
+        "windows_sent_per_frame": _per_frame(counts.windows_sent, counts.canvases),
+        "windows_skipped_as_padding": _per_frame(counts.windows_skipped, counts.canvases),
         "windows_reused": counts.windows_reused,
         "windows_hedged": counts.hedged,
         "windows_run_at_edge": counts.local_windows,

@@ -148,7 +148,7 @@ async def test_every_window_goes_to_its_home_and_stays_there_over_frames(mini_bu
             assert it.sent(name) == it.own(name) == it.ledger.exposure(f"operator-{name}")
             assert sorted(it.sites[name].tiles) == sorted(3 * list(it.own(name)))
         counts = it.dispatcher.statistics
-        assert (counts.windows_sent, counts.windows_skipped) == (45, 30)
+        assert (counts.canvases, counts.windows_sent, counts.windows_skipped) == (3, 45, 30)
         assert (counts.redispatched, counts.local_windows, it.notes.lines) == (0, 0, [])
         assert [client.tiles for client, _ in it.dispatcher.sites] == [15, 15, 15]
 
