@@ -231,7 +231,7 @@ class FakeExecution:
             spec.name: at(self.addresses[spec.name], self._shapes[spec.name], spec.dtype)
             for spec in self._stage.inputs
         }
-        self.batches.append(next(iter(self._shapes.values()))[0])
+        self.batches.append(max(shape[0] for shape in self._shapes.values()))
         results = self._session.run(None, feeds)
         for spec, result in zip(self._stage.outputs, results, strict=True):
             at(self.addresses[spec.name], result.shape, spec.dtype)[...] = result
