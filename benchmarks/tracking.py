@@ -25,7 +25,7 @@ from runtime.canvas import Canvas, make_canvas
 from runtime.decode import ObjectMask, decode
 from runtime.edge import Edge, EdgeOptions, open_edge
 from runtime.prompts import Prompt
-from runtime.tracking import Still, Track, Tracked
+from runtime.tracking import Still, Track, Tracked, unit_features
 from runtime.verify import iou
 from stages.bundle import Bundle, shipped_bundle
 from stages.tensors import Array
@@ -100,7 +100,7 @@ async def _embedding(edge: Edge, canvas: Canvas) -> Array:
 
 async def follow(edge: Edge, tracker: Still, canvas: Canvas, embedding: Array) -> Mask | None:
     """The object's mask on this frame, None when the tracker calls it lost."""
-    prompt = tracker.question(canvas, embedding)
+    prompt = tracker.question(canvas, unit_features(embedding))
     chooser = {tracker.name: tracker.choose}
     found = await decode(edge.engines, embedding, canvas, [prompt], chooser) if prompt else [None]
     tracked = tracker.update(canvas, found[0])

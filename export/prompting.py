@@ -29,7 +29,8 @@ def clicks(masks: Tensor, generator: torch.Generator, stray: float = 0.5) -> Ten
     inside."""
     coarse = F.max_pool2d(masks.float()[:, None], 2)[:, 0]
     anywhere = torch.rand(coarse.shape, generator=generator, device=masks.device)
-    deep = F.avg_pool2d(coarse[:, None], 25, stride=1, padding=12)[:, 0] + 0.01 * anywhere
+    rows = F.avg_pool2d(coarse[:, None], (25, 1), stride=1, padding=(12, 0))
+    deep = F.avg_pool2d(rows, (1, 25), stride=1, padding=(0, 12))[:, 0] + 0.01 * anywhere
     which = torch.rand((len(masks), 1, 1), generator=generator, device=masks.device) < stray
     score = torch.where(which, anywhere, deep) * coarse
     best = score.flatten(1).argmax(1)

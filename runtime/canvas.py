@@ -7,6 +7,7 @@ Sam.postprocess_masks to float rounding; a test holds both against the originals
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import cv2
 import numpy as np
@@ -37,6 +38,10 @@ class Canvas:
         """Indices of the windows that hold picture; the others are never sent."""
         return self.geometry.windows_with_picture(self.height, self.width)
 
+    @cached_property
+    def _extents(self) -> npt.NDArray[np.int32]:
+        return self.geometry.extents(self.rows, self.cols)
+
     def window_inputs(self, window: int) -> dict[str, Array]:
         """Inputs of the window stage for one window, n = 1."""
         side = self.geometry.tile_px
@@ -45,7 +50,7 @@ class Canvas:
         return {
             "tile": np.ascontiguousarray(tile)[None],
             "index": np.array([[window]], np.int32),
-            "extent": self.geometry.extents(self.rows, self.cols)[window : window + 1],
+            "extent": self._extents[window : window + 1],
         }
 
     def whole_inputs(self) -> dict[str, Array]:

@@ -35,6 +35,7 @@ from stages.errors import InputError, PedsamError
 
 PEDSAM = (sys.executable, "-c", "import pedsam; pedsam.main()")  # this installation's own command line
 PROMPTS = "prompts.json"
+YIELDING = ("nice", "-n", "5")  # sites on the edge's own machine: its engine thread is what all wait for
 BACKEND = "onnxruntime-cpu"  # the same on every machine, also where a GPU has no libraries yet
 ANY_PORT = ("--port", "0")
 FRAME = (640, 360)  # pixels, width and height: 16:9, so ten of 25 windows are padding
@@ -249,7 +250,7 @@ def running_site_process(
 def _site_process(
     bundle: Path, log: Path, inside: Sequence[str] = (), address: Sequence[str] = ANY_PORT
 ) -> Iterator[subprocess.Popen[str]]:
-    command = [*inside, *PEDSAM, "serve", "--bundle", str(bundle), *address, "--threads", "1"]
+    command = [*inside, *YIELDING, *PEDSAM, "serve", "--bundle", str(bundle), *address, "--threads", "1"]
     command += ["--backend", BACKEND]
     environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
     with log.open("w") as errors:

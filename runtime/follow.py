@@ -21,7 +21,7 @@ from runtime.flow import Flow
 from runtime.live import Request
 from runtime.objects import Box, Entry, Objects, more_asked
 from runtime.prompts import Prompt
-from runtime.tracking import TrackState
+from runtime.tracking import TrackState, unit_features
 from stages.engine import EngineThread
 from stages.errors import InputError
 from stages.tensors import Array
@@ -215,7 +215,8 @@ class Follower:
 
 def _questions(entries: Sequence[Entry], canvas: Canvas, image_embedding: Array) -> list[Prompt]:
     """What to ask the decoder: one prompt for each object that is not lost already."""
-    questions = [entry.track.question(canvas, image_embedding) for entry in entries]
+    features = unit_features(image_embedding)
+    questions = [entry.track.question(canvas, features) for entry in entries]
     return [prompt for prompt in questions if prompt is not None]
 
 

@@ -68,8 +68,11 @@ class Still:
     def name(self) -> str:
         return self.start.name
 
-    def question(self, canvas: Canvas, image_embedding: Array) -> Prompt | None:
-        """The prompt for this frame, or None when there is nothing to ask: the object is lost."""
+    def question(self, canvas: Canvas, features: Floats) -> Prompt | None:
+        """The prompt for this frame, or None when there is nothing to ask: the object is lost.
+
+        `features` are the frame's `unit_features`.
+        """
         return self.start
 
     def choose(self, low_res_masks: Array, iou: Array) -> int:
@@ -106,8 +109,8 @@ class Track(Still):
         self._unlikeness = 0.0  # of its object's tokens to their matches
         self._usual: deque[float] = deque(maxlen=USUAL)
 
-    def question(self, canvas: Canvas, image_embedding: Array) -> Prompt | None:
-        self._features = unit_features(image_embedding)
+    def question(self, canvas: Canvas, features: Floats) -> Prompt | None:
+        self._features = features
         if self._first is None:
             return self.start
         self._labels, likeness = propagate(self._features, [self._first, *self._recent])
@@ -192,11 +195,10 @@ def _vote(likeness: Floats, values: Floats) -> tuple[Floats, Floats]:
 
 def unit_features(image_embedding: Array) -> Floats:
     """Unit features [G, G, C] of an image embedding [1, C, E, E]."""
-    channels, side = image_embedding.shape[1:3]
-    step = -(-side // LARGEST_GRID)
-    grid = side // step
-    blocks = image_embedding[0].reshape(channels, grid, step, grid, step)
-    features = blocks.mean(axis=(2, 4), dtype=np.float32).transpose(1, 2, 0)
+    step = -(-image_embedding.shape[2] // LARGEST_GRID)
+    tokens = image_embedding[0].transpose(1, 2, 0)
+    blocks = sum(tokens[row::step, col::step] for row in range(step) for col in range(step))
+    features = np.ascontiguousarray(blocks, np.float32)
     unit: Floats = features / np.maximum(np.linalg.norm(features, axis=2, keepdims=True), 1e-12)
     return unit
 

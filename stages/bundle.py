@@ -18,6 +18,7 @@ import json
 import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -105,7 +106,7 @@ class Bundle:
     probe_tolerance: Mapping[str, float]
     parity: Mapping[str, float] = field(default_factory=dict)
 
-    @property
+    @cached_property
     def site_digest(self) -> str:
         """Hash of everything that decides what a site computes: "sha256:" and 64 hex digits."""
         facts = {

@@ -45,7 +45,7 @@ def square(row: int, col: int, side: int = 96, size: int = 32) -> npt.NDArray[np
 
 def started(embedding: Array, logits: npt.NDArray[np.float32]) -> Track:
     track = Track(BOX)
-    assert track.question(BLANK, embedding) is BOX
+    assert track.question(BLANK, unit_features(embedding)) is BOX
     assert track.update(BLANK, ObjectMask(BOX, logits, 0.9)).state is TrackState.TRACKED
     return track
 
@@ -62,46 +62,47 @@ async def test_the_box_goes_where_the_tokens_go(down: int, right: int) -> None:
     embedding = picture_of_tokens()
     track = started(embedding, square(28, 36))  # tokens 7..15 down, 9..17 across
     moved = np.roll(embedding, (down, right), (2, 3))
-    assert box_in_tokens(track.question(BLANK, moved)) == [9 + right, 7 + down, 17 + right, 15 + down]
+    asked = track.question(BLANK, unit_features(moved))
+    assert box_in_tokens(asked) == [9 + right, 7 + down, 17 + right, 15 + down]
 
 
 async def test_what_moves_beyond_reach_is_lost_and_found_again_where_it_was() -> None:
     embedding = picture_of_tokens()
     track = started(embedding, square(28, 36))
     for _ in range(3):
-        assert track.question(BLANK, embedding) is not None
+        assert track.question(BLANK, unit_features(embedding)) is not None
         assert track.update(BLANK, ObjectMask(BOX, square(28, 36), 0.9)).state is TrackState.TRACKED
-    assert track.question(BLANK, np.roll(embedding, 11, 3)) is None
+    assert track.question(BLANK, unit_features(np.roll(embedding, 11, 3))) is None
     assert track.update(BLANK, None) == Tracked("object", TrackState.LOST, None)
-    assert box_in_tokens(track.question(BLANK, embedding)) == [9, 7, 17, 15]
+    assert box_in_tokens(track.question(BLANK, unit_features(embedding))) == [9, 7, 17, 15]
 
 
 async def test_the_mask_that_fits_the_labels_is_chosen_and_one_that_does_not_is_no_answer() -> None:
     embedding = picture_of_tokens()
     track = started(embedding, square(28, 36))
-    track.question(BLANK, embedding)
+    track.question(BLANK, unit_features(embedding))
     elsewhere, there = square(60, 60), square(29, 36)
     masks = np.stack([elsewhere, elsewhere, there, elsewhere])
     assert track.choose(masks, np.array([0.9, 0.9, 0.5, 0.9], np.float32)) == 2
     assert track.choose(masks[[2, 2, 2, 2]], np.array([0.1, 0.2, 0.9, 0.3], np.float32)) == 2
     assert track.update(BLANK, ObjectMask(BOX, elsewhere, 0.9)).state is TrackState.LOST
-    track.question(BLANK, embedding)
+    track.question(BLANK, unit_features(embedding))
     assert track.update(BLANK, ObjectMask(BOX, there, 0.5)).state is TrackState.TRACKED
 
 
 async def test_without_a_first_mask_the_prompt_is_asked_again() -> None:
     track = Track(BOX)
     embedding = picture_of_tokens()
-    track.question(BLANK, embedding)
+    track.question(BLANK, unit_features(embedding))
     nothing = np.full((96, 96), -5, np.float32)
     assert track.update(BLANK, ObjectMask(BOX, nothing, 0.9)).state is TrackState.LOST
-    assert track.question(BLANK, embedding) is BOX
+    assert track.question(BLANK, unit_features(embedding)) is BOX
 
 
 async def test_a_large_embedding_is_matched_in_blocks() -> None:
     embedding = np.repeat(np.repeat(picture_of_tokens(side=32), 2, axis=2), 2, axis=3)
     track = started(embedding, square(64, 96, side=256, size=64))  # blocks 8..16 down, 12..20 across
-    prompt = track.question(BLANK, np.roll(embedding, (4, 6), (2, 3)))
+    prompt = track.question(BLANK, unit_features(np.roll(embedding, (4, 6), (2, 3))))
     assert prompt is not None
     assert prompt.box_xyxy == pytest.approx(np.array([15, 10, 23, 18]) * 12, abs=6)
 
@@ -129,7 +130,7 @@ class Film:
         return await self.follow(tracker, canvas, outputs["image_embedding"])
 
     async def follow(self, tracker: Still, canvas: Canvas, embedding: Array) -> npt.NDArray[np.bool_] | None:
-        prompt = tracker.question(canvas, embedding)
+        prompt = tracker.question(canvas, unit_features(embedding))
         chooser = {tracker.name: tracker.choose}
         found = await decode(self.edge.engines, embedding, canvas, [prompt], chooser) if prompt else [None]
         tracked = tracker.update(canvas, found[0])
