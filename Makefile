@@ -13,12 +13,13 @@ demo: $(VENV)/.demo
 
 # The tests of the preview's page drive a Chromium; where there is none they are left out, and that is said.
 CHROMIUM := $(shell command -v chromium || command -v chromium-browser || command -v google-chrome)
+PYTEST := $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist worksteal
 test: $(VENV)/.test
 ifeq ($(CHROMIUM),)
-	$(BIN)/python -m pytest -m "not gpu and not triton and not browser"
+	$(PYTEST) -m "not gpu and not triton and not browser"
 	@echo "NOT TESTED: the preview in a browser, for want of one; on Debian: apt-get install chromium"
 else
-	$(BIN)/python -m pytest -m "not gpu and not triton"
+	$(PYTEST) -m "not gpu and not triton"
 endif
 
 test-gpu: $(VENV)/.test

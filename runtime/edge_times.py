@@ -20,8 +20,10 @@ from runtime.prediction import EdgeTimes
 from runtime.prompts import Prompt
 from runtime.sinks import MaskLines, OverlayVideo, Result, ResultObject, banner_for
 from runtime.sources import Frame
+from runtime.tracking import RECENT, Memory, propagate, unit_features
 from stages.bundle import Bundle
 from stages.engine import EngineThread, engine_factories
+from stages.tensors import Array
 
 RUNS = (3, 20)  # of each step, at least and at most, after one that warms it up
 ENOUGH_S = 0.5  # for the runs beyond the least
@@ -45,12 +47,25 @@ async def measure_edge(bundle: Bundle, size: tuple[int, int], backend: str, thre
         height, width = size
         prompt = Prompt("object", (width * 0.25, height * 0.25, width * 0.75, height * 0.75))
         decode_s = await watch.seconds(lambda: decode(engines, image, canvas, [prompt]))
+        await _follow(watch, image)
         write_s = await _write_s(watch, bundle, frame, canvas, prompt)
         processor_s, window_s = watch.processor_s, None
         if "window" in engines:
             window_s = await watch.seconds(lambda: engines.infer("window", canvas.window_inputs(0)))
     cores = len(os.sched_getaffinity(0))
     return EdgeTimes(read_s, global_s, decode_s, write_s, window_s, processor_s, cores)
+
+
+async def _follow(watch: _Watch, image_embedding: Array) -> None:
+    """Match a frame with those a track remembers. It runs beside the engines: only its processor counts."""
+    features = unit_features(image_embedding)
+    labels = np.zeros(features.shape[:2], np.float32)
+    middle = slice(len(labels) // 4, len(labels) * 3 // 4)
+    labels[middle, middle] = 1
+    memories = [Memory(features, labels)] * (1 + RECENT)
+    await watch.seconds(
+        lambda: to_thread.run_sync(lambda: propagate(unit_features(image_embedding), memories))
+    )
 
 
 async def _write_s(

@@ -23,6 +23,8 @@ def pytest_configure(config: pytest.Config) -> None:
     """Tests run on the CPU whatever the machine has, except when those marked gpu alone are asked for."""
     if config.getoption("markexpr") != "gpu":
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
+    if config.getoption("numprocesses", None):
+        os.environ.setdefault("OMP_NUM_THREADS", "1")  # of torch: processes that share cores spin for each other
 
 
 # Started in the background this process ignores Ctrl-C, and so would the processes that tests interrupt.

@@ -23,6 +23,9 @@ from stages.tensors import Array
 from tests.pictures import SHAPES, photo
 
 
+SHAPE_OF_ALL = "1000x667"  # on which vit_b is tried as whole and with every wire format too
+
+
 @dataclass
 class Rig:
     """One model both ways: `engines` of its exported stages, `reference` as segment_anything runs it."""
@@ -70,15 +73,15 @@ def test_split_equals_whole(rig: Rig, shape: str) -> None:
     canvas = make_canvas(photo(shape), rig.bundle.geometry)
     reference = rig.reference(canvas)
     answers = _window_answers(rig, canvas)
-    split = {name: _image_embedding(rig, answer) for name, answer in answers.items()}
-    whole = rig.engines["whole"].infer(canvas.whole_inputs())["image_embedding"]
-
-    assert np.abs(split["fp32"] - reference).max() < 1e-4
-    assert np.abs(whole - reference).max() < 1e-4
+    assert np.abs(_image_embedding(rig, answers["fp32"]) - reference).max() < 1e-4
     expected = _masks(rig, canvas, reference)
     assert all(0.02 < mask.mean() < 0.98 for mask in expected)  # masks that could differ
-    assert _lowest_iou(expected, _masks(rig, canvas, split["fp16"])) >= 0.999
-    assert _lowest_iou(expected, _masks(rig, canvas, split["int8"])) >= 0.98
+    if rig.bundle.geometry.name != "mini" and shape != SHAPE_OF_ALL:
+        return  # a minute a shape; how bytes are rounded does not depend on it
+    whole = rig.engines["whole"].infer(canvas.whole_inputs())["image_embedding"]
+    assert np.abs(whole - reference).max() < 1e-4
+    for wire, least in (("fp16", 0.999), ("int8", 0.98)):
+        assert _lowest_iou(expected, _masks(rig, canvas, _image_embedding(rig, answers[wire]))) >= least
 
 
 def _window_answers(rig: Rig, canvas: Canvas) -> dict[str, Array]:
