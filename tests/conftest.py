@@ -24,7 +24,7 @@ def pytest_configure(config: pytest.Config) -> None:
     if config.getoption("markexpr") != "gpu":
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
     if config.getoption("numprocesses", None):
-        os.environ.setdefault("OMP_NUM_THREADS", "1")  # of torch: processes that share cores spin for each other
+        os.environ.setdefault("OMP_NUM_THREADS", "1")  # of torch: its threads spin on cores they share
 
 
 # Started in the background this process ignores Ctrl-C, and so would the processes that tests interrupt.

@@ -22,7 +22,6 @@ from stages.engine import Engine, make_engine
 from stages.tensors import Array
 from tests.pictures import SHAPES, photo
 
-
 SHAPE_OF_ALL = "1000x667"  # on which vit_b is tried as whole and with every wire format too
 
 
