@@ -126,6 +126,12 @@ class Film(Source):
             yield Frame(number, f"{number:04}", float(number), np.roll(self._picture, 3 * number, axis=1))
 
 
+class LiveFilm(Film):
+    """The same as a camera that has every frame at once."""
+
+    live = True
+
+
 @dataclass(frozen=True)
 class Profile:
     """Seconds of every engine: of a site for one tile, of the edge for one frame's global stage and masks.

@@ -3,7 +3,8 @@
     python -m benchmarks.throughput --out benchmarks/results/throughput_mini.json
 
 Rows: `fixed` (engines that only take time), `straggler` (one site stalls now and then), `loopback` (real
-engines, three sites on this machine) and `link` (the same behind slow links; needs root and iproute2).
+engines, three sites on this machine), `live` (the same for a camera) and `link` (the same behind slow links;
+needs root and iproute2).
 `--rows` chooses some; the others stay in --out as they are.
 """
 
@@ -27,7 +28,7 @@ from rich.console import Console
 
 from benchmarks import slow_links
 from benchmarks.cpu_time import CpuTimes, cpu_times
-from benchmarks.fixed_latency import PROMPTS, Film, Profile, steady, stragglers
+from benchmarks.fixed_latency import PROMPTS, Film, LiveFilm, Profile, steady, stragglers
 from benchmarks.machine import describe
 from runtime.demo import running_site_process, three_sites
 from runtime.live import Live
@@ -51,7 +52,7 @@ TIMELINE = (20.0, 0.02, "int8")  # the link and wire format whose timeline is ke
 
 @click.command()
 @click.option("--bundle", type=click.Path(path_type=Path), help="[default: the mini model of this clone]")
-@click.option("--rows", multiple=True, type=click.Choice(["fixed", "straggler", "loopback", "link"]))
+@click.option("--rows", multiple=True, type=click.Choice(["fixed", "straggler", "loopback", "live", "link"]))
 @click.option("--frames", type=click.IntRange(min=WARM_UP + 10), default=60, show_default=True)
 @click.option("--repeats", type=click.IntRange(min=1), default=3, show_default=True, help="Of real engines.")
 @click.option("--out", type=click.Path(path_type=Path), required=True)
@@ -66,7 +67,8 @@ def main(bundle: Path | None, rows: tuple[str, ...], frames: int, repeats: int, 
     measure: dict[str, Callable[[], Any]] = {
         "fixed": partial(_fixed, loaded, frames),
         "straggler": partial(_straggler, loaded, frames),
-        "loopback": partial(_loopback, loaded, frames, repeats),
+        "loopback": partial(_loopback, loaded, Film(frames), repeats),
+        "live": partial(_loopback, loaded, LiveFilm(frames), repeats),
         "link": partial(_links, loaded, frames, out.with_name("throughput_timeline.png")),
     }
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -90,7 +92,7 @@ def _fixed(bundle: Bundle, frames: int) -> list[dict[str, Any]]:
     return [
         {"profile": name, **asyncio.run(steady(bundle, profile, in_flight, frames))}
         for name, profile in PROFILES.items()
-        for in_flight in (1, 2, 4)
+        for in_flight in (1, 2, 3)
     ]
 
 
@@ -98,11 +100,11 @@ def _straggler(bundle: Bundle, frames: int) -> list[dict[str, Any]]:
     return [asyncio.run(stragglers(bundle, STALLING, hedged, 2 * frames)) for hedged in (False, True)]
 
 
-def _loopback(bundle: Bundle, frames: int, repeats: int) -> list[dict[str, Any]]:
+def _loopback(bundle: Bundle, film: Film, repeats: int) -> list[dict[str, Any]]:
     with tempfile.TemporaryDirectory() as scratch, three_sites(bundle.path, Path(scratch)) as running:
         pids = [site.process.pid for site in running.sites]
         options = _options(running.toml)
-        return [asyncio.run(_real(bundle, options, pids, frames)) for _ in range(repeats)]
+        return [asyncio.run(_real(bundle, options, pids, film)) for _ in range(repeats)]
 
 
 def _options(sites: Path, **more: Any) -> RunOptions:
@@ -172,7 +174,7 @@ async def _delayed(
                 url = f"http://127.0.0.1:{await stack.enter_async_context(through)}"
             urls.append(url)
         added_s = await slow_links.calibrate(delay_s) if delay_s else 0.0
-        result = await _real(bundle, options(_sites_file(scratch, urls)), pids, frames)
+        result = await _real(bundle, options(_sites_file(scratch, urls)), pids, Film(frames))
     return {"round_trip_added_ms": round(added_s * 1e3, 2), **result}
 
 
@@ -206,13 +208,14 @@ class _Window:
             self.marks.append((shown.number, cpu_times([os.getpid(), *pids])))
 
 
-async def _real(bundle: Bundle, options: RunOptions, sites: Sequence[int], frames: int) -> dict[str, Any]:
+async def _real(bundle: Bundle, options: RunOptions, sites: Sequence[int], film: Film) -> dict[str, Any]:
     """One run of real engines, from the frame after the warm-up to one before the end, where stages idle."""
     window = _Window()
+    frames = film.count or 0
     last = frames - 1 - 2 * options.loop.in_flight
     watcher = partial(window.watch, sites, last)
     console = Console(file=io.StringIO())
-    summary = await run_session(bundle, Film(frames), PROMPTS, options, console, [watcher])
+    summary = await run_session(bundle, film, PROMPTS, options, console, [watcher])
     (first, before), (end, after) = window.marks
     count = end - first
     fps = count / (after.at_s - before.at_s)

@@ -136,9 +136,9 @@ loop_options = _options(
     click.option(
         "--in-flight",
         type=click.IntRange(1, RECENT_FRAMES),
-        default=2,
+        default=LoopOptions.in_flight,
         show_default=True,
-        help="Frames whose windows travel at once: 1 answers soonest, more fill a long way to the sites.",
+        help="Frames whose windows travel at once; of a live source at most so many, as needed.",
     ),
     click.option(
         "--keyframe-every",

@@ -63,7 +63,7 @@ class LiveLoop(Live):
             "frames": measured.frames,
             "dropped": source.dropped if source else 0,
             "lost": measured.lost.count,
-            "limited_by": limited_by(seconds, through_sites, self._loop.options.in_flight),
+            "limited_by": limited_by(seconds, through_sites, measured.in_flight, measured.in_turn),
             "paused": self.paused,
             "message": (source.trouble if source else None) or _last(counts.messages),
             "steps": {name: round(seconds[name].recent_mean * 1e3, 1) for name in STEPS},

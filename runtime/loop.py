@@ -4,6 +4,10 @@ While the global stage of a frame runs, the windows of the next ones travel, at 
 them, and one more is being read. Frames leave in order. Nothing is read before there is room: a file drops
 nothing, and a live source hands on the newest frame there is by then.
 
+A file is to be done soon: the global stage of a frame begins before the masks of the one before are decoded.
+A live frame is to be shown soon: its masks come before the next frame's global stage, and no more frames are
+ahead of it than keep the engines busy, since any other would only grow old.
+
 Nothing leaves the edge for a frame on which nothing is to be segmented, nor while sending is paused: such a
 frame passes through bare.
 """
@@ -33,6 +37,9 @@ from stages.engine import EngineThread
 from stages.geometry import Geometry
 from stages.tensors import Array
 
+_TRY = 1.1
+_NEWEST = 0.2  # weight of the newest value in an average
+
 T = TypeVar("T")
 
 
@@ -40,7 +47,7 @@ T = TypeVar("T")
 class LoopOptions:
     """How the pipeline runs; see the help of `pedsam run`."""
 
-    in_flight: int = 2
+    in_flight: int = 3
     keyframe_every: int = 1
     max_fps: float | None = None
     max_mbit: float | None = None
@@ -96,7 +103,9 @@ class Loop:
         self._progress = progress
         self._trace = trace
         self._pace = Pace(options.max_fps, options.max_mbit)
-        self._room = anyio.Semaphore(options.in_flight)
+        self._ahead = 0  # frames read whose global stage has not begun
+        self._begun = anyio.Condition()
+        self._travel_s = self._engines_s = 0.0  # of a frame lately
         self._stopping = False
         self._bare_before = True
 
@@ -109,11 +118,13 @@ class Loop:
     async def run(self, source: Source) -> Measured:
         """Process the frames of a source that is open, and return what was measured."""
         self.source = source
+        self.measured.in_turn = source.live
+        self.measured.in_flight = 1 if source.live else self.options.in_flight
         started = time.perf_counter()
         async with anyio.create_task_group() as tasks:
             send, receive = anyio.create_memory_object_stream[Job](self.options.in_flight)
             tasks.start_soon(self._read, source, tasks, send)
-            for work in (self._global, self._decode):
+            for work in (self._engines_in_turn,) if source.live else (self._global, self._decode):
                 following, next_receive = anyio.create_memory_object_stream[Job](0)
                 tasks.start_soon(_step, work, receive, following)
                 receive = next_receive
@@ -126,7 +137,7 @@ class Loop:
         try:
             async with send:
                 while not self._stopping:
-                    await self._room.acquire()
+                    await self._room(source.live)
                     job = await self._next(source, frames)
                     if job is None:
                         return
@@ -135,6 +146,16 @@ class Loop:
                         await send.send(each)
         finally:
             source.stop()  # ends a thread that still waits for a frame
+
+    async def _room(self, live: bool) -> None:
+        """Wait until another frame may travel."""
+        async with self._begun:
+            while self._ahead >= self.measured.in_flight:
+                await self._begun.wait()
+                if live:
+                    wanted = frames_ahead(self.measured.in_flight, self._travel_s, self._engines_s)
+                    self.measured.in_flight = min(wanted, self.options.in_flight)
+            self._ahead += 1
 
     def _again(self) -> Iterator[Job]:
         """Frames that were clicked on before they were computed, to go before any newer one."""
@@ -176,6 +197,7 @@ class Loop:
                 job.embeddings = await self._dispatcher.embed(_present(job.kept).canvas)
                 self._pace.sent(self._dispatcher.bytes_up)
                 self._note("windows", job, started)
+                self._travel_s = _smooth(self._travel_s, time.perf_counter() - started)
         except FrameLost as exc:
             job.lost = str(exc)
         except SendingPaused:
@@ -189,13 +211,23 @@ class Loop:
     async def _global(self, job: Job) -> None:
         await job.travelled.wait()
         if not job.again:  # those come on top
-            self._room.release()
+            async with self._begun:
+                self._ahead -= 1
+                self._begun.notify()
         if job.computed:
             started = time.perf_counter()
             outputs = await self._engines.infer("global", {"embedding": _present(job.embeddings)})
             _present(job.kept).image_embedding = outputs["image_embedding"]
             job.embeddings = None
             self._note("global", job, started)
+
+    async def _engines_in_turn(self, job: Job) -> None:
+        await job.travelled.wait()
+        started = time.perf_counter()
+        await self._global(job)
+        await self._decode(job)
+        if job.computed:
+            self._engines_s = _smooth(self._engines_s, time.perf_counter() - started)
 
     async def _decode(self, job: Job) -> None:
         if job.kept is None or (job.lost is not None and not job.again):
@@ -254,6 +286,22 @@ class Loop:
         if not job.again:
             self.measured.seconds[step].add(now_s - started_s)
         self._trace.add(step, f"frame {job.frame.number}", started_s, now_s)
+
+
+def frames_ahead(now: int, travel_s: float, engines_s: float) -> int:
+    """How many frames to have under way so that the engines need not wait for windows; one step from `now`.
+
+    `travel_s` is how long the windows of a frame take at present, `engines_s` how long a frame keeps the
+    engines. Frames that travel together slow each other down, so one less is tried a little before it is
+    sure to be enough.
+    """
+    if travel_s > now * engines_s > 0:
+        return now + 1
+    return now - 1 if travel_s < _TRY * (now - 1) * engines_s else now
+
+
+def _smooth(average: float, value: float) -> float:
+    return average + (value - average) * _NEWEST if average else value
 
 
 async def _step(

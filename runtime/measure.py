@@ -88,7 +88,8 @@ class Measured:
     it.
 
     Of `frames` that were finished, `bare` ones had nothing to be segmented or came while sending was paused,
-    and `carried` ones had their masks moved along.
+    and `carried` ones had their masks moved along. Windows of `in_flight` frames travelled at once; `in_turn`
+    says that global stage and decoder of a frame ran before those of the next.
     """
 
     seconds: dict[str, Series] = field(
@@ -99,6 +100,8 @@ class Measured:
     carried: int = 0
     lost: Lost = field(default_factory=Lost)
     wall_s: float = 0.0
+    in_flight: int = 1
+    in_turn: bool = False
     done_s: deque[float] = field(default_factory=lambda: deque(maxlen=30))
 
     @contextmanager
@@ -132,18 +135,21 @@ _WHERE = {
     "windows": "the window stage",
     "global": "the global stage at the edge",
     "decode": "the mask decoder at the edge",
+    "engines": "the global stage and the mask decoder at the edge",
     "write": "drawing and writing results",
     "camera": "the source, which gives no frames faster",
     "pace": "--max-fps or --max-mbit",
 }
 
 
-def limited_by(seconds: Mapping[str, Series], through_sites: bool, in_flight: int = 1) -> str:
+def limited_by(
+    seconds: Mapping[str, Series], through_sites: bool, in_flight: int = 1, in_turn: bool = False
+) -> str:
     """What bounds the frames per second: the step that is busy longest with a frame, or what reading waits
     for.
 
     A step that only some frames need counts by their share of the frames read. `in_flight` is for how many
-    frames at once the window stage works.
+    frames at once the window stage works; `in_turn` as Measured has it.
     """
     if not any(seconds[name] for name in STEPS):
         return "nothing: no frame was completed"
@@ -152,6 +158,8 @@ def limited_by(seconds: Mapping[str, Series], through_sites: bool, in_flight: in
     busy["windows"] /= in_flight
     reading = ("read", *WAITS)
     held = {**{name: busy[name] for name in STEPS}, "read": sum(busy[name] for name in reading)}
+    if in_turn:
+        held["engines"] = held.pop("global") + held.pop("decode")
     slowest = max(held, key=lambda name: held[name])
     ms = held[slowest] * 1e3
     if slowest == "read":

@@ -127,9 +127,7 @@ async def _run(
                     measured = await loop.run(source)
     if options.trace:
         await to_thread.run_sync(trace.write, options.trace)
-    return summarise(
-        bundle, edge.dispatcher, measured, edge.wire_format, options.loop.in_flight, source.dropped
-    )
+    return summarise(bundle, edge.dispatcher, measured, edge.wire_format, source.dropped)
 
 
 def _windows(bundle: Bundle, source: Source) -> frozenset[int]:

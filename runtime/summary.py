@@ -19,7 +19,7 @@ from stages.bundle import Bundle
 
 
 def summarise(
-    bundle: Bundle, dispatcher: Dispatcher, measured: Measured, wire_format: str, in_flight: int, dropped: int
+    bundle: Bundle, dispatcher: Dispatcher, measured: Measured, wire_format: str, dropped: int
 ) -> dict[str, Any]:
     """The content of summary.json: milliseconds, and bytes of message bodies with those of probes.
 
@@ -55,7 +55,7 @@ def summarise(
         "windows_redispatched": counts.redispatched,
         "sites": _sites(dispatcher),
         "messages": list(counts.messages),
-        "limited_by": limited_by(measured.seconds, bool(clients), in_flight),
+        "limited_by": limited_by(measured.seconds, bool(clients), measured.in_flight, measured.in_turn),
     }
 
 

@@ -4,18 +4,20 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from functools import partial
 
 import anyio
 import pytest
+from aiohttp import web
 
-from benchmarks.fixed_latency import PROMPTS, Film, FixedEngine, Profile, steady
+from benchmarks.fixed_latency import PROMPTS, Film, FixedEngine, LiveFilm, Profile, steady
 from runtime.client import SiteClient
 from runtime.dispatch import Dispatcher
 from runtime.follow import Follower
-from runtime.loop import Loop, LoopOptions
+from runtime.loop import Loop, LoopOptions, frames_ahead
 from runtime.measure import Measured
 from runtime.objects import Objects
 from runtime.sinks import Result, Sink
@@ -31,6 +33,7 @@ pytestmark = pytest.mark.anyio
 FRAMES = 5
 WINDOWS = 15  # of a 16:9 frame
 PATIENCE_S = 60.0
+LATE_S = 0.5
 
 
 class Count:
@@ -76,18 +79,27 @@ class HeldSink(Sink):
         pass
 
 
+async def late(site: Impostor, request: web.Request) -> web.StreamResponse:
+    """What a site answers after LATE_S."""
+    await anyio.sleep(LATE_S)
+    return await site.answer(request)
+
+
 async def run_held(
     bundle: Bundle,
     in_flight: int = 1,
     holds: Mapping[str, Callable[[int], None]] | None = None,
     answered: Count | None = None,
     trace: Trace | None = None,
+    live: bool = False,
+    site_is_late: bool = False,
 ) -> Measured:
     """FRAMES frames through two sites and engines, each held by what `holds` has for its step."""
     hold = {name: (holds or {}).get(name, lambda number: None) for name in ("global", "decoder", "write")}
     factories = {name: partial(HeldEngine, bundle, name, hold[name]) for name in ("global", "decoder")}
     async with AsyncExitStack() as stack:
-        impostors = {name: Impostor(bundle) for name in "ab"}
+        manner = [late] * (FRAMES * WINDOWS) if site_is_late else []
+        impostors = {name: Impostor(bundle, *manner) for name in "ab"}
         sites = [
             config(name, await stack.enter_async_context(each.running())) for name, each in impostors.items()
         ]
@@ -103,7 +115,7 @@ async def run_held(
         options = LoopOptions(in_flight)
         loop = Loop(bundle.geometry, engines, dispatcher, follower, sinks, options, trace=trace or Trace())
         with anyio.fail_after(2 * PATIENCE_S):
-            return await loop.run(Film(FRAMES))
+            return await loop.run((LiveFilm if live else Film)(FRAMES))
 
 
 def spans_of(trace: Trace) -> dict[tuple[str, str], tuple[float, float]]:
@@ -157,6 +169,50 @@ async def test_the_windows_of_a_frame_are_under_way_while_masks_are_decoded(mini
 
     measured = await run_held(mini_bundle, 1, {"decoder": hold}, answered)
     assert (measured.frames, measured.lost.count) == (FRAMES, 0)
+
+
+async def test_a_live_frame_gets_its_masks_before_the_next_global_stage(mini_bundle: Bundle) -> None:
+    trace = Trace()
+    holds = {"decoder": lambda number: time.sleep(LATE_S)}
+    measured = await run_held(mini_bundle, holds=holds, trace=trace, live=True)
+    assert (measured.frames, measured.lost.count) == (FRAMES, 0)
+    spans = spans_of(trace)
+    for number in range(FRAMES - 1):
+        assert spans["decode", f"frame {number}"][1] <= spans["global", f"frame {number + 1}"][0]
+
+
+async def test_a_live_frame_is_not_read_before_it_is_needed(mini_bundle: Bundle) -> None:
+    """The engines take longer than the windows, so one frame ahead is enough, whatever may be."""
+    trace = Trace()
+    holds = {"global": lambda number: time.sleep(LATE_S)}
+    measured = await run_held(mini_bundle, 3, holds, trace=trace, live=True)
+    assert (measured.frames, measured.in_flight) == (FRAMES, 1)
+    spans = spans_of(trace)
+    for number in range(FRAMES - 1):
+        assert spans["read", f"frame {number + 1}"][0] >= spans["global", f"frame {number}"][0]
+
+
+async def test_windows_of_more_live_frames_travel_on_a_long_way(mini_bundle: Bundle) -> None:
+    measured = await run_held(mini_bundle, 3, live=True, site_is_late=True)
+    assert (measured.frames, measured.lost.count) == (FRAMES, 0)
+    assert measured.in_flight > 1
+
+
+@pytest.mark.parametrize(
+    ("now", "travel_s", "engines_s", "wanted"),
+    [
+        (1, 0.0, 0.0, 1),  # nothing was measured yet
+        (1, 0.09, 0.1, 1),
+        (1, 0.11, 0.1, 2),
+        (2, 0.15, 0.1, 2),
+        (2, 0.105, 0.1, 1),
+        (3, 0.5, 0.1, 4),
+    ],
+)
+def test_as_many_frames_travel_as_keep_the_engines_busy(
+    now: int, travel_s: float, engines_s: float, wanted: int
+) -> None:
+    assert frames_ahead(now, travel_s, engines_s) == wanted
 
 
 async def test_the_benchmark_names_the_slowest_stage(mini_bundle: Bundle) -> None:

@@ -100,6 +100,15 @@ def test_windows_of_several_frames_at_once_count_by_their_share() -> None:
     assert limited_by(seconds, True, in_flight=2).startswith("the global stage")
 
 
+def test_engines_that_run_in_turn_count_together() -> None:
+    seconds = Measured().seconds
+    seconds["windows"], seconds["global"], seconds["decode"] = Series([0.5]), Series([0.3]), Series([0.3])
+    assert limited_by(seconds, True).startswith("the window stage")
+    assert limited_by(seconds, True, in_turn=True) == (
+        "the global stage and the mask decoder at the edge: 600 ms of every frame"
+    )
+
+
 @pytest.mark.parametrize(
     ("wait", "words"), [("camera", "the source, which gives no frames faster"), ("pace", "--max-fps or")]
 )
