@@ -6,6 +6,7 @@ is opened again, with growing pauses, until the run ends.
 
 from __future__ import annotations
 
+import os
 import re
 import threading
 import time
@@ -24,6 +25,7 @@ from stages.errors import InputError
 
 RETRY_S = (0.5, 1.0, 2.0, 5.0, 10.0)  # waits between attempts to open a camera again; the last one repeats
 _STREAM_MS = 5000  # a network stream that is silent for so long has failed
+_STREAMS = ("rtsp", "rtsps", "http", "https")
 _TURNS = {90: cv2.ROTATE_90_CLOCKWISE, 180: cv2.ROTATE_180, 270: cv2.ROTATE_90_COUNTERCLOCKWISE}
 
 
@@ -53,6 +55,8 @@ class Capture(Protocol):
 
 
 OpenCapture = Callable[[], Capture | None]  # None: it cannot be opened now
+
+cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_ERROR)  # what it warns of is told in our own words
 
 
 class LiveSource(Source):
@@ -97,7 +101,7 @@ class LiveSource(Source):
         if capture is None or not ok or first is None:
             if capture is not None:
                 capture.release()
-            raise InputError(f"{self.name} gives no picture; {_cameras_found()}")
+            raise InputError(f"{self.name} gives no picture; {_advice(self.name)}")
         self._started_s = time.perf_counter()
         self._put(first)
         self._size = self._turned(first).shape[0], self._turned(first).shape[1]
@@ -239,7 +243,7 @@ def _opening(text: str, camera: CameraOptions) -> OpenCapture | None:
         if not sensor.isdigit():
             raise InputError(f"source {text} names no camera; expected like csi://0")
         return lambda: _opened(cv2.VideoCapture(csi_pipeline(int(sensor), camera), cv2.CAP_GSTREAMER))
-    if scheme in ("rtsp", "rtsps", "http", "https"):
+    if scheme in _STREAMS:
         return lambda: _open_stream(text)
     return None
 
@@ -264,6 +268,7 @@ def _open_stream(url: str) -> Capture | None:
         capture = _opened(cv2.VideoCapture(stream_pipeline(url), cv2.CAP_GSTREAMER))
         if capture is not None:
             return capture
+    os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")  # nothing: it would say it again at every attempt
     limits = [cv2.CAP_PROP_OPEN_TIMEOUT_MSEC, _STREAM_MS, cv2.CAP_PROP_READ_TIMEOUT_MSEC, _STREAM_MS]
     return _opened(cv2.VideoCapture(url, cv2.CAP_FFMPEG, limits))
 
@@ -303,7 +308,13 @@ def _without_password(url: str) -> str:
     return re.sub(r"//[^/@]*@", "//***@", url)
 
 
-def _cameras_found() -> str:
+def _advice(name: str) -> str:
+    """What to do about a source that cannot be opened."""
+    if urlsplit(name).scheme in _STREAMS:
+        return (
+            "check its address, path, user and password (rtsp://USER:PASSWORD@HOST/PATH), and whether a "
+            "player shows it; with OPENCV_FFMPEG_LOGLEVEL=24 in the environment FFmpeg says why"
+        )
     found = sorted(str(path) for path in Path("/dev").glob("video*"))
     listed = f"cameras here: {', '.join(found)}" if found else "this machine has no /dev/video*"
     return f"{listed}; --source also takes a stream's URL, csi://0 and files ({', '.join(sorted(VIDEOS))})"
