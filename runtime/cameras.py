@@ -56,7 +56,9 @@ class Capture(Protocol):
 
 OpenCapture = Callable[[], Capture | None]  # None: it cannot be opened now
 
-cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_ERROR)  # what it warns of is told in our own words
+# What OpenCV and FFmpeg warn of they would say again at every attempt; here it is told once.
+cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_ERROR)
+os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
 
 
 class LiveSource(Source):
@@ -268,7 +270,6 @@ def _open_stream(url: str) -> Capture | None:
         capture = _opened(cv2.VideoCapture(stream_pipeline(url), cv2.CAP_GSTREAMER))
         if capture is not None:
             return capture
-    os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")  # nothing: it would say it again at every attempt
     limits = [cv2.CAP_PROP_OPEN_TIMEOUT_MSEC, _STREAM_MS, cv2.CAP_PROP_READ_TIMEOUT_MSEC, _STREAM_MS]
     return _opened(cv2.VideoCapture(url, cv2.CAP_FFMPEG, limits))
 
