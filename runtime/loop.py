@@ -226,7 +226,7 @@ class Loop:
         started = time.perf_counter()
         await self._global(job)
         await self._decode(job)
-        if job.computed:
+        if job.computed and not job.again:
             self._engines_s = _smooth(self._engines_s, time.perf_counter() - started)
 
     async def _decode(self, job: Job) -> None:
