@@ -105,7 +105,7 @@ class Loop:
         self._pace = Pace(options.max_fps, options.max_mbit)
         self._ahead = 0  # frames read whose global stage has not begun
         self._begun = anyio.Condition()
-        self._travel_s = self._engines_s = 0.0  # of a frame lately
+        self._travel_s = self._engines_s = 0.0  # of a frame lately: its windows' way, masks from those
         self._stopping = False
         self._bare_before = True
 
@@ -226,7 +226,7 @@ class Loop:
         started = time.perf_counter()
         await self._global(job)
         await self._decode(job)
-        if job.computed and not job.again:
+        if not (job.bare or job.again or job.lost):
             self._engines_s = _smooth(self._engines_s, time.perf_counter() - started)
 
     async def _decode(self, job: Job) -> None:
