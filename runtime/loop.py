@@ -105,7 +105,7 @@ class Loop:
         self._pace = Pace(options.max_fps, options.max_mbit)
         self._ahead = 0  # frames read whose global stage has not begun
         self._begun = anyio.Condition()
-        self._travel_s = self._engines_s = 0.0  # of a frame lately: its windows' way, masks from those
+        self._travel_s = self._engines_s = 0.0  # lately, of a frame: windows under way; on the engines
         self._stopping = False
         self._bare_before = True
 
