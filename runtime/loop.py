@@ -37,7 +37,7 @@ from stages.engine import EngineThread
 from stages.geometry import Geometry
 from stages.tensors import Array
 
-_TRY = 1.1
+_TRY = 1.1  # so many times the time that would do for one frame less, and one less is tried
 _NEWEST = 0.2  # weight of the newest value in an average
 
 T = TypeVar("T")
