@@ -7,6 +7,8 @@ from pathlib import Path
 import click
 
 from export.training import Job, RunOptions, estimate, open_trainer, run_options, train
+from stages.errors import InputError
+from stages.geometry import GEOMETRIES
 
 
 @click.command("distill")
@@ -14,7 +16,15 @@ from export.training import Job, RunOptions, estimate, open_trainer, run_options
     "--checkpoint",
     type=click.Path(path_type=Path),
     required=True,
-    help="The teacher, in SAM's own block order: a SAM .pth, or .safetensors of pedsam.",
+    help="The teacher: a SAM .pth, .safetensors of pedsam, or MobileSAM's mobile_sam.pt.",
+)
+@click.option(
+    "--model", type=click.Choice(list(GEOMETRIES)), help="The student  [default: the teacher's own model]"
+)
+@click.option(
+    "--init",
+    type=click.Path(path_type=Path),
+    help="Weights that the encoder of --model starts from  [default: from scratch]",
 )
 @click.option("--images", type=click.Path(path_type=Path), required=True, help="Folder of pictures.")
 @click.option(
@@ -25,24 +35,34 @@ from export.training import Job, RunOptions, estimate, open_trainer, run_options
 @click.option("--estimate", "only_estimate", is_flag=True, help="Say memory, images/s and hours, and stop.")
 @run_options(steps=20000, pictures=4, accumulate=4, rate=2e-4)
 def command(
-    checkpoint: Path, images: Path, masks: Path | None, only_estimate: bool, options: RunOptions
+    checkpoint: Path,
+    model: str | None,
+    init: Path | None,
+    images: Path,
+    masks: Path | None,
+    only_estimate: bool,
+    options: RunOptions,
 ) -> None:
     """Teach SAM with its blocks reordered what SAM in its own order knows.
 
-    The student starts from the teacher's blocks, and learns its image embeddings. Killed at any moment, the
-    same command goes on where it was. Several GPUs: accelerate launch -m pedsam distill ...
+    The student starts from the teacher's blocks, and learns its image embeddings. With --model it is another,
+    smaller one, and starts from the teacher's prompt encoder and mask decoder. Killed at any moment, the same
+    command goes on where it was. Several GPUs: accelerate launch -m pedsam distill ...
     """
-    import copy  # torch takes seconds to import
+    import torch  # takes seconds to import
 
     from export.data import read_pictures
     from export.modules import reordered_encoder
-    from export.sam import load_weights
+    from export.teacher import load_teacher
 
-    teacher = load_weights(None, checkpoint)
-    student = copy.deepcopy(teacher.sam)
-    reordered_encoder(student.image_encoder, teacher.geometry)
-    job = Job(teacher.geometry, student, True, read_pictures(images, masks), teacher.sam, masks is not None)
-    trainer = open_trainer(job, options, ((1.0, teacher.geometry.image_size),))
+    if init and not model:
+        raise InputError("--init needs --model: a student of the teacher's own model starts from the teacher")
+    torch.manual_seed(options.seed)
+    teacher = load_teacher(checkpoint)
+    student, geometry = teacher.student(GEOMETRIES[model] if model else None, init)
+    reordered_encoder(student.image_encoder, geometry)
+    job = Job(geometry, student, True, read_pictures(images, masks), teacher.encoder, masks is not None)
+    trainer = open_trainer(job, options, ((1.0, geometry.image_size),))
     if only_estimate:
         estimate(trainer, job, options)
     else:

@@ -71,7 +71,7 @@ class Objective(nn.Module):
         self,
         model: Promptable,
         hints: Hints | None = None,
-        teacher: Promptable | None = None,
+        teacher: nn.Module | None = None,
         masks: bool = True,
     ) -> None:
         super().__init__()
@@ -90,7 +90,7 @@ class Objective(nn.Module):
             losses["hints"] = self.hints(batch.pixels, tokens)
         if (teacher := self._teacher[0]) is not None:
             with torch.no_grad():
-                wanted, _ = teacher.encode(batch.pixels)
+                wanted = teacher(batch.pixels)
             losses["distil"] = F.mse_loss(embedding.float(), wanted.float())
         return losses
 

@@ -23,6 +23,10 @@ class Promptable(nn.Module):
         self._low_memory = low_memory
         self._decoder = DecoderStage(sam)
 
+    def forward(self, pixels: Tensor) -> Tensor:
+        """Image embedding [B, 256, E, E] of pixels [B, 3, S, S]."""
+        return self.encode(pixels)[0]
+
     def encode(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
         """Image embedding [B, 256, E, E] and the tokens [B, D, E, E] before the neck; pixels [B, 3, S, S]."""
         encoder = self.sam.image_encoder

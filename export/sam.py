@@ -51,6 +51,7 @@ from segment_anything.modeling import (  # noqa: E402
     Sam,
     TwoWayTransformer,
 )
+from segment_anything.modeling.common import LayerNorm2d  # noqa: E402
 from segment_anything.modeling.image_encoder import window_partition, window_unpartition  # noqa: E402
 
 __all__ = [
@@ -60,7 +61,9 @@ __all__ = [
     "Weights",
     "build_sam",
     "load_weights",
+    "neck",
     "randomise",
+    "read_checkpoint",
     "sam_model_registry",
     "save_weights",
     "window_partition",
@@ -116,6 +119,16 @@ def _encoder(geometry: Geometry) -> ImageEncoderViT:
     )
 
 
+def neck(width: int, channels: int = 256) -> nn.Sequential:
+    """The layers that end SAM's image encoder: tokens [B, width, E, E] to an embedding [B, channels, E, E]."""
+    return nn.Sequential(
+        nn.Conv2d(width, channels, 1, bias=False),
+        LayerNorm2d(channels),
+        nn.Conv2d(channels, channels, 3, padding=1, bias=False),
+        LayerNorm2d(channels),
+    )
+
+
 @torch.no_grad()
 def randomise(sam: Sam, seed: int = 0) -> None:
     """Fill every tensor with non-zero random values of a size that keeps activations near one.
@@ -160,7 +173,8 @@ def load_weights(geometry: Geometry | None, path: Path) -> Weights:
     if path.suffix == ".safetensors":
         state, facts = _read_safetensors(path)
     else:
-        state, facts = _read_state(path), {"weights": "undistilled", "trained_on": f"checkpoint {path.name}"}
+        state = read_checkpoint(path)
+        facts = {"weights": "undistilled", "trained_on": f"checkpoint {path.name}"}
     found = GEOMETRIES[_model_of(state, path)]
     if geometry is not None and found != geometry:
         raise CheckpointError(f"{path} holds {found.name} weights; export it with --model {found.name}")
@@ -200,7 +214,8 @@ def _sam_of(geometry: Geometry, state: dict[str, Tensor], path: Path) -> Sam:
     return sam.float().eval()
 
 
-def _read_state(path: Path) -> dict[str, Tensor]:
+def read_checkpoint(path: Path) -> dict[str, Tensor]:
+    """The tensors of a PyTorch checkpoint. Raises CheckpointError for a file that holds anything else."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of files it then refuses, torch also says how they were pickled

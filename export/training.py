@@ -16,6 +16,8 @@ from stages.errors import InputError
 from stages.geometry import Geometry
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from export.data import Sample
     from export.sam import Sam
     from export.trainer import Trainer, TrainOptions
@@ -114,13 +116,16 @@ def run_options(
 
 @dataclass(frozen=True)
 class Job:
-    """A training run: `sam` has its blocks in the order that `reordered` says."""
+    """A training run: `sam` has its blocks in the order that `reordered` says.
+
+    `teacher` makes image embeddings of pixels, as Promptable does.
+    """
 
     geometry: Geometry
     sam: Sam
     reordered: bool
     samples: list[Sample]
-    teacher: Sam | None = None
+    teacher: nn.Module | None = None
     masks: bool = True
     hints: bool = False
 
@@ -150,7 +155,7 @@ def open_trainer(job: Job, options: RunOptions, sizes: tuple[tuple[float, int], 
     objective = Objective(
         Promptable(job.sam, options.low_memory),
         Hints(job.geometry.dim, device) if job.hints else None,
-        Promptable(job.teacher).to(device).eval() if job.teacher else None,
+        job.teacher.to(device).eval() if job.teacher else None,
         job.masks,
     )
     return Trainer(

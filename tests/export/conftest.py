@@ -1,15 +1,18 @@
-"""Bundles of a tiny model, one a precision, for the tests of what an export writes."""
+"""What tests of several modules need: bundles of a tiny model, one a precision, and pictures to train on."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import cache
+from pathlib import Path
 
 import pytest
+from accelerate.state import AcceleratorState
 
 from stages.bundle import Bundle
 from stages.geometry import Geometry
 from tests.bundles import graph_bundle
+from tests.export.test_data import write_pair
 
 TINY = Geometry("tiny", 80, 16, 2, 24, 3, 2, (1,))  # seconds to export
 
@@ -37,3 +40,20 @@ def tiny_bundle(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Bun
         return export_bundle(weights, TINY, out, options, lambda line: None)
 
     return export
+
+
+@pytest.fixture
+def pairs(tmp_path: Path) -> Path:
+    """A folder of three pictures with two objects each."""
+    folder = tmp_path / "pairs"
+    folder.mkdir()
+    for name in "abc":
+        write_pair(folder, name)
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def _fresh_accelerator() -> Iterator[None]:
+    """Accelerate keeps its settings for the whole process; each test chooses its own."""
+    yield
+    AcceleratorState._reset_state(reset_partial_state=True)

@@ -8,7 +8,7 @@ import json
 import re
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,6 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 import torch
-from accelerate.state import AcceleratorState
 from click.testing import CliRunner, Result
 from PIL import Image
 from torch import Tensor
@@ -34,18 +33,10 @@ from export.trainer import Trainer, TrainOptions, accelerated, growing_sizes, in
 from pedsam import main
 from stages.errors import CheckpointError, InputError
 from stages.geometry import GEOMETRIES, Geometry
-from tests.export.test_data import write_pair
 from tests.pictures import photo
 
 TINY = Geometry("tiny", 80, 16, 2, 24, 3, 4, (1, 3))
 CPU = torch.device("cpu")
-
-
-@pytest.fixture(autouse=True)
-def _fresh_accelerator() -> Iterator[None]:
-    """Accelerate keeps its settings for the whole process; each test chooses its own."""
-    yield
-    AcceleratorState._reset_state(reset_partial_state=True)
 
 
 class Drawn(LabelledSample):
@@ -437,16 +428,6 @@ def test_weights_files_keep_their_status_and_bad_ones_are_refused(tmp_path: Path
 
 def invoke(*arguments: object) -> Result:
     return CliRunner().invoke(main, [str(argument) for argument in arguments])
-
-
-@pytest.fixture
-def pairs(tmp_path: Path) -> Path:
-    """A folder of three pictures with two objects each."""
-    folder = tmp_path / "pairs"
-    folder.mkdir()
-    for name in "abc":
-        write_pair(folder, name)
-    return folder
 
 
 SHORT = ("--steps", 2, "--pictures", 1, "--objects", 2, "--sizes", "0.5:80,0.5:160", "--device", "cpu")
