@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Everything that needs a GPU, unattended, most important first. Each piece resumes where a killed run left it,
 # and leaves what it made under $OUT as it goes, in few and small files: weights in fp16, logs and curves in one archive.
-# Pictures: build/train (python -m benchmarks.pack_data). Packages: those of the extra `train`; for `stages`
+# Pictures: build/train (python -m benchmarks.pack_data). MobileSAM's checkpoint: build/mobile_sam.pt. Packages: those of the extra `train`; for `stages`
 # onnxruntime-gpu in place of onnxruntime, and for its rows of TensorRT the module tensorrt and pycuda.
 #
 #   OUT=results MINUTES=9 benchmarks/gpu_all.sh [PIECE ...]
@@ -13,6 +13,7 @@ out=${OUT:-out/gpu}
 until=$((SECONDS + 60 * ${MINUTES:-9}))
 train_steps=${TRAIN_STEPS:-12000}
 distill_steps=${DISTILL_STEPS:-4000}
+teach_steps=${TEACH_STEPS:-12000}
 pictures=${PICTURES:-64}
 python=${PYTHON:-python3}
 mkdir -p "$out" build/gpu
@@ -53,6 +54,16 @@ stages() { # speed of every stage, beside segment_anything's encoder
     ! grep -q "time is up" build/gpu/stages.log || exit 0
 }
 
+# mini as it is shipped: first MobileSAM's image embeddings, then masks.
+taught() {
+    learn distill taught "$teach_steps" --checkpoint build/mobile_sam.pt --model mini --init assets/mini.safetensors \
+        --images build/train --rate 1.5e-3 --sizes 0.4:224,0.6:384
+}
+taught_masks() {
+    learn train taught_masks "$teach_steps" --model mini --init build/gpu/taught.safetensors --no-hints \
+        --data build/train --rate 1e-3
+}
+
 # The teacher; what it learns; and as many further steps for the teacher itself, to compare like with like.
 fine=(--rate 1e-3 --sizes 0.3:240,0.7:384)
 teacher=build/gpu/original.safetensors
@@ -62,5 +73,5 @@ original_longer() {
     learn train original_longer "$distill_steps" --model mini --data build/train --order original --init $teacher "${fine[@]}"
 }
 
-for piece in ${@:-machine stages original distilled original_longer}; do "$piece"; done
+for piece in ${@:-machine stages taught taught_masks original distilled original_longer}; do "$piece"; done
 echo "all pieces are done"

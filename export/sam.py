@@ -120,7 +120,7 @@ def _encoder(geometry: Geometry) -> ImageEncoderViT:
 
 
 def neck(width: int, channels: int = 256) -> nn.Sequential:
-    """The layers that end SAM's image encoder: tokens [B, width, E, E] to an embedding [B, channels, E, E]."""
+    """The layers that end SAM's image encoder: tokens [B, width, E, E] to embeddings [B, channels, E, E]."""
     return nn.Sequential(
         nn.Conv2d(width, channels, 1, bias=False),
         LayerNorm2d(channels),

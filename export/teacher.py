@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from export.promptable import Promptable
@@ -64,7 +63,7 @@ def load_teacher(path: Path) -> Teacher:
 
 
 def _shared(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    return {name: tensor.clone() for name, tensor in state.items() if name.startswith(SHARED)}
+    return {name: tensor for name, tensor in state.items() if name.startswith(SHARED)}
 
 
 class _MobileEncoder(nn.Module):
@@ -107,7 +106,8 @@ def _own_name(name: str) -> str | None:
         return None
     if rest.startswith("neck."):
         return rest
-    rest = rest.replace("patch_embed.seq.0.", "patch_embed.conv1.").replace("patch_embed.seq.2.", "patch_embed.conv2.")
+    rest = rest.replace("patch_embed.seq.0.", "patch_embed.conv1.")
+    rest = rest.replace("patch_embed.seq.2.", "patch_embed.conv2.")
     # the layers that shrink the picture end a stage there, and begin the next one here
     rest = re.sub(r"layers\.(\d)\.downsample", lambda found: f"stages.{int(found[1]) + 1}.downsample", rest)
     return "trunk." + rest.replace("layers.", "stages.").replace(".c.", ".conv.")
