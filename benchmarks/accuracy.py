@@ -1,11 +1,11 @@
 """The accuracy table: mean IoU of one model in every form it takes, windows through three real sites.
 
     python -m benchmarks.accuracy --original W.safetensors --reordered BUNDLE --distilled BUNDLE \\
-        --shipped BUNDLE --data FOLDER --out results.json
+        --shipped BUNDLE --mobile-sam mobile_sam.pt --data FOLDER --out results.json
 
 ORIGINAL are the weights in SAM's own block order (run by PyTorch, unsplit), REORDERED is a bundle of the same
-weights, DISTILLED the bundle that was taught by them, SHIPPED the one that was then trained on. Rows of what
-is not given stay as they are in OUT.
+weights, DISTILLED the bundle that was taught by them, SHIPPED the one that comes with pedsam. MobileSAM is
+the peer: unsplit, on the device, at 1024 pixels. Rows of what is not given stay as they are in OUT.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from runtime.demo import PEDSAM, three_sites
 
 ORIGINAL, REORDERED = "original block order", "the same weights, reordered"
 DISTILLED, SHIPPED = "reordered and distilled", "as shipped"
+MOBILE_SAM = "MobileSAM, 1024 pixels, unsplit"
 BLURS = (10, 20)  # sigma, pixels of a longest side of 1024
 
 
@@ -32,6 +33,7 @@ BLURS = (10, 20)  # sigma, pixels of a longest side of 1024
 @click.option("--reordered", type=click.Path(path_type=Path))
 @click.option("--distilled", type=click.Path(path_type=Path))
 @click.option("--shipped", type=click.Path(path_type=Path))
+@click.option("--mobile-sam", type=click.Path(path_type=Path))
 @click.option("--data", type=click.Path(path_type=Path), required=True)
 @click.option("--limit", type=click.IntRange(1), help="So many pictures  [default: all]")
 @click.option("--out", type=click.Path(path_type=Path), required=True)
@@ -40,6 +42,7 @@ def main(
     reordered: Path | None,
     distilled: Path | None,
     shipped: Path | None,
+    mobile_sam: Path | None,
     data: Path,
     limit: int | None,
     out: Path,
@@ -58,6 +61,8 @@ def main(
             forms = {SHIPPED: ("--wire", "fp16"), f"{SHIPPED}, int8 wire": ("--wire", "int8")}
             forms |= {f"{SHIPPED}, input blurred, sigma {sigma}": ("--blur", str(sigma)) for sigma in BLURS}
             measure.through_sites(shipped, forms)
+        if mobile_sam:
+            measure.row(MOBILE_SAM, "--checkpoint", str(mobile_sam))
     result = {"machine": describe(), "retention": retention(rows), "rows": rows}
     out.parent.mkdir(parents=True, exist_ok=True)
     out.write_text(json.dumps(result, indent=1) + "\n")

@@ -1,6 +1,7 @@
-"""Weights in SAM's own block order, run unsplit by PyTorch.
+"""Weights in SAM's own block order, and MobileSAM, run unsplit by PyTorch.
 
-A bundle is always reordered; what it should come close to can only be measured so. Imports torch.
+A bundle is always reordered; what it should come close to, and what it was taught by, can only be measured
+so. Imports torch.
 """
 
 from __future__ import annotations
@@ -11,14 +12,16 @@ from functools import partial
 from pathlib import Path
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from evaluation.model import Model, Subject, whole_model
-from export.modules import WholeStage
-from export.sam import Weights, load_weights
+from export.modules import WholeStage, normalise
+from export.sam import Sam, Weights
 from export.stages import StagePlan, as_numpy, stage_plans
+from export.teacher import Teacher, load_teacher
 from stages.bundle import Stage
 from stages.engine import Engine, EngineThread
+from stages.geometry import GEOMETRIES
 from stages.tensors import Array
 
 
@@ -56,31 +59,54 @@ class TorchEngine(Engine):
 
 def checkpoint_subject(path: Path) -> Subject:
     """What `pedsam evaluate --checkpoint` measures. Raises CheckpointError."""
-    weights = load_weights(None, path)
+    teacher = load_teacher(path)
+    weights = teacher.own or _mobile_sam(teacher, path)
+    name = weights.geometry.name if teacher.own else "MobileSAM"
+    order = f" ({weights.status} weights, original block order)" if teacher.own else ""
     facts = {
-        "description": f"{weights.geometry.name} ({weights.status} weights, original block order)",
-        "model": weights.geometry.name,
+        "description": name + order,
+        "model": name,
         "weights": weights.status,
         "trained_on": weights.trained_on,
         "site_digest": None,
     }
-    return Subject(weights.geometry, facts, partial(_open, weights))
+    return Subject(weights.geometry, facts, partial(_open, weights, teacher))
+
+
+def _mobile_sam(teacher: Teacher, path: Path) -> Weights:
+    """MobileSAM's decoder; its canvas and decoder are those of vit_b, whose encoder is not used."""
+    sam, geometry = teacher.student(GEOMETRIES["vit_b"])
+    return Weights(sam, geometry, "undistilled", f"checkpoint {path.name}")
 
 
 @contextlib.asynccontextmanager
 async def _open(
-    weights: Weights, sizes: Collection[tuple[int, int]], say: Callable[[str], None]
+    weights: Weights, teacher: Teacher, sizes: Collection[tuple[int, int]], say: Callable[[str], None]
 ) -> AsyncIterator[Model]:
-    async with EngineThread(_engines(weights)) as engines:
+    async with EngineThread(_engines(weights, teacher)) as engines:
         yield whole_model(engines)
 
 
-def _engines(weights: Weights) -> dict[str, Callable[[], Engine]]:
+def _engines(weights: Weights, teacher: Teacher) -> dict[str, Callable[[], Engine]]:
     """The `whole` and `decoder` stages of these weights, the encoder in SAM's own block order."""
     sam, geometry = weights.sam, weights.geometry
     plans = {plan.name: plan for plan in stage_plans(sam, geometry, "float32")}
     whole, decoder = plans["whole"], plans["decoder"]
+    own_order = range(geometry.depth)
+    encoder = WholeStage(sam, geometry, own_order) if teacher.own else _OnCanvas(teacher.encoder, sam)
     return {
-        "whole": lambda: TorchEngine(whole, WholeStage(sam, geometry, range(geometry.depth))),
+        "whole": lambda: TorchEngine(whole, encoder),
         "decoder": lambda: TorchEngine(decoder, decoder.build()),
     }
+
+
+class _OnCanvas(nn.Module):
+    """An encoder of normalised pixels as the stage `whole` (see WholeStage)."""
+
+    def __init__(self, encoder: nn.Module, sam: Sam) -> None:
+        super().__init__()
+        self._encoder, self._mean, self._std = encoder, sam.pixel_mean.flatten(), sam.pixel_std.flatten()
+
+    def forward(self, canvas: Tensor, extent: Tensor) -> Tensor:
+        embedding: Tensor = self._encoder(normalise(canvas, extent, self._mean, self._std))
+        return embedding

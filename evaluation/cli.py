@@ -38,7 +38,7 @@ SHARED = ("bundle", "sites", "wire", "backend", "threads", "accept_exposure", "n
 @click.option(
     "--checkpoint",
     type=click.Path(path_type=Path),
-    help="Instead of a bundle: weights in SAM's own block order, run unsplit by PyTorch.",
+    help="Instead of a bundle: weights in SAM's own block order, or MobileSAM's; run unsplit by PyTorch.",
 )
 @click.option("--whole", is_flag=True, help="Run the encoder unsplit, from the bundle's whole stage.")
 @click.option(

@@ -93,7 +93,7 @@ def _tiny_vit() -> Any:
         raise InputError(
             "learning from MobileSAM needs timm; install it with: pip install 'pedsam[train]'"
         ) from exc
-    trunk = timm.create_model("tiny_vit_5m_224", num_classes=0)
+    trunk: Any = timm.create_model("tiny_vit_5m_224", num_classes=0)
     trunk.head = nn.Identity()
     trunk.stages[3].downsample.conv2.conv.stride = (1, 1)  # MobileSAM keeps 16 pixels a token
     return trunk

@@ -20,13 +20,15 @@ import pedsam
 from evaluation.cli import SHARED
 from evaluation.cli import command as evaluate_command
 from export.data import read_samples
-from export.sam import SamPredictor, build_sam, randomise
+from export.sam import Sam, SamPredictor, build_sam, randomise
+from export.teacher import load_teacher
 from server.serve import ServeOptions, running_site
 from stages.bundle import Bundle, shipped_bundle
 from stages.geometry import GEOMETRIES
 from tests.bundles import ROOT
 from tests.edge import Impostor, sites_file, status
 from tests.evaluation.data import write_pair
+from tests.export.test_teacher import mobile_sam
 
 KEYS = {
     "miou", "interval95", "share_over_half", "floors", "instances", "pictures", "how", "wire", "blur",
@@ -237,16 +239,33 @@ def test_a_checkpoint_is_measured_in_its_own_block_order(
     assert report["subject"]["description"] == "mini (undistilled weights, original block order)"
     reordered = report_of(pedsam_evaluate(*line, "--prompts", "box", "--no-sheet"), tmp_path / "out")
     assert abs(report["miou"]["box"] - reordered["miou"]["box"]) > 1e-3
+    assert report["miou"]["box"] == pytest.approx(predicted_miou(sam, tmp_path / "pairs"), abs=1e-3)
+
+
+def predicted_miou(sam: Sam, data: Path) -> float:
+    """Mean IoU over instances of what segment_anything's predictor makes of their boxes."""
     predictor = SamPredictor(sam)
     ious = []
-    for sample in read_samples(tmp_path / "pairs"):
+    for sample in read_samples(data):
         predictor.set_image(sample.image())
         for mask in sample.masks():
             rows, cols = mask.any(axis=1).nonzero()[0], mask.any(axis=0).nonzero()[0]
             box = np.array([cols[0], rows[0], cols[-1] + 1, rows[-1] + 1])
             found, _, _ = predictor.predict(box=box, multimask_output=False)
             ious.append((found[0] & mask).sum() / (found[0] | mask).sum())
-    assert report["miou"]["box"] == pytest.approx(np.mean(ious), abs=1e-3)
+    return float(np.mean(ious))
+
+
+def test_mobile_sam_is_measured_at_its_own_size(line: list[str | Path], tmp_path: Path) -> None:
+    torch.save(mobile_sam(), tmp_path / "mobile_sam.pt")
+    own = ["--checkpoint", tmp_path / "mobile_sam.pt", *line[2:], "--prompts", "box", "--no-sheet"]
+    report = report_of(pedsam_evaluate(*own), tmp_path / "out")
+    assert report["subject"]["description"] == "MobileSAM"
+    teacher = load_teacher(tmp_path / "mobile_sam.pt")
+    sam, geometry = teacher.student(GEOMETRIES["vit_b"])
+    sam.image_encoder = teacher.encoder.eval()
+    sam.image_encoder.img_size = geometry.image_size
+    assert report["miou"]["box"] == pytest.approx(predicted_miou(sam, tmp_path / "pairs"), abs=1e-3)
 
 
 def test_without_a_bundle_the_shipped_one_is_measured(line: list[str | Path], tmp_path: Path) -> None:
