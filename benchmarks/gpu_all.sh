@@ -1,77 +1,122 @@
 #!/usr/bin/env bash
-# Everything that needs a GPU, unattended, most important first. Each piece resumes where a killed run left it,
-# and leaves what it made under $OUT as it goes, in few and small files: weights in fp16, logs and curves in one archive.
-# Pictures: build/train (python -m benchmarks.pack_data). MobileSAM's checkpoint: build/mobile_sam.pt. Packages: those of the extra `train`; for `stages`
-# onnxruntime-gpu in place of onnxruntime, and for its rows of TensorRT the module tensorrt and pycuda.
+# What needs a GPU, from what `make gpu-pack` put together, on a machine that reaches no network and has torch, timm,
+# accelerate and safetensors. Each piece leaves what it made under $OUT as it goes, in few and small files.
 #
-#   OUT=results MINUTES=9 benchmarks/gpu_all.sh [PIECE ...]
+#   OUT=results SECONDS_LEFT=560 benchmarks/gpu_all.sh PIECE ...
 #
-# A run ends after MINUTES; call it again until it says "all pieces are done".
+# install  the wheels that were packed
+# machine  what the numbers are measured on
+# measure  some steps of training, eager and compiled (or the WAYS given), part by part; leaves the faster way's option
+#          for `train`
+# train    mini from its present weights, by masks and by MobileSAM's image embeddings, in SECONDS_LEFT seconds
+# stages   speed of the stages of every model, in torch alone
+# engines  onnxruntime's CUDA provider: the tests marked gpu, and the speed of mini's stages (needs make gpu-pack-engines)
 set -euo pipefail
-cd "$(dirname "$0")/.."
-out=${OUT:-out/gpu}
-until=$((SECONDS + 60 * ${MINUTES:-9}))
-train_steps=${TRAIN_STEPS:-12000}
-distill_steps=${DISTILL_STEPS:-4000}
-teach_steps=${TEACH_STEPS:-12000}
-pictures=${PICTURES:-64}
+code=$(cd "$(dirname "$0")/.." && pwd)
+packed=${PACKED:-$(dirname "$code")} # the folder that make gpu-pack's parts were copied into
+out=${OUT:-$packed/out}
 python=${PYTHON:-python3}
-mkdir -p "$out" build/gpu
+pictures=${PICTURES:-64}
+objects=${OBJECTS:-8}
+rate=${RATE:-2e-3}
+enlarges=${ENLARGES:-2}
+taught=${TAUGHT:-0.5}
+decoder_share=${DECODER_SHARE:-0.3}
+most_steps=${STEPS:-20000}
+measured_steps=${MEASURED_STEPS:-36}
+measure_limit=${MEASURE_LIMIT:-120}
+left=${SECONDS_LEFT:-560}
+read -ra ways <<<"${WAYS:-eager compiled}"
+read -ra more <<<"${TRAIN_OPTIONS:-}"
+mkdir -p "$out" "$packed/runs"
+export PYTHONPATH=$code:$packed/site PYTHONUNBUFFERED=1 PYTORCH_CUDA_ALLOC_CONF=expandable_segments:True
+cd "$code"
 
-halve='
-import sys
-from pathlib import Path
-from export.sam import load_weights, save_weights
-weights = load_weights(None, Path(f"build/gpu/{sys.argv[1]}.safetensors"))
-half = Path(f"build/gpu/{sys.argv[1]}.half.safetensors")
-save_weights(weights.sam.half().state_dict(), half, weights.status, weights.trained_on)'
+install() { "$python" -m pip install -q --no-index --no-deps --no-compile --upgrade --target "$packed/site" "$packed"/wheels/*.whl; }
 
-# COMMAND NAME STEPS OPTIONS: `pedsam train` or `distill` into build/gpu/NAME.safetensors, until it is complete.
+machine() {
+    nvidia-smi --query-gpu=name,driver_version,memory.total,clocks.max.sm --format=csv | tee "$out/machine.txt" || true
+    "$python" - <<'END' | tee -a "$out/machine.txt"
+from importlib.metadata import version
+import torch
+print("CUDA:", torch.cuda.is_available(), *(f"{name} {version(name)}" for name in ("torch", "torchvision", "timm", "accelerate")))
+END
+    nproc | tee -a "$out/machine.txt"
+}
+
+# NAME STEPS LIMIT OPTION ...: `pedsam train` into runs/NAME.safetensors, logged in runs/NAME.log, killed after LIMIT s.
 learn() {
-    local command=$1 name=$2 steps=$3
+    local name=$1 steps=$2 limit=$3
     shift 3
-    [[ -e build/gpu/$name.done ]] && return
-    local left=$((until - SECONDS))
-    ((left > 20)) || { echo "time is up before $name is complete; call again"; exit 0; }
-    "$python" -m pedsam "$command" --out "build/gpu/$name.safetensors" --steps "$steps" --pictures "$pictures" \
-        --accumulate 1 --objects 8 --seconds "$left" "$@" 2>&1 | tee -a "build/gpu/$name.log"
-    "$python" -c "$halve" "$name"
-    split -b 15M -d "build/gpu/$name.half.safetensors" "$out/$name.safetensors.part" # cat puts it together again
-    (cd build/gpu && tar -czf - ./*.log ./*.curve.*) >"$out/logs.tar.gz"
-    if tail -n 1 "build/gpu/$name.log" | grep -q complete; then touch "build/gpu/$name.done"; fi
+    timeout "$limit" "$python" -m pedsam train --model mini --no-hints --init "$packed/mini.safetensors" --teacher "$packed/mobile_sam.pt" \
+        --teacher-enlarges "$enlarges" --taught "$taught" --decoder-share "$decoder_share" \
+        --data "$packed/train" --pictures "$pictures" --objects "$objects" --rate "$rate" --steps "$steps" --half \
+        --out "$packed/runs/$name.safetensors" "$@" "${more[@]}" 2>&1 | tee -a "$packed/runs/$name.log"
 }
 
-machine() { # what the numbers of this run were measured on
-    nvidia-smi --query-gpu=name,driver_version,memory.total --format=csv | tee "$out/machine.txt" || true
-    "$python" -c 'import torch; print("torch", torch.__version__, torch.cuda.is_available())' | tee -a "$out/machine.txt"
+measure() {
+    local way option
+    for way in "${ways[@]}"; do
+        rm -f "$packed/runs/$way".*
+        if [[ $way = compiled ]]; then option=--compile; else option=; fi
+        # shellcheck disable=SC2086 # one option or none
+        learn "$way" "$measured_steps" "$measure_limit" $option || true
+    done
+    "$python" - "$packed/runs" <<'END' | tee "$packed/runs/option"
+import json, pathlib, sys
+def step_ms(way):
+    curve = pathlib.Path(sys.argv[1], f"{way}.curve.jsonl")
+    rows = [json.loads(line) for line in curve.read_text().splitlines()] if curve.exists() else []
+    return min((sum(v for k, v in row.items() if k.startswith("ms ")) for row in rows if "ms data" in row), default=1e9)
+print("--compile" if step_ms("compiled") < 0.9 * step_ms("eager") else "")
+END
+    publish measured || true
 }
 
-stages() { # speed of every stage, beside segment_anything's encoder
-    local left=$((until - SECONDS - 60)) # a piece under way ends within a minute or so
-    ((left > 0)) || { echo "time is up before the stages are measured; call again"; exit 0; }
-    "$python" -m benchmarks.gpu_stages --out build/gpu/gpu_stages.json --seconds "$left" 2>&1 | tee build/gpu/stages.log
-    cp build/gpu/gpu_stages.json "$out/"
-    ! grep -q "time is up" build/gpu/stages.log || exit 0
+# Weights, whole again by cat, and logs of all runs; by rename, since the machine may go at any moment.
+publish() {
+    local name=$1 half=$packed/runs/$1.safetensors
+    mkdir -p "$packed/publishing"
+    if [[ -e $half ]]; then split -b 15M -d "$half" "$packed/publishing/$name.safetensors.part"; fi
+    (cd "$packed/runs" && find . -name '*.log' -o -name '*.curve.*' | tar -czf "$packed/publishing/logs.tar.gz" -T -)
+    mv "$packed"/publishing/* "$out/"
 }
 
-# mini as it is shipped: first MobileSAM's image embeddings, then masks.
-taught() {
-    learn distill taught "$teach_steps" --checkpoint build/mobile_sam.pt --model mini --init assets/mini.safetensors \
-        --images build/train --rate 1.5e-3 --sizes 0.4:224,0.6:384
-}
-taught_masks() {
-    learn train taught_masks "$teach_steps" --model mini --init build/gpu/taught.safetensors --no-hints \
-        --data build/train --rate 1e-3
-}
-
-# The teacher; what it learns; and as many further steps for the teacher itself, to compare like with like.
-fine=(--rate 1e-3 --sizes 0.3:240,0.7:384)
-teacher=build/gpu/original.safetensors
-original() { learn train original "$train_steps" --model mini --data build/train --order original --rate 3e-3; }
-distilled() { learn distill distilled "$distill_steps" --checkpoint $teacher --images build/train --masks build/train "${fine[@]}"; }
-original_longer() {
-    learn train original_longer "$distill_steps" --model mini --data build/train --order original --init $teacher "${fine[@]}"
+train() {
+    local until=$((SECONDS + left)) option=
+    [[ ! -e $packed/runs/option ]] || read -r option <"$packed/runs/option" || true
+    (while sleep "${PUBLISH_EVERY:-45}"; do publish trained || true; done) &
+    local keeper=$!
+    # A run that fails goes on from where its state was saved, without what may have failed it.
+    # shellcheck disable=SC2086 # one option or none
+    if ! learn trained "$most_steps" $((left + 30)) --budget "$left" $option && ((until - SECONDS > 30)); then
+        pictures=$((pictures / 2))
+        learn trained "$most_steps" $((until - SECONDS + 30)) --budget $((until - SECONDS)) || true
+    fi
+    kill $keeper
+    publish trained || true
 }
 
-for piece in ${@:-machine stages taught taught_masks original distilled original_longer}; do "$piece"; done
-echo "all pieces are done"
+# OPTION ...: rows of the stages' speed, each kept as it is measured.
+speed() {
+    "$python" -m benchmarks.gpu_stages --out "$out/gpu_stages.json" --bundles "$packed/bundles" --seconds "$left" "$@" 2>&1 |
+        tee -a "$out/stages.log"
+}
+
+stages() { speed --backend torch; }
+
+engines() {
+    "$python" -m pip install -q --no-index --no-deps --no-compile --upgrade --target "$packed/site" "$packed"/engines/*.whl
+    LD_LIBRARY_PATH=$("$python" -c 'import nvidia, pathlib
+print(*{str(p.parent) for root in nvidia.__path__ for p in pathlib.Path(root).rglob("lib*.so.*")}, sep=":")')
+    export LD_LIBRARY_PATH
+    "$python" -m pytest -q -m gpu -W ignore -o cache_dir="$packed/cache" tests/gpu tests/training 2>&1 |
+        tee "$out/tests.log" || true
+    speed --model mini --backend onnxruntime-cuda --backend torch
+}
+
+for piece in "$@"; do
+    echo "== $piece, $SECONDS s"
+    "$piece"
+done
+echo "== done, $SECONDS s"

@@ -8,13 +8,13 @@ TensorRT its Python module and pycuda. A piece whose libraries are missing is no
 again the next time. Bundles that are missing are exported with random weights into build/gpu.
 
 Times are medians, arrays on the host before and after each call of `Engine.infer`, as a site and an edge see
-it.
+it. Rows of the backend `torch`, which needs nothing but torch, are the stages' own modules replayed as a CUDA
+graph, tensors on the device before and after.
 """
 
 from __future__ import annotations
 
 import json
-import os
 import statistics
 import subprocess
 import sys
@@ -30,16 +30,23 @@ import numpy as np
 import torch
 
 from benchmarks.machine import describe
+from export.decoder import DecoderStage
+from export.layers import lowered
+from export.modules import GlobalStage, WindowStage
 from export.sam import build_sam
 from stages.bundle import Bundle
-from stages.devices import visible_device
-from stages.engine import Engine, make_engine
+from stages.engines.backends import make_engine
+from stages.engines.devices import visible_device
+from stages.engines.engine import Engine
 from stages.errors import PedsamError
+from stages.files import replace_file
 from stages.geometry import GEOMETRIES, Geometry
 from stages.tensors import Array
 
 MODELS = ("mini", "vit_b", "vit_h")
 BACKENDS = ("onnxruntime-cuda", "tensorrt")
+TORCH = "torch"
+DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 BATCHES = (1, 4, 8, 25)
 PROMPTS = (1, 4, 16)
 WARM_UP, ROUNDS, LIMIT_S = 3, 20, 10.0
@@ -69,7 +76,11 @@ def main(
 ) -> None:
     """Measure what OUT does not hold yet, and print it as a table."""
     until = time.monotonic() + seconds
-    results = json.loads(out.read_text()) if out.exists() else {"machine": _machine(device), "pieces": {}}
+    results = (
+        json.loads(out.read_text(encoding="utf-8"))
+        if out.exists()
+        else {"machine": _machine(device), "pieces": {}}
+    )
     for name, piece in _pieces(models, precision, backends, device, bundles):
         if "rows" in results["pieces"].get(name, {}):
             continue
@@ -91,7 +102,10 @@ def _pieces(
         path = bundles / f"{model}-{precision}"
         for backend in backends:
             name = f"{model} {precision} {backend}"
-            yield name, partial(_stages, path, model, precision, backend)
+            if backend == TORCH:
+                yield name, partial(_torch_stages, GEOMETRIES[model], DTYPES[precision], device)
+            else:
+                yield name, partial(_stages, path, model, precision, backend)
         yield f"{model} segment_anything", partial(_segment_anything, GEOMETRIES[model], device)
 
 
@@ -132,13 +146,17 @@ def _stages(path: Path, model: str, precision: str, backend: str) -> list[Row]:
 
 
 def _row(bundle: Bundle, engine: Engine, stage: str, size: int) -> Row:
-    feeds = _feeds(bundle, stage, size)
+    feeds = _feeds(bundle.geometry, bundle.embedding_dtype, stage, size)
     outputs = ["embedding"] if stage == "window" else None
     milliseconds = _time(lambda: engine.infer(feeds, outputs), lambda: None)
-    row = {"what": f"{stage} x {size}", "ms": milliseconds, "backend": engine.backend}
+    return {**_timed(bundle.geometry, stage, size, milliseconds), "backend": engine.backend}
+
+
+def _timed(g: Geometry, stage: str, size: int, milliseconds: float) -> Row:
+    row: Row = {"what": f"{stage} x {size}", "ms": milliseconds}
     if stage == "window":
         row["tiles_per_s"] = 1000 * size / milliseconds
-    if work := flops(bundle.geometry, stage):
+    if work := flops(g, stage):
         row["tflops"] = _tflops(size * work, milliseconds)
     return row
 
@@ -157,9 +175,9 @@ def _pedsam(*arguments: str) -> None:
     subprocess.run([sys.executable, "-m", "pedsam", *arguments], check=True)
 
 
-def _feeds(bundle: Bundle, stage: str, size: int) -> dict[str, Array]:
+def _feeds(g: Geometry, embedding_dtype: Any, stage: str, size: int) -> dict[str, Array]:
     """Random inputs; `size` is the batch of tiles, or the number of prompted objects."""
-    g, rng = bundle.geometry, np.random.default_rng(0)
+    rng = np.random.default_rng(0)
     if stage == "window":
         return {
             "tile": rng.integers(0, 256, (size, *g.tile_shape), np.uint8),
@@ -167,9 +185,7 @@ def _feeds(bundle: Bundle, stage: str, size: int) -> dict[str, Array]:
             "extent": np.full((size, 2), g.tile_px, np.int32),
         }
     if stage == "global":
-        return {
-            "embedding": rng.standard_normal((g.windows, *g.embedding_shape)).astype(bundle.embedding_dtype)
-        }
+        return {"embedding": rng.standard_normal((g.windows, *g.embedding_shape)).astype(embedding_dtype)}
     return {
         "image_embedding": rng.standard_normal((1, g.prompt_dim, g.tokens, g.tokens)).astype(np.float32),
         "point_coords": (rng.random((size, 2, 2)) * g.image_size).astype(np.float32),
@@ -198,6 +214,38 @@ def flops(g: Geometry, stage: str) -> int:
 def _block(dim: int, tokens: int, side: int) -> int:
     projections = 2 * tokens * dim * dim * (3 + 1 + 8)  # qkv, output, and an MLP four times as wide
     return projections + 2 * 2 * tokens * tokens * dim + 2 * 2 * tokens * side * dim
+
+
+def _torch_stages(g: Geometry, dtype: torch.dtype, device: str) -> list[Row]:
+    rows = []
+    sam = build_sam(g)
+    with torch.inference_mode():
+        stages = {"window": WindowStage(sam, g, torch.float16), "global": GlobalStage(sam, g)}
+        for name, stage in {**stages, "decoder": DecoderStage(sam)}.items():
+            model = lowered(stage, dtype).to(device)
+            for size in {"window": BATCHES, "global": (1,), "decoder": PROMPTS}[name]:
+                inputs = [
+                    torch.from_numpy(array).to(device) for array in _feeds(g, np.float16, name, size).values()
+                ]
+                with torch.device(device):  # the modules make small tensors as they run
+                    call = _replayed(partial(model, *inputs), device)
+                    milliseconds = _time(call, _synchronise(device))
+                rows.append(_timed(g, name, size, milliseconds))
+    return rows
+
+
+def _replayed(call: Callable[[], Any], device: str) -> Callable[[], Any]:
+    """The call as a CUDA graph, so that starting kernels one by one is not what is measured."""
+    if device != "cuda":
+        return call
+    side = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+    with torch.cuda.stream(side):
+        call()
+    torch.cuda.synchronize()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        call()
+    return graph.replay
 
 
 # The same model as its authors run it
@@ -265,9 +313,7 @@ def _machine(device: str) -> Row:
 def _write(out: Path, results: Row) -> None:
     """By rename: a run that is killed leaves the pieces that were done."""
     out.parent.mkdir(parents=True, exist_ok=True)
-    temporary = out.with_suffix(".tmp")
-    temporary.write_text(json.dumps(results, indent=1) + "\n")
-    os.replace(temporary, out)
+    replace_file(out, json.dumps(results, indent=1) + "\n")
 
 
 @dataclass(frozen=True)

@@ -30,10 +30,10 @@ import numpy as np
 
 from benchmarks.machine import describe
 from stages.bundle import Bundle, shipped_bundle
-from tests.hostile import PAUSE_S, Hostile
-from tests.keys import keys_for, site_at
-from tests.processes import ServeProcess, serving
 from tests.server.test_hostile import Honest, good_request, resident_mib
+from tests.support.hostile import PAUSE_S, Hostile
+from tests.support.keys import keys_for, site_at
+from tests.support.processes import ServeProcess, serving
 
 IN_FLIGHT = 8  # requests of one tile each: the connections an edge keeps to a site
 LIMITS = ("--header-timeout", "1", "--read-timeout", "1", "--write-timeout", "1", "--max-per-address", "32")
@@ -58,7 +58,7 @@ def main(
         result = _measure(loaded, Path(scratch), pairs, seconds)
     if out:
         out.parent.mkdir(parents=True, exist_ok=True)
-        out.write_text(json.dumps(result, indent=1) + "\n")
+        out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
     click.echo(json.dumps(result, indent=1))
 
 

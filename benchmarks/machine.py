@@ -9,7 +9,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from stages.onnxruntime_engine import library
+from stages.engines.onnxruntime_engine import library
 
 
 def describe() -> dict[str, Any]:
@@ -27,7 +27,7 @@ def describe() -> dict[str, Any]:
 
 
 def _field(file: str, name: str) -> str:
-    for line in Path(file).read_text().splitlines():
+    for line in Path(file).read_text(encoding="utf-8").splitlines():
         key, _, value = line.partition(":")
         if key.strip() == name:
             return value.strip()

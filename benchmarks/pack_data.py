@@ -9,8 +9,9 @@ from pathlib import Path
 
 import click
 
-from export.data import pack, read_samples
 from stages.geometry import GEOMETRIES
+from training.data import pack, read_samples
+from training.tally import Tally
 
 
 @click.command()
@@ -25,7 +26,7 @@ def main(data: Path, model: str, quality: int, files: int, out: Path) -> None:
     `pedsam train --data OUT` reads them.
     """
     out.mkdir(parents=True, exist_ok=True)
-    samples = read_samples(data)
+    samples = read_samples(data, None, Tally())
     for number in range(files):
         path = out / f"{number}.npz"
         part = samples[number::files]

@@ -2,8 +2,8 @@
 
     python -m benchmarks.precision --out benchmarks/results/precision.json
 
-Rounding is PyTorch's on the CPU (see `export.rounding`): minutes for vit_b, whose weights are random. Exits
-with an error when a mask of fp16 differs more than it may.
+Rounding is PyTorch's on the CPU (see `export.checks.rounding`): minutes for vit_b, whose weights are random.
+Exits with an error when a mask of fp16 differs more than it may.
 """
 
 from __future__ import annotations
@@ -17,10 +17,11 @@ import torch
 from skimage import data
 
 from benchmarks.machine import describe
-from export.check_pictures import resized
-from export.numerics import measure_numerics
+from export.checkpoints.load import load_weights
+from export.checks.numerics import measure_numerics
+from export.checks.pictures import resized
 from export.precision import stage_precisions
-from export.sam import Sam, build_sam, load_weights, randomise
+from export.sam import Sam, build_sam, randomise
 from export.stages import stage_plans
 from stages.geometry import GEOMETRIES, Geometry
 
@@ -40,7 +41,7 @@ def main(skip_vit_b: bool, out: Path) -> None:
     if not skip_vit_b:
         result["rounding"].append(rounding("vit_b", random_sam(GEOMETRIES["vit_b"]), "random", "fp16"))
     out.parent.mkdir(parents=True, exist_ok=True)
-    out.write_text(json.dumps(result, indent=1) + "\n")
+    out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
     click.echo(json.dumps(result, indent=1))
     if min(row["masks_iou_min"] for row in result["rounding"] if row["precision"] == "fp16") < LEAST_IOU:
         raise click.ClickException(f"a mask of fp16 has less than IoU {LEAST_IOU} with that of fp32")

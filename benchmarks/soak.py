@@ -26,11 +26,13 @@ import numpy as np
 from rich.console import Console
 
 from benchmarks.machine import describe
-from runtime.cameras import LiveSource
-from runtime.demo import FRAME, SCENES, Pan, RunningSites, photo, three_sites
-from runtime.live import Live, Request
-from runtime.prompts import Prompts
-from runtime.session import RunOptions, run_session
+from runtime.demo.demo import FRAME, SCENES, Pan, SiteProcesses, photo, three_sites
+from runtime.frames.live_source import LiveSource
+from runtime.live.interface import Live
+from runtime.objects.prompts import PromptRequest, Prompts
+from runtime.objects.state_file import StateFile
+from runtime.run_options import RunOptions
+from runtime.session import run_session
 from stages.bundle import Bundle, shipped_bundle
 from stages.errors import InputError
 
@@ -47,7 +49,7 @@ def main(bundle: Path | None, minutes: float, out: Path) -> None:
     with tempfile.TemporaryDirectory() as scratch:
         result = asyncio.run(soak(Bundle.load(bundle or shipped_bundle()), minutes * 60, Path(scratch)))
     out.parent.mkdir(parents=True, exist_ok=True)
-    out.write_text(json.dumps(result, indent=1) + "\n")
+    out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
     click.echo(json.dumps({key: value for key, value in result.items() if key != "samples"}, indent=1))
 
 
@@ -56,7 +58,10 @@ async def soak(bundle: Bundle, seconds: float, scratch: Path) -> dict[str, Any]:
     with three_sites(bundle.path, scratch) as running:
         source = LiveSource("endless pan", lambda: Pan(photo(SCENES[0].photo), SCENES[0]))
         options = RunOptions(
-            sites=running.toml, threads=1, allow_undistilled=True, remember=scratch / "prompts.json"
+            sites=running.toml,
+            threads=1,
+            allow_undistilled=True,
+            state=StateFile(scratch / "objects.json", ""),
         )
         watcher = partial(_watcher, source, running, samples, seconds)
         console = Console(file=io.StringIO())
@@ -81,7 +86,7 @@ _SUMMARY_KEYS = (
 
 @contextlib.asynccontextmanager
 async def _watcher(
-    source: LiveSource, running: RunningSites, samples: list[dict[str, float]], seconds: float, live: Live
+    source: LiveSource, running: SiteProcesses, samples: list[dict[str, float]], seconds: float, live: Live
 ) -> AsyncIterator[str]:
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(_sample, running, samples)
@@ -96,7 +101,7 @@ async def _end(source: LiveSource, seconds: float) -> None:
     source.stop()
 
 
-async def _sample(running: RunningSites, samples: list[dict[str, float]]) -> None:
+async def _sample(running: SiteProcesses, samples: list[dict[str, float]]) -> None:
     started = time.perf_counter()
     while True:
         sites = {f"site_{i}": _resident_mb(site.process.pid) for i, site in enumerate(running.sites)}
@@ -119,13 +124,13 @@ async def _click(live: Live) -> None:
                 live.remove(names.pop(0))
             else:
                 number = max(0, shown.number - rng.randrange(8))
-                names.append(await live.prompt(Request(number, points=(point,))))
+                names.append(await live.prompt(PromptRequest(number, points=(point,))))
         live.pause(rng.random() < 0.05)
 
 
 def _resident_mb(pid: int | str) -> float:
     """Resident size of a process now (Linux)."""
-    for line in Path(f"/proc/{pid}/status").read_text().splitlines():
+    for line in Path(f"/proc/{pid}/status").read_text(encoding="utf-8").splitlines():
         if line.startswith("VmRSS:"):
             return round(int(line.split()[1]) / 1024, 1)
     raise RuntimeError(f"process {pid} tells no VmRSS")

@@ -18,10 +18,10 @@ from pathlib import Path
 from typing import Any
 
 import click
-from PIL import Image
 
 from benchmarks.machine import describe
-from runtime.demo import BACKEND, PEDSAM, photo, three_sites
+from media.pictures import picture_info, write_picture
+from runtime.demo.demo import BACKEND, PEDSAM, photo, three_sites
 from stages.bundle import Bundle, shipped_bundle
 
 
@@ -40,7 +40,7 @@ def main(bundle: Path | None, source: Path | None, box: str, wire: str, out: Pat
             bundle or shipped_bundle(), source or _shipped_photo(Path(scratch)), box, wire, Path(scratch)
         )
     out.parent.mkdir(parents=True, exist_ok=True)
-    out.write_text(json.dumps(result, indent=1) + "\n")
+    out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
     click.echo(json.dumps(result, indent=1))
 
 
@@ -80,7 +80,7 @@ def _run(
     command += ["--backend", BACKEND]
     started = time.perf_counter()
     subprocess.run([*command, *(["--verify"] if verify else [])], check=True, stdout=sys.stderr)
-    return json.loads((out / "summary.json").read_text()), time.perf_counter() - started
+    return json.loads((out / "summary.json").read_text(encoding="utf-8")), time.perf_counter() - started
 
 
 def _box(source: Path, fractions: str) -> str:
@@ -93,13 +93,13 @@ def _box(source: Path, fractions: str) -> str:
 
 def _size(source: Path) -> tuple[int, int]:
     picture = next(iter(sorted(source.iterdir()))) if source.is_dir() else source
-    with Image.open(picture) as image:
-        return image.width, image.height
+    info = picture_info(picture)
+    return info.width, info.height
 
 
 def _peak_mb(pid: int) -> float:
     """Largest resident size of a running process so far (Linux)."""
-    for line in Path(f"/proc/{pid}/status").read_text().splitlines():
+    for line in Path(f"/proc/{pid}/status").read_text(encoding="utf-8").splitlines():
         if line.startswith("VmHWM:"):
             return int(line.split()[1]) / 1024
     raise RuntimeError(f"process {pid} tells no VmHWM")
@@ -107,7 +107,7 @@ def _peak_mb(pid: int) -> float:
 
 def _shipped_photo(folder: Path) -> Path:
     path = folder / "coffee.png"
-    Image.fromarray(photo("coffee")).save(path)
+    write_picture(path, photo("coffee"))
     return path
 
 

@@ -30,10 +30,11 @@ from benchmarks import slow_links
 from benchmarks.cpu_time import CpuTimes, cpu_times
 from benchmarks.fixed_latency import PROMPTS, Film, LiveFilm, Profile, steady, stragglers
 from benchmarks.machine import describe
-from runtime.demo import running_site_process, three_sites
-from runtime.live import Live
-from runtime.loop import LoopOptions
-from runtime.session import RunOptions, run_session
+from runtime.demo.demo import site_process, three_sites
+from runtime.live.interface import Live
+from runtime.pipeline import PipelineOptions
+from runtime.run_options import RunOptions
+from runtime.session import run_session
 from stages.bundle import Bundle, shipped_bundle
 from stages.errors import InputError
 
@@ -62,7 +63,7 @@ def main(bundle: Path | None, rows: tuple[str, ...], frames: int, repeats: int, 
     Fails when engines of fixed latency are more than 5 % below their slowest stage at the default depth.
     """
     loaded = Bundle.load(bundle or shipped_bundle())
-    results = json.loads(out.read_text()) if out.exists() else {}
+    results = json.loads(out.read_text(encoding="utf-8")) if out.exists() else {}
     results |= {"model": loaded.description, "frames": frames}
     measure: dict[str, Callable[[], Any]] = {
         "fixed": partial(_fixed, loaded, frames),
@@ -74,14 +75,14 @@ def main(bundle: Path | None, rows: tuple[str, ...], frames: int, repeats: int, 
     out.parent.mkdir(parents=True, exist_ok=True)
     for row in rows or measure:
         results[row] = {"machine": describe(), "load_before": os.getloadavg()[0], "runs": measure[row]()}
-        out.write_text(json.dumps(results, indent=1) + "\n")
+        out.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
         click.echo(json.dumps({row: results[row]["runs"]}, indent=1))
     _check(results)
 
 
 def _check(results: dict[str, Any]) -> None:
     for run in results.get("fixed", {}).get("runs", ()):
-        if run["in_flight"] == LoopOptions().in_flight and run["ratio"] < FIXED_LEAST:
+        if run["in_flight"] == PipelineOptions().in_flight and run["ratio"] < FIXED_LEAST:
             raise click.ClickException(
                 f"{run['profile']}: {run['ratio']} of the slowest stage, expected at least {FIXED_LEAST}; "
                 "run it again on a machine that does nothing else, then look at the timeline"
@@ -137,7 +138,7 @@ def _over_link(
             inside, address = stack.enter_context(slow_links.slow_link(number, mbit))
             arguments = ("--host", address, "--port", str(slow_links.PORT), "--insecure")
             log = scratch / f"site-{number}.log"
-            site = stack.enter_context(running_site_process(bundle.path, log, inside, arguments))
+            site = stack.enter_context(site_process(bundle.path, log, inside, arguments))
             addresses.append(address)
             pids.append(site.process.pid)
         options = partial(_options, wire=wire, insecure=True, trace=scratch / "trace.json")
@@ -181,7 +182,7 @@ async def _delayed(
 def _sites_file(folder: Path, urls: Sequence[str]) -> Path:
     path = folder / "sites.toml"
     tables = (f'[[site]]\nname = "{n}"\noperator = "{n}"\nurl = "{url}"\n' for n, url in enumerate(urls))
-    path.write_text("\n".join(tables))
+    path.write_text("\n".join(tables), encoding="utf-8")
     return path
 
 
@@ -212,7 +213,7 @@ async def _real(bundle: Bundle, options: RunOptions, sites: Sequence[int], film:
     """One run of real engines, from the frame after the warm-up to one before the end, where stages idle."""
     window = _Window()
     frames = film.count or 0
-    last = frames - 1 - 2 * options.loop.in_flight
+    last = frames - 1 - 2 * options.pipeline.in_flight
     watcher = partial(window.watch, sites, last)
     console = Console(file=io.StringIO())
     summary = await run_session(bundle, film, PROMPTS, options, console, [watcher])

@@ -17,34 +17,30 @@ from typing import Any
 
 import click
 import numpy as np
-import numpy.typing as npt
-from PIL import Image
 
 from benchmarks.machine import describe
-from runtime.canvas import Canvas, make_canvas
-from runtime.decode import ObjectMask, decode
+from media.pictures import read_label_map, read_picture
 from runtime.edge import Edge, EdgeOptions, open_edge
-from runtime.prompts import Prompt
-from runtime.tracking import Still, Track, Tracked, unit_features
-from runtime.verify import iou
+from runtime.frames.canvas import Canvas, make_canvas
+from runtime.objects.decode import ObjectMask, decode
+from runtime.objects.masks import Mask, iou
+from runtime.objects.prompts import Prompt
+from runtime.objects.tracking import FixedPrompt, Track, unit_features
 from stages.bundle import Bundle, shipped_bundle
-from stages.tensors import Array
-
-Pixels = npt.NDArray[np.uint8]
-Mask = npt.NDArray[np.bool_]
+from stages.tensors import Array, Pixels
 
 
-class LastMasksBox(Still):
+class LastMasksBox(FixedPrompt):
     """The plain way: the next prompt is the box around the last mask, 3 % larger."""
 
     def __init__(self, start: Prompt) -> None:
         super().__init__(start)
         self._next = start
 
-    def question(self, canvas: Canvas, image_embedding: Array) -> Prompt:
+    def next_prompt(self, canvas: Canvas, image_embedding: Array) -> Prompt:
         return self._next
 
-    def update(self, canvas: Canvas, found: ObjectMask | None) -> Tracked:
+    def update(self, canvas: Canvas, found: ObjectMask | None) -> ObjectMask | None:
         if found is not None and (box := box_around(canvas.to_frame_mask(found.logits), 0.03)):
             self._next = Prompt(self.name, box)
         return super().update(canvas, found)
@@ -64,7 +60,7 @@ def main(bundle: Path | None, data: Path, out: Path) -> None:
     means = {key: round(float(np.mean([row[key] for row in rows.values()])), 3) for key in MEASURED}
     result = {"machine": describe(), "model": loaded.description, "sequences": rows, "mean": means}
     out.parent.mkdir(parents=True, exist_ok=True)
-    out.write_text(json.dumps(result, indent=1) + "\n")
+    out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
     click.echo(json.dumps(result, indent=1))
 
 
@@ -82,9 +78,9 @@ async def measure(bundle: Bundle, folder: Path) -> dict[str, Any]:
     async with open_edge(bundle, {(size[0], size[1])}, EdgeOptions(), print) as edge:
         for pixels, truth in frames:
             canvas = make_canvas(pixels, bundle.geometry)
-            embedding = await _embedding(edge, canvas)
+            embedding = await edge.encoder.encode(canvas)
             true_box = box_around(truth)
-            trackers["true_box"] = Still(Prompt("object", true_box) if true_box else start)
+            trackers["true_box"] = FixedPrompt(Prompt("object", true_box) if true_box else start)
             for name, tracker in trackers.items():
                 mask = await follow(edge, tracker, canvas, embedding)
                 lost += name == "tracked" and mask is None
@@ -93,25 +89,19 @@ async def measure(bundle: Bundle, folder: Path) -> dict[str, Any]:
     return {"frames": len(frames), "lost": lost, **means}
 
 
-async def _embedding(edge: Edge, canvas: Canvas) -> Array:
-    outputs = await edge.engines.infer("global", {"embedding": await edge.dispatcher.embed(canvas)})
-    return outputs["image_embedding"]
-
-
-async def follow(edge: Edge, tracker: Still, canvas: Canvas, embedding: Array) -> Mask | None:
+async def follow(edge: Edge, tracker: FixedPrompt, canvas: Canvas, embedding: Array) -> Mask | None:
     """The object's mask on this frame, None when the tracker calls it lost."""
-    prompt = tracker.question(canvas, unit_features(embedding))
+    prompt = tracker.next_prompt(canvas, unit_features(embedding))
     chooser = {tracker.name: tracker.choose}
     found = await decode(edge.engines, embedding, canvas, [prompt], chooser) if prompt else [None]
     tracked = tracker.update(canvas, found[0])
-    return canvas.to_frame_mask(tracked.found.logits) if tracked.found else None
+    return canvas.to_frame_mask(tracked.logits) if tracked is not None else None
 
 
 def read(folder: Path) -> Iterator[tuple[Pixels, Mask]]:
     """Frames [H, W, 3] and their masks [H, W]."""
     for path in sorted(folder.glob("*.jpg")):
-        with Image.open(path) as picture, Image.open(path.with_suffix(".png")) as mask:
-            yield np.asarray(picture.convert("RGB")), np.asarray(mask) > 0
+        yield read_picture(path), read_label_map(path.with_suffix(".png")) > 0
 
 
 def box_around(mask: Mask, margin: float = 0.0) -> tuple[float, float, float, float] | None:

@@ -1,4 +1,4 @@
 """What a bundle's masks are worth, measured on pictures whose instances are known.
 
-Pictures are read by `export.data` (no torch), and the model runs exactly as at the edge (`runtime`).
+Pictures are read by `training.data` (no torch), and the model runs exactly as at the edge (`runtime`).
 """

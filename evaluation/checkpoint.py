@@ -18,11 +18,12 @@ from evaluation.model import Model, Subject, whole_model
 from export.modules import WholeStage, normalise
 from export.sam import Sam, Weights
 from export.stages import StagePlan, as_numpy, stage_plans
-from export.teacher import Teacher, load_teacher
 from stages.bundle import Stage
-from stages.engine import Engine, EngineThread
+from stages.engines.engine import Engine
+from stages.engines.thread import EngineThread
 from stages.geometry import GEOMETRIES
 from stages.tensors import Array
+from training.teachers import Teacher, load_teacher
 
 
 class TorchEngine(Engine):
@@ -81,7 +82,10 @@ def _mobile_sam(teacher: Teacher, path: Path) -> Weights:
 
 @contextlib.asynccontextmanager
 async def _open(
-    weights: Weights, teacher: Teacher, sizes: Collection[tuple[int, int]], say: Callable[[str], None]
+    weights: Weights,
+    teacher: Teacher,
+    sizes: Collection[tuple[int, int]],
+    on_message: Callable[[str], None],
 ) -> AsyncIterator[Model]:
     async with EngineThread(_engines(weights, teacher)) as engines:
         yield whole_model(engines)

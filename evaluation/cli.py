@@ -7,27 +7,35 @@ from pathlib import Path
 from typing import Any
 
 import click
-from rich.console import Console
 
 from evaluation.evaluate import evaluate
 from evaluation.masks import prompt_kinds
 from evaluation.model import Subject, bundle_subject
 from evaluation.options import EvaluateOptions
 from evaluation.report import print_report
-from runtime.cli import command as run
+from runtime.options import ACCEPT_EXPOSURE, BUNDLE, INSECURE, NEW_SESSION, SITES, WIRE
 from stages.bundle import Bundle, shipped_bundle
+from stages.console import make_console
 from stages.errors import InputError
+from stages.options import BACKEND, IDLE_THREADS, PATH, THREADS, Count, Number, warn_of_idle_options
 
 # Options that mean here what they mean to `pedsam run`.
-SHARED = ("bundle", "sites", "wire", "backend", "threads", "accept_exposure", "new_session", "insecure")
+SHARED = (BUNDLE, SITES, WIRE, BACKEND, THREADS, ACCEPT_EXPOSURE, NEW_SESSION, INSECURE)
+_NEEDS = dict.fromkeys(("accept_exposure", "new_session", "insecure"), "sites")
 
 
-@click.command("evaluate", params=[option for option in run.params if option.name in SHARED])
+@click.command("evaluate", params=list(SHARED))
 @click.option(
     "--data",
-    type=click.Path(path_type=Path),
+    type=PATH,
     required=True,
     help="Pictures with true masks: a folder of NAME.jpg with label maps NAME.png, or a COCO instance JSON.",
+)
+@click.option(
+    "--pictures",
+    "--images",
+    type=PATH,
+    help="Folder of the pictures  [default: near the label maps or COCO JSON]",
 )
 @click.option(
     "--prompts",
@@ -37,27 +45,25 @@ SHARED = ("bundle", "sites", "wire", "backend", "threads", "accept_exposure", "n
 )
 @click.option(
     "--checkpoint",
-    type=click.Path(path_type=Path),
+    type=PATH,
     help="Instead of a bundle: weights in SAM's own block order, or MobileSAM's; run unsplit by PyTorch.",
 )
 @click.option("--whole", is_flag=True, help="Run the encoder unsplit, from the bundle's whole stage.")
 @click.option(
     "--blur",
-    type=float,
+    type=Number(),
     default=0.0,
     show_default=True,
     help="Blur pictures first: a Gaussian's sigma, in pixels of the picture scaled to 1024 a longest side.",
 )
-@click.option("--limit", type=click.IntRange(1), help="So many pictures, drawn by --seed  [default: all]")
+@click.option("--limit", type=Count(1), help="So many pictures, drawn by --seed  [default: all]")
 @click.option(
     "--sheet/--no-sheet", default=True, show_default=True, help="Draw examples of good, median and bad masks."
 )
-@click.option(
-    "--seed", type=click.IntRange(0), default=0, show_default=True, help="Of --limit and of the intervals."
-)
+@click.option("--seed", type=Count(0), default=0, show_default=True, help="Of --limit and of the intervals.")
 @click.option(
     "--out",
-    type=click.Path(path_type=Path),
+    type=PATH,
     required=True,
     help="Directory for report.json, instances.csv and sheet.png.",
 )
@@ -66,8 +72,9 @@ def command(bundle: Path | None, checkpoint: Path | None, whole: bool, prompts: 
 
     Through sites, split in this process (no --sites), or --whole. Intervals come from resampling pictures.
     """
-    console = Console()
     chosen = EvaluateOptions(prompts=prompt_kinds(prompts), **options)
+    warn_of_idle_options(_NEEDS, IDLE_THREADS)
+    console = make_console()
     if checkpoint is None:
         subject = bundle_subject(Bundle.load(bundle or shipped_bundle()), chosen, whole)
     else:

@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-import math
-import tempfile
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Any
 
 from anyio import to_thread
@@ -19,39 +16,57 @@ from rich.progress import Progress
 from evaluation.masks import floor_ious, prompt_for
 from evaluation.model import Model, Subject
 from evaluation.options import EvaluateOptions
-from evaluation.report import make_report, write_report
+from evaluation.report import INSTANCES, REPORT, make_report, write_report
 from evaluation.results import Instance, Measured
 from evaluation.scenes import Scene, choose_samples, read_scene, survey
-from evaluation.sheet import write_sheet
-from export.data import Sample
-from runtime.canvas import Canvas, make_canvas
-from runtime.decode import ObjectMask
-from runtime.dispatch import FrameLost
-from runtime.prompts import Prompt
-from runtime.sinks import Mask, encode_mask, writing
-from runtime.verify import iou
-from stages.errors import InputError, PedsamError
+from evaluation.sheet import SHEET, write_sheet
+from runtime.encoder import FrameLost
+from runtime.frames.canvas import Canvas, make_canvas
+from runtime.live.messages import Messages, telling
+from runtime.objects.decode import ObjectMask
+from runtime.objects.masks import Mask, encode_mask, iou
+from runtime.objects.prompts import Prompt
+from runtime.results.run_folder import RunFolder, run_folder
+from stages.errors import PedsamError
 from stages.geometry import Geometry
 from stages.tensors import Array
+from training.samples import Sample
+from training.tally import Tally
 
+MARKER = ".pedsam-evaluate"
 OBJECTS = 16  # a decoder call; bounds its memory
 
 
 async def evaluate(subject: Subject, options: EvaluateOptions, console: Console) -> dict[str, Any]:
     """Measure, write report.json, instances.csv and sheet.png under `options.out`, and return the report.
 
-    Raises a PedsamError for whatever is wrong, and when a picture cannot be computed: a number on fewer
-    pictures than asked for would be another number.
+    What of the data cannot be used is left out, told, and counted in the report. Raises a PedsamError for
+    whatever else is wrong, and when a picture cannot be computed: which those are depends on the sites, and a
+    number on fewer pictures would be another number.
     """
-    _check(options)
-    samples = await to_thread.run_sync(choose_samples, options.data, options.limit, options.seed)
+    names = (REPORT, INSTANCES, SHEET)
+    with run_folder(options.out, names, MARKER, names) as folder:
+        return await _evaluate(subject, options, console, folder)
+
+
+async def _evaluate(
+    subject: Subject, options: EvaluateOptions, console: Console, folder: RunFolder
+) -> dict[str, Any]:
+    tally = Tally()
+    samples = await to_thread.run_sync(choose_samples, options, tally)
     with _progress(console, len(samples), "reading") as progress:
-        found = await survey(samples, options.data, progress)
-    say = partial(console.print, markup=False, highlight=False)  # sites word part of it
-    async with subject.open(found.sizes, say) as model:
+        found = await survey(samples, options.data, tally, progress)
+    messages = Messages(console)
+    for sentence in tally.sentences():
+        messages.warn(sentence)
+    async with telling(messages), subject.open(found.sizes, messages.tell) as model:
         with _progress(console, found.instances, "instances") as progress:
             measured = await measure(model, subject.geometry, found.samples, options, progress)
-    report = make_report(subject, options, model, measured)
+    report = make_report(subject, options, model, measured, tally)
+    new = (REPORT, INSTANCES, SHEET) if options.sheet else (REPORT, INSTANCES)
+    await to_thread.run_sync(folder.begin, new)
+    for name in new:
+        folder.note(options.out / name)
     await to_thread.run_sync(write_report, options.out, report, measured.instances)
     if options.sheet:
         await to_thread.run_sync(write_sheet, options.out, report, found.samples, measured.instances)
@@ -114,36 +129,23 @@ class _Decoding:
 
     def instances(self, picture: int) -> list[Instance]:
         """What was measured, one an instance; `picture` is the number of this one."""
-        return [
-            Instance(
-                picture,
-                self.scene.name,
-                number,
-                float(mask.mean()),
-                self.ious[number],
-                floor_ious(mask),
-                self.masks[number],
-            )
-            for number, mask in self.scene.instances.items()
-        ]
+        found = []
+        for number in self.scene.instances:
+            mask = self.scene.mask(number)
+            ious, masks = self.ious[number], self.masks[number]
+            area = float(mask.mean())
+            found.append(Instance(picture, self.scene.name, number, area, ious, floor_ious(mask), masks))
+        return found
 
     def _prompts(self, kind: str, numbers: Sequence[int]) -> list[Prompt]:
-        return [prompt_for(kind, str(number), self.scene.instances[number]) for number in numbers]
+        return [prompt_for(kind, str(number), self.scene.mask(number)) for number in numbers]
 
     def _compare(self, kind: str, numbers: Sequence[int], found: Sequence[ObjectMask]) -> None:
         for number, each in zip(numbers, found, strict=True):
             mask: Mask = self.canvas.to_frame_mask(each.logits)
-            self.ious[number][kind] = iou(mask, self.scene.instances[number])
+            self.ious[number][kind] = iou(mask, self.scene.mask(number))
             if self.keep_masks:
                 self.masks[number][kind] = encode_mask(mask)
-
-
-def _check(options: EvaluateOptions) -> None:
-    if not (math.isfinite(options.blur) and options.blur >= 0):
-        raise InputError(f"--blur is {options.blur:g}, expected pixels from 0 (no blur) on")
-    with writing(options.out):
-        options.out.mkdir(parents=True, exist_ok=True)
-        tempfile.TemporaryFile(dir=options.out).close()  # hours later is too late to find out
 
 
 @contextlib.contextmanager

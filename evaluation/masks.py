@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import cv2
 import numpy as np
-import numpy.typing as npt
 
-from runtime.prompts import Prompt
-from runtime.sinks import Mask
-from runtime.verify import iou
+from runtime.objects.masks import Mask, iou
+from runtime.objects.prompts import Prompt
 from stages.errors import InputError
+from stages.tensors import Pixels
 
-Pixels = npt.NDArray[np.uint8]
 Box = tuple[int, int, int, int]
 
 KINDS = ("point", "box")

@@ -7,12 +7,13 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapp
 from dataclasses import dataclass
 from functools import partial
 
-from runtime.canvas import Canvas
-from runtime.decode import ObjectMask, decode
-from runtime.edge import Edge, EdgeOptions, open_edge
-from runtime.prompts import Prompt
+from runtime.edge import EdgeOptions, open_edge
+from runtime.frames.canvas import Canvas
+from runtime.objects.decode import ObjectMask, decode
+from runtime.objects.prompts import Prompt
 from stages.bundle import Bundle
-from stages.engine import EngineThread, engine_factories
+from stages.engines.backends import engine_factories
+from stages.engines.thread import EngineThread
 from stages.errors import InputError
 from stages.geometry import Geometry
 from stages.tensors import Array
@@ -69,16 +70,16 @@ async def _open_bundle(
     options: EdgeOptions,
     whole: bool,
     sizes: Collection[tuple[int, int]],
-    say: Callable[[str], None],
+    on_message: Callable[[str], None],
 ) -> AsyncIterator[Model]:
     if whole:
         factories = engine_factories(bundle, ("whole", "decoder"), options.backend, options.threads)
         async with EngineThread(factories) as engines:
             yield whole_model(engines)
     else:
-        async with open_edge(bundle, sizes, options, say) as edge:
+        async with open_edge(bundle, sizes, options, on_message) as edge:
             how = "sites" if options.sites else "split"
-            yield Model(how, edge.wire_format, partial(_encode_split, edge), partial(decode, edge.engines))
+            yield Model(how, edge.wire_format, edge.encoder.encode, partial(decode, edge.engines))
 
 
 def _check_whole(bundle: Bundle, options: EdgeOptions) -> None:
@@ -91,10 +92,4 @@ def _check_whole(bundle: Bundle, options: EdgeOptions) -> None:
 
 async def _encode_whole(engines: EngineThread, canvas: Canvas) -> Array:
     outputs = await engines.infer("whole", canvas.whole_inputs())
-    return outputs["image_embedding"]
-
-
-async def _encode_split(edge: Edge, canvas: Canvas) -> Array:
-    embeddings = await edge.dispatcher.embed(canvas)
-    outputs = await edge.engines.infer("global", {"embedding": embeddings})
     return outputs["image_embedding"]

@@ -10,9 +10,11 @@ from runtime.edge import EdgeOptions
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluateOptions(EdgeOptions):
-    """Options of `pedsam evaluate`; see its help. `prompts` are kinds of `evaluation.masks.KINDS`."""
+    """Options of `pedsam evaluate`; see its help. `prompts` are kinds of `evaluation.masks.KINDS`,
+    `pictures` is a folder, None where pictures are beside their masks."""
 
     data: Path
+    pictures: Path | None = None
     out: Path
     prompts: tuple[str, ...]
     blur: float = 0.0

@@ -22,16 +22,19 @@ from evaluation.model import Model, Subject
 from evaluation.options import EvaluateOptions
 from evaluation.results import Instance, Measured
 from evaluation.statistics import interval95, percentiles_ms, share_over_half
-from runtime.sinks import writing
+from stages.files import replace_file, writing
+from stages.text_files import escaped
+from training.tally import Tally
 
 REPORT = "report.json"
 INSTANCES = "instances.csv"
 
 
 def make_report(
-    subject: Subject, options: EvaluateOptions, model: Model, measured: Measured
+    subject: Subject, options: EvaluateOptions, model: Model, measured: Measured, tally: Tally
 ) -> dict[str, Any]:
-    """The content of report.json. IoU are means over instances, `latency_ms` is a picture's."""
+    """The content of report.json. IoU are means over instances, `latency_ms` is a picture's; `read` and
+    `left_out` count what was found in the data, not only what --limit drew."""
     instances = measured.instances
     pictures = [each.picture for each in instances]
     kinds = {kind: [each.ious[kind] for each in instances] for kind in options.prompts}
@@ -53,7 +56,9 @@ def make_report(
             "encode": percentiles_ms(measured.encode_s),
             "decode": percentiles_ms(measured.decode_s),
         },
-        "data": options.data.resolve().name,
+        "data": escaped(options.data.resolve().name),
+        "read": dict(tally.read),
+        "left_out": tally.left_out(),
         "limit": options.limit,
         "seed": options.seed,
         "machine": _machine(),
@@ -114,15 +119,13 @@ def _csv(instances: Sequence[Instance]) -> str:
     lines.writerow(["picture", "instance", "area_share", *heads])
     for each in instances:
         values = [each.area_share, *(each.ious[k] for k in kinds), *(each.floors[f] for f in FLOORS)]
-        lines.writerow([each.name, each.number, *(f"{value:.6f}" for value in values)])
+        lines.writerow([escaped(each.name), each.number, *(f"{value:.6f}" for value in values)])
     return text.getvalue()
 
 
 def _replace(path: Path, text: str) -> None:
-    temporary = path.with_name(path.name + ".tmp")
     with writing(path):
-        temporary.write_text(text, encoding="utf-8")
-        os.replace(temporary, path)
+        replace_file(path, text)
 
 
 def _machine() -> dict[str, Any]:

@@ -10,14 +10,17 @@ from typing import Any
 import cv2
 import numpy as np
 
-from evaluation.masks import Box, Pixels, box_of, prompt_for
+from evaluation.masks import Box, box_of, prompt_for
 from evaluation.report import title_of
 from evaluation.results import Instance
 from evaluation.scenes import read_scene
-from export.data import Sample
-from runtime.prompts import Prompt
-from runtime.sinks import PALETTE, Mask, decode_mask
-from stages.errors import InputError
+from media.pictures import write_picture
+from runtime.objects.masks import Mask, decode_mask
+from runtime.objects.prompts import Prompt
+from runtime.results.sinks import PALETTE
+from stages.files import writing
+from stages.tensors import Pixels
+from training.samples import Sample
 
 SHEET = "sheet.png"
 ROWS = {"good": 90, "median": 50, "bad": 10}  # percentiles of IoU
@@ -34,8 +37,8 @@ def write_sheet(
     """Write the sheet into a folder. Tiles show what the model saw, so blurred if it was."""
     groups = [_group(kind, samples, instances, report["blur"]) for kind in report["miou"]]
     sheet = np.vstack([_line(title_of(report), sum(g.shape[1] for g in groups)), np.hstack(groups)])
-    if not cv2.imwrite(str(out / SHEET), np.ascontiguousarray(sheet[..., ::-1])):
-        raise InputError(f"cannot write {out / SHEET}; check the space and rights of --out")
+    with writing(out / SHEET):
+        write_picture(out / SHEET, sheet)
 
 
 def choose(ious: Sequence[float], pictures: Sequence[int], percentile: float) -> list[int]:
@@ -83,7 +86,7 @@ def _group(kind: str, samples: Sequence[Sample], instances: Sequence[Instance], 
 
 def _tile(sample: Sample, instance: Instance, kind: str, blur: float) -> Pixels:
     scene = read_scene(sample, blur)
-    truth = scene.instances[instance.number]
+    truth = scene.mask(instance.number)
     prompt = prompt_for(kind, str(instance.number), truth)
     tile = draw_tile(scene.picture, truth, decode_mask(instance.masks[kind]), prompt, instance.ious[kind])
     return np.pad(tile, ((0, _GAP_PX), (0, _GAP_PX), (0, 0)))

@@ -10,6 +10,7 @@ import click
 from export.precision import DTYPES, stage_precisions
 from stages.errors import CheckpointError
 from stages.geometry import GEOMETRIES, Geometry
+from stages.options import PATH, PathType
 
 if TYPE_CHECKING:
     from export.sam import Weights
@@ -19,8 +20,9 @@ if TYPE_CHECKING:
 @click.option("--model", type=click.Choice(list(GEOMETRIES)), required=True)
 @click.option(
     "--checkpoint",
-    type=click.Path(path_type=Path),
-    help="A segment-anything 1.0 checkpoint (.pth), or .safetensors of pedsam.",
+    type=PATH,
+    help="SAM's weights: a checkpoint of segment-anything 1.0, bare or as a training leaves it, a file or "
+    "folder of transformers' SamModel, or .safetensors of pedsam.",
 )
 @click.option(
     "--random-weights", is_flag=True, help="Random weights, to try geometry and speed: masks mean nothing."
@@ -43,16 +45,16 @@ if TYPE_CHECKING:
 )
 @click.option(
     "--photos",
-    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    type=PathType(exists=True, file_okay=False),
     help="Photographs to check fp16 or bf16 with, for overflow and for masks beside those of fp32. Default: "
-    "one made picture.",
+    "one synthetic picture.",
 )
 @click.option(
     "--compact",
     is_flag=True,
     help="Round weights to fp16 and store them so: half the size on disk. Stages still compute in fp32.",
 )
-@click.option("--out", type=click.Path(path_type=Path), required=True, help="Directory of the bundle.")
+@click.option("--out", type=PATH, required=True, help="Directory of the bundle.")
 def command(
     model: str,
     checkpoint: Path | None,
@@ -63,7 +65,7 @@ def command(
     compact: bool,
     out: Path,
 ) -> None:
-    """Write a bundle: SAM, its blocks reordered, as ONNX stages held against PyTorch."""
+    """Write a bundle: SAM, its blocks reordered, as ONNX stages compared with PyTorch."""
     by_stage = stage_precisions(precisions)
     all_fp32 = set(by_stage.values()) == {"fp32"}
     if compact and not all_fp32:
@@ -83,7 +85,9 @@ def command(
 
 
 def _weights(geometry: Geometry, checkpoint: Path | None, random_weights: bool) -> Weights:
-    from export.sam import DOWNLOADS, Weights, build_sam, load_weights, randomise
+    from export.checkpoints.load import load_weights
+    from export.checkpoints.official import DOWNLOADS
+    from export.sam import Weights, build_sam, randomise
 
     model = geometry.name
     if checkpoint is not None and random_weights:
@@ -94,10 +98,9 @@ def _weights(geometry: Geometry, checkpoint: Path | None, random_weights: bool) 
         sam = build_sam(geometry)
         randomise(sam)
         return Weights(sam, geometry, "untrained", "random numbers")
-    if model in DOWNLOADS:
-        address, size = DOWNLOADS[model]
+    if download := DOWNLOADS.get(model):
         raise CheckpointError(
-            f"{model} needs its official weights: download {address} ({size}) and give --checkpoint FILE, "
-            "or give --random-weights to try geometry and speed"
+            f"{model} needs its official weights: download {download.address} ({download.size}) and give "
+            "--checkpoint FILE, or give --random-weights to try geometry and speed"
         )
     raise CheckpointError(f"{model} has no official weights: give --checkpoint FILE or --random-weights")

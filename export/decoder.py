@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from export.layers import mlp, product, run_layers
+from export.layers import mlp, product, run_layers, scaled
 from export.sam import Sam
 
 
@@ -123,7 +123,7 @@ def _attention(layer: Any, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     q = _heads(product(layer.q_proj, q), layer.num_heads)
     k = _heads(product(layer.k_proj, k), layer.num_heads)
     v = _heads(product(layer.v_proj, v), layer.num_heads)
-    scores = (q @ (k / math.sqrt(k.shape[-1])).transpose(-2, -1)).float()
+    scores = (q @ scaled(k, k.shape[-1] ** -0.5).transpose(-2, -1)).float()
     mixed = (scores.softmax(dim=-1).to(v.dtype) @ v).transpose(1, 2)
     return product(layer.out_proj, mixed.flatten(2)).float()
 

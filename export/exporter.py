@@ -1,9 +1,8 @@
-"""Export a bundle: write the stages, hold each against PyTorch and all of them against the whole encoder."""
+"""Export a bundle: write the stages, compare each with PyTorch and their chain with the whole encoder."""
 
 from __future__ import annotations
 
 import gc
-import shutil
 import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
@@ -13,22 +12,32 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from export.check_pictures import check_pictures
+from export.checks.memory import StageMemory, stage_memory
+from export.checks.numerics import measure_numerics
+from export.checks.parity import SEED, check_chain, compare_stage, format_parity, opened
+from export.checks.pictures import check_pictures
 from export.compact import round_weights
-from export.memory import StageMemory, stage_memory
-from export.numerics import measure_numerics
 from export.onnx_files import write_onnx
-from export.parity import SEED, check_chain, compare_stage, format_parity, opened
-from export.precision import FP32
+from export.precision import FP32, STAGES
 from export.sam import PIXEL_MEAN, PIXEL_STD, Sam, Weights
 from export.stages import StagePlan, stage_plans
-from stages.bundle import MANIFEST, PADDING_FILE, PROBE_FILE, Bundle, Stage, hash_files
+from stages.bundle import (
+    EDGE_FOLDER,
+    MANIFEST,
+    PADDING_FILE,
+    PROBE_FILE,
+    Bundle,
+    Stage,
+    hash_files,
+    is_bundle,
+)
+from stages.engines.plans import ENGINES, axis_sizes
 from stages.errors import BundleError
+from stages.files import writing
 from stages.geometry import Geometry
-from stages.plans import axis_sizes
 from stages.tensors import Array
 
-# Largest difference a site may show on the probe, as a fraction of the embedding's largest value, by the
+# Largest difference of a site's answer to the probe, as a fraction of the embedding's largest value, by the
 # precision of the window stage. Engines of other precisions stay within it; other weights are off by about
 # one.
 PROBE_TOLERANCE = {
@@ -64,25 +73,49 @@ def export_bundle(
     """Write a whole bundle to `out`, which appears there only when every check has passed.
 
     Raises ParityError when a stage or the chain of stages differs by more than its tolerance or overflows,
-    BundleError when `out` holds something that is no bundle.
+    BundleError when `out` holds something that is no bundle or no part of one, and InputError when it cannot
+    be written; what was there stays then.
     """
     _check_replaceable(out)
     if options.compact:
         weights = replace(weights, sam=round_weights(weights.sam))
-    out.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{out.name}-", dir=out.parent) as scratch:
-        work = Path(scratch) / out.name
-        work.mkdir()
-        _write(weights, geometry, work, options, say)
-        if out.exists():
-            shutil.rmtree(out)
-        work.rename(out)
+    with writing(out):
+        out.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=f".{out.name}-", dir=out.parent) as scratch:
+            work = Path(scratch) / out.name
+            work.mkdir()
+            _write(weights, geometry, work, options, say)
+            put_in_place(work, out, Path(scratch) / "replaced")
     return Bundle.load(out)
 
 
 def _check_replaceable(out: Path) -> None:
-    if out.exists() and not (out / MANIFEST).is_file() and (not out.is_dir() or any(out.iterdir())):
+    """Raise BundleError where `out` holds something besides what an export and `pedsam build` write."""
+    if not out.exists():
+        return
+    if not out.is_dir():
+        raise BundleError(f"{out} is a file where a folder is needed; give another --out")
+    held = {path.name for path in out.iterdir()}
+    if held and not is_bundle(out):
         raise BundleError(f"{out} exists and is no bundle; give --out another directory or remove it")
+    if foreign := sorted(held - {MANIFEST, EDGE_FOLDER, ENGINES, *STAGES}):
+        raise BundleError(
+            f"{out} holds {foreign[0]}, which is no part of a bundle and would be lost; move it away or give "
+            "another --out"
+        )
+
+
+def put_in_place(work: Path, out: Path, replaced: Path) -> None:
+    """Rename `work` to `out`; what was there goes to `replaced`, and back when the rename fails."""
+    if not out.exists():
+        work.rename(out)
+        return
+    out.rename(replaced)
+    try:
+        work.rename(out)
+    except OSError:
+        replaced.rename(out)
+        raise
 
 
 def _write(
@@ -118,14 +151,14 @@ def empty_bundle(weights: Weights, geometry: Geometry, path: Path, options: Expo
 def _check_numerics(
     sam: Sam, geometry: Geometry, options: ExportOptions, say: Callable[[str], None]
 ) -> dict[str, float]:
-    """Where a stage has a lower precision: what it does to pictures. First of all, for it needs no graph."""
+    """Where a stage has a lower precision: what it does to pictures. First, since it needs no graph."""
     if set(options.precisions.values()) == {"fp32"}:
         return {}
     pictures = check_pictures(geometry, options.photos)
     exact = stage_plans(sam, geometry, options.embedding_dtype)
     low = stage_plans(sam, geometry, options.embedding_dtype, options.precisions)
     numerics = measure_numerics(exact, low, geometry, pictures)
-    what = "one made picture" if options.photos is None else f"{len(pictures)} of {options.photos}"
+    what = "one synthetic picture" if options.photos is None else f"{len(pictures)} of {options.photos}"
     say(f"rounding against fp32 on {what}: {numerics.text}")
     return numerics.parity
 
@@ -135,9 +168,9 @@ def add_stage(bundle: Bundle, plan: StagePlan, say: Callable[[str], None], compa
     module = plan.build().eval()
     bundle = write_stage(bundle, plan, module, compact)
     if plan.name == "whole":
-        return bundle  # check_chain holds it against segment_anything's own encoder
+        return bundle  # check_chain compares it with segment_anything's own encoder
     stage, memory = bundle.stage(plan.name), largest_memory(bundle, plan.name).text
-    parity = compare_stage(bundle, plan, module, _examples(plan))
+    parity = compare_stage(bundle, plan, module, example_inputs(plan))
     say(f"{plan.name:8} onnxruntime against PyTorch: {format_parity(parity)}; {stage.precision}, {memory}")
     return replace(bundle, stages={**bundle.stages, plan.name: replace(stage, parity=parity)})
 
@@ -145,25 +178,25 @@ def add_stage(bundle: Bundle, plan: StagePlan, say: Callable[[str], None], compa
 def write_stage(bundle: Bundle, plan: StagePlan, module: nn.Module, compact: bool = False) -> Bundle:
     """The bundle with this stage written, not compared with anything. `module` is what the plan builds."""
     file = f"{plan.name}/model.onnx"
-    paths = write_onnx(module, _examples(plan), plan.inputs, plan.outputs, bundle.path / file, compact)
+    paths = write_onnx(module, example_inputs(plan), plan.inputs, plan.outputs, bundle.path / file, compact)
     names = [path.relative_to(bundle.path).as_posix() for path in paths]
     precision = "fp32 from fp16 weights" if compact else plan.precision
     stage = Stage(plan.name, file, hash_files(bundle.path, names), plan.inputs, plan.outputs, precision)
     return replace(bundle, stages={**bundle.stages, plan.name: stage})
 
 
-def _examples(plan: StagePlan) -> tuple[Tensor, ...]:
+def example_inputs(plan: StagePlan) -> tuple[Tensor, ...]:
     return plan.examples(torch.Generator().manual_seed(SEED))
 
 
 def largest_memory(bundle: Bundle, name: str) -> StageMemory:
-    """Memory of a stage at the sizes that engines are built for at most, as `pedsam build` tells it too."""
+    """Memory of a stage at the largest sizes that engines are built for."""
     largest = {axis: sizes[-1] for axis, sizes in axis_sizes(bundle.geometry).items()}
     return stage_memory(bundle.path / bundle.stage(name).file, largest)
 
 
 def _add_edge_files(bundle: Bundle) -> Bundle:
-    (bundle.path / "edge").mkdir()
+    (bundle.path / EDGE_FOLDER).mkdir()
     g = bundle.geometry
     with opened(bundle, "window") as engine:
         blank = [

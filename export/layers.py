@@ -8,6 +8,7 @@ functions define the fp32 stages. `lowered` decides the dtype.
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Iterable
 from typing import Any
 
@@ -24,6 +25,17 @@ def product(layer: Any, x: Tensor) -> Tensor:
     """A Linear or convolution of x, computed and returned in the dtype of the layer's weights."""
     result: Tensor = layer(x.to(layer.weight.dtype))
     return result
+
+
+def scaled(x: Tensor, factor: float) -> Tensor:
+    """x * factor in the dtype of x, rounded once.
+
+    A graph holds a factor in the dtype of what it multiplies. One that a lower precision would round, which
+    is any but a power of two, therefore multiplies in fp32.
+    """
+    if math.frexp(factor)[0] == 0.5:
+        return x * factor
+    return (x.float() * factor).to(x.dtype)
 
 
 def run_layers(layers: Iterable[nn.Module], x: Tensor) -> Tensor:

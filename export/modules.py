@@ -23,7 +23,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from export.layers import mlp, product, run_layers
+from export.layers import mlp, product, run_layers, scaled
 from export.sam import ImageEncoderViT, Sam, window_partition, window_unpartition
 from stages.geometry import Geometry
 
@@ -41,7 +41,7 @@ def attention(layer: Any, x: Tensor) -> Tensor:
     rows = max(1, SCORES_BYTES // (heads * w * h * w * 4))
     # [n, h*w, 3*D] -> [3, n, heads, h*w, d]
     q, k, v = product(layer.qkv, x).reshape(n, h * w, 3, heads, d).permute(2, 0, 3, 1, 4).unbind(0)
-    keys = (k * layer.scale).transpose(-2, -1)
+    keys = scaled(k, layer.scale).transpose(-2, -1)
     table_h, table_w = _position_table(layer.rel_pos_h, h), _position_table(layer.rel_pos_w, w)
     blocks = []
     for start in range(0, h, rows):

@@ -6,23 +6,14 @@ Encoders returned here are in SAM's own block order; `export.stages` reorders th
 from __future__ import annotations
 
 import math
-import pickle
-import warnings
-import zipfile
-from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
-from torch import Tensor, nn
+from torch import nn
 
-from stages.bundle import WEIGHT_STATUS
-from stages.errors import CheckpointError
-from stages.geometry import GEOMETRIES, Geometry
+from stages.geometry import Geometry
 
 
 def _import_torchvision() -> Any:
@@ -60,23 +51,15 @@ __all__ = [
     "SamPredictor",
     "Weights",
     "build_sam",
-    "load_weights",
     "neck",
     "randomise",
-    "read_checkpoint",
     "sam_model_registry",
-    "save_weights",
     "window_partition",
     "window_unpartition",
 ]
 
 PIXEL_MEAN = (123.675, 116.28, 103.53)
 PIXEL_STD = (58.395, 57.12, 57.375)
-DOWNLOADS = {
-    "vit_b": ("https://dl.fbaipublicfiles.com/segment_anything/sam_vit_b_01ec64.pth", "375 MB"),
-    "vit_l": ("https://dl.fbaipublicfiles.com/segment_anything/sam_vit_l_0b3195.pth", "1.25 GB"),
-    "vit_h": ("https://dl.fbaipublicfiles.com/segment_anything/sam_vit_h_4b8939.pth", "2.56 GB"),
-}
 
 
 def build_sam(geometry: Geometry) -> Sam:
@@ -162,92 +145,3 @@ class Weights:
     geometry: Geometry
     status: str
     trained_on: str
-
-
-def load_weights(geometry: Geometry | None, path: Path) -> Weights:
-    """Weights from a segment-anything 1.0 checkpoint (`.pth`) or from a `.safetensors` file of ours.
-
-    Without `geometry` the model is what the file holds. Nothing but tensors is read. Raises CheckpointError
-    for a file that is missing, truncated, of another kind or of another model.
-    """
-    if path.suffix == ".safetensors":
-        state, facts = _read_safetensors(path)
-    else:
-        state = read_checkpoint(path)
-        facts = {"weights": "undistilled", "trained_on": f"checkpoint {path.name}"}
-    found = GEOMETRIES[_model_of(state, path)]
-    if geometry is not None and found != geometry:
-        raise CheckpointError(f"{path} holds {found.name} weights; export it with --model {found.name}")
-    return Weights(_sam_of(found, state, path), found, facts["weights"], facts["trained_on"])
-
-
-def save_weights(state: Mapping[str, Tensor], path: Path, status: str, trained_on: str) -> None:
-    """Write weights in SAM's key layout and own block order, with their status, for `load_weights`."""
-    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
-    temporary = path.with_suffix(".tmp")
-    save_file(tensors, temporary, {"weights": status, "trained_on": trained_on})
-    temporary.replace(path)
-
-
-def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    try:
-        with safe_open(path, "pt") as file:
-            facts = file.metadata() or {}
-            state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
-    except FileNotFoundError as exc:
-        raise CheckpointError(f"{path} does not exist; give the path of a checkpoint") from exc
-    except (SafetensorError, OSError) as exc:
-        raise CheckpointError(f"{path} is truncated or no safetensors file; make or copy it again") from exc
-    if facts.get("weights") not in WEIGHT_STATUS or "trained_on" not in facts:
-        raise CheckpointError(
-            f"{path} does not say what its weights are; make it with pedsam train or distill"
-        )
-    return state, facts
-
-
-def _sam_of(geometry: Geometry, state: dict[str, Tensor], path: Path) -> Sam:
-    sam = build_sam(geometry)
-    try:
-        sam.load_state_dict(state, assign=True)
-    except RuntimeError as exc:
-        raise CheckpointError(f"{path} does not fit {geometry.name}: {_first_lines(exc)}") from exc
-    return sam.float().eval()
-
-
-def read_checkpoint(path: Path) -> dict[str, Tensor]:
-    """The tensors of a PyTorch checkpoint. Raises CheckpointError for a file that holds anything else."""
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of files it then refuses, torch also says how they were pickled
-            state = torch.load(path, map_location="cpu", weights_only=True)
-    except FileNotFoundError as exc:
-        raise CheckpointError(f"{path} does not exist; give the path of a SAM checkpoint") from exc
-    except pickle.UnpicklingError as exc:
-        raise CheckpointError(
-            f"{path} is no plain checkpoint (it holds code or is no PyTorch file); download it again"
-        ) from exc
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError, zipfile.BadZipFile) as exc:
-        raise CheckpointError(f"{path} is truncated or no PyTorch file; download it again") from exc
-    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
-        raise CheckpointError(f"{path} is no SAM checkpoint: expected a dictionary of tensors")
-    return state
-
-
-def _model_of(state: dict[str, Tensor], path: Path) -> str:
-    """The model name, from the shape of the position table and the number of blocks."""
-    pos_embed = state.get("image_encoder.pos_embed")
-    if pos_embed is None or pos_embed.ndim != 4:
-        raise CheckpointError(f"{path} is no SAM checkpoint: it has no image_encoder.pos_embed")
-    depth = len({key.split(".")[2] for key in state if key.startswith("image_encoder.blocks.")})
-    shape = (depth, *pos_embed.shape[1:])
-    for geometry in GEOMETRIES.values():
-        if shape == (geometry.depth, geometry.tokens, geometry.tokens, geometry.dim):
-            return geometry.name
-    raise CheckpointError(
-        f"{path} holds an encoder of {depth} blocks and position table {list(pos_embed.shape)}, "
-        f"expected that of one of {', '.join(GEOMETRIES)}"
-    )
-
-
-def _first_lines(exc: Exception) -> str:
-    return " ".join(str(exc).split())[:300]

@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
-from collections.abc import AsyncIterator, Callable, Collection, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
-from runtime.assignment import default_cap
-from runtime.client import SiteClient, choose_wire
-from runtime.dispatch import Dispatcher, LocalWindows
-from runtime.ledger import ExposureLedger
-from runtime.reuse import Reuse
-from runtime.sites import SiteConfig, operator_caps, read_sites
+from anyio import to_thread
+
+from runtime.encoder import ImageEncoder, LocalWindows
+from runtime.sites.assignment import default_cap
+from runtime.sites.client import SiteClient, choose_wire
+from runtime.sites.config import SiteConfig, operator_caps, read_sites
+from runtime.sites.health import Sites
+from runtime.sites.ledger import ExposureLedger
+from runtime.sites.reuse import Reuse
+from runtime.sites.windows import OnAnswer, open_sites
 from stages.bundle import Bundle
-from stages.engine import EngineThread, engine_factories
+from stages.engines.backends import engine_factories
+from stages.engines.thread import EngineThread
 from stages.errors import InputError, ungrouped
 
 
@@ -23,8 +28,8 @@ from stages.errors import InputError, ungrouped
 class EdgeOptions:
     """How the edge computes and whom it trusts; see the help of `pedsam run`.
 
-    Without `sites` every window runs here. `wire` None is the bundle's own format. `reuse_threshold` is in
-    grey levels, see `runtime.reuse`.
+    Without `sites` every window runs here. `wire` None is the bundle's own format. `ledger` None is beside
+    `sites`. `reuse_threshold` is in grey levels, see `runtime.sites.reuse`.
     """
 
     sites: Path | None = None
@@ -34,41 +39,64 @@ class EdgeOptions:
     accept_exposure: bool = False
     new_session: bool = False
     insecure: bool = False
+    ledger: Path | None = None
     reuse_threshold: float = 0.0
 
 
 @dataclass(frozen=True)
 class Edge:
-    """What is open while `open_edge` runs: engines for "global" and "decoder", and the way to embeddings."""
+    """What is open while `open_edge` runs: engines for "global" and "decoder", the way to image embeddings,
+    the sites, and what each operator has seen."""
 
     engines: EngineThread
-    dispatcher: Dispatcher
+    encoder: ImageEncoder
+    sites: Sites
+    ledger: ExposureLedger
     wire_format: str
+
+    @property
+    def served_by_sites(self) -> bool:
+        """Whether a site has run a window so far."""
+        return any(site.client.tiles for site in self.sites)
 
 
 @contextlib.asynccontextmanager
 async def open_edge(
-    bundle: Bundle, sizes: Collection[tuple[int, int]], options: EdgeOptions, say: Callable[[str], None]
+    bundle: Bundle,
+    sizes: Collection[tuple[int, int]],
+    options: EdgeOptions,
+    on_message: Callable[[str], None],
+    on_answer: OnAnswer | None = None,
 ) -> AsyncIterator[Edge]:
     """Engines and sites for frames of these (height, width), open while the block runs.
 
-    Raises a PedsamError, before any tile is sent, for whatever can be known to be wrong by then. `say` gets
-    lines for a person when sites fail and come back; sites word part of them.
+    Raises a PedsamError, before any tile is sent, for whatever can be known to be wrong by then.
+    `on_message` gets sentences for a person when sites fail and come back; sites word part of them.
+    `on_answer` is told of every answer of a site.
     """
     wire_format = choose_wire(bundle, options.wire)
-    sites = read_sites(options.sites, options.insecure) if options.sites else ()
-    check_exposure(sites, options.accept_exposure)
+    configs = read_sites(options.sites, options.insecure) if options.sites else ()
+    check_exposure(configs, options.accept_exposure)
     windows = {window for size in sizes for window in bundle.geometry.windows_with_picture(*size)}
-    names = ["global", "decoder", *(["window"] if not sites or bundle.has("window") else [])]
+    names = ["global", "decoder", *(["window"] if not configs or bundle.has("window") else [])]
     factories = engine_factories(bundle, names, options.backend, options.threads)
-    with ungrouped(), _open_ledger(sites, len(windows), options) as ledger:
+    clients = [SiteClient(config, bundle, wire_format) for config in configs]
+    with ungrouped(), await _open_ledger(configs, len(windows), options) as ledger:
+        operators = {config.operator for config in configs}
+        check_earlier_exposure(ledger, operators, windows, options.accept_exposure, on_message)
         async with EngineThread(factories) as engines:
             local = LocalWindows(bundle, engines, wire_format) if "window" in engines else None
-            clients = [SiteClient(site, bundle, wire_format) for site in sites]
-            reuse = Reuse(options.reuse_threshold)
-            dispatcher = Dispatcher(bundle, clients, ledger, local, say, reuse=reuse)
-            async with dispatcher.connected(windows):
-                yield Edge(engines, dispatcher, wire_format)
+            async with open_sites(
+                bundle,
+                clients,
+                ledger,
+                windows,
+                on_message,
+                window_engine=local is not None,
+                on_answer=on_answer,
+            ) as sites:
+                encoder = ImageEncoder(bundle, engines, sites, local, Reuse(options.reuse_threshold))
+                yield Edge(engines, encoder, sites.sites, ledger, wire_format)
 
 
 def check_exposure(sites: Sequence[SiteConfig], accept: bool) -> None:
@@ -81,36 +109,63 @@ def check_exposure(sites: Sequence[SiteConfig], accept: bool) -> None:
         )
 
 
-@contextlib.contextmanager
-def _open_ledger(sites: Sequence[SiteConfig], windows: int, options: EdgeOptions) -> Iterator[ExposureLedger]:
-    """The ledger beside sites.toml, held by this process alone while the block runs."""
-    operators = {site.name: site.operator for site in sites}
+def check_earlier_exposure(
+    ledger: ExposureLedger,
+    operators: Collection[str],
+    windows: Collection[int],
+    accept: bool,
+    on_message: Callable[[str], None],
+) -> None:
+    """Tell which operators have seen more in this session than their cap of this run.
+
+    Earlier runs had other caps, or frames of another shape.
+
+    Raises InputError when one of them has seen all `windows` of this run, unless that is accepted.
+    """
+    for operator in sorted(operators):
+        seen, cap = ledger.exposure(operator), ledger.cap(operator)
+        if len(seen) <= cap:
+            continue
+        if len(windows) > cap and seen.issuperset(windows) and not accept:
+            raise InputError(
+                f"operator {operator} has seen the whole picture in this session; give --new-session to "
+                "start over, or --accept-exposure"
+            )
+        on_message(
+            f"operator {operator} has seen {len(seen)} windows in this session, more than its cap of {cap} "
+            "in this run; --new-session starts over"
+        )
+
+
+async def _open_ledger(sites: Sequence[SiteConfig], windows: int, options: EdgeOptions) -> ExposureLedger:
+    """The ledger where it is asked for, else beside sites.toml; without sites one in memory."""
+    operators, caps = _shares(sites, windows)
+    path = ledger_path(options.sites, options.ledger)
+    return await to_thread.run_sync(partial(ExposureLedger.open, path, operators, caps, options.new_session))
+
+
+def check_ledger(sites: Sequence[SiteConfig], windows: Collection[int], options: EdgeOptions) -> None:
+    """Raise the InputError that a run with these sites and windows would raise for its ledger; changes
+    nothing."""
+    path = ledger_path(options.sites, options.ledger)
+    if path is None:
+        return
+    operators, caps = _shares(sites, len(windows))
+    ledger = ExposureLedger.looked_at(path, operators, caps, options.new_session)
+    check_earlier_exposure(
+        ledger, set(operators.values()), windows, options.accept_exposure, lambda line: None
+    )
+
+
+def _shares(sites: Sequence[SiteConfig], windows: int) -> tuple[dict[str, str], dict[str, int]]:
+    """The operator of each site, and how many windows each operator may see."""
     regular = {site.operator for site in sites if not site.spare}
     caps = operator_caps(sites, default_cap(windows, len(regular))) if sites else {}
-    path = options.sites.with_suffix(".ledger.json") if options.sites else None
-    with _held_alone(path):
-        yield ExposureLedger.open(path, operators, caps, options.new_session)
+    return {site.name: site.operator for site in sites}, caps
 
 
-@contextlib.contextmanager
-def _held_alone(ledger: Path | None) -> Iterator[None]:
-    """Two runs that wrote one ledger would each forget what the other showed; the second is refused."""
-    if ledger is None:
-        yield
-        return
-    path = ledger.with_suffix(".lock")
-    try:
-        file = path.open("w")
-    except OSError as exc:
-        raise InputError(
-            f"cannot write {path} ({exc.strerror}); the exposure ledger lies beside the sites file, in a "
-            "folder that can be written"
-        ) from exc
-    with file as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as exc:
-            raise InputError(
-                f"another run uses the exposure ledger {ledger}; wait until it has ended"
-            ) from exc
-        yield
+def ledger_path(sites: Path | None, ledger: Path | None) -> Path | None:
+    """Where a run keeps its ledger: where it is asked for, else beside sites.toml; None without sites."""
+    if sites is None:
+        return None
+    return ledger or sites.with_suffix(".ledger.json")

@@ -6,66 +6,88 @@ import asyncio
 import contextlib
 import signal
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
+from itertools import count
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from anyio import to_thread
+from anyio import CancelScope, to_thread
 from rich.console import Console
 from rich.progress import Progress, TextColumn, TimeElapsedColumn
 
-from runtime.edge import EdgeOptions, open_edge
-from runtime.follow import Follower
-from runtime.live import Live
-from runtime.live_loop import LiveLoop
-from runtime.loop import Loop, LoopOptions
-from runtime.memory import remembered
-from runtime.objects import MakeTrack, Objects
-from runtime.prompts import Prompts
-from runtime.recording import Recording
-from runtime.sinks import MaskLines, OverlayPictures, OverlayVideo, Sink, banner_for, writing
-from runtime.sources import Source
-from runtime.summary import summarise, write_summary
-from runtime.trace import NO_TRACE, Trace
-from runtime.tracking import Still, Track
-from runtime.verify import iou_with_unsplit
+from media.video_writer import MAX_VIDEO_SIDE_PX
+from runtime.edge import open_edge
+from runtime.frames.sources import Frame, Source
+from runtime.live.board_reader import watching_board
+from runtime.live.heartbeat import Heartbeat, beating
+from runtime.live.interface import Live
+from runtime.live.live_pipeline import LivePipeline
+from runtime.live.messages import Messages, telling
+from runtime.live.saved_objects import saving_objects
+from runtime.objects.follower import Follower
+from runtime.objects.prompts import Prompts
+from runtime.objects.registry import ObjectRegistry
+from runtime.pipeline import Pipeline
+from runtime.results.measurements import RunMeasurements
+from runtime.results.outcome import nothing_done, shortfalls
+from runtime.results.recording import Recording
+from runtime.results.run_folder import (
+    MASKS,
+    PICTURES,
+    RECORD,
+    SUMMARY,
+    VIDEO,
+    RunFolder,
+    run_folder,
+)
+from runtime.results.sinks import (
+    FromFirstResult,
+    MaskLines,
+    OverlayPictures,
+    OverlayVideo,
+    Sink,
+    banner_for,
+    closing_all,
+)
+from runtime.results.summary import summarise, write_summary
+from runtime.results.trace import NO_TRACE, Trace, check_trace
+from runtime.results.verify import iou_with_unsplit
+from runtime.run_options import RunOptions, check_run, required_out
 from stages.bundle import Bundle
 from stages.errors import InputError
 
-MASKS = "masks.jsonl"
-SUMMARY = "summary.json"
+LOST_TOLD = 5  # lost frames that are told one by one
 _ENDLESS = (TextColumn("{task.description}"), TextColumn("{task.completed}"), TimeElapsedColumn())
-_LIVE_VIDEO_FPS = 10.0  # of recordings of live sources whose speed is not known
 
-# Something that looks at a run while it lasts, open in the block; it gives a line for the person who started
-# it.
+Sizes: TypeAlias = frozenset[tuple[int, int]]  # height and width of each kind of frame
+# Watches a run while its block lasts; yields a line for the terminal.
 Watcher: TypeAlias = Callable[[Live], contextlib.AbstractAsyncContextManager[str]]
 
 
-@dataclass(frozen=True, kw_only=True)
-class RunOptions(EdgeOptions):
-    """Options of `pedsam run`; see its help. `track` None follows objects where the source is a film;
-    `record` None writes results of files, not of live sources. `remember` is the prompts file of a live
-    run."""
+@dataclass(frozen=True)
+class _Run:
+    """What is the same from a run's first moment to its last. `folder` is what `--out` names."""
 
-    out: Path | None = None
-    allow_undistilled: bool = False
-    verify: bool = False
-    track: bool | None = None
-    loop: LoopOptions = field(default_factory=LoopOptions)
-    record: bool | None = None
-    record_mb: float = 1000.0
-    remember: Path | None = None
-    trace: Path | None = None
+    bundle: Bundle
+    source: Source
+    options: RunOptions
+    messages: Messages
+    folder: RunFolder | None
 
-    def records(self, source: Source) -> bool:
-        """Whether results of this source are written."""
-        return not source.live if self.record is None else self.record
+    @property
+    def keeps_earlier(self) -> bool:
+        """Whether results of an earlier run are left whole, since this one has none."""
+        return self.folder is not None and not self.folder.begun and self.folder.holds_earlier
 
-    def make_track(self, source: Source) -> MakeTrack:
-        """How its objects are followed."""
-        return Track if (source.film if self.track is None else self.track) else Still
+    def write_summary(self, summary: dict[str, Any]) -> None:
+        """Write the summary, if it has a place, with what was told until now."""
+        summary["messages"], summary["warnings"] = self.messages.lines, list(self.messages.warnings)
+        if self.folder is not None and not self.keeps_earlier:
+            if not self.folder.begun:
+                self.folder.begin()
+            self.folder.note(self.folder.path / SUMMARY)
+            write_summary(self.folder.path / SUMMARY, summary)
 
 
 async def run_session(
@@ -75,63 +97,144 @@ async def run_session(
     options: RunOptions,
     console: Console,
     watchers: Sequence[Watcher] = (),
+    messages: Messages | None = None,
 ) -> dict[str, Any]:
     """Segment a source and write masks, overlays and summary.json under `options.out`; returns the summary.
 
+    What a person is to know goes through `messages`, by default new ones on `console`. `nothing_done` of the
+    summary says why the run did nothing, if it did not.
+
     Raises a PedsamError, before anything is sent, for whatever can be known to be wrong by then.
     """
-    _check_options(bundle, source, options)
-    async with _opened(source):
-        prompts.check_inside(source.sizes())
-        summary = await _run(bundle, source, prompts, options, console, watchers)
-    _write_summary(options, summary)
-    if options.verify:
-        summary["iou_with_unsplit"] = await _verify(bundle, source, prompts, options, console)
-        _write_summary(options, summary)
+    messages = messages or Messages(console)
+    check_run(bundle, source, options, here=False)
+    if options.trace:
+        check_trace(options.trace)  # it is written at the end
+    with _out_folder(source, options) as folder:
+        run = _Run(bundle, source, options, messages, folder)
+        async with (
+            beating(options.heartbeat, _about(messages, "heartbeat"), options.pipeline.max_fps) as heartbeat,
+            telling(messages, lambda: source.warnings),
+            _opened(source) as sizes,
+        ):
+            prompts = prompts.inside(sizes, messages.tell, source.examples)
+            for doubt in (*prompts.doubts(), *options.doubts(source, watched=bool(watchers))):
+                messages.warn(doubt)
+            summary = await _run(run, sizes, prompts, watchers, heartbeat)
+        run.write_summary(summary)
+        if options.verify:
+            summary["iou_with_unsplit"] = await _verify(run, prompts)
+            if summary["iou_with_unsplit"] is None:
+                nothing = "nothing was done by --verify: there is no mask to compare"
+                messages.warn(nothing)
+                summary["nothing_done"] = summary["nothing_done"] or nothing
+            run.write_summary(summary)
     return summary
 
 
+def _out_folder(source: Source, options: RunOptions) -> contextlib.AbstractContextManager[RunFolder | None]:
+    """What `--out` names, for this run alone."""
+    if options.out is None:
+        return contextlib.nullcontext()
+    return run_folder(options.out, options.writes(source))
+
+
 @contextlib.asynccontextmanager
-async def _opened(source: Source) -> AsyncIterator[None]:
+async def _opened(source: Source) -> AsyncIterator[Sizes]:
+    """The sizes of an open source's frames."""
     await to_thread.run_sync(source.__enter__)
     try:
-        yield
+        yield await to_thread.run_sync(source.sizes)
     finally:
-        source.stop()
+        with CancelScope(shield=True):
+            await to_thread.run_sync(source.__exit__, None, None, None)
 
 
 async def _run(
-    bundle: Bundle,
-    source: Source,
-    prompts: Prompts,
-    options: RunOptions,
-    console: Console,
-    watchers: Sequence[Watcher],
+    run: _Run, sizes: Sizes, prompts: Prompts, watchers: Sequence[Watcher], heartbeat: Heartbeat
 ) -> dict[str, Any]:
-    say = partial(console.print, markup=False, highlight=False)  # sites word part of it
+    bundle, source, options, messages = run.bundle, run.source, run.options, run.messages
     trace = Trace() if options.trace else NO_TRACE
-    async with open_edge(bundle, source.sizes(), options, say) as edge:
-        edge.dispatcher.watch = trace.add_window
-        objects = Objects(prompts, options.make_track(source))
-        with (
-            _progress(console, source.count, "frames") as progress,
-            _sinks(bundle, source, options) as sinks,
-        ):
-            follower = Follower(edge.engines, objects)
-            loop = Loop(
-                bundle.geometry, edge.engines, edge.dispatcher, follower, sinks, options.loop, progress, trace
-            )
-            live = LiveLoop(loop, follower, edge.dispatcher, bundle.geometry, _windows(bundle, source))
-            async with _watched(live, watchers, console), remembered(options.remember, objects, loop.frames):
-                with _stop_on_signal(loop, say):
-                    measured = await loop.run(source)
+    async with open_edge(bundle, sizes, options, partial(_tell_of_site, messages), trace.add_window) as edge:
+        objects = ObjectRegistry(prompts, options.make_track(source))
+        with _progress(messages.console, source.count, "frames") as progress:
+            async with _sinks(run, sizes) as sinks:
+                follower = Follower(edge.engines, objects)
+                pipeline = Pipeline(
+                    bundle.geometry,
+                    edge.encoder,
+                    follower,
+                    sinks,
+                    options.pipeline,
+                    progress,
+                    trace,
+                    _telling_lost(messages),
+                )
+                heartbeat.pipeline = pipeline
+                async with watching_board(options.board, trace, messages.tell) as board:
+                    live = LivePipeline(
+                        pipeline,
+                        follower,
+                        edge,
+                        bundle.geometry,
+                        _windows(bundle, sizes),
+                        board,
+                        messages,
+                        options.verify,
+                    )
+                    async with (
+                        _watched(live, watchers, messages.console),
+                        saving_objects(options.state, objects, pipeline.frames, _about(messages, "objects")),
+                    ):
+                        with _stop_on_signal(pipeline, messages.tell):
+                            measured = await pipeline.run(source)
+    messages.report_all()  # what was held back of frames comes before what is said of all of them
+    _warn_of_shortfalls(messages, measured, prompts, source, pipeline)
+    asked = bool(prompts.entries) and not source.live
+    nothing = nothing_done(measured, asked=asked, stopped=pipeline.stopped)
+    if run.folder is not None and run.keeps_earlier:
+        kept = f"{run.folder.path} still holds the results of an earlier run"
+        if nothing is None:
+            messages.warn(kept)
+        else:
+            nothing += f"; {kept}"
+    summary = summarise(bundle, edge, measured, source.dropped, board.summary()) | {"nothing_done": nothing}
     if options.trace:
+        run.write_summary(summary)  # a trace that cannot be written takes nothing away
         await to_thread.run_sync(trace.write, options.trace)
-    return summarise(bundle, edge.dispatcher, measured, edge.wire_format, source.dropped)
+    return summary
 
 
-def _windows(bundle: Bundle, source: Source) -> frozenset[int]:
-    sizes = source.sizes()
+def _about(messages: Messages, thing: str) -> Callable[[str], None]:
+    """Tells what state a thing is in."""
+    return partial(messages.tell, about=thing)
+
+
+def _tell_of_site(messages: Messages, text: str) -> None:
+    """A sentence of a site begins with its name and a colon."""
+    messages.tell(text, about=text.partition(":")[0] if text.startswith("site ") else None)
+
+
+def _telling_lost(messages: Messages) -> Callable[[Frame, str], None]:
+    """Tells each of the first lost frames, and then how many more there are."""
+    numbers = count(1)
+
+    def tell(frame: Frame, why: str) -> None:
+        reason = f"lost frame {min(next(numbers), LOST_TOLD + 1)}"
+        messages.tell(f"frame {frame.name} is lost: {why}", reason)
+
+    return tell
+
+
+def _warn_of_shortfalls(
+    messages: Messages, measured: RunMeasurements, prompts: Prompts, source: Source, pipeline: Pipeline
+) -> None:
+    complete = not source.live and not pipeline.stopped
+    for text in shortfalls(measured, prompts if complete else Prompts(())):
+        messages.warn(text)
+
+
+def _windows(bundle: Bundle, sizes: Sizes) -> frozenset[int]:
     return frozenset(w for size in sizes for w in bundle.geometry.windows_with_picture(*size))
 
 
@@ -140,87 +243,69 @@ async def _watched(live: Live, watchers: Sequence[Watcher], console: Console) ->
     async with contextlib.AsyncExitStack() as stack:
         for watcher in watchers:
             line = await stack.enter_async_context(watcher(live))
-            # an address with a line break in it can be neither clicked nor copied
-            console.print(line, markup=False, highlight=False, soft_wrap=True)
+            console.print(line)
         yield
 
 
-async def _verify(
-    bundle: Bundle, source: Source, prompts: Prompts, options: RunOptions, console: Console
-) -> float | None:
-    masks = _out(options) / MASKS
-    with _progress(console, source.count, "unsplit") as progress:
+async def _verify(run: _Run, prompts: Prompts) -> float | None:
+    options = run.options
+    if not (required_out(options) / MASKS).exists() or run.keeps_earlier:
+        return None
+    with _progress(run.messages.console, run.source.count, "unsplit") as progress:
         return await iou_with_unsplit(
-            bundle,
-            source,
+            run.bundle,
+            run.source,
             prompts,
-            masks,
+            required_out(options) / MASKS,
             options.backend,
             options.threads,
             progress,
-            options.make_track(source),
-            options.loop.keyframe_every,
+            options.make_track(run.source),
+            options.pipeline.keyframe_every,
         )
 
 
-def _check_options(bundle: Bundle, source: Source, options: RunOptions) -> None:
-    if bundle.weights != "distilled" and not options.allow_undistilled:
-        raise InputError(
-            f"{bundle.path} has {bundle.weights} weights, whose masks are not meaningful; use a distilled "
-            "bundle, or --allow-undistilled to try the rest (every overlay is then marked)"
-        )
-    if options.records(source):
-        _out(options)
-    if options.verify:
-        if source.live or not options.records(source):
-            raise InputError(
-                "--verify reads the source and its masks again: give files and --out, not a camera"
-            )
-        bundle.verified_file("whole")
-
-
-def _out(options: RunOptions) -> Path:
-    if options.out is None:
-        raise InputError("where to write results is missing: give --out DIR, or --no-record to write none")
-    return options.out
-
-
-def _write_summary(options: RunOptions, summary: dict[str, Any]) -> None:
-    if options.out is not None:
-        with writing(options.out):
-            options.out.mkdir(parents=True, exist_ok=True)
-        write_summary(options.out / SUMMARY, summary)
-
-
-@contextlib.contextmanager
-def _sinks(bundle: Bundle, source: Source, options: RunOptions) -> Iterator[list[Sink]]:
+@contextlib.asynccontextmanager
+async def _sinks(run: _Run, sizes: Sizes) -> AsyncIterator[Sequence[Sink]]:
     """Sinks, closed with the block: for files into `out`, for live sources into parts of a recording."""
-    with contextlib.ExitStack() as stack:
-        sinks: list[Sink] = []
-        if options.records(source):
-            make = partial(_write_into, bundle.weights, source)
-            if source.live:
-                limit_bytes = round(options.record_mb * 1e6)
-                sinks.append(Recording(_out(options) / "record", limit_bytes, make))
-            else:
-                sinks += make(_out(options))
-        for sink in sinks:
-            stack.callback(sink.close)
+    if run.folder is None:
+        yield ()
+        return
+    sinks = (FromFirstResult(partial(_begin, run, run.folder, sizes)),)
+    async with closing_all(sinks):
         yield sinks
 
 
-def _write_into(weights: str, source: Source, folder: Path) -> list[Sink]:
-    banner = banner_for(weights)
-    with writing(folder):
-        folder.mkdir(parents=True, exist_ok=True)
-    masks = MaskLines(folder / MASKS, weights)
+def _begin(run: _Run, folder: RunFolder, sizes: Sizes) -> Sequence[Sink]:
+    """Take the results of an earlier run away, and make the sinks for those of this one."""
+    if folder.begin() and not run.source.live:  # of a live source that was a summary alone
+        run.messages.tell(f"{folder.path} held results of an earlier run, which are gone now")
+    if not run.options.records(run.source):
+        return ()
+    if not run.source.live:
+        return _write_into(run, sizes, folder.note, folder.path)
+    make = partial(_write_into, run, sizes, lambda path: None)
+    limit_bytes = round(run.options.record_mb * 1e6)
+    return (Recording(folder.path / RECORD, limit_bytes, make, say=run.messages.tell),)
+
+
+def _write_into(run: _Run, sizes: Sizes, note: Callable[[Path], None], folder: Path) -> Sequence[Sink]:
+    """Sinks of one folder. Masks come last: a frame whose overlay cannot be written has none."""
+    source, banner = run.source, banner_for(run.bundle.weights)
+    note(folder / MASKS)
+    masks = MaskLines(folder / MASKS, run.bundle.weights)
+    if source.is_sequence and (source.live or source.fps) and _fits_a_video(sizes):
+        note(folder / VIDEO)
+        return (OverlayVideo(folder / VIDEO, source.fps, banner, run.messages.warn), masks)
     try:
-        if source.film and (source.live or source.fps):
-            return [masks, OverlayVideo(folder / "overlay.mp4", source.fps or _LIVE_VIDEO_FPS, banner)]
-        return [masks, OverlayPictures(folder / "overlay", banner)]
+        return (OverlayPictures(folder / PICTURES, banner, note), masks)
     except InputError:
         masks.close()
         raise
+
+
+def _fits_a_video(sizes: Sizes) -> bool:
+    return max(side for size in sizes for side in size) <= MAX_VIDEO_SIDE_PX
 
 
 @contextlib.contextmanager
@@ -232,16 +317,18 @@ def _progress(console: Console, total: int | None, what: str) -> Iterator[Any]:
 
 
 @contextlib.contextmanager
-def _stop_on_signal(loop: Loop, say: Callable[[str], None]) -> Iterator[None]:
-    """The first Ctrl-C or SIGTERM ends the run after the frames under way, with complete files; the
-    second one aborts."""
+def _stop_on_signal(pipeline: Pipeline, say: Callable[[str], None]) -> Iterator[None]:
+    """The first Ctrl-C, SIGTERM or SIGHUP (the terminal is closed) ends the run after the frames under way,
+    with complete files; the second one aborts. A SIGHUP that is ignored, as by nohup, stays so."""
     running = asyncio.get_running_loop()
-    signals = (signal.SIGINT, signal.SIGTERM)
+    signals = [signal.SIGINT, signal.SIGTERM]
+    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
+        signals.append(signal.SIGHUP)
 
     def stop() -> None:
         for each in signals:
             running.remove_signal_handler(each)
-        loop.stop()
+        pipeline.stop()
         say("stopping after the frames under way")
 
     for each in signals:

@@ -15,19 +15,26 @@ from server.limits import Limits
 from server.logs import FORMS, logging_to
 from server.serve import ServeOptions, serve
 from stages.bundle import Bundle, shipped_bundle
-from stages.engine import BACKENDS
 from stages.errors import EngineError
-
-
-@click.command("serve")
-@click.option(
-    "--bundle",
-    "bundles",
-    multiple=True,
-    type=click.Path(path_type=Path),
-    help="Bundle holding the window stage; give it again for newer versions, the last is served by default  "
-    "[default: the mini model that comes with pedsam]",
+from stages.options import (
+    BACKEND,
+    IDLE_THREADS,
+    PATH,
+    THREADS,
+    Count,
+    Number,
+    bundle_option,
+    warn_of_idle_options,
 )
+
+_IDLE_BESIDE = {**IDLE_THREADS, "build": ("backend", ("onnxruntime", "onnxruntime-cuda", "onnxruntime-cpu"))}
+BUNDLES = bundle_option(
+    "Bundle holding the window stage; give it again for newer versions, the last is served by default",
+    multiple=True,
+)
+
+
+@click.command("serve", params=[BUNDLES, BACKEND, THREADS])
 @click.option("--host", default=ServeOptions.host, show_default=True, help="Address to listen on.")
 @click.option(
     "--port",
@@ -39,31 +46,27 @@ from stages.errors import EngineError
 @click.option(
     "--health-port",
     type=click.IntRange(0, 65535),
-    help="Port of 127.0.0.1 that tells /v2/health/live and ready in plain HTTP, also with --keys.",
+    help="Port of 127.0.0.1 that answers /v2/health/live and ready in plain HTTP, also with --keys.",
 )
-@click.option("--backend", type=click.Choice(BACKENDS), default="auto", show_default=True)
 @click.option("--build", is_flag=True, help="First build the TensorRT engine, unless it is there and fits.")
-@click.option("--threads", type=click.IntRange(1), help="CPU threads of the engine  [default: one a core]")
-@click.option(
-    "--max-batch", type=click.IntRange(1), help="Tiles an engine call  [default: the engine's choice]"
-)
+@click.option("--max-batch", type=Count(1), help="Tiles an engine call  [default: the engine's choice]")
 @click.option(
     "--queue",
-    type=click.IntRange(1),
+    type=Count(1),
     default=ServeOptions.max_waiting,
     show_default=True,
     help="Tiles of a version that may wait; more are answered 503.",
 )
 @click.option(
     "--grace",
-    type=click.FloatRange(0),
+    type=Number(0),
     default=ServeOptions.grace_s,
     show_default=True,
     help="Seconds for requests under way at shutdown.",
 )
 @click.option(
     "--keys",
-    type=click.Path(path_type=Path),
+    type=PATH,
     help="This site's folder from `pedsam keys`: TLS, client certificates and a token.",
 )
 @click.option("--insecure", is_flag=True, help="Allow plain HTTP on an address other than loopback.")
@@ -75,7 +78,7 @@ from stages.errors import EngineError
     help="Log on standard error: a JSON object a line, or warnings as text  [default: text on a terminal]",
 )
 def command(
-    bundles: tuple[Path, ...],
+    bundle: tuple[Path, ...],
     host: str,
     port: int,
     health_port: int | None,
@@ -94,10 +97,11 @@ def command(
 
     Several bundles are versions 1, 2, ... of one model. An edge finds the version of its own bundle itself.
     """
+    warn_of_idle_options({}, _IDLE_BESIDE)
     options = ServeOptions(
         host, port, backend, threads, max_batch, queue, grace, insecure, keys, Limits(**limits), health_port
     )
-    loaded = [Bundle.load(path) for path in bundles or [shipped_bundle()]]
+    loaded = [Bundle.load(path) for path in bundle or [shipped_bundle()]]
     for each in loaded if build else ():
         build_window(each.path)
     with logging_to(sys.stderr, form):

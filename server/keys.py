@@ -15,10 +15,10 @@ from server.logs import facts
 from stages.certificates import checked_until
 from stages.errors import InputError
 from stages.network import read_token
+from stages.tls import CERTIFICATE, CLIENT_CA, KEY, TOKEN, load_certificate, server_context
 
 log = logging.getLogger("pedsam.site")
 
-CERTIFICATE, KEY, CLIENT_CA, TOKEN = "server.pem", "server.key", "client_ca.pem", "token"
 FILES = (CERTIFICATE, KEY, CLIENT_CA, TOKEN)
 WARN_BEFORE = timedelta(days=30)
 
@@ -39,20 +39,20 @@ class SiteKeys:
 def load_keys(folder: Path, now: datetime | None = None) -> SiteKeys:
     """What `pedsam keys` made for this site. Raises InputError for a file that is missing, wrong or expired.
 
-    A certificate that ends within WARN_BEFORE is logged as a warning.
+    A certificate that expires within WARN_BEFORE is logged as a warning.
     """
     _check_files(folder)
     token = read_token(folder / TOKEN, f"the token in {folder}")
-    context = _context(folder)
+    context = server_context(folder, _COPY, client_certificates=True)
     now = now or datetime.now(timezone.utc)
     until = min(checked_until(folder / name, now, _RENEW) for name in (CERTIFICATE, CLIENT_CA))
     keys = SiteKeys(folder, context, token, until)
-    warn_of_end(keys, now)
+    warn_of_expiry(keys, now)
     return keys
 
 
-def warn_of_end(keys: SiteKeys, now: datetime) -> None:
-    """Log that a certificate ends soon or has ended, if so."""
+def warn_of_expiry(keys: SiteKeys, now: datetime) -> None:
+    """Log that a certificate expires within WARN_BEFORE, or has expired."""
     if keys.until - now >= WARN_BEFORE:
         return
     word, level = ("expires", logging.WARNING) if now < keys.until else ("expired", logging.ERROR)
@@ -69,12 +69,13 @@ def renew(keys: SiteKeys) -> SiteKeys:
     """
     renewed = load_keys(keys.folder)
     if renewed.context.get_ca_certs(binary_form=True) != keys.context.get_ca_certs(binary_form=True):
-        raise InputError(f"{keys.folder / CLIENT_CA} is of another authority; restart the site to take it")
-    keys.context.load_cert_chain(keys.folder / CERTIFICATE, keys.folder / KEY, password="")
+        raise InputError(f"{keys.folder / CLIENT_CA} is of another authority; restart the site to use it")
+    load_certificate(keys.context, keys.folder, _COPY)
     return replace(renewed, context=keys.context)
 
 
 _RENEW = "renew it with `pedsam keys` at the edge and copy the folder here again"
+_COPY = "copy here again the folder that `pedsam keys` made"
 
 
 def _check_files(folder: Path) -> None:
@@ -84,22 +85,3 @@ def _check_files(folder: Path) -> None:
                 f"{folder} holds no {name}; --keys takes the folder that `pedsam keys` made for this "
                 f"site, with {', '.join(FILES)}: copy it here again"
             )
-
-
-def _context(folder: Path) -> ssl.SSLContext:
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
-    context.verify_mode = ssl.CERT_REQUIRED
-    try:
-        context.load_cert_chain(folder / CERTIFICATE, folder / KEY, password="")  # else it may ask
-    except (OSError, ssl.SSLError) as exc:
-        raise InputError(_unusable(folder, f"{CERTIFICATE} with {KEY}", exc)) from exc
-    try:
-        context.load_verify_locations(folder / CLIENT_CA)
-    except (OSError, ssl.SSLError) as exc:
-        raise InputError(_unusable(folder, CLIENT_CA, exc)) from exc
-    return context
-
-
-def _unusable(folder: Path, what: str, exc: Exception) -> str:
-    return f"{what} in {folder} cannot be used ({exc}); copy here again the folder that `pedsam keys` made"

@@ -8,12 +8,13 @@ from typing import Any, TypeVar
 import click
 
 from server.limits import Limits
+from stages.options import Count, Number
 
 F = TypeVar("F", bound=Callable[..., Any])
 
-_COUNT, _SECONDS = click.IntRange(1), click.FloatRange(0, min_open=True)
+_COUNT, _SECONDS = Count(1), Number(0, min_open=True)
 _OPTIONS: tuple[tuple[str, str, click.ParamType[Any], str], ...] = (
-    ("--max-connections", "connections", _COUNT, "Connections open at once; one more is closed unheard."),
+    ("--max-connections", "connections", _COUNT, "Connections open at once; one more is closed at once."),
     ("--max-per-address", "per_address", _COUNT, "Connections open at once from one address."),
     ("--max-requests", "requests", _COUNT, "Requests under way, half of them from one address."),
     ("--max-memory", "memory_mib", _COUNT, "MiB for bodies and answers, half of it for one address."),

@@ -1,4 +1,4 @@
-"""What a site lets strangers take: connections, requests, memory and time, each counted when refused."""
+"""Limits of a site: connections, requests, memory, timeouts. What goes beyond them is refused and counted."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from server.batcher import NotNow
+from server.model.batcher import ServiceUnavailable
 from stages.errors import InputError
 
 MIB = 1 << 20
@@ -15,18 +15,18 @@ JSON_BYTES = MIB  # a tile of SAM as JSON numbers is 0.7 MiB, as nested lists 0.
 JSON_VALUES = 1 << 18  # numbers of a JSON answer: one window of vit_h is 250,880
 RETRY_S = 1.0
 
-Refused = Callable[[str], None]  # counts one refusal; its reason is a fixed word of this code
+Refused = Callable[[str], None]  # counts one refusal by its reason, a fixed word
 
 
 @dataclass(frozen=True)
 class Limits:
-    """Bounds of one site, the same for every client; times are in seconds, from the first byte or request.
+    """Limits of one site, the same for every client; times are in seconds.
 
-    `connections` may be open, `per_address` of them from one address (IPv6: from one /64 network). A request
-    head must be whole `header_s` after its connection was made or its first byte came; a connection without
-    a request is kept for `idle_s`. A body must be whole within `read_s` and bring something every `stall_s`;
-    an answer must be read within `write_s`. At most `requests` for inference are under way, and their bodies
-    and answers together take at most `memory_mib`, half of it from one address.
+    `connections` may be open, `per_address` of them from one address (IPv6: one /64 network). The head of a
+    request must arrive within `header_s` of the connection or of its first byte; a connection without a
+    request is kept for `idle_s`. A body must arrive within `read_s`, with at least a byte every `stall_s`; a
+    response must be read within `write_s`. At most `requests` for inference are in progress, and their bodies
+    and responses together take at most `memory_mib`, half of it for one address.
     """
 
     connections: int = 256
@@ -44,8 +44,8 @@ class Limits:
         """What the requests of one address may hold."""
         return self.memory_mib * MIB // 2
 
-    def check_holds(self, largest_bytes: int) -> None:
-        """Raises InputError when not even one request of the largest batch, with its answer, fits."""
+    def check_room_for(self, largest_bytes: int) -> None:
+        """Raises InputError when a request of the largest batch with its response does not fit."""
         if largest_bytes > self.memory_share_bytes:
             needed = -(-2 * largest_bytes // MIB)
             raise InputError(
@@ -54,8 +54,8 @@ class Limits:
             )
 
 
-class Busy(NotNow):
-    """The site is at a limit that other requests hold."""
+class Busy(ServiceUnavailable):
+    """Requests in progress use all of a limit."""
 
     reason = "busy"
 
@@ -65,29 +65,34 @@ class Busy(NotNow):
 
 @dataclass
 class Quota:
-    """So much of one thing in `total`, and at most `share` of it for one owner."""
+    """A limit of `total` units of something, and of `share` units for one client."""
 
     total: int
     share: int
     taken: int = 0
-    _of: Counter[str] = field(default_factory=Counter)
+    _by_client: Counter[str] = field(default_factory=Counter)
 
     def is_full(self, amount: int = 1) -> bool:
         return self.taken + amount > self.total
 
-    def is_full_for(self, owner: str, amount: int = 1) -> bool:
-        return self._of[owner] + amount > self.share
+    def is_full_for(self, client: str, amount: int = 1) -> bool:
+        return self._by_client[client] + amount > self.share
 
-    def take(self, owner: str, amount: int = 1) -> None:
-        """Ask first whether it is full. A negative amount gives back."""
+    def take(self, client: str, amount: int = 1) -> None:
+        """Take units without checking: call `is_full` first."""
         self.taken += amount
-        self._of[owner] += amount
-        if not self._of[owner]:
-            del self._of[owner]  # else every address ever seen would be kept
+        self._by_client[client] += amount
+
+    def release(self, client: str, amount: int = 1) -> None:
+        """Give units back."""
+        self.taken -= amount
+        self._by_client[client] -= amount
+        if not self._by_client[client]:
+            del self._by_client[client]  # else every address ever seen would stay in memory
 
 
 class Quotas:
-    """What is taken of a site's limits: `connections`, `requests` for inference, `memory` in bytes."""
+    """What is in use of a site's limits: `connections`, `requests` for inference, `memory` in bytes."""
 
     def __init__(self, limits: Limits) -> None:
         self.connections = Quota(limits.connections, limits.per_address)
@@ -95,11 +100,11 @@ class Quotas:
         self.memory = Quota(limits.memory_mib * MIB, limits.memory_share_bytes)
 
 
-class Hold:
-    """What one request holds of a site's places and memory: nothing until it enters or after `release`."""
+class Reservation:
+    """The slot and the memory of one request: none before `enter` and after `release`."""
 
-    def __init__(self, owner: str, requests: Quota, memory: Quota) -> None:
-        self._owner = owner
+    def __init__(self, client: str, requests: Quota, memory: Quota) -> None:
+        self._client = client
         self._requests = requests
         self._memory = memory
         self._entered = False
@@ -110,31 +115,34 @@ class Hold:
         return self._bytes
 
     def enter(self, n_bytes: int) -> None:
-        """Take a place and memory. Raises Busy, and takes nothing, when there is none."""
-        if self._requests.is_full() or self._requests.is_full_for(self._owner):
+        """Take a slot and memory. Raises Busy, and takes nothing, when there is none."""
+        if self._requests.is_full() or self._requests.is_full_for(self._client):
             raise Busy("as many requests under way as it takes")
         self.resize(n_bytes)
-        self._requests.take(self._owner)
+        self._requests.take(self._client)
         self._entered = True
 
     def resize(self, n_bytes: int) -> None:
-        """Hold so many bytes from now on. Raises Busy, and changes nothing, when there is no room."""
+        """Reserve `n_bytes` from now on. Raises Busy, and changes nothing, when there is no room."""
         more = n_bytes - self._bytes
-        if more > 0 and (self._memory.is_full(more) or self._memory.is_full_for(self._owner, more)):
+        if more > 0 and (self._memory.is_full(more) or self._memory.is_full_for(self._client, more)):
             raise Busy("as many bytes under way as it keeps")
-        self._memory.take(self._owner, more)
+        if more > 0:
+            self._memory.take(self._client, more)
+        else:
+            self._memory.release(self._client, -more)
         self._bytes = n_bytes
 
     def release(self) -> None:
         """Give everything back; calling it again does nothing."""
         self.resize(0)
         if self._entered:
-            self._requests.take(self._owner, -1)
+            self._requests.release(self._client)
             self._entered = False
 
 
-def owner_of(address: str) -> str:
-    """Whom an address counts for: itself, or its /64 network, which one IPv6 subscriber has as a whole."""
+def client_key(address: str) -> str:
+    """What quotas count an address by: an IPv4 address itself, of IPv6 the /64 network, one subscriber's."""
     try:
         parsed = ipaddress.ip_address(address.partition("%")[0])
     except ValueError:

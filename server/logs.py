@@ -1,8 +1,8 @@
 """The log of a site on standard error: one JSON object a line, or sentences for a terminal.
 
-A line holds what this code says: an event, its facts, and a sentence made of them. What a sender chose
-(paths, headers, ids, names of tensors, bodies) and tokens are in none of them. Text of other libraries may
-quote such things, so of their records and of exceptions only the kind and the places in the code are kept.
+A line holds an event, its facts, and a sentence made of them. Nothing that a client chose (paths, headers,
+ids, names of tensors, bodies) and no token is logged. Text of other libraries may quote such things, so of
+their records and of exceptions only the type and the places in the code are kept.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def facts(event: str, **values: Fact) -> dict[str, Any]:
 def logging_to(stream: TextIO, form: str | None = None) -> Iterator[None]:
     """Write the log to `stream` while the block runs; by default as text on a terminal, else as JSON.
 
-    Text is for who sees standard output too, which tells what goes well: it holds warnings and errors only.
+    Text holds warnings and errors only: a person at a terminal sees standard output too, which says the rest.
     """
     is_text = form == "text" or (form is None and stream.isatty())
     handler = logging.StreamHandler(stream)

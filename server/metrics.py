@@ -1,4 +1,4 @@
-"""A site's numbers for Prometheus: Triton's names where it has them. Sums only, nothing about one request."""
+"""A site's metrics for Prometheus, with Triton's names where it has them; sums, not single requests."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from prometheus_client.core import (
 from prometheus_client.registry import Collector
 
 from server.limits import Quotas
+from server.model.statistics import Statistics
+from server.model.versions import FAILURES, Version
 from server.state import SiteState
-from server.statistics import Statistics
-from server.versions import FAILURES, Version
 from stages import wire
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"

@@ -1,4 +1,4 @@
-"""Counts what a site refuses and why, and tells the log so that a flood of it cannot fill a disk."""
+"""Counts what a site refuses by reason, and logs it at a bounded rate: a flood of it cannot fill a disk."""
 
 from __future__ import annotations
 
@@ -8,24 +8,21 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 
 from server.logs import facts
+from stages.repeats import EVERY_S, Repeats
 
 log = logging.getLogger("pedsam.site")
 
-EVERY_S = 60.0
-
 
 class Refusals:
-    """Refusals since the start, by a reason that is a fixed word of this code, never a sender's.
+    """Refusals since the start, by reason: a fixed word, nothing of a request.
 
-    The first of a reason is logged at once, what follows at most once in `every_s` with its number.
+    The first of a reason is logged at once, later ones at most once in `every_s`, with their number.
     """
 
     def __init__(self, every_s: float = EVERY_S, clock: Callable[[], float] = time.monotonic) -> None:
         self.every_s = every_s
-        self._clock = clock
         self._counts: Counter[str] = Counter()
-        self._untold: Counter[str] = Counter()
-        self._told_at: dict[str, float] = {}
+        self._repeats = Repeats(every_s, clock)
 
     @property
     def counts(self) -> Mapping[str, int]:
@@ -33,27 +30,22 @@ class Refusals:
 
     def refused(self, reason: str, number: int = 1) -> None:
         self._counts[reason] += number
-        self._untold[reason] += number
-        if self._is_due(reason):
-            self._tell(reason)
+        self._repeats.add(reason, number)
+        if self._repeats.is_due(reason):
+            self._report(reason)
 
     def report(self) -> None:
-        """Log what was held back and may be told now; call it now and then."""
-        for reason in filter(self._is_due, list(self._untold)):
-            self._tell(reason)
+        """Log what was held back and is due; to be called periodically."""
+        for reason in filter(self._repeats.is_due, self._repeats.untold()):
+            self._report(reason)
 
     def report_all(self) -> None:
-        """Log everything held back: the site stops."""
-        for reason in list(self._untold):
-            self._tell(reason)
+        """Log everything held back, at shutdown."""
+        for reason in self._repeats.untold():
+            self._report(reason)
 
-    def _is_due(self, reason: str) -> bool:
-        told_at = self._told_at.get(reason)
-        return told_at is None or self._clock() - told_at >= self.every_s
-
-    def _tell(self, reason: str) -> None:
-        count = self._untold.pop(reason)
-        self._told_at[reason] = self._clock()
+    def _report(self, reason: str) -> None:
+        count = self._repeats.take(reason)
         log.warning(
             "refused %d, reason %s", count, reason, extra=facts("refused", reason=reason, count=count)
         )

@@ -1,10 +1,10 @@
-"""Run a site until it is told to stop.
+"""Run a site until a signal stops it.
 
-It listens first and loads its engines then, which may take minutes: meanwhile it is live but not ready, and
+It listens first and then loads its engines, which may take minutes: meanwhile it is live but not ready, and
 requests are answered 503. Shutdown has phases: (1) the socket stops listening, readiness turns false and new
-requests on open connections are answered 503, (2) requests under way finish, for at most `grace_s`, (3) tiles
-that still wait or run are answered 503, what is left is cancelled and who is still connected is cut off,
-(4) the engines close, after the call they are in.
+requests on open connections are answered 503, (2) requests in progress finish, for at most `grace_s`, (3)
+tiles that still wait or run are answered 503, other requests are cancelled and open connections are aborted,
+(4) the engines close, after their current call.
 """
 
 from __future__ import annotations
@@ -20,24 +20,26 @@ from pathlib import Path
 
 import anyio
 
-from server.app import OPEN_PATHS, Site
-from server.batcher import Batcher
-from server.connections import Tls
-from server.door import Address, Door
-from server.housekeeping import housekeeping
+from server.http.app import PUBLIC_PATHS, SiteHandlers
+from server.http.connections import Tls
+from server.http.endpoint import Address, Endpoint
 from server.keys import load_keys, renew
 from server.limits import MIB, Limits, Quota
 from server.logs import facts
+from server.model.batcher import Batcher
+from server.model.versions import STAGE, loaded, numbered
+from server.periodic import periodic_checks
 from server.state import SiteState
-from server.versions import STAGE, loaded, numbered
 from stages.bundle import Bundle
-from stages.engine import Engine, make_engine
+from stages.engines.backends import make_engine
+from stages.engines.engine import Engine
 from stages.errors import InputError
 from stages.network import is_loopback
+from stages.places import stages_for
 
 log = logging.getLogger("pedsam.site")
 
-HEALTH_CONNECTIONS = 16  # probes ask one at a time
+HEALTH_CONNECTIONS = 16  # probes open one at a time
 
 
 @dataclass(frozen=True)
@@ -45,9 +47,9 @@ class ServeOptions:
     """`port` 0 takes a free one. `max_batch` None leaves it to the engine, `threads` None to the library.
 
     `keys` is the site's folder from `pedsam keys`: with it the site speaks TLS to clients that have a
-    certificate and a token, else plain HTTP to anyone. Who has not finished the TLS handshake after
-    `handshake_s` is hung up on. `limits` are what one site lets its clients take. On `health_port` of
-    127.0.0.1 it tells in plain HTTP, to anyone, whether it is live and ready.
+    certificate and a token, else plain HTTP to anyone. A connection whose TLS handshake takes longer than
+    `handshake_s` is aborted. On `health_port` of 127.0.0.1 it answers, in plain HTTP and without a token,
+    whether it is live and ready.
     """
 
     host: str = "127.0.0.1"
@@ -96,54 +98,58 @@ async def running_site(
     bound, for keys that cannot be used and for limits without room for one request, BundleError or
     EngineError when a window stage cannot be opened or does not reproduce its bundle's probe.
     """
-    _check_exposed(options)
+    _check_plain_http(options)
     listed = [bundles] if isinstance(bundles, Bundle) else bundles
     keys = load_keys(options.keys) if options.keys else None
     state = SiteState(numbered(listed), keys, limits=options.limits)
-    site = Site(state)
-    door, drain = _main_door(site, options), partial(_drain, site, options.grace_s)
+    site = SiteHandlers(state)
+    endpoint, drain = _main_endpoint(site, options), partial(_drain, site, options.grace_s)
 
     def make_window(bundle: Bundle) -> Engine:
-        return make_engine(bundle, STAGE, options.backend, options.threads)
+        engine = make_engine(bundle, STAGE, options.backend, options.threads)
+        stages_for(bundle, "site")
+        return engine
 
     async with contextlib.AsyncExitStack() as stack:
-        await stack.enter_async_context(housekeeping(state))
+        await stack.enter_async_context(periodic_checks(state))
         stack.push_async_callback(site.codec.close)
         health_url = None
         if options.health_port is not None:
-            health_door = _health_door(site, options.health_port)
-            stack.push_async_callback(health_door.close)  # the last: until then it tells that the site stops
-            health_url = await health_door.open()
-        stack.push_async_callback(door.close, drain)  # when loading fails
-        url = await door.open()
+            health_endpoint = _health_endpoint(site, options.health_port)
+            stack.push_async_callback(health_endpoint.close)  # last: until then it answers "not ready"
+            health_url = await health_endpoint.open()
+        stack.push_async_callback(endpoint.close, drain)  # when loading fails
+        url = await endpoint.open()
         log.info("%s is live, loading %d engines", url, len(listed), extra=facts("listening", url=url))
         loading = loaded(state.bundles, make or make_window, options.max_batch, options.max_waiting)
         versions = await stack.enter_async_context(loading)
-        stack.push_async_callback(door.close, drain)  # before the engines; the other call does nothing then
+        stack.push_async_callback(
+            endpoint.close, drain
+        )  # before the engines; the other call does nothing then
         state.open(versions)
         yield RunningSite(url, state, health_url)
 
 
-def _main_door(site: Site, options: ServeOptions) -> Door:
+def _main_endpoint(site: SiteHandlers, options: ServeOptions) -> Endpoint:
     state = site.state
     tls = Tls(state.keys.context, options.handshake_s) if state.keys else None
     address = Address(options.host, options.port, "--port or --host", tls)
-    return Door(site.application(), address, state, state.quotas.connections, 2 * site.body_limit + MIB)
+    return Endpoint(site.application(), address, state, state.quotas.connections, 2 * site.body_limit + MIB)
 
 
-def _health_door(site: Site, port: int) -> Door:
-    """For who is on this machine: connections to the main door, however many, leave it open."""
+def _health_endpoint(site: SiteHandlers, port: int) -> Endpoint:
+    """For this machine alone, with a quota of its own: connections to the main endpoint do not use it up."""
     address = Address("127.0.0.1", port, "--health-port")
     quota = Quota(HEALTH_CONNECTIONS, HEALTH_CONNECTIONS)
-    return Door(site.health_application(), address, site.state, quota, MIB)
+    return Endpoint(site.health_application(), address, site.state, quota, MIB)
 
 
-async def _drain(site: Site, grace_s: float) -> None:
+async def _drain(site: SiteHandlers, grace_s: float) -> None:
     late = await site.drain(grace_s)
     log.info("requests are done, %d given up", late, extra=facts("drained", given_up=late))
 
 
-def _check_exposed(options: ServeOptions) -> None:
+def _check_plain_http(options: ServeOptions) -> None:
     if options.keys is None and not options.insecure and not is_loopback(options.host):
         raise InputError(
             f"{options.host} is not a loopback address and this site speaks plain HTTP: anyone on the "
@@ -162,9 +168,9 @@ async def serve(bundles: Sequence[Bundle], options: ServeOptions, say: Say = pri
     with anyio.CancelScope() as running:
 
         def stop() -> None:
-            _tell(say, "stopping", "stopping: requests under way are finished first")
+            _announce(say, "stopping", "stopping: requests under way are finished first")
             for number in (signal.SIGINT, signal.SIGTERM):
-                loop.add_signal_handler(number, lambda: None)  # it is under way
+                loop.add_signal_handler(number, lambda: None)  # already stopping
             running.cancel()
 
         for number in (signal.SIGINT, signal.SIGTERM):
@@ -172,29 +178,29 @@ async def serve(bundles: Sequence[Bundle], options: ServeOptions, say: Say = pri
         async with running_site(bundles, options) as site:
             if options.keys:
                 loop.add_signal_handler(signal.SIGHUP, _renew_keys, site.state)
-            _introduce(site, say)
+            _announce_ready(site, say)
             await anyio.sleep_forever()
-    _say_goodbye(site, say)
+    _announce_stopped(site, say)
 
 
-def _tell(say: Say, event: str, sentence: str, **values: str | int) -> None:
-    """For the terminal and for the log."""
+def _announce(say: Say, event: str, sentence: str, **values: str | int) -> None:
+    """Print and log a sentence."""
     say(sentence)
     log.info("%s", sentence, extra=facts(event, **values))
 
 
-def _introduce(site: RunningSite, say: Say) -> None:
+def _announce_ready(site: RunningSite, say: Say) -> None:
     for version in site.state.versions.values():
         say(f"site ready: {version.description}")
         say(f"digest {version.bundle.site_digest}")
     if keys := site.state.keys:
         say(f"certificate until {keys.until:%Y-%m-%d}; clients need a certificate and a token")
     if site.health_url:
-        say(f"health on {site.health_url}{OPEN_PATHS[-1]}")
-    _tell(say, "ready", f"listening on {site.url}", url=site.url)
+        say(f"health on {site.health_url}{PUBLIC_PATHS[-1]}")
+    _announce(say, "ready", f"listening on {site.url}", url=site.url)
 
 
-def _say_goodbye(site: RunningSite | None, say: Say) -> None:
+def _announce_stopped(site: RunningSite | None, say: Say) -> None:
     done = [version.statistics for version in site.state.versions.values()] if site else []
     counts = {
         "tiles": sum(each.tiles for each in done),
@@ -202,11 +208,11 @@ def _say_goodbye(site: RunningSite | None, say: Say) -> None:
         "refused": sum(each.refused for each in done),
     }
     sentence = "stopped after {tiles} tiles in {batches} batches, {refused} refused".format(**counts)
-    _tell(say, "stopped", sentence, **counts)
+    _announce(say, "stopped", sentence, **counts)
 
 
 def _renew_keys(state: SiteState) -> None:
-    """Keys that cannot be used are told, and those in use stay."""
+    """Load the keys again; when they cannot be used, that is logged and those in use stay."""
     if state.keys is None:
         raise RuntimeError("this site has no keys")
     try:

@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 
 from server.keys import SiteKeys
 from server.limits import Limits, Quotas
+from server.model.versions import Version
 from server.refusals import Refusals
-from server.versions import Version
 from stages.bundle import Bundle
 
 

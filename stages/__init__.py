@@ -1,4 +1,4 @@
 """What a stage is, how a bundle is stored, how an engine runs and what goes over the wire.
 
-Imported by every other package and importing none of them; needs numpy and, to run engines, onnxruntime.
+Every other package imports it; it imports none of them. Needs numpy and, to run engines, onnxruntime.
 """

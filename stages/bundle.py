@@ -4,7 +4,7 @@ Layout (a copy with `bundle.json` and some of the stage folders is a valid small
 
     bundle.json
     edge/padding.npy     embeddings of windows that are all padding, [windows, w, w, D]
-    edge/probe.npz       a synthetic tile and what a true site answers to it
+    edge/probe.npz       a synthetic tile and the embedding that a correct site returns
     window/model.onnx    and model.onnx.data, likewise global/, decoder/, whole/
     engines/<device>/    engines built from the stages, never copied between machines
 
@@ -24,15 +24,18 @@ from typing import Any
 
 import numpy as np
 
-from stages.errors import BundleError
+from stages.errors import BundleError, InputError
+from stages.files import replace_file
 from stages.geometry import Geometry
 from stages.tensors import Array, TensorSpec
+from stages.text_files import read_json
 
 FORMAT = 1
 MANIFEST = "bundle.json"
 WEIGHT_STATUS = ("untrained", "undistilled", "distilled")
-PADDING_FILE = "edge/padding.npy"
-PROBE_FILE = "edge/probe.npz"
+EDGE_FOLDER = "edge"
+PADDING_FILE = f"{EDGE_FOLDER}/padding.npy"
+PROBE_FILE = f"{EDGE_FOLDER}/probe.npz"
 SHIPPED = Path(__file__).parent.parent / "assets/mini"
 
 
@@ -73,7 +76,7 @@ class Stage:
 
 @dataclass(frozen=True)
 class Probe:
-    """A synthetic tile, ready to send, with the embedding a true site answers.
+    """A synthetic tile, ready to send, and the embedding that a correct site returns.
 
     `inputs` are the window stage's inputs with n = 1; `embedding` is float32 [1, w, w, D]; `tolerance` is
     the largest absolute difference, as a fraction of the embedding's own largest value, per wire format.
@@ -142,8 +145,13 @@ class Bundle:
 
         Raises BundleError naming the first file that is missing or differs.
         """
+        if name == "whole" and not self.has(name):
+            raise BundleError(
+                f"{self.path / 'whole/model.onnx'} is missing; copy it from the full bundle that pedsam "
+                "export wrote, or leave --verify and --whole out, which need this unsplit model"
+            )
         stage = self.stage(name)
-        self._verify(stage.files)
+        self.verify(stage.files)
         return self.path / stage.file
 
     def padding_embeddings(self) -> Array:
@@ -159,10 +167,11 @@ class Bundle:
     def _edge_file(self, name: str) -> Path:
         if name not in self.edge_files:
             raise BundleError(f"{self.path / MANIFEST} records no {name}; export the bundle again")
-        self._verify({name: self.edge_files[name]})
+        self.verify({name: self.edge_files[name]})
         return self.path / name
 
-    def _verify(self, files: Mapping[str, str]) -> None:
+    def verify(self, files: Mapping[str, str]) -> None:
+        """Hash `files` (path inside the bundle: sha256). Raises BundleError for the first that differs."""
         for name, expected in files.items():
             path = self.path / name
             try:
@@ -193,9 +202,7 @@ class Bundle:
             "parity": dict(self.parity),
             "site_digest": self.site_digest,
         }
-        temporary = self.path / (MANIFEST + ".tmp")
-        temporary.write_text(json.dumps(manifest, indent=1) + "\n", encoding="utf-8")
-        os.replace(temporary, self.path / MANIFEST)
+        replace_file(self.path / MANIFEST, json.dumps(manifest, indent=1) + "\n")
 
     @classmethod
     def load(cls, path: str | Path) -> Bundle:
@@ -258,21 +265,40 @@ def shipped_bundle() -> Path:
     return SHIPPED
 
 
-def _read_manifest(path: Path) -> dict[str, Any]:
+def is_bundle(path: Path) -> bool:
+    """Whether a folder's bundle.json is one of pedsam's, of whatever format, be the rest damaged or not."""
     try:
-        manifest = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
-    except FileNotFoundError as exc:
-        raise BundleError(
-            f"{path} is no bundle: it holds no {MANIFEST}; make one with pedsam export"
-        ) from exc
-    except (OSError, ValueError, RecursionError) as exc:
-        raise BundleError(f"{path / MANIFEST} cannot be read ({exc}); export the bundle again") from exc
+        manifest = read_json(path / MANIFEST)
+    except InputError:
+        return False
+    return isinstance(manifest, dict) and manifest.keys() >= {"format", "stages", "site_digest"}
+
+
+def _read_manifest(path: Path) -> dict[str, Any]:
+    if not os.path.lexists(path / MANIFEST):
+        raise BundleError(f"{path} is no bundle: {_why_none(path)}")
+    try:
+        manifest = read_json(path / MANIFEST, "the bundle's")
+    except InputError as exc:
+        raise BundleError(f"{exc}; export the bundle again") from exc
     if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
         found = manifest.get("format") if isinstance(manifest, dict) else None
         raise BundleError(
             f"{path / MANIFEST} has format {found!r}, expected {FORMAT}; export the bundle again"
         )
     return manifest
+
+
+def _why_none(path: Path) -> str:
+    """A clause about a path without a manifest, and what to give instead."""
+    if not os.path.lexists(path):
+        return "nothing is there; make one with pedsam export"
+    folder = path if path.is_dir() else path.parent
+    near = [
+        each for each in (folder, folder.parent, *sorted(folder.glob("*/"))) if (each / MANIFEST).is_file()
+    ]
+    advice = f"give --bundle {near[0]}" if near else "make one with pedsam export"
+    return f"it {f'holds no {MANIFEST}' if path.is_dir() else 'is a file, expected a folder'}; {advice}"
 
 
 def _inside(name: str) -> bool:

@@ -1,4 +1,4 @@
-"""Until when a certificate is good, read with the standard library alone."""
+"""The validity of a certificate file, read with the standard library alone."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 
 from stages.errors import InputError
+from stages.text_files import read_bytes
 
 _SEQUENCE, _UTC_TIME, _GENERALIZED_TIME = 0x30, 0x17, 0x18  # ASN.1 tags
 _PEM = re.compile("-----BEGIN CERTIFICATE-----.+?-----END CERTIFICATE-----", re.DOTALL)
@@ -20,7 +21,7 @@ def validity(path: Path) -> tuple[datetime, datetime]:
     certificate's first part is its validity, after the algorithm and the issuer (RFC 5280, 4.1). Raises
     ValueError when it holds none, OSError when it cannot be read.
     """
-    found = _PEM.search(path.read_text(encoding="utf-8"))
+    found = _PEM.search(read_bytes(path).decode("latin-1"))  # comments around it may be in any encoding
     if found is None:
         raise ValueError("it has no BEGIN CERTIFICATE")
     try:

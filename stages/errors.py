@@ -55,7 +55,7 @@ class WireError(PedsamError):
 
 @contextlib.contextmanager
 def ungrouped() -> Iterator[None]:
-    """Raises the first error inside the groups that task groups wrap errors in, as itself."""
+    """Re-raises the first error of the exception group that a task group raises."""
     try:
         yield
     except Exception as exc:
@@ -65,8 +65,11 @@ def ungrouped() -> Iterator[None]:
         raise cause  # noqa: B904  (it keeps its own cause)
 
 
-def printable(text: str) -> str:
-    """Words of someone else, in which nothing steers the terminal they are shown on."""
+def printable(text: object) -> str:
+    """Text of a remote party without control characters, which could steer the terminal it is shown on."""
+    text = str(text)
+    if text.isprintable():
+        return text
     return "".join(char if char.isprintable() else "?" for char in text)
 
 

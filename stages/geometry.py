@@ -1,4 +1,4 @@
-"""The shape of a SAM image encoder and what follows from it: windows, tiles, extents.
+"""The dimensions of a SAM image encoder and what follows from them: windows, tiles, extents.
 
 Source: `segment_anything.modeling.image_encoder` (window_partition, Block) and
 `segment_anything.build_sam` (the numbers of vit_b, vit_l and vit_h).

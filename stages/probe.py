@@ -1,4 +1,4 @@
-"""The probe of a bundle as a measure of whoever claims to run its window stage."""
+"""Comparing a site's or an engine's answer to the probe of a bundle with the expected one."""
 
 from __future__ import annotations
 

@@ -6,11 +6,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import numpy.typing as npt
 
 from stages.errors import EngineError, PedsamError
 
 Array = npt.NDArray[Any]
+Pixels = npt.NDArray[np.uint8]  # RGB [H, W, 3] where nothing else is said
 DTYPES = ("bool", "uint8", "int8", "int32", "int64", "float16", "float32")
 
 

@@ -4,6 +4,8 @@ A message is a JSON header, then the raw little-endian bytes of the binary tenso
 padding. `Inference-Header-Content-Length` counts the header's bytes; a message without it is all JSON.
 Sources: KServe "Open Inference Protocol", Triton "Binary Tensor Data Extension".
 
+A field that may be left out may be null too: some clients write null for what they leave out.
+
 Nothing here touches a socket. Decoding checks every size before it makes an array, and the arrays it makes
 are read-only views of the body.
 """
@@ -22,7 +24,7 @@ import numpy as np
 
 from stages import json_header
 from stages.errors import WireError, printable
-from stages.json_header import brief
+from stages.json_values import brief
 from stages.tensors import Array, TensorSpec, check_arrays
 
 HEADER_LENGTH = "Inference-Header-Content-Length"
@@ -162,6 +164,16 @@ def decode_response(
     return arrays
 
 
+def only_length(values: Sequence[str]) -> str | None:
+    """The text of the one HEADER_LENGTH of a message, None without one.
+
+    Raises WireError for several: who reads the other one finds another message.
+    """
+    if len(values) > 1:
+        raise WireError(f"{HEADER_LENGTH} is given {len(values)} times; send it once")
+    return values[0] if values else None
+
+
 def error_text(body: bytes) -> str:
     """The sentence in an error body: sites send {"error": ...} as JSON or as text, proxies send anything."""
     text = body[:_ERROR_BYTES].decode("utf-8", "replace")
@@ -217,7 +229,9 @@ def _decode_tensors(
 
 
 def _entries(head: Mapping[str, Any], key: str, required: bool) -> list[dict[str, Any]]:
-    entries = head.get(key, None if required else [])
+    entries = head.get(key)
+    if entries is None and not required:
+        return []
     if not isinstance(entries, list) or len(entries) > 16 or (required and not entries):
         raise WireError(f"{key} must be a list of 1 to 16 tensors")
     if not all(isinstance(entry, dict) for entry in entries):
@@ -233,7 +247,7 @@ def _name(entry: Mapping[str, Any]) -> str:
 
 
 def _shape(entry: Mapping[str, Any], spec: TensorSpec, max_batch: int) -> tuple[int, ...]:
-    """The entry's shape after it and the datatype were held against the spec."""
+    """The entry's shape after it and the datatype were checked against the spec."""
     shape, datatype = entry.get("shape"), entry.get("datatype")
     if not isinstance(shape, list) or not all(type(size) is int for size in shape[:_MAX_SIDES]):
         raise WireError(f"{spec.name} has no shape of whole numbers")
@@ -249,10 +263,13 @@ def _shape(entry: Mapping[str, Any], spec: TensorSpec, max_batch: int) -> tuple[
 
 
 def _parameters(entry: Mapping[str, Any]) -> Mapping[str, Any]:
-    parameters = entry.get("parameters", {})
+    """Those of a message or a tensor, without those that are null."""
+    parameters = entry.get("parameters")
+    if parameters is None:
+        return {}
     if not isinstance(parameters, dict):
         raise WireError("parameters must be an object")
-    return parameters
+    return {key: value for key, value in parameters.items() if value is not None}
 
 
 def _binary_size(entry: Mapping[str, Any]) -> int | None:
@@ -262,7 +279,7 @@ def _binary_size(entry: Mapping[str, Any]) -> int | None:
     size = parameters.get("binary_data_size")
     if size is not None and (type(size) is not int or not 0 <= size <= _MAX_INT64):
         raise WireError("binary_data_size must be a whole number of bytes")
-    if size is not None and "data" in entry:
+    if size is not None and entry.get("data") is not None:
         raise WireError("a tensor has both data and binary_data_size; send one of them")
     return size
 

@@ -11,8 +11,17 @@ import pytest
 from hypothesis import settings
 
 from stages.bundle import Bundle
-from tests.bundles import exported_bundle
-from tests.loop_watch import blocking
+from tests.support.bundles import exported_bundle
+from tests.support.loop_watch import blocking
+from tests.support.session import (  # noqa: F401 (pytest finds hooks here)
+    pytest_collection_modifyitems,
+    pytest_deselected,
+    pytest_runtest_setup,
+    pytest_runtest_teardown,
+    pytest_sessionfinish,
+    pytest_terminal_summary,
+    pytest_testnodedown,
+)
 
 # A time limit on each example would fail on a busy machine; pytest-timeout bounds the whole test.
 settings.register_profile("pedsam", deadline=None)

@@ -4,36 +4,95 @@ from __future__ import annotations
 
 import re
 
+import click
 import pytest
 
+from jetson.board.releases import OFFERED
+from runtime.cli import command as run
 from server.cli import command as serve
-from tests.bundles import ROOT
+from tests.support.bundles import ROOT
 from tests.test_isolation import PYPROJECT
 
 SITE = (ROOT / "Dockerfile.site").read_text(encoding="utf-8")
+JETSON = (ROOT / "Dockerfile.jetson").read_text(encoding="utf-8")
 ADMITTED = {
     line[1:] for line in (ROOT / ".dockerignore").read_text(encoding="utf-8").splitlines() if line[0] == "!"
 }
+LOCK = {"constraints-jetson.txt", "requirements-jetson.txt"}
+both = pytest.mark.parametrize("recipe", [SITE, JETSON], ids=["site", "jetson"])
 
 
 def copied(dockerfile: str) -> set[str]:
-    lines = re.findall(r"^COPY (.+)$", dockerfile, re.MULTILINE)
-    return {source for line in lines for source in line.split()[:-1]}
+    """Files and folders that it copies from this project, whole."""
+    lines = re.findall(r"^COPY (?!--from)(.+)$", dockerfile, re.MULTILINE)
+    return {source for line in lines for source in line.split()[:-1] if "/" not in source}
 
 
-def test_what_is_copied_exists_and_reaches_the_builder() -> None:
-    assert copied(SITE) == ADMITTED
-    assert all((ROOT / name).exists() for name in ADMITTED)
+def test_what_is_copied_reaches_the_builder() -> None:
+    assert copied(SITE) | copied(JETSON) == ADMITTED
 
 
-def test_every_package_is_copied() -> None:
+@both
+def test_what_is_copied_exists(recipe: str) -> None:
+    lines = re.findall(r"^COPY (?!--from)(.+)$", recipe, re.MULTILINE)
+    assert all((ROOT / source).exists() for line in lines for source in line.split()[:-1])
+
+
+@both
+def test_every_package_is_copied(recipe: str) -> None:
     shipped = PYPROJECT["tool"]["setuptools"]
-    folders = {package.partition(".")[0] for package in shipped["packages"]}
+    folders = {pattern.rstrip("*") for pattern in shipped["packages"]["find"]["include"]}
     modules = {f"{name}.py" for name in shipped["py-modules"]}
-    assert folders | modules | {"pyproject.toml", PYPROJECT["project"]["readme"]} == copied(SITE)
+    assert folders | modules | {"pyproject.toml", PYPROJECT["project"]["readme"]} == copied(recipe) - LOCK
 
 
-@pytest.mark.parametrize("name", sorted(set(re.findall(r"PEDSAM_SERVE_([A-Z_]+)=", SITE))))
-def test_options_set_by_environment_exist(name: str) -> None:
-    options = {word for parameter in serve.params for word in parameter.opts}
+def argument(name: str) -> str:
+    """The default of an argument of Dockerfile.jetson, the same wherever it is set."""
+    (value,) = set(re.findall(rf'^ARG {name}="?(.+?)"?$', JETSON, re.MULTILINE))
+    return str(value)
+
+
+@pytest.mark.parametrize("name", ["BUILD_BASE", "RUN_BASE"])
+def test_the_bases_of_the_jetson_are_pinned(name: str) -> None:
+    assert re.search(r":[\w.]+@sha256:[0-9a-f]{64}$", argument(name))
+
+
+def test_the_jetsons_base_is_the_one_that_boards_are_offered() -> None:
+    assert [base.image for base in OFFERED] == [argument("BUILD_BASE")]
+
+
+def test_pycuda_is_pinned_to_one_source() -> None:
+    constraints = (ROOT / "constraints-jetson.txt").read_text(encoding="utf-8").splitlines()
+    pin, _, digest = argument("PYCUDA").partition(" ")
+    assert pin in constraints
+    assert re.fullmatch(r"--hash=sha256:[0-9a-f]{64}", digest)
+
+
+def test_both_stages_ask_for_the_same_of_the_base() -> None:
+    for name in ("MODULES", "LIBRARIES"):
+        assert JETSON.count(f"ARG {name}=") == 2
+        assert argument(name)  # which fails on two values
+
+
+def test_the_healthcheck_is_what_is_copied_there() -> None:
+    (script,) = re.findall(r'^HEALTHCHECK .* CMD \["(.+)"\]$', JETSON, re.MULTILINE)
+    assert f"COPY jetson/files/alive.sh {script}\n" in JETSON
+
+
+@pytest.mark.parametrize(
+    ("command", "name"),
+    [
+        *((serve, name) for name in sorted(set(re.findall(r"PEDSAM_SERVE_([A-Z_]+)=", SITE)))),
+        *((run, name) for name in sorted(set(re.findall(r"PEDSAM_RUN_([A-Z_]+)=", JETSON)))),
+    ],
+)
+def test_options_set_by_environment_exist(command: click.Command, name: str) -> None:
+    options = {word for parameter in command.params for word in parameter.opts}
     assert f"--{name.lower().replace('_', '-')}" in options
+
+
+def test_the_healthcheck_looks_at_what_the_edge_touches() -> None:
+    (file,) = re.findall(r"PEDSAM_RUN_HEARTBEAT=(\S+)", JETSON)
+    assert f"${{PEDSAM_RUN_HEARTBEAT:-{file}}}" in (ROOT / "jetson/files/alive.sh").read_text(
+        encoding="utf-8"
+    )

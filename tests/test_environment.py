@@ -10,7 +10,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from pedsam import COMMANDS, main
-from tests.fakes import tiny_bundle
+from tests.support.fakes import tiny_bundle
 
 RUNNER = CliRunner()
 
@@ -53,3 +53,9 @@ def test_every_option_has_a_variable_of_its_own(name: str) -> None:
     variables = [option.envvar for option in command.params if isinstance(option, click.Option)]
     assert all(str(variable).startswith(f"PEDSAM_{name.upper()}_") for variable in variables)
     assert len(set(map(str, variables))) == len(variables)
+
+
+def test_a_variable_that_no_option_has_is_told() -> None:
+    result = serve(PEDSAM_SERVE_PROT="8001", PEDSAM_RUN_SOURCE="0", PEDSAM_SERVE_PORT="wrong")
+    told = [line for line in result.output.splitlines() if line.startswith("warning: ")]
+    assert told == ["warning: PEDSAM_SERVE_PROT does nothing: `pedsam serve` has no such option"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import graphlib
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -21,10 +22,9 @@ else:
 
 ROOT = Path(__file__).parent.parent
 PYPROJECT: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
-# What each place of work may import of this project; stages is the common ground.
-PLACES = {"site": ("stages", "server"), "edge": ("stages", "runtime"), "": ("stages",)}
-# Engines are built where they run, so the builder needs nothing that a site or an edge does not have.
-BUILDER = ("export.builder", "export.build", "export.build_cli")
+# What each place of work may import of this project. Engines are built where they run.
+COMMON = ("stages", "export/engines")
+PLACES = {"site": (*COMMON, "server"), "edge": (*COMMON, "media", "runtime"), "": (*COMMON, "jetson")}
 HEAVY = (
     "torch",
     "torchvision",
@@ -37,13 +37,20 @@ HEAVY = (
     "pycuda",
     "skimage",
 )
-LAYERS = {
+# Which packages a package may import besides itself. A subpackage named here has arrows of its own.
+LAYERS: dict[str, set[str]] = {
     "stages": set(),
+    "media": {"stages"},
+    "export": {"media", "stages"},
+    "export.engines": {"stages"},
+    "training": {"export", "media", "stages"},
     "server": {"stages"},
-    "runtime": {"stages"},
-    "export": {"stages"},
-    "evaluation": {"stages", "runtime", "export"},
+    "runtime": {"media", "stages"},
+    "jetson": {"stages", "export.engines"},
+    "evaluation": {"runtime", "training", "export", "media", "stages"},
 }
+TORCH = {"torch", "torchvision", "onnx", "onnx_ir", "onnxscript"}
+MAY_TORCH = ("export", "training", "evaluation")
 
 IMPORT_ALL = """
 import importlib, importlib.util, sys
@@ -93,7 +100,8 @@ def environment(extra: str, path: Path) -> Path:
             top = file.parts[0]
             if top not in ("..", "__pycache__") and not (path / top).exists():
                 (path / top).symlink_to(Path(str(found.locate_file(top))))
-    for name in ("pedsam.py", "export", *PLACES[extra]):
+    for name in ("pedsam.py", *PLACES[extra]):
+        (path / name).parent.mkdir(exist_ok=True)
         (path / name).symlink_to(ROOT / name)
     return path
 
@@ -106,7 +114,7 @@ def modules_of(package: str) -> list[str]:
 @pytest.mark.parametrize("extra", ["site", "edge", ""])
 def test_a_place_of_work_needs_only_its_own_extra(extra: str, tmp_path: Path) -> None:
     folder = environment(extra, tmp_path)
-    modules = [*BUILDER, *(name for package in PLACES[extra] for name in modules_of(package))]
+    modules = [name for package in PLACES[extra] for name in modules_of(package)]
     line = [sys.executable, "-I", "-S", "-c", IMPORT_ALL, str(folder), ",".join(HEAVY), *modules]
     done = subprocess.run(line, capture_output=True, text=True, check=False, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
@@ -135,42 +143,102 @@ def test_the_environment_would_show_torch(tmp_path: Path) -> None:
     assert "could be imported: torch\n" in done.stdout
 
 
-def imports(path: Path) -> set[str]:
-    """Top-level names of everything a file imports, at its top or later."""
-    found: set[str] = set()
+def sources() -> Iterator[tuple[str, Path]]:
+    """Every source file with the package of LAYERS it belongs to."""
+    for folder in sorted({name.partition(".")[0] for name in LAYERS}):
+        for path in sorted((ROOT / folder).rglob("*.py")):
+            yield package_of(".".join(path.relative_to(ROOT).with_suffix("").parts)), path
+
+
+def package_of(module: str) -> str:
+    """The longest package of LAYERS that holds a module; its top-level name where none does."""
+    holding = [name for name in LAYERS if f"{module}.".startswith(f"{name}.")]
+    return max(holding, key=len, default=module.partition(".")[0])
+
+
+def imports(path: Path) -> Iterator[str]:
+    """Dotted names of everything a file imports, at its top or later."""
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
-            found |= {alias.name.split(".")[0] for alias in node.names}
+            yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{path}: relative import"
-            found.add((node.module or "").split(".")[0])
-    return found
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
 
 
-@pytest.mark.parametrize("package", LAYERS)
-def test_packages_import_each_other_as_the_layers_say(package: str) -> None:
-    ours = {*LAYERS, "jetson", "benchmarks", "tests", "pedsam"}
-    for path in sorted((ROOT / package).rglob("*.py")):
-        assert imports(path) & ours <= LAYERS[package] | {package}, path
+def test_packages_import_each_other_as_the_layers_say() -> None:
+    ours = {*LAYERS, "benchmarks", "tests", "pedsam"}
+    for package, path in sources():
+        found = {package_of(name) for name in imports(path)} & ours
+        assert found <= LAYERS[package] | {package}, path
+
+
+def test_modules_import_without_circles() -> None:
+    """Modules import each other without a circle, so that each can be read before what uses it."""
+    graph = {
+        module_name(path): {imported for name in imports(path) if (imported := existing(name))}
+        for _, path in sources()
+    }
+    graphlib.TopologicalSorter(graph).prepare()  # CycleError names the circle
+
+
+def module_name(path: Path) -> str:
+    return ".".join(path.relative_to(ROOT).with_suffix("").parts)
+
+
+def existing(name: str) -> str | None:
+    """The module of this project that `name` is or lies in, packages themselves left out."""
+    parts = name.split(".")
+    for end in (len(parts), len(parts) - 1):
+        if end and ROOT.joinpath(*parts[:end]).with_suffix(".py").is_file():
+            return ".".join(parts[:end])
+    return None
 
 
 def test_who_may_import_what_is_heavy() -> None:
-    for package in LAYERS:
-        for path in sorted((ROOT / package).rglob("*.py")):
-            found = imports(path)
-            if package != "export" and path != ROOT / "evaluation/checkpoint.py":
-                assert not found & {"torch", "torchvision", "onnx", "onnx_ir", "onnxscript"}, path
-            if path != ROOT / "export/sam.py":
-                assert "segment_anything" not in found, path
-            assert not found & {"tensorrt", "tensorrt_rtx", "pycuda"}, path
+    for package, path in sources():
+        found = {name.partition(".")[0] for name in imports(path)}
+        if package not in MAY_TORCH:
+            assert not found & TORCH, path
+        if path != ROOT / "export/sam.py":
+            assert "segment_anything" not in found, path
+        assert not found & {"tensorrt", "tensorrt_rtx", "pycuda"}, path
     # These are imported by name, when they are used, in one place; everyone else asks it for them.
-    sources = (path for package in LAYERS for path in (ROOT / package).rglob("*.py"))
-    by_name = [path.name for path in sources if "import_module(" in path.read_text(encoding="utf-8")]
+    by_name = [path.name for _, path in sources() if "import_module(" in path.read_text(encoding="utf-8")]
     assert by_name == ["tensorrt_engine.py"]
+
+
+def test_pictures_as_files_are_opened_and_written_in_one_place() -> None:
+    """Other readers differ in bit depth, orientation and limits; OpenCV takes no name that is not UTF-8."""
+    others = {
+        "Image.open",
+        "cv2.imread",
+        "cv2.imreadmulti",
+        "cv2.imdecode",
+        "cv2.imwrite",
+        "cv2.imwritemulti",
+    }
+    files = [path for _, path in sources()] + sorted((ROOT / "benchmarks").glob("*.py"))
+    using = {path for path in files if set(attributes(path)) & others}
+    assert using == {ROOT / "media/pictures.py"}
+
+
+def attributes(path: Path) -> Iterator[str]:
+    """Every NAME.attribute in a file."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
+            yield f"{node.value.id}.{node.attr}"
 
 
 def test_every_folder_of_code_is_shipped_with_what_it_reads() -> None:
     shipped = PYPROJECT["tool"]["setuptools"]
-    folders = {path.parent.relative_to(ROOT) for package in LAYERS for path in (ROOT / package).rglob("*.py")}
-    assert {".".join(folder.parts) for folder in folders} == set(shipped["packages"])
-    assert shipped["package-data"] == {"runtime.preview": ["static/*"]}
+    for _, path in sources():
+        assert (path.parent / "__init__.py").is_file(), path.parent
+        assert f"{path.relative_to(ROOT).parts[0]}*" in shipped["packages"]["find"]["include"]
+    assert shipped["package-data"] == {"runtime.preview": ["static/*"], "jetson": ["scripts/*", "files/*"]}
+
+
+def test_git_ignores_no_package() -> None:
+    packages = {str(path.parent) for _, path in sources()}
+    line = ["git", "check-ignore", "--no-index", *(f"{package}/new.py" for package in sorted(packages))]
+    assert subprocess.run(line, capture_output=True, text=True, check=False, cwd=ROOT).stdout == ""

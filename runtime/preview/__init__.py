@@ -1,5 +1,5 @@
-"""The live preview: a page, and a documented WebSocket, on which one watches a running loop and steers it."""
+"""The live preview: a page and a documented WebSocket for viewers to watch and steer a running pipeline."""
 
-from runtime.preview.server import PreviewOptions, introduction, preview
+from runtime.preview.server import PreviewOptions, introduction, preview, preview_identity
 
-__all__ = ["PreviewOptions", "introduction", "preview"]
+__all__ = ["PreviewOptions", "introduction", "preview", "preview_identity"]

@@ -8,20 +8,20 @@ from __future__ import annotations
 import json
 import struct
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, TypeGuard, Union
 
-from runtime.live import Request
-from runtime.prompts import MOST_POINTS
+from runtime.objects.prompts import MAX_POINTS, PromptRequest
 from stages.errors import InputError
+from stages.json_values import no_constant
 
 VERSION = 1
 PATH = f"/v{VERSION}/live"
 MESSAGE_BYTES = 16_384
 NAME_CHARACTERS = 40
 TOKEN_CHARACTERS = 200
-FARTHEST_PX = 1e6
-LATEST = 2**53 - 1  # the largest integer that JSON holds exactly for everybody
+MAX_COORDINATE_PX = 1e6
+MAX_INTEGER = 2**53 - 1  # the largest that every JSON reader holds exactly
 
 _HEADER_LENGTH = struct.Struct("<I")
 
@@ -30,72 +30,73 @@ _HEADER_LENGTH = struct.Struct("<I")
 class Hello:
     """Always the first message."""
 
-    token: str
+    token: str = field(repr=False)
 
 
 @dataclass(frozen=True)
-class Prompted:
-    request: Request
+class PromptCommand:
+    request: PromptRequest
     id: int | None = None
 
 
 @dataclass(frozen=True)
-class Removed:
+class RemoveCommand:
     name: str
     id: int | None = None
 
 
 @dataclass(frozen=True)
-class Renamed:
+class RenameCommand:
     name: str
     new: str
     id: int | None = None
 
 
 @dataclass(frozen=True)
-class Paused:
+class PauseCommand:
     paused: bool
     id: int | None = None
 
 
 @dataclass(frozen=True)
-class Seen:
+class FrameShown:
     """The frame of this number was shown; the next one may come."""
 
     number: int
 
 
-Command = Union[Prompted, Removed, Renamed, Paused]  # noqa: UP007  (evaluated, so not in Python 3.10's form)
-Message = Union[Hello, Seen, Command]  # noqa: UP007
+Command = Union[PromptCommand, RemoveCommand, RenameCommand, PauseCommand]  # noqa: UP007  (evaluated, so not in Python 3.10's form)
+Message = Union[Hello, FrameShown, Command]  # noqa: UP007
 
 
-class Refused(InputError):
-    """A message breaks the protocol; `id` is the one it bears, so that its sender knows which it was."""
+class ProtocolError(InputError):
+    """A message breaks the protocol; `id` is that of the message, for the answer."""
 
-    def __init__(self, text: str, bears: int | None = None) -> None:
+    def __init__(self, text: str, message_id: int | None = None) -> None:
         super().__init__(text)
-        self.id = bears
+        self.id = message_id
 
 
 def decode(text: str) -> Message:
-    """The message in a text frame. Raises Refused in one sentence for anything else."""
+    """The message in a text frame. Raises ProtocolError in one sentence for anything else."""
     body = _parsed(text)
     kind = body.pop("type", None)
+    message_id = _id(body)
     decoder = _DECODERS.get(kind) if isinstance(kind, str) else None
     if decoder is None:
-        raise Refused(f"a message has the type {_quoted(kind)}, expected one of {', '.join(_DECODERS)}")
-    bears = _id(body)
+        expected = ", ".join(_DECODERS)
+        raise ProtocolError(f"a message has the type {_quoted(kind)}, expected one of {expected}", message_id)
     try:
-        message = decoder(body, bears)
+        message = decoder(body, message_id)
         if body:
             raise InputError(f"it has the unknown key {_quoted(min(body))}")
     except InputError as exc:
-        raise Refused(f"the message {kind} is refused: {exc}", bears) from exc
+        raise ProtocolError(f"the message {kind} is refused: {exc}", message_id) from exc
     return message
 
 
 def encode(kind: str, **content: Any) -> str:
-    """A text message of the preview. ValueError for NaN, which JSON has no word for."""
+    """A text message of the preview. ValueError for NaN, which JSON cannot hold."""
     return json.dumps({"type": kind, **content}, allow_nan=False, separators=(",", ":"))
 
 
@@ -115,16 +116,12 @@ def decode_frame(message: bytes) -> tuple[dict[str, Any], bytes]:
 
 def _parsed(text: str) -> dict[str, Any]:
     try:
-        body = json.loads(text, parse_constant=_no_number)
+        body = json.loads(text, parse_constant=no_constant)
     except (ValueError, RecursionError) as exc:
-        raise Refused("a message is no JSON") from exc
+        raise ProtocolError("a message is not JSON") from exc
     if not isinstance(body, dict):
-        raise Refused("a message is no JSON object")
+        raise ProtocolError("a message is not a JSON object")
     return body
-
-
-def _no_number(word: str) -> float:
-    raise ValueError(f"{word} is no number in JSON")
 
 
 def _quoted(value: object) -> str:
@@ -133,52 +130,52 @@ def _quoted(value: object) -> str:
 
 
 def _id(body: dict[str, Any]) -> int | None:
-    """Takes the id out; one that is none is told about, for lack of another place, without it."""
+    """Take the id out; the answer to one that is not a whole number has none."""
     found = body.pop("id", None)
     if found is None or _is_count(found):
         return found
-    raise Refused(f"a message has the id {_quoted(found)}, expected a whole number from 0 on")
+    raise ProtocolError(f"a message has the id {_quoted(found)}, expected a whole number from 0 on")
 
 
 def _is_count(value: object) -> TypeGuard[int]:
-    return type(value) is int and 0 <= value <= LATEST
+    return type(value) is int and 0 <= value <= MAX_INTEGER
 
 
-def _hello(body: dict[str, Any], bears: int | None) -> Hello:
+def _hello(body: dict[str, Any], message_id: int | None) -> Hello:
     token = body.pop("token", None)
     if not isinstance(token, str) or not 0 < len(token) <= TOKEN_CHARACTERS:
-        raise InputError("it bears no token")
+        raise InputError("it has no token")
     return Hello(token)
 
 
-def _seen(body: dict[str, Any], bears: int | None) -> Seen:
-    return Seen(_number(body))
+def _seen(body: dict[str, Any], message_id: int | None) -> FrameShown:
+    return FrameShown(_number(body))
 
 
-def _prompt(body: dict[str, Any], bears: int | None) -> Prompted:
+def _prompt(body: dict[str, Any], message_id: int | None) -> PromptCommand:
     number = _number(body)
     name = _name(body, "name") if body.get("name") is not None else body.pop("name", None)
     points, box = body.pop("points", None) or [], body.pop("box", None)
-    if not isinstance(points, list) or len(points) > MOST_POINTS:
-        raise InputError(f"points is no list of at most {MOST_POINTS}")
+    if not isinstance(points, list) or len(points) > MAX_POINTS:
+        raise InputError(f"points is not a list of at most {MAX_POINTS}")
     if box is None and not points:
         raise InputError("it has neither points nor a box")
-    return Prompted(Request(number, name, tuple(map(_point, points)), _box(box)), bears)
+    return PromptCommand(PromptRequest(number, name, tuple(map(_point, points)), _box(box)), message_id)
 
 
-def _remove(body: dict[str, Any], bears: int | None) -> Removed:
-    return Removed(_name(body, "name"), bears)
+def _remove(body: dict[str, Any], message_id: int | None) -> RemoveCommand:
+    return RemoveCommand(_name(body, "name"), message_id)
 
 
-def _rename(body: dict[str, Any], bears: int | None) -> Renamed:
-    return Renamed(_name(body, "name"), _name(body, "new"), bears)
+def _rename(body: dict[str, Any], message_id: int | None) -> RenameCommand:
+    return RenameCommand(_name(body, "name"), _name(body, "new"), message_id)
 
 
-def _pause(body: dict[str, Any], bears: int | None) -> Paused:
+def _pause(body: dict[str, Any], message_id: int | None) -> PauseCommand:
     paused = body.pop("paused", None)
     if not isinstance(paused, bool):
         raise InputError(f"paused is {_quoted(paused)}, expected true or false")
-    return Paused(paused, bears)
+    return PauseCommand(paused, message_id)
 
 
 _DECODERS: Mapping[str, Callable[[dict[str, Any], int | None], Message]] = {
@@ -231,4 +228,4 @@ def _box(value: object) -> tuple[float, float, float, float] | None:
 def _is_coordinate(value: object) -> bool:
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         return False
-    return abs(value) <= FARTHEST_PX
+    return abs(value) <= MAX_COORDINATE_PX

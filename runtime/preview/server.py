@@ -1,11 +1,10 @@
-"""The preview of a running loop on a socket: the page, its files and its WebSocket."""
+"""The preview of a running pipeline on a socket: the page, its files and its WebSocket."""
 
 from __future__ import annotations
 
 import contextlib
 import io
 import logging
-import os
 import secrets
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field
@@ -16,18 +15,19 @@ import segno
 from aiohttp import web
 from aiohttp.typedefs import Handler
 
-from runtime.live import Live, Newest
+from runtime.live.access import Access, Identity, check_exposed, load_identity
+from runtime.live.endpoint import base_url, checking_host, listen
+from runtime.live.interface import Live
+from runtime.live.newest import Newest
 from runtime.preview import protocol
-from runtime.preview.access import Access, Identity, load_identity
-from runtime.preview.encoder import Encoder
-from runtime.preview.viewers import Limits, Shared, Viewers, facts
-from stages.errors import InputError
+from runtime.preview.pictures import FrameEncoder
+from runtime.preview.viewers import Shared, ViewerLimits, Viewers, facts
 from stages.network import is_loopback
 
 log = logging.getLogger("pedsam.preview")
 
 STATIC = Path(__file__).parent / "static"
-FAREWELL_S = 1.0  # at the end, for viewers to take their leave
+SHUTDOWN_TIMEOUT_S = 1.0  # at the end, for viewers to close their connections
 TYPES = {
     ".html": "text/html",
     ".js": "text/javascript",
@@ -66,27 +66,32 @@ class PreviewOptions:
     longest_px: int = 1280
     quality: int = 80
     status_s: float = 0.5
-    limits: Limits = field(default_factory=Limits)
+    limits: ViewerLimits = field(default_factory=ViewerLimits)
+
+
+def preview_identity(options: PreviewOptions) -> Identity | None:
+    """The keys of the preview. Raises InputError for an address that needs some and for wrong ones."""
+    check_exposed(options.host, options.keys, "the picture", "preview", "--preview-keys")
+    return load_identity(options.keys) if options.keys else None
 
 
 @contextlib.asynccontextmanager
 async def preview(live: Live, options: PreviewOptions) -> AsyncIterator[str]:
-    """Shows a loop for as long as the block runs; gives the address to open, with the token in it.
+    """Shows a pipeline while the block runs; gives the address to open, with the token in it.
 
     Raises InputError for an address that may not or cannot be bound and for keys that cannot be used.
     """
-    _check_exposed(options)
-    identity = load_identity(options.keys) if options.keys else None
+    identity = preview_identity(options)
     token = options.token or (identity.token if identity else secrets.token_urlsafe(24))
     access = Access(options.host, token, identity.names if identity else (), tls=identity is not None)
     viewers = Viewers(access, _shared(live, options))
     runner = web.AppRunner(
-        _application(access, viewers), access_log=None, logger=log, shutdown_timeout=FAREWELL_S
+        _application(access, viewers), access_log=None, logger=log, shutdown_timeout=SHUTDOWN_TIMEOUT_S
     )
     await runner.setup()
     try:
-        port = await _listen(runner, options, identity)
-        yield _address(options.host, port, identity, token)
+        port = await listen(runner, options.host, options.port, identity, "preview")
+        yield f"{base_url(options.host, port, identity)}/#token={token}"
     finally:
         await runner.cleanup()
 
@@ -106,19 +111,10 @@ def introduction(address: str, options: PreviewOptions) -> str:
     return "\n".join(lines)
 
 
-def _check_exposed(options: PreviewOptions) -> None:
-    if options.keys is None and not is_loopback(options.host):
-        raise InputError(
-            f"{options.host} is not a loopback address: anyone on the way could see the picture; make keys "
-            "with `pedsam keys --preview HOST` and give --preview-keys, or reach a preview on 127.0.0.1 "
-            "through ssh -L"
-        )
-
-
 def _shared(live: Live, options: PreviewOptions) -> Shared:
     return Shared(
         live,
-        Encoder(live.frames, options.longest_px, options.quality),
+        FrameEncoder(live.frames, options.longest_px, options.quality),
         Newest(),
         facts(options.model, options.banner, options.limits),
         options.limits,
@@ -127,22 +123,15 @@ def _shared(live: Live, options: PreviewOptions) -> Shared:
 
 
 def _application(access: Access, viewers: Viewers) -> web.Application:
-    @web.middleware
-    async def guard(request: web.Request, handler: Handler) -> web.StreamResponse:
-        """Answers to known names only, and puts HEADERS on whatever goes out."""
-        if not access.hosts(request.headers.get("Host")):
-            raise web.HTTPMisdirectedRequest(text="the preview does not answer to this name\n")
-        return await handler(request)
-
-    async def harden(request: web.Request, response: web.StreamResponse) -> None:
+    async def add_headers(request: web.Request, response: web.StreamResponse) -> None:
         response.headers.update(HEADERS)
 
-    async def say_goodbye(_: web.Application) -> None:
+    async def close_viewers(_: web.Application) -> None:
         await viewers.close()
 
-    application = web.Application(middlewares=[guard])
-    application.on_response_prepare.append(harden)
-    application.on_shutdown.append(say_goodbye)
+    application = web.Application(middlewares=[checking_host(access, "preview")])
+    application.on_response_prepare.append(add_headers)
+    application.on_shutdown.append(close_viewers)
     application.router.add_get(protocol.PATH, viewers.serve)
     for path, file in _files().items():
         application.router.add_get(path, file)
@@ -165,26 +154,3 @@ def _static(file: Path) -> Handler:
         return web.Response(body=body, content_type=kind, charset="utf-8")
 
     return answer
-
-
-async def _listen(runner: web.AppRunner, options: PreviewOptions, identity: Identity | None) -> int:
-    """Listens; returns the port."""
-    site = web.TCPSite(runner, options.host, options.port, ssl_context=identity.context if identity else None)
-    try:
-        await site.start()
-    except (OSError, UnicodeError) as exc:  # UnicodeError: a host that cannot be a name
-        reason = os.strerror(exc.errno) if isinstance(exc, OSError) and exc.errno and exc.errno > 0 else exc
-        raise InputError(
-            f"the preview cannot listen on {options.host}:{options.port} ({reason}); choose another port or "
-            "host"
-        ) from exc
-    port: int = runner.addresses[0][1]
-    return port
-
-
-def _address(host: str, port: int, identity: Identity | None, token: str) -> str:
-    """What to open. Bound to every address of the machine, that is where its certificate says it is."""
-    scheme = "https" if identity else "http"
-    if identity and identity.names and host in ("0.0.0.0", "::"):  # noqa: S104  (compared, not bound)
-        host = identity.names[0]
-    return f"{scheme}://{f'[{host}]' if ':' in host else host}:{port}/#token={token}"

@@ -1,4 +1,4 @@
-"""Whoever watches: each viewer at its own pace, on one WebSocket of its own."""
+"""The viewers of a preview: each at its own pace, on a WebSocket of its own."""
 
 from __future__ import annotations
 
@@ -10,24 +10,25 @@ import anyio
 from aiohttp import WSCloseCode, WSMsgType, web
 from anyio.abc import TaskGroup
 
-from runtime.live import Live, Newest
+from runtime.live.access import Access, RateLimit
+from runtime.live.interface import Live
+from runtime.live.newest import Newest
+from runtime.objects.prompts import MAX_POINTS
 from runtime.preview import protocol
-from runtime.preview.access import Access, Rate
-from runtime.preview.encoder import Encoder
-from runtime.prompts import MOST_POINTS
-from runtime.sinks import PALETTE
+from runtime.preview.pictures import FrameEncoder
+from runtime.results.sinks import PALETTE
 from stages.errors import InputError, PedsamError, ungrouped
 
 WRONG_TOKEN = 4401  # close codes of this protocol, after the HTTP statuses
 TOO_MANY = 4429
-NEWCOMERS = 32  # connections that have not said hello yet
-PROMPTS = 8  # of one viewer, under way at once
+MAX_PENDING = 32  # connections that have not sent hello yet
+MAX_PROMPTS = 8  # of one viewer, under way at once
 HEARTBEAT_S = 20.0  # a viewer whose machine is gone is noticed after that
 
 
 @dataclass(frozen=True)
-class Limits:
-    """What a preview takes: viewers at once, messages a second from each, seconds until it says hello."""
+class ViewerLimits:
+    """What a preview takes: viewers at once, messages a second from each, seconds it has to send hello."""
 
     viewers: int = 8
     messages_per_s: float = 200.0
@@ -36,71 +37,72 @@ class Limits:
 
 @dataclass(frozen=True)
 class Shared:
-    """What all viewers of a loop have in common; `changed` is what one of them did last, `facts` are said in
-    the answer to hello."""
+    """What all viewers of a pipeline have in common; `changed` is the last command of one of them, `facts` go
+    out in the answer to hello."""
 
     live: Live
-    encoder: Encoder
+    encoder: FrameEncoder
     changed: Newest[protocol.Command]
     facts: dict[str, Any]
-    limits: Limits
+    limits: ViewerLimits
     status_s: float
 
 
 class Viewers:
-    """Everybody who watches one loop."""
+    """Everybody who watches one pipeline."""
 
     def __init__(self, access: Access, shared: Shared) -> None:
         self._access = access
         self._shared = shared
-        self._newcomers: set[web.WebSocketResponse] = set()
+        self._pending: set[web.WebSocketResponse] = set()
         self._viewers: set[web.WebSocketResponse] = set()
 
     async def serve(self, request: web.Request) -> web.StreamResponse:
         """Answers a request for the WebSocket, for as long as it is open."""
-        if not self._access.originates(request.headers.get("Origin"), request.headers.get("Host")):
-            raise web.HTTPForbidden(text="this is the preview's own page's only\n")
-        if len(self._newcomers) >= NEWCOMERS:
+        if not self._access.allows_origin(request.headers.get("Origin"), request.headers.get("Host")):
+            raise web.HTTPForbidden(text="only the preview's own page may connect\n")
+        if len(self._pending) >= MAX_PENDING:
             raise web.HTTPServiceUnavailable(text="too many connections at once; try again\n")
         socket = web.WebSocketResponse(
             max_msg_size=protocol.MESSAGE_BYTES, heartbeat=HEARTBEAT_S, compress=False
         )
         await socket.prepare(request)
-        with contextlib.suppress(ConnectionError):  # it has gone; so be it
-            if await self._welcome(socket):
+        with contextlib.suppress(ConnectionError):  # it has gone
+            if await self._authenticate(socket):
                 await self._watch(socket)
         return socket
 
     async def close(self) -> None:
-        """Tells everybody that the preview ends."""
-        for socket in [*self._newcomers, *self._viewers]:
+        """Close every connection: the run has ended."""
+        for socket in [*self._pending, *self._viewers]:
             with contextlib.suppress(ConnectionError), anyio.move_on_after(1.0):
                 await socket.close(code=WSCloseCode.GOING_AWAY, message=b"the run has ended")
 
-    async def _welcome(self, socket: web.WebSocketResponse) -> bool:
-        """Whether it said hello with the token; else it is hung up on without having been told anything."""
-        self._newcomers.add(socket)
+    async def _authenticate(self, socket: web.WebSocketResponse) -> bool:
+        """Whether its first message is hello with the token; if not it is closed and gets nothing else."""
+        self._pending.add(socket)
         try:
             with anyio.move_on_after(self._shared.limits.hello_s):
                 message = await socket.receive()
-                if message.type is WSMsgType.TEXT and self._is_welcome(message.data):
+                if message.type is WSMsgType.TEXT and self._has_token(message.data):
                     return True
             await socket.close(code=WRONG_TOKEN, message=b"a hello with the token of the address is needed")
         finally:
-            self._newcomers.discard(socket)
+            self._pending.discard(socket)
         return False
 
-    def _is_welcome(self, text: str) -> bool:
+    def _has_token(self, text: str) -> bool:
         try:
             hello = protocol.decode(text)
         except InputError:
             return False
-        return isinstance(hello, protocol.Hello) and self._access.knows(hello.token)
+        return isinstance(hello, protocol.Hello) and self._access.accepts(hello.token)
 
     async def _watch(self, socket: web.WebSocketResponse) -> None:
         most = self._shared.limits.viewers
         if len(self._viewers) >= most:
-            await socket.send_str(protocol.encode("error", text=f"{most} viewers watch already; close one"))
+            refusal = protocol.encode("error", id=None, text=f"{most} viewers watch already; close one")
+            await socket.send_str(refusal)
             await socket.close(code=TOO_MANY, message=b"too many viewers")
             return
         self._viewers.add(socket)
@@ -114,20 +116,20 @@ class Viewers:
 
 
 class _Viewer:
-    """One who watches. Frames go out one by one: the next when the last was shown, and then the newest."""
+    """One viewer. The next frame goes out when the last one was acknowledged; it is then the newest."""
 
     def __init__(self, socket: web.WebSocketResponse, shared: Shared, count: Any) -> None:
         self._socket = socket
         self._shared = shared
         self._count = count
-        self._rate = Rate(shared.limits.messages_per_s)
+        self._rate = RateLimit(shared.limits.messages_per_s)
         self._due: int | None = None  # the frame that was sent and not yet shown
         self._shown = anyio.Event()
         self._prompts = 0
 
     async def run(self) -> None:
-        """Until either side hangs up."""
-        await self._say("hello", version=protocol.VERSION, **self._shared.facts)
+        """Serve the viewer until either side closes the connection."""
+        await self._send("hello", version=protocol.VERSION, **self._shared.facts)
         with ungrouped():
             async with anyio.create_task_group() as tasks:
                 tasks.start_soon(self._send_frames)
@@ -135,7 +137,7 @@ class _Viewer:
                 await self._listen(tasks)
                 tasks.cancel_scope.cancel()
 
-    async def _say(self, kind: str, **content: Any) -> None:
+    async def _send(self, kind: str, **content: Any) -> None:
         await self._socket.send_str(protocol.encode(kind, **content))
 
     async def _send_frames(self) -> None:
@@ -147,11 +149,11 @@ class _Viewer:
             await self._shown.wait()
 
     async def _send_status(self) -> None:
-        """Now and then, and at once when somebody changed something."""
+        """Every `status_s`, and at once after a command of any viewer."""
         changed = self._shared.changed
         while True:
             version = changed.version
-            await self._say("status", viewers=self._count(), **self._shared.live.status())
+            await self._send("status", viewers=self._count(), **self._shared.live.status().to_json())
             with anyio.move_on_after(self._shared.status_s):
                 await changed.after(version)
 
@@ -162,29 +164,30 @@ class _Viewer:
             elif message.type is WSMsgType.TEXT:
                 await self._take(message.data, tasks)
             else:
-                await self._say("error", id=None, text="a message is not text, as all to here are")
+                await self._send("error", id=None, text="a message is binary; those to the preview are text")
 
     async def _take(self, text: str, tasks: TaskGroup) -> None:
         try:
             message = protocol.decode(text)
-        except protocol.Refused as exc:
-            await self._say("error", id=exc.id, text=str(exc))
+        except protocol.ProtocolError as exc:
+            await self._send("error", id=exc.id, text=str(exc))
             return
-        if isinstance(message, protocol.Seen):
+        if isinstance(message, protocol.FrameShown):
             if message.number == self._due:
                 self._shown.set()
         elif isinstance(message, protocol.Hello):
-            await self._say("error", id=None, text="hello was said before")
-        elif not isinstance(message, protocol.Prompted):
+            await self._send("error", id=None, text="hello was said before")
+        elif not isinstance(message, protocol.PromptCommand):
             await self._answer(message)
-        elif self._prompts >= PROMPTS:
-            await self._say("error", id=message.id, text=f"{PROMPTS} prompts are under way; wait for one")
+        elif self._prompts >= MAX_PROMPTS:
+            refusal = f"{MAX_PROMPTS} prompts are under way; wait for one"
+            await self._send("error", id=message.id, text=refusal)
         else:
             self._prompts += 1
             tasks.start_soon(self._prompt, message)
 
-    async def _prompt(self, message: protocol.Prompted) -> None:
-        """Beside the other messages: it may take a round trip to the sites."""
+    async def _prompt(self, message: protocol.PromptCommand) -> None:
+        """Beside other messages, since it may take a round trip to the sites."""
         try:
             await self._answer(message)
         finally:
@@ -192,30 +195,30 @@ class _Viewer:
 
     async def _answer(self, command: protocol.Command) -> None:
         try:
-            name = await self._obey(command)
+            name = await self._execute(command)
         except PedsamError as exc:
-            await self._say("error", id=command.id, text=str(exc))
+            await self._send("error", id=command.id, text=str(exc))
             return
         self._shared.changed.put(command)
-        await self._say("done", id=command.id, name=name)
+        await self._send("done", id=command.id, name=name)
 
-    async def _obey(self, command: protocol.Command) -> str | None:
-        """Does it; returns the name of the object it was about."""
+    async def _execute(self, command: protocol.Command) -> str | None:
+        """Carry out a command; returns the name of the object it was about."""
         live = self._shared.live
-        if isinstance(command, protocol.Prompted):
+        if isinstance(command, protocol.PromptCommand):
             return await live.prompt(command.request)
-        if isinstance(command, protocol.Removed):
+        if isinstance(command, protocol.RemoveCommand):
             live.remove(command.name)
             return command.name
-        if isinstance(command, protocol.Renamed):
+        if isinstance(command, protocol.RenameCommand):
             live.rename(command.name, command.new)
             return command.new
         live.pause(command.paused)
         return None
 
 
-def facts(model: str, banner: str | None, limits: Limits) -> dict[str, Any]:
-    """What a viewer is told once."""
+def facts(model: str, banner: str | None, limits: ViewerLimits) -> dict[str, Any]:
+    """What is sent to a viewer once, in the answer to hello."""
     return {
         "model": model,
         "banner": banner,
@@ -224,6 +227,6 @@ def facts(model: str, banner: str | None, limits: Limits) -> dict[str, Any]:
             "message_bytes": protocol.MESSAGE_BYTES,
             "messages_per_s": limits.messages_per_s,
             "name_characters": protocol.NAME_CHARACTERS,
-            "points": MOST_POINTS,
+            "points": MAX_POINTS,
         },
     }

@@ -7,12 +7,13 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from evaluation.masks import Box, Pixels
-from tests.pictures import photo
+from evaluation.masks import Box
+from stages.tensors import Pixels
+from tests.support.pictures import photo
 
 
 def write_pair(folder: Path, name: str, shape: str, *boxes: Box) -> Pixels:
-    """A photograph in one of tests.pictures.SHAPES whose instances fill boxes; returns its label map."""
+    """A photograph of a shape of tests.support.pictures, with instances that fill boxes; its label map."""
     picture = photo(shape)
     labels = np.zeros(picture.shape[:2], np.uint8)
     for number, (x0, y0, x1, y1) in enumerate(boxes, 1):

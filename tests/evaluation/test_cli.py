@@ -19,20 +19,23 @@ from click.testing import CliRunner, Result
 import pedsam
 from evaluation.cli import SHARED
 from evaluation.cli import command as evaluate_command
-from export.data import read_samples
+from evaluation.evaluate import MARKER
 from export.sam import Sam, SamPredictor, build_sam, randomise
-from export.teacher import load_teacher
+from runtime.results.run_folder import locked_folder
 from server.serve import ServeOptions, running_site
 from stages.bundle import Bundle, shipped_bundle
 from stages.geometry import GEOMETRIES
-from tests.bundles import ROOT
-from tests.edge import Impostor, sites_file, status
 from tests.evaluation.data import write_pair
-from tests.export.test_teacher import mobile_sam
+from tests.support.bundles import ROOT
+from tests.support.edge import Impostor, sites_file, status
+from tests.support.training import masks_of, mobile_sam
+from training.data import read_samples
+from training.tally import Tally
+from training.teachers import load_teacher
 
 KEYS = {
     "miou", "interval95", "share_over_half", "floors", "instances", "pictures", "how", "wire", "blur",
-    "subject", "latency_ms", "data", "machine", "date",
+    "subject", "latency_ms", "data", "read", "left_out", "machine", "date",
 }  # fmt: skip
 
 
@@ -89,6 +92,29 @@ async def test_sites_split_and_whole_agree(
     assert split["floors"] == whole["floors"] == through["floors"]
 
 
+def test_a_folder_holds_one_evaluation(line: list[str | Path], tmp_path: Path) -> None:
+    """A sheet of an earlier one goes, and two at once are refused."""
+    out = tmp_path / "out"
+    with locked_folder(out, MARKER):
+        result = pedsam_evaluate(*line)
+    assert result.exit_code == 1
+    assert "another run writes into" in result.output
+    assert pedsam_evaluate(*line, "--limit", "1").exit_code == 0
+    assert (out / "sheet.png").exists()
+    assert pedsam_evaluate(*line, "--limit", "1", "--no-sheet").exit_code == 0
+    assert {path.name for path in out.iterdir()} == {MARKER, "report.json", "instances.csv"}
+
+
+def test_results_of_before_stay_until_there_are_new_ones_and_are_told(
+    line: list[str | Path], tmp_path: Path
+) -> None:
+    still = f"; {tmp_path / 'out'} still holds the results of an earlier run"
+    assert "still holds" not in sentence(pedsam_evaluate(*line, "--data", "absent"))
+    report = report_of(pedsam_evaluate(*line, "--limit", "1", "--no-sheet"), tmp_path / "out")
+    assert sentence(pedsam_evaluate(*line, "--data", "absent")).endswith(still)
+    assert json.loads((tmp_path / "out/report.json").read_text()) == report
+
+
 def test_what_is_written_and_printed(line: list[str | Path], mini_bundle: Bundle, tmp_path: Path) -> None:
     result = pedsam_evaluate(*line, "--wire", "int8")
     report = report_of(result, tmp_path / "out")
@@ -105,7 +131,7 @@ def test_what_is_written_and_printed(line: list[str | Path], mini_bundle: Bundle
     for part in report["latency_ms"].values():
         assert 0 < part["p50"] <= part["p95"]
     assert {path.name for path in (tmp_path / "out").iterdir()} == {
-        "report.json", "instances.csv", "sheet.png"
+        MARKER, "report.json", "instances.csv", "sheet.png"
     }  # fmt: skip
     with (tmp_path / "out/instances.csv").open() as file:
         rows = list(csv.DictReader(file))
@@ -153,14 +179,14 @@ def sentence(result: Result) -> str:
     ("more", "words"),
     [
         (["--prompts", "point,scribble"], "prompt kind 'scribble' is unknown; give --prompts point or box"),
-        (["--data", "absent"], "absent is neither a folder nor a .json file"),
+        (["--data", "absent"], "absent does not exist"),
         (["--whole", "--sites", "sites.toml"], "give either --whole or --sites"),
         (["--whole", "--wire", "int8"], "give either --whole or --wire"),
-        (["--blur", "-1"], "--blur is -1, expected pixels from 0"),
-        (["--blur", "inf"], "--blur is inf, expected pixels from 0"),
-        (["--blur", "nan"], "--blur is nan, expected pixels from 0"),
-        (["--out", "/dev/null/out"], "cannot write /dev/null/out; check the space and rights of --out"),
-        (["--out", "/proc"], "cannot write /proc; check the space and rights of --out"),
+        (["--blur", "-1"], "-1.0 is not in the range x>=0"),
+        (["--blur", "inf"], "inf is no number up to 1000000000"),
+        (["--blur", "nan"], "nan is no number up to 1000000000"),
+        (["--out", "/dev/null/out"], "cannot write /dev/null/out; check free space and permissions there"),
+        (["--out", "/proc"], "cannot write /proc; check free space and permissions there"),
         (["--bundle", "absent"], "absent is no bundle"),
         (["--sites", "absent.toml"], "sites file absent.toml cannot be read"),
         (["--wire", "fp32"], "does not offer --wire fp32"),
@@ -246,9 +272,9 @@ def predicted_miou(sam: Sam, data: Path) -> float:
     """Mean IoU over instances of what segment_anything's predictor makes of their boxes."""
     predictor = SamPredictor(sam)
     ious = []
-    for sample in read_samples(data):
+    for sample in read_samples(data, None, Tally()):
         predictor.set_image(sample.image())
-        for mask in sample.masks():
+        for mask in masks_of(sample):
             rows, cols = mask.any(axis=1).nonzero()[0], mask.any(axis=0).nonzero()[0]
             box = np.array([cols[0], rows[0], cols[-1] + 1, rows[-1] + 1])
             found, _, _ = predictor.predict(box=box, multimask_output=False)
@@ -275,5 +301,38 @@ def test_without_a_bundle_the_shipped_one_is_measured(line: list[str | Path], tm
 
 def test_options_of_run_are_shared() -> None:
     names = [option.name for option in evaluate_command.params]
-    assert set(SHARED) <= set(names)
+    assert {option.name for option in SHARED} <= set(names)
     assert len(names) == len(set(names))
+
+
+def test_what_of_the_data_is_left_out_is_told_and_reported(line: list[str | Path], tmp_path: Path) -> None:
+    """COCO as CVAT exports it, with a box, a crowd and a picture that is missing."""
+    pictures = tmp_path / "set/images/default"
+    pictures.mkdir(parents=True)
+    write_pair(pictures, "p", "4:3")
+    images = [{"id": 1, "file_name": "p.jpg"}, {"id": 2, "file_name": "gone.jpg"}]
+    polygon = {"image_id": 1, "segmentation": [[90, 60, 300, 60, 300, 240, 90, 240]]}
+    boxed = {"image_id": 1, "bbox": [1, 1, 90, 90], "segmentation": []}
+    annotations = [polygon, boxed, polygon | {"iscrowd": 1}]
+    data = tmp_path / "set/annotations/instances_default.json"
+    data.parent.mkdir()
+    data.write_text(json.dumps({"images": images, "annotations": annotations}))
+    more: list[str | Path] = ["--data", data, "--prompts", "box", "--no-sheet"]
+    result = pedsam_evaluate(*line, *more)
+    report = report_of(result, tmp_path / "out")
+    said = " ".join(result.output.split())
+    assert "of 3 annotations 2 are left out: 1 with a box and no mask" in said
+    assert "of 2 pictures 1 is left out: 1 not found (gone.jpg)" in said
+    assert report["instances"] == 1
+    assert report["read"] == {"pictures": 2, "annotations": 3}
+    assert report["left_out"] == {
+        "pictures": {"not found": 1},
+        "annotations": {"with a box and no mask": 1, "of crowds": 1},
+    }
+    elsewhere = pictures.rename(tmp_path / "elsewhere")
+    lost = pedsam_evaluate(*line, *more)
+    assert lost.exit_code == 1
+    assert "pictures were looked for in" in lost.output
+    assert "--images FOLDER says where the pictures are" in lost.output
+    found = report_of(pedsam_evaluate(*line, *more, "--pictures", elsewhere), tmp_path / "out")
+    assert found["instances"] == 1

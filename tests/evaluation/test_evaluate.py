@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import contextlib
+import io
+from collections.abc import AsyncIterator, Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -11,23 +13,24 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from evaluation.evaluate import measure
+from evaluation.evaluate import evaluate, measure
 from evaluation.masks import box_of
-from evaluation.model import Model, bundle_subject
+from evaluation.model import Model, Subject, bundle_subject
 from evaluation.options import EvaluateOptions
 from evaluation.report import make_report
 from evaluation.results import Measured
-from export.data import read_samples
-from runtime.canvas import Canvas
-from runtime.decode import ObjectMask
-from runtime.dispatch import FrameLost
-from runtime.prompts import Prompt
-from runtime.sinks import Mask, decode_mask
-from runtime.verify import iou
+from runtime.encoder import FrameLost
+from runtime.frames.canvas import Canvas
+from runtime.objects.decode import ObjectMask
+from runtime.objects.masks import Mask, decode_mask, iou
+from runtime.objects.prompts import Prompt
 from stages.bundle import Bundle
+from stages.console import make_console
 from stages.errors import PedsamError
 from stages.geometry import GEOMETRIES
 from stages.tensors import Array
+from training.data import read_samples
+from training.tally import Tally
 
 pytestmark = pytest.mark.anyio
 
@@ -87,7 +90,7 @@ def blots() -> Array:
 
 
 async def run(oracle: Oracle, chosen: EvaluateOptions) -> Measured:
-    return await measure(oracle.model, MINI, read_samples(chosen.data), chosen)
+    return await measure(oracle.model, MINI, read_samples(chosen.data, None, Tally()), chosen)
 
 
 async def test_perfect_predictions_give_one(tmp_path: Path, blots: Array) -> None:
@@ -144,7 +147,8 @@ async def test_progress_counts_instances_and_times_count_pictures(tmp_path: Path
     write_picture(tmp_path, "b", blots * (blots == 1))
     chosen = options(tmp_path)
     done: list[int] = []
-    measured = await measure(Oracle(masks).model, MINI, read_samples(tmp_path), chosen, done.append)
+    samples = read_samples(tmp_path, None, Tally())
+    measured = await measure(Oracle(masks).model, MINI, samples, chosen, done.append)
     assert done == [20, 21]
     assert (len(measured.encode_s), len(measured.decode_s)) == (2, 2)
     assert [each.picture for each in measured.instances] == [0] * 20 + [1]
@@ -162,7 +166,7 @@ async def test_a_lost_picture_ends_the_evaluation(tmp_path: Path, blots: Array) 
 
     model = Model("sites", "fp16", encode, oracle.decode)
     with pytest.raises(PedsamError, match="picture b cannot be computed: window 3: add a spare site"):
-        await measure(model, MINI, read_samples(tmp_path), options(tmp_path))
+        await measure(model, MINI, read_samples(tmp_path, None, Tally()), options(tmp_path))
 
 
 async def test_the_report_holds_means_over_instances(
@@ -174,10 +178,31 @@ async def test_the_report_holds_means_over_instances(
     oracle = Oracle(masks, lambda mask: mask & (mask is not masks["2"]))
     chosen = options(tmp_path, "box", blur=0.5)
     measured = await run(oracle, chosen)
-    report = make_report(bundle_subject(mini_bundle, chosen, whole=False), chosen, oracle.model, measured)
+    subject = bundle_subject(mini_bundle, chosen, whole=False)
+    report = make_report(subject, chosen, oracle.model, measured, Tally())
     assert report["miou"] == {"box": pytest.approx(20 / 21)}
     assert report["share_over_half"] == {"box": pytest.approx(20 / 21)}
     assert report["interval95"]["box"] == pytest.approx((19 / 20, 1.0))
     assert (report["instances"], report["pictures"], report["blur"]) == (21, 2, 0.5)
     odd = measured.instances[0].floors["box"]
     assert report["floors"]["box"] == pytest.approx((19 + 2 * odd) / 21)
+
+
+async def test_a_site_that_comes_and_goes_is_told_in_few_lines(tmp_path: Path, blots: Array) -> None:
+    oracle = Oracle(write_picture(tmp_path, "a", blots))
+
+    @contextlib.asynccontextmanager
+    async def opened(sizes: Collection[tuple[int, int]], say: Callable[[str], None]) -> AsyncIterator[Model]:
+        for _ in range(50):
+            say("site a: is back and has its windows again")
+        yield oracle.model
+
+    facts = {"description": "mini", "model": "mini", "weights": "none", "trained_on": "", "site_digest": ""}
+    terminal = make_console(file=io.StringIO(), width=30)
+    await evaluate(Subject(MINI, facts, opened), options(tmp_path, "box", sheet=False), terminal)
+    assert isinstance(terminal.file, io.StringIO)
+    said = [line for line in terminal.file.getvalue().splitlines() if line.startswith("site")]
+    assert said == [
+        "site a: is back and has its windows again",
+        "site a: is back and has its windows again (49 times since)",
+    ]

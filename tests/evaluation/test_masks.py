@@ -16,22 +16,14 @@ from evaluation.masks import (
     prompt_for,
     prompt_kinds,
 )
-from runtime.sinks import Mask
-from runtime.verify import iou
+from runtime.objects.masks import Mask
 from stages.errors import InputError
-from tests.pictures import photo
+from tests.support.pictures import photo
 
 
 def drawn(*rows: str) -> Mask:
     """A mask from rows of "#" and "."."""
     return np.array([[letter == "#" for letter in row] for row in rows])
-
-
-def test_iou_by_hand() -> None:
-    a = drawn("##..", "##..")
-    assert iou(a, drawn("##..", "##..")) == 1.0
-    assert iou(a, drawn(".##.", ".##.")) == pytest.approx(2 / 6)
-    assert iou(a, drawn("..##", "..##")) == 0.0
 
 
 def test_a_box_ends_just_past_the_last_pixels() -> None:

@@ -12,9 +12,12 @@ from PIL import Image
 from evaluation.masks import inscribed_ellipse, prompt_for
 from evaluation.results import Instance
 from evaluation.sheet import COLUMNS, ROWS, SHEET, TILE_PX, choose, draw_tile, write_sheet
-from export.data import read_samples
-from runtime.sinks import PALETTE, encode_mask
+from runtime.objects.masks import encode_mask
+from runtime.results.sinks import PALETTE
 from stages.errors import InputError
+from tests.support.training import masks_of
+from training.data import read_samples
+from training.tally import Tally
 
 FILLED = tuple((100 + value) // 2 for value in PALETTE[1])  # a mask on grey of 100
 REPORT = {
@@ -64,8 +67,8 @@ def test_a_tile_of_an_empty_prediction_and_of_everything() -> None:
 
 def instances_of(folder: Path) -> list[Instance]:
     found = []
-    for picture, sample in enumerate(read_samples(folder)):
-        for number, mask in enumerate(sample.masks(), 1):
+    for picture, sample in enumerate(read_samples(folder, None, Tally())):
+        for number, mask in enumerate(masks_of(sample), 1):
             masks = {kind: encode_mask(mask) for kind in ("point", "box")}
             ious = {"point": number / 10, "box": picture / 10}
             found.append(Instance(picture, sample.name, number, 0.1, ious, {}, masks))
@@ -73,9 +76,9 @@ def instances_of(folder: Path) -> list[Instance]:
 
 
 def test_a_sheet_has_a_group_a_kind_and_a_row_a_percentile(pairs: Path, tmp_path: Path) -> None:
-    for sample in read_samples(pairs):
+    for sample in read_samples(pairs, None, Tally()):
         Image.fromarray(np.full_like(sample.image(), 100)).save(pairs / f"{sample.name}.jpg")
-    write_sheet(tmp_path, REPORT, read_samples(pairs), instances_of(pairs))
+    write_sheet(tmp_path, REPORT, read_samples(pairs, None, Tally()), instances_of(pairs))
     sheet = cv2.imread(str(tmp_path / SHEET))
     assert sheet is not None
     assert sheet.shape[1] >= 2 * COLUMNS * TILE_PX
@@ -86,7 +89,7 @@ def test_a_sheet_has_a_group_a_kind_and_a_row_a_percentile(pairs: Path, tmp_path
 
 
 def test_one_instance_leaves_places_empty(pairs: Path, tmp_path: Path) -> None:
-    write_sheet(tmp_path, REPORT, read_samples(pairs), instances_of(pairs)[:1])
+    write_sheet(tmp_path, REPORT, read_samples(pairs, None, Tally()), instances_of(pairs)[:1])
     sheet = cv2.imread(str(tmp_path / SHEET))
     assert sheet is not None
     assert (sheet[200, TILE_PX + 50] == 32).all()
@@ -95,7 +98,9 @@ def test_one_instance_leaves_places_empty(pairs: Path, tmp_path: Path) -> None:
 def test_a_blurred_run_shows_what_the_model_saw(pairs: Path, tmp_path: Path) -> None:
     detail = []
     for blur in (0.0, 30.0):
-        write_sheet(tmp_path, {**REPORT, "blur": blur}, read_samples(pairs), instances_of(pairs))
+        write_sheet(
+            tmp_path, {**REPORT, "blur": blur}, read_samples(pairs, None, Tally()), instances_of(pairs)
+        )
         sheet = cv2.imread(str(tmp_path / SHEET))
         assert sheet is not None
         detail.append(float(np.abs(np.diff(sheet.astype(float), axis=1)).mean()))
@@ -103,5 +108,5 @@ def test_a_blurred_run_shows_what_the_model_saw(pairs: Path, tmp_path: Path) -> 
 
 
 def test_a_sheet_that_cannot_be_written_is_told(pairs: Path, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"cannot write .*sheet\.png; check the space"):
-        write_sheet(tmp_path / "absent", REPORT, read_samples(pairs), instances_of(pairs))
+    with pytest.raises(InputError, match=r"cannot write .*sheet\.png; check free space"):
+        write_sheet(tmp_path / "absent", REPORT, read_samples(pairs, None, Tally()), instances_of(pairs))

@@ -1,8 +1,6 @@
-"""The stage modules in PyTorch, held against segment_anything's: padding, decoder, every single weight."""
+"""The stage modules in PyTorch, compared with segment_anything's: padding, windows, every single weight."""
 
 from __future__ import annotations
-
-from collections.abc import Iterator
 
 import pytest
 import torch
@@ -10,23 +8,19 @@ from torch import Tensor
 
 from export.decoder import DecoderStage
 from export.modules import GlobalStage, WholeStage, WindowStage, quantise, reordered_encoder
-from export.sam import Sam, build_sam, randomise, sam_model_registry
+from export.sam import Sam, build_sam, randomise
 from stages.geometry import GEOMETRIES
+from tests.export.examples import decoder_example
+from tests.support.bundles import TINY, random_weights
 
 MINI = GEOMETRIES["mini"]
 
-
-@pytest.fixture(autouse=True)
-def _no_grad() -> Iterator[None]:
-    with torch.no_grad():
-        yield
+pytestmark = pytest.mark.usefixtures("no_grad")
 
 
 @pytest.fixture(scope="module")
 def sam() -> Sam:
-    model = build_sam(MINI)
-    randomise(model)
-    return model
+    return random_weights(MINI).sam
 
 
 def random_tiles(count: int) -> Tensor:
@@ -45,27 +39,6 @@ def picture_of(tiles: Tensor, rows: int, cols: int) -> Tensor:
     grid, side = MINI.grid, MINI.tile_px
     pixels = tiles.reshape(grid, grid, side, side, 3).permute(0, 2, 1, 3, 4).reshape(grid * side, -1, 3)
     return pixels[:rows, :cols].permute(2, 0, 1)[None].float()
-
-
-@pytest.mark.parametrize("name", ["vit_b", "vit_l", "vit_h"])
-def test_geometry_is_that_of_the_registry(name: str) -> None:
-    geometry = GEOMETRIES[name]
-    with torch.device("meta"):
-        encoder = sam_model_registry[name]().image_encoder
-    assert encoder.img_size == geometry.image_size
-    assert encoder.pos_embed.shape == (1, geometry.tokens, geometry.tokens, geometry.dim)
-    assert len(encoder.blocks) == geometry.depth
-    assert encoder.patch_embed.proj.kernel_size == (geometry.patch, geometry.patch)
-    for i, block in enumerate(encoder.blocks):
-        assert block.window_size == (0 if i in geometry.global_blocks else geometry.window)
-        assert block.attn.num_heads == geometry.heads
-        positions = 2 * (geometry.tokens if i in geometry.global_blocks else geometry.window) - 1
-        assert len(block.attn.rel_pos_h) == positions
-
-
-def test_random_weights_are_nowhere_zero(sam: Sam) -> None:
-    for name, tensor in sam.state_dict().items():
-        assert (tensor != 0).all(), name
 
 
 @pytest.mark.parametrize("size", [(384, 384), (216, 384), (384, 250), (333, 201)])
@@ -152,55 +125,32 @@ def test_quantisation_is_within_half_a_step() -> None:
     assert (values[0, 0, 0] == 0).all()
 
 
-def decoder_example() -> tuple[Tensor, ...]:
-    generator = torch.Generator().manual_seed(2)
-    side, mask = MINI.tokens, MINI.mask_px
-    return (
-        torch.randn((1, 256, side, side), generator=generator),
-        torch.rand((2, 4, 2), generator=generator) * MINI.image_size,
-        torch.tensor([[0.0, 1.0, 2.0, 3.0], [1.0, 0.0, 1.0, -1.0]]),
-        torch.randn((2, 1, mask, mask), generator=generator),
-        torch.tensor([[1.0], [0.0]]),
-    )
-
-
-def test_decoder_equals_segment_anythings_with_and_without_an_earlier_mask(sam: Sam) -> None:
-    embedding, coords, labels, mask, has_mask = decoder_example()
-    masks, iou = DecoderStage(sam)(embedding, coords, labels, mask, has_mask)
-    boxed = sam.prompt_encoder((coords[:1, :2], labels[:1, :2]), coords[:1, 2:].reshape(1, 4), mask[:1])
-    pointed = sam.prompt_encoder((coords[1:, :3], labels[1:, :3]), None, None)
-    # segment_anything pads with a point at 0,0; ours carries whatever lies under label -1
-    for row, (sparse, dense) in enumerate((boxed, pointed)):
-        expected = sam.mask_decoder.predict_masks(embedding, sam.prompt_encoder.get_dense_pe(), sparse, dense)
-        assert torch.allclose(masks[row : row + 1], expected[0], atol=1e-4)
-        assert torch.allclose(iou[row : row + 1], expected[1], atol=1e-4)
-
-
 def _part(name: str) -> str:
     """Which stage holds the tensor `name` of a SAM's state dict."""
     kind, *rest = name.split(".")
     if kind != "image_encoder":
         return "decoder"
-    late = rest[0] == "neck" or (rest[0] == "blocks" and int(rest[1]) in MINI.global_blocks)
+    late = rest[0] == "neck" or (rest[0] == "blocks" and int(rest[1]) in TINY.global_blocks)
     return "global" if late else "window"
 
 
 def _output(sam: Sam, part: str) -> Tensor:
-    """What one stage makes of a small fixed input; built anew, so that tables it cuts are cut again."""
+    """What one stage of TINY makes of a fixed input; built anew, so that tables it cuts are cut again."""
+    generator = torch.Generator().manual_seed(5)
     if part == "window":
-        stage = WindowStage(sam, MINI, torch.float32)
-        return stage.encode(random_tiles(1), torch.tensor([[0]]), torch.tensor([[80, 80]]))
+        tile = torch.randint(0, 256, (1, *TINY.tile_shape), generator=generator, dtype=torch.uint8)
+        whole_tile = torch.tensor([[TINY.tile_px, TINY.tile_px]])
+        return WindowStage(sam, TINY, torch.float32).encode(tile, torch.tensor([[0]]), whole_tile)
     if part == "global":
-        embedding = torch.randn(
-            (MINI.windows, *MINI.embedding_shape), generator=torch.Generator().manual_seed(5)
-        )
-        return GlobalStage(sam, MINI).forward(embedding)
-    masks, iou = DecoderStage(sam).forward(*decoder_example())
+        embedding = torch.randn((TINY.windows, *TINY.embedding_shape), generator=generator)
+        return GlobalStage(sam, TINY).forward(embedding)
+    masks, iou = DecoderStage(sam).forward(*decoder_example(TINY))
     return torch.cat([masks.flatten(), iou.flatten()])
 
 
-def test_every_weight_tensor_matters(sam: Sam) -> None:
+def test_every_weight_tensor_matters() -> None:
     """All but the key biases of the decoder, which softmax cancels: they add one number to a query's row."""
+    sam = random_weights(TINY).sam
     generator = torch.Generator().manual_seed(6)
     before = {part: _output(sam, part) for part in ("window", "global", "decoder")}
     indifferent = set()

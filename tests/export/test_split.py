@@ -6,43 +6,41 @@ fp16 wire IoU >= 0.999, through the int8 wire >= 0.98.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 import pytest
 
-from runtime.canvas import Canvas, make_canvas
-from runtime.client import to_embedding
-from runtime.decode import choose_mask, decoder_inputs
-from runtime.prompts import Prompt
-from runtime.verify import iou
+from export.checks.parity import infer, opened
+from runtime.frames.canvas import Canvas, make_canvas
+from runtime.objects.decode import choose_mask, decoder_inputs
+from runtime.objects.masks import iou
+from runtime.objects.prompts import Prompt
+from runtime.sites.client import to_embedding
 from stages.bundle import Bundle
-from stages.engine import Engine, make_engine
 from stages.tensors import Array
-from tests.pictures import SHAPES, photo
+from tests.support.bundles import random_weights
+from tests.support.pictures import SHAPES, photo
 
 SHAPE_OF_ALL = "1000x667"  # on which vit_b is tried as whole and with every wire format too
 
 
 @dataclass
 class Rig:
-    """One model both ways: `engines` of its exported stages, `reference` as segment_anything runs it."""
+    """One model both ways: the exported stages of `bundle`, and `reference` as segment_anything runs it.
+
+    A stage is opened for each use: the engines of vit_b keep gigabytes while they are open.
+    """
 
     bundle: Bundle
-    engines: dict[str, Engine]
     reference: Callable[[Canvas], Array]
 
 
-@pytest.fixture(scope="module", params=["mini", "vit_b"])
-def rig(request: pytest.FixtureRequest, exported: Callable[[str, str], Bundle]) -> Iterator[Rig]:
+@pytest.fixture(scope="module", params=["mini", pytest.param("vit_b", marks=pytest.mark.full)])
+def rig(request: pytest.FixtureRequest, exported: Callable[[str, str], Bundle]) -> Rig:
     bundle = exported(request.param, "float32")
-    engines = {name: make_engine(bundle, name) for name in ("window", "global", "decoder", "whole")}
-    for engine in engines.values():
-        engine.open()
-    yield Rig(bundle, engines, segment_anything_encoder(bundle))
-    for engine in engines.values():
-        engine.close()
+    return Rig(bundle, segment_anything_encoder(bundle))
 
 
 def segment_anything_encoder(bundle: Bundle) -> Callable[[Canvas], Array]:
@@ -50,10 +48,8 @@ def segment_anything_encoder(bundle: Bundle) -> Callable[[Canvas], Array]:
     import torch
 
     from export.modules import reordered_encoder
-    from export.sam import build_sam, randomise
 
-    sam = build_sam(bundle.geometry)
-    randomise(sam)
+    sam = random_weights(bundle.geometry).sam
     encoder = reordered_encoder(sam.image_encoder, bundle.geometry)
 
     def encode(canvas: Canvas) -> Array:
@@ -66,7 +62,6 @@ def segment_anything_encoder(bundle: Bundle) -> Callable[[Canvas], Array]:
     return encode
 
 
-@pytest.mark.timeout(900)
 @pytest.mark.parametrize("shape", SHAPES)
 def test_split_equals_whole(rig: Rig, shape: str) -> None:
     canvas = make_canvas(photo(shape), rig.bundle.geometry)
@@ -77,7 +72,7 @@ def test_split_equals_whole(rig: Rig, shape: str) -> None:
     assert all(0.02 < mask.mean() < 0.98 for mask in expected)  # masks that could differ
     if rig.bundle.geometry.name != "mini" and shape != SHAPE_OF_ALL:
         return  # a minute a shape; how bytes are rounded does not depend on it
-    whole = rig.engines["whole"].infer(canvas.whole_inputs())["image_embedding"]
+    whole = infer(rig.bundle, "whole", canvas.whole_inputs())["image_embedding"]
     assert np.abs(whole - reference).max() < 1e-4
     for wire, least in (("fp16", 0.999), ("int8", 0.98)):
         assert _lowest_iou(expected, _masks(rig, canvas, _image_embedding(rig, answers[wire]))) >= least
@@ -87,15 +82,16 @@ def _window_answers(rig: Rig, canvas: Canvas) -> dict[str, Array]:
     """Embeddings of all windows as each wire format delivers them; those without picture from the bundle."""
     fp32 = rig.bundle.padding_embeddings().copy()
     int8 = fp32.copy()
-    for window in canvas.windows:
-        outputs = rig.engines["window"].infer(canvas.window_inputs(window))
-        fp32[window] = outputs.pop("embedding")[0]
-        int8[window] = to_embedding(outputs, "float32")[0]
+    with opened(rig.bundle, "window") as engine:
+        for window in canvas.windows:
+            outputs = engine.infer(canvas.window_inputs(window))
+            fp32[window] = outputs.pop("embedding")[0]
+            int8[window] = to_embedding(outputs, "float32")[0]
     return {"fp32": fp32, "fp16": fp32.astype(np.float16).astype(np.float32), "int8": int8}
 
 
 def _image_embedding(rig: Rig, embedding: Array) -> Array:
-    return rig.engines["global"].infer({"embedding": embedding})["image_embedding"]
+    return infer(rig.bundle, "global", {"embedding": embedding})["image_embedding"]
 
 
 def _masks(rig: Rig, canvas: Canvas, image_embedding: Array) -> list[Array]:
@@ -105,7 +101,7 @@ def _masks(rig: Rig, canvas: Canvas, image_embedding: Array) -> list[Array]:
         Prompt("box", (0.2 * w, 0.2 * h, 0.8 * w, 0.7 * h)),
         Prompt("point", None, ((0.5 * w, 0.5 * h, 1),)),
     )
-    outputs = rig.engines["decoder"].infer(decoder_inputs(image_embedding, canvas, prompts))
+    outputs = infer(rig.bundle, "decoder", decoder_inputs(image_embedding, canvas, prompts))
     return [
         canvas.to_frame_mask(masks[choose_mask(prompt, ious)])
         for prompt, masks, ious in zip(prompts, outputs["low_res_masks"], outputs["iou"], strict=True)

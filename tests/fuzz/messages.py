@@ -12,8 +12,8 @@ from typing import Any
 from stages import json_header, wire
 from stages.errors import WireError
 from stages.tensors import TensorSpec
-from tests.fakes import INPUTS, OUTPUTS
-from tests.messages import Message, json_request, message, request, response
+from tests.support.fakes import INPUTS, OUTPUTS
+from tests.support.messages import Message, json_request, message, request, response
 
 MAX_BATCH = 25
 OVERHEAD_BYTES = 50_000  # exceptions, arrays of the tests' tiny tiles

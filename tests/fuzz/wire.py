@@ -14,7 +14,7 @@ import atheris
 with atheris.instrument_imports(include=["stages"]):
     from tests.fuzz.messages import SEEDS, check, check_bounded, mutated
 
-from tests.messages import Message
+from tests.support.messages import Message
 
 OUT = Path("out/fuzz")
 MAX_BYTES = 1 << 16

@@ -8,11 +8,11 @@ from pathlib import Path
 import onnxruntime
 import pytest
 
-from export.build import Target, target_for
+from export.engines.build import Target, target_for
 from stages.bundle import Bundle
-from stages.devices import Device, visible_device
-from stages.onnxruntime_engine import CUDA
-from tests.engines import linked
+from stages.engines.devices import Device, visible_device
+from stages.engines.onnxruntime_engine import CUDA
+from tests.support.engines import linked
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""Stages on a GPU: TensorRT and onnxruntime's CUDA provider, held against onnxruntime on the CPU.
+"""Stages on a GPU: TensorRT and onnxruntime's CUDA provider, compared with onnxruntime on the CPU.
 
 Needs an NVIDIA GPU; for TensorRT the module tensorrt or tensorrt_rtx, and pycuda; for CUDA onnxruntime-gpu.
 """
@@ -12,17 +12,19 @@ import numpy as np
 import onnxruntime
 import pytest
 
-from export.build import Target, build_stage
-from export.parity import relative_difference
+from export.checks.parity import relative_difference
+from export.engines.build import Target, build_stage
 from stages.bundle import Bundle
-from stages.devices import Device
-from stages.engine import Engine, EngineThread, engine_factories, make_engine
+from stages.engines.backends import engine_factories, make_engine
+from stages.engines.devices import Device
+from stages.engines.engine import Engine
+from stages.engines.onnxruntime_engine import CUDA
+from stages.engines.plans import plan_path, record_path
+from stages.engines.thread import EngineThread
 from stages.errors import EngineError
-from stages.onnxruntime_engine import CUDA
-from stages.plans import plan_path, record_path
 from stages.tensors import Array
-from tests.stages.test_engine import mini_tiles
-from tests.stages.test_tensorrt_engine import decoder_feeds
+from tests.stages.engines.test_engine import mini_tiles
+from tests.stages.engines.test_tensorrt_engine import decoder_feeds
 
 pytestmark = pytest.mark.gpu
 STAGES = ("window", "global", "decoder")

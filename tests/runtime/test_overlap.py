@@ -14,19 +14,21 @@ import pytest
 from aiohttp import web
 
 from benchmarks.fixed_latency import PROMPTS, Film, FixedEngine, LiveFilm, Profile, steady
-from runtime.client import SiteClient
-from runtime.dispatch import Dispatcher
-from runtime.follow import Follower
-from runtime.loop import Loop, LoopOptions, frames_ahead
-from runtime.measure import Measured
-from runtime.objects import Objects
-from runtime.sinks import Result, Sink
-from runtime.trace import Trace
-from runtime.tracking import Still
+from runtime.encoder import ImageEncoder
+from runtime.objects.follower import Follower
+from runtime.objects.registry import ObjectRegistry
+from runtime.objects.tracking import FixedPrompt
+from runtime.pipeline import Pipeline, PipelineOptions, frames_ahead
+from runtime.results.measurements import RunMeasurements
+from runtime.results.result import FrameResult
+from runtime.results.sinks import Sink
+from runtime.results.trace import Trace
+from runtime.sites.client import SiteClient
+from runtime.sites.windows import open_sites
 from stages.bundle import Bundle
-from stages.engine import EngineThread
+from stages.engines.thread import EngineThread
 from stages.tensors import Array
-from tests.edge import PATIENT, Impostor, canvas_of, config, ledger_for
+from tests.support.edge import PATIENT, Impostor, canvas_of, config, ledger_for
 
 pytestmark = pytest.mark.anyio
 
@@ -72,7 +74,7 @@ class HeldSink(Sink):
     def __init__(self, hold: Callable[[int], None]) -> None:
         self._hold = hold
 
-    def write(self, result: Result) -> None:
+    def write(self, result: FrameResult) -> None:
         self._hold(result.frame.number)
 
     def close(self) -> None:
@@ -93,7 +95,7 @@ async def run_held(
     trace: Trace | None = None,
     live: bool = False,
     site_is_late: bool = False,
-) -> Measured:
+) -> RunMeasurements:
     """FRAMES frames through two sites and engines, each held by what `holds` has for its step."""
     hold = {name: (holds or {}).get(name, lambda number: None) for name in ("global", "decoder", "write")}
     factories = {name: partial(HeldEngine, bundle, name, hold[name]) for name in ("global", "decoder")}
@@ -104,18 +106,24 @@ async def run_held(
             config(name, await stack.enter_async_context(each.running())) for name, each in impostors.items()
         ]
         clients = [SiteClient(site, bundle, "fp16", PATIENT) for site in sites]
-        dispatcher = Dispatcher(bundle, clients, ledger_for(sites, 8), None, print, hedge_factor=None)
-        if answered is not None:
-            dispatcher.watch = lambda *answer: answered.add()
         engines = await stack.enter_async_context(EngineThread(factories))
-        windows = canvas_of("16:9", bundle.geometry).windows
-        await stack.enter_async_context(dispatcher.connected(windows))
+        opening = open_sites(
+            bundle,
+            clients,
+            ledger_for(sites, 8),
+            canvas_of("16:9", bundle.geometry).windows,
+            print,
+            window_engine=False,
+            hedge_factor=None,
+            on_answer=lambda *answer: answered.add() if answered is not None else None,
+        )
+        encoder = ImageEncoder(bundle, engines, await stack.enter_async_context(opening), None)
         sinks = [HeldSink(hold["write"])]
-        follower = Follower(engines, Objects(PROMPTS, Still))
-        options = LoopOptions(in_flight)
-        loop = Loop(bundle.geometry, engines, dispatcher, follower, sinks, options, trace=trace or Trace())
+        follower = Follower(engines, ObjectRegistry(PROMPTS, FixedPrompt))
+        options = PipelineOptions(in_flight)
+        pipeline = Pipeline(bundle.geometry, encoder, follower, sinks, options, trace=trace or Trace())
         with anyio.fail_after(2 * PATIENCE_S):
-            return await loop.run((LiveFilm if live else Film)(FRAMES))
+            return await pipeline.run((LiveFilm if live else Film)(FRAMES))
 
 
 def spans_of(trace: Trace) -> dict[tuple[str, str], tuple[float, float]]:
@@ -199,7 +207,7 @@ async def test_windows_of_more_live_frames_travel_on_a_long_way(mini_bundle: Bun
 
 
 @pytest.mark.parametrize(
-    ("now", "travel_s", "engines_s", "wanted"),
+    ("now", "windows_s", "engines_s", "wanted"),
     [
         (1, 0.0, 0.0, 1),  # nothing was measured yet
         (1, 0.09, 0.1, 1),
@@ -210,9 +218,9 @@ async def test_windows_of_more_live_frames_travel_on_a_long_way(mini_bundle: Bun
     ],
 )
 def test_as_many_frames_travel_as_keep_the_engines_busy(
-    now: int, travel_s: float, engines_s: float, wanted: int
+    now: int, windows_s: float, engines_s: float, wanted: int
 ) -> None:
-    assert frames_ahead(now, travel_s, engines_s) == wanted
+    assert frames_ahead(now, windows_s, engines_s) == wanted
 
 
 async def test_the_benchmark_names_the_slowest_stage(mini_bundle: Bundle) -> None:

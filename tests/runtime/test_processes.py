@@ -19,13 +19,16 @@ from click.testing import CliRunner
 from rich.console import Console
 
 from pedsam import main
-from runtime.prompts import Prompt, Prompts
-from runtime.session import RunOptions, run_session
-from runtime.sources import Frame, PictureSource
+from runtime.frames.sources import Frame, PictureSource
+from runtime.objects.prompts import Prompt, Prompts
+from runtime.results.run_folder import run_folder
+from runtime.run_options import RunOptions
+from runtime.session import run_session
 from stages.bundle import Bundle
-from tests.edge import Impostor, sites_file, stall, write_photo
-from tests.pictures import SHAPES
-from tests.processes import MODULE, serving
+from stages.errors import InputError
+from tests.support.edge import Impostor, sites_file, stall, write_photo
+from tests.support.pictures import SHAPES
+from tests.support.processes import MODULE, serving
 
 pytestmark = pytest.mark.anyio
 
@@ -128,7 +131,7 @@ def running(bundle: Bundle, source: Path, out: Path, *more: str) -> Iterator[sub
             process.kill()
 
 
-@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 async def test_an_interrupted_run_ends_with_complete_files(
     mini_bundle: Bundle, tmp_path: Path, how: signal.Signals
 ) -> None:
@@ -151,6 +154,32 @@ async def test_an_interrupted_run_ends_with_complete_files(
     assert [json.loads(text)["frame"] for text in masks(out)] == list(range(summary["frames"]))
     assert len(list((out / "overlay").iterdir())) == summary["frames"]
     assert summary["iou_with_unsplit"] >= 0.999  # of the frames that were done, and no others were read
+
+
+async def test_a_run_whose_terminal_is_closed_completes_its_files(
+    mini_bundle: Bundle, tmp_path: Path
+) -> None:
+    """What it prints at its end goes nowhere, which is no error."""
+    picture = write_photo(tmp_path / "a.png")
+    with running(mini_bundle, picture, tmp_path / "out") as process:
+        assert process.stdout is not None
+        process.stdout.close()
+        assert process.wait(timeout=120) == 0
+    assert json.loads((tmp_path / "out/summary.json").read_text())["frames"] == 1
+
+
+async def test_a_second_run_into_a_folder_is_refused_while_the_first_goes_on(
+    mini_bundle: Bundle, tmp_path: Path
+) -> None:
+    """Also one that was not asked to record, whose summary would take the first one's place."""
+    chosen = RunOptions(out=tmp_path / "out", threads=1, allow_undistilled=True)
+    source = PictureSource([write_photo(tmp_path / "a.png")])
+    quiet = Console(file=io.StringIO())
+    with run_folder(tmp_path / "out", ()), pytest.raises(InputError, match="another run writes into"):
+        await run_session(mini_bundle, source, PROMPTS, chosen, quiet)
+    assert not (tmp_path / "out/masks.jsonl").exists()
+    await run_session(mini_bundle, source, PROMPTS, chosen, quiet)
+    assert len(masks(tmp_path / "out")) == 2
 
 
 async def test_a_second_interrupt_does_not_wait_for_a_stalled_site(

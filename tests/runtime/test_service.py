@@ -19,13 +19,16 @@ from anyio.abc import Process
 from anyio.streams.text import TextReceiveStream
 
 from runtime.preview import protocol
+from runtime.results.run_folder import MARKER
 from stages.bundle import Bundle
-from tests.live_runs import counted_sites
-from tests.pictures import photo
-from tests.processes import MODULE
-from tests.watchers import Watcher
+from tests.support.live_runs import counted_sites
+from tests.support.pictures import photo
+from tests.support.processes import MODULE
+from tests.support.watchers import Watcher
 
 pytestmark = pytest.mark.anyio
+
+ASKED = '{"objects":   []}'  # as only a person would write it
 
 
 def long_film(path: Path) -> Path:
@@ -86,6 +89,7 @@ async def stopped(process: Process) -> str:
 
 async def test_a_service_from_its_file_to_its_second_start(mini_bundle: Bundle, tmp_path: Path) -> None:
     long_film(tmp_path / "film.mp4")
+    (tmp_path / "prompts.json").write_text(ASKED)
     async with counted_sites(mini_bundle, tmp_path) as sites:
         (tmp_path / "edge.toml").write_text(
             f'[source]\nsource = "film.mp4"\nrealtime = true\n'
@@ -108,9 +112,11 @@ async def test_a_service_from_its_file_to_its_second_start(mini_bundle: Bundle, 
         assert sites.tiles() - before > probes
         summary = json.loads((tmp_path / "out/summary.json").read_text())
         assert summary["frames_lost"] == 0
-        assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["summary.json"]
+        assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [MARKER, "summary.json"]
+        assert (tmp_path / "prompts.json").read_text() == ASKED
         async with service(tmp_path) as (process, address), viewer(address) as watcher:
             while not (frame := await watcher.frame()).names:
                 pass
             assert frame.names == ["1"]  # it goes on by itself
             await stopped(process)
+        assert (tmp_path / "prompts.json").read_text() == ASKED

@@ -7,7 +7,7 @@ import json
 import threading
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,19 +15,28 @@ import anyio
 import cv2
 import numpy as np
 import pytest
-from rich.console import Console
 
-from runtime.prompts import Prompt, Prompts
-from runtime.session import RunOptions, run_session
-from runtime.sinks import decode_mask
-from runtime.sources import Frame, Source, open_source
-from runtime.summary import print_summary
+from runtime import run_options, session
+from runtime.frames.canvas import Canvas
+from runtime.frames.sources import NOTHING, Frame, Source, open_source
+from runtime.live.messages import Messages
+from runtime.objects.decode import ObjectMask
+from runtime.objects.masks import decode_mask
+from runtime.objects.prompts import Prompt, Prompts
+from runtime.objects.registry import MakeTrack
+from runtime.objects.tracking import FixedPrompt
+from runtime.results.run_folder import run_folder
+from runtime.results.sinks import MaskLines, close_all
+from runtime.results.summary import print_summary
+from runtime.run_options import RunOptions
+from runtime.session import run_session
 from server.serve import ServeOptions, running_site
 from stages.bundle import Bundle
+from stages.console import make_console
 from stages.errors import BundleError, InputError
-from tests.edge import Impostor, sites_file, status, write_photo
-from tests.failing_sites import LOOK
-from tests.pictures import photo, stamped
+from tests.support.edge import Impostor, sites_file, status, write_photo
+from tests.support.failing_sites import SITE_LOG_HINT
+from tests.support.pictures import photo, stamped
 
 pytestmark = pytest.mark.anyio
 
@@ -76,7 +85,7 @@ async def run(
     prompts: Prompts = PROMPTS,
     terminal: io.StringIO | None = None,
 ) -> dict[str, Any]:
-    console = Console(file=terminal or io.StringIO(), width=200)
+    console = make_console(file=terminal or io.StringIO(), width=200)
     summary = await run_session(bundle, source, prompts, chosen, console)
     assert chosen.out is not None
     assert json.loads((chosen.out / "summary.json").read_text()) == summary
@@ -207,9 +216,23 @@ async def test_a_damaged_picture_is_a_lost_frame_and_the_rest_goes_on(
     chosen = options(tmp_path / "out", verify=True)
     summary = await run(mini_bundle, open_source(tmp_path / "in"), chosen)
     assert (summary["frames"], summary["frames_lost"]) == (3, 1)
-    assert "b.png cannot be decoded" in summary["lost"]["1"]
+    assert "b.png cannot be read" in summary["lost"]["b"]
     assert [line["frame"] for line in mask_lines(tmp_path / "out")] == [0, 0, 2, 2]
     assert summary["iou_with_unsplit"] >= 0.999
+
+
+async def test_where_no_picture_can_be_read_all_are_lost_and_sites_see_nothing(
+    mini_bundle: Bundle, tmp_path: Path
+) -> None:
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in/a.png").write_bytes(b"")
+    (tmp_path / "in/b.jpg").write_text("<html>")
+    async with real_sites(mini_bundle, tmp_path) as sites:
+        summary = await run(mini_bundle, open_source(tmp_path / "in"), options(tmp_path / "out", sites=sites))
+    assert (summary["frames"], summary["frames_lost"]) == (2, 2)
+    assert "it is empty" in summary["lost"]["a"]
+    assert "it is an HTML page" in summary["lost"]["b"]
+    assert all(site["windows_seen"] == [] for site in summary["sites"].values())
 
 
 async def test_a_frame_without_a_way_out_is_lost_and_the_next_ones_are_not(
@@ -229,7 +252,7 @@ async def test_a_frame_without_a_way_out_is_lost_and_the_next_ones_are_not(
         chosen = options(tmp_path / "out", sites=sites_file(tmp_path / "sites.toml", *urls))
         summary = await run(edge, Film(4, visit), chosen, terminal=terminal)
     assert (summary["frames"], summary["frames_lost"]) == (4, 1)
-    assert "operator operator-b does not answer" in summary["lost"]["0"]
+    assert "operator operator-b does not answer" in summary["lost"]["000"]
     assert [line["frame"] for line in mask_lines(tmp_path / "out")] == [1, 1, 2, 2, 3, 3]
 
 
@@ -240,11 +263,13 @@ async def test_a_run_that_loses_every_frame_says_so(mini_bundle: Bundle, tmp_pat
     assert (summary["frames"], summary["frames_lost"], summary["fps"]) == (1, 1, 0)
     assert summary["iou_with_unsplit"] is None
     assert summary["limited_by"] == "nothing: no frame was completed"
+    assert summary["nothing_done"].startswith("nothing was done: every frame is lost, the last one because ")
+    assert "a.png cannot be read" in summary["nothing_done"]
 
 
 async def test_verify_finds_a_mask_that_differs(mini_bundle: Bundle, tmp_path: Path) -> None:
     """The masks are compared as they lie on the disk."""
-    from runtime.verify import iou_with_unsplit
+    from runtime.results.verify import iou_with_unsplit
 
     await run(mini_bundle, Film(2), options(tmp_path / "out"))
     masks = tmp_path / "out/masks.jsonl"
@@ -281,6 +306,28 @@ async def test_the_assignment_outlives_a_run_until_a_new_session(mini_bundle: Bu
             # A session that began long ago, in which the operators had each other's windows.
             swapped = dict(zip(seen, [*list(seen.values())[1:], seen["operator-a"]], strict=True))
             ledger.write_text(json.dumps({**kept, "session": old, "exposure": swapped}))
+
+
+async def test_more_seen_than_a_cap_allows_is_told_and_a_whole_picture_refused(
+    mini_bundle: Bundle, tmp_path: Path
+) -> None:
+    """What earlier runs of the session showed, with other caps or with --accept-exposure."""
+    ledger = tmp_path / "sites.ledger.json"
+    async with real_sites(mini_bundle, tmp_path) as sites:
+        terminal = io.StringIO()
+        for seen in (range(7), range(15)):
+            exposure = {"operator-a": list(seen)}
+            session = "2020-01-01T00:00:00+00:00"
+            ledger.write_text(json.dumps({"format": 1, "session": session, "exposure": exposure}))
+            chosen = options(tmp_path / "out", sites=sites, accept_exposure=len(seen) == 7)
+            console = make_console(file=terminal, width=1000)
+            if len(seen) == 7:
+                await run_session(mini_bundle, Film(1), PROMPTS, chosen, console)
+                continue
+            with pytest.raises(InputError, match="operator-a has seen the whole picture in this session"):
+                await run_session(mini_bundle, Film(1), PROMPTS, chosen, console)
+    said = "operator operator-a has seen 7 windows in this session, more than its cap of 5 in this run"
+    assert said in terminal.getvalue()
 
 
 async def test_a_second_run_with_the_same_ledger_is_refused(mini_bundle: Bundle, tmp_path: Path) -> None:
@@ -324,8 +371,18 @@ async def test_a_failing_site_is_told_once_and_its_words_are_no_markup(
         sites_file(tmp_path / "more.toml", ("c", bad_url))
         sites.write_text(sites.read_text() + (tmp_path / "more.toml").read_text())
         summary = await run(mini_bundle, Film(2), options(tmp_path / "out", sites=sites))
-    assert summary["messages"] == [f"site c: answered 500: [/nonsense] [red]; {LOOK}"]
+    assert summary["messages"] == [f"site c: answered 500: [/nonsense] [red]; {SITE_LOG_HINT}"]
     assert (summary["frames_lost"], summary["windows_run_at_edge"]) == (0, 10)
+
+
+async def test_what_no_site_ran_is_not_put_down_to_the_sites(mini_bundle: Bundle, tmp_path: Path) -> None:
+    bad = Impostor(mini_bundle, always=status(500, "no"))
+    async with bad.running() as url:
+        sites = sites_file(tmp_path / "sites.toml", ("a", url))
+        chosen = options(tmp_path / "out", sites=sites, accept_exposure=True)
+        summary = await run(mini_bundle, Film(8), chosen)
+    assert summary["windows_run_at_edge"] == 8 * 15
+    assert " at the edge: " in summary["limited_by"]
 
 
 @pytest.mark.parametrize(
@@ -334,7 +391,7 @@ async def test_a_failing_site_is_told_once_and_its_words_are_no_markup(
         ({"allow_undistilled": False}, "untrained weights.*--allow-undistilled"),
         ({"wire": "fp32"}, "does not offer --wire fp32, only fp16 and int8"),
         ({"sites": Path("absent.toml")}, "absent.toml cannot be read"),
-        ({"out": Path("/dev/null/out")}, "cannot write /dev/null/out.*--out"),
+        ({"out": Path("/dev/null/out")}, "cannot write /dev/null/out; check free space"),
     ],
 )
 async def test_what_can_be_known_to_be_wrong_is_refused_first(
@@ -375,16 +432,193 @@ async def test_results_that_cannot_be_written_end_the_run_in_a_sentence(
         await run(mini_bundle, Film(1), options(tmp_path / "out"))
 
 
+async def test_a_trace_that_cannot_be_written_takes_no_result_away(
+    mini_bundle: Bundle, tmp_path: Path
+) -> None:
+    def visit(number: int) -> None:
+        (tmp_path / "folder").write_text("in the way")
+
+    chosen = options(tmp_path / "out", trace=tmp_path / "folder/trace.json")
+    with pytest.raises(InputError, match=r"cannot write .*trace\.json"):
+        await run(mini_bundle, Film(1, visit), chosen)
+    assert json.loads((tmp_path / "out/summary.json").read_text())["frames"] == 1
+
+
 async def test_a_picture_that_cannot_be_written_stops_the_pipeline(
     mini_bundle: Bundle, tmp_path: Path
 ) -> None:
     """All steps end, and the first error of their group is the one that says why."""
 
     def visit(number: int) -> None:
-        if number == 1:
+        if (tmp_path / "out/overlay").exists():
             (tmp_path / "out/overlay").rename(tmp_path / "away")
 
     with pytest.RaisesGroup(
         pytest.RaisesExc(InputError, match="cannot write"), allow_unwrapped=True, flatten_subgroups=True
     ):
         await run(mini_bundle, Film(50, visit), options(tmp_path / "out"))
+
+
+class Nothing(FixedPrompt):
+    """An object of which the decoder finds no pixel."""
+
+    def update(self, canvas: Canvas, found: ObjectMask | None) -> ObjectMask | None:
+        assert found is not None
+        return super().update(canvas, replace(found, logits=np.full_like(found.logits, -5)))
+
+
+@dataclass(frozen=True, kw_only=True)
+class NothingFound(RunOptions):
+    def make_track(self, source: Source) -> MakeTrack:
+        return Nothing
+
+
+async def test_an_empty_mask_is_lost_and_told(mini_bundle: Bundle, tmp_path: Path) -> None:
+    terminal = io.StringIO()
+    chosen = NothingFound(out=tmp_path / "out", threads=1, allow_undistilled=True)
+    picture = open_source(write_photo(tmp_path / "a.png"))
+    summary = await run(mini_bundle, picture, chosen, terminal=terminal)
+    for line in mask_lines(tmp_path / "out"):
+        assert (line["state"], line["segmentation"], line["bbox"], line["area"]) == ("lost", None, None, 0)
+    (warning,) = summary["warnings"]
+    assert warning.startswith("no frame shows object cup, table: nothing was found")
+    assert f"warning: {warning}" in terminal.getvalue().splitlines()
+    assert summary["nothing_done"] is None
+
+
+class Broken(Film):
+    """A film that says what it left out: at the start, and at its end."""
+
+    warnings: tuple[str, ...] = ("2 files are no pictures: a.txt, b.xmp",)
+
+    def __iter__(self) -> Iterator[Frame]:
+        yield Frame(0, "000", 0.0, photo("16:9"), None)
+        for number in range(1, self.count or 0):
+            yield Frame(number, f"{number:03}", float(number), NOTHING, f"part {number} is damaged")
+        self.warnings += ("the film ends early: 30 frames were expected",)
+
+
+async def test_what_was_left_out_lost_or_cut_is_told_and_in_the_summary(
+    mini_bundle: Bundle, tmp_path: Path
+) -> None:
+    terminal = io.StringIO()
+    prompts = Prompts((*PROMPTS.entries, Prompt("late", (150, 60, 450, 300), from_frame=30)))
+    summary = await run(mini_bundle, Broken(20), options(tmp_path / "out"), prompts, terminal)
+    lines = terminal.getvalue().splitlines()
+    assert lines[0] == "warning: 2 files are no pictures: a.txt, b.xmp"
+    told = [line for line in lines if line.startswith("frame ")]
+    assert told[:6] == [f"frame {number:03} is lost: part {number} is damaged" for number in range(1, 7)]
+    assert told[6:] == ["frame 019 is lost: part 19 is damaged (13 times since)"]
+    assert summary["messages"] == told
+    assert summary["warnings"] == [
+        "2 files are no pictures: a.txt, b.xmp",
+        "19 of 20 frames are lost: 001, 002, 003 and 16 more",
+        "object late was not asked for from frame 30 on: there are 20 frames",
+        "the film ends early: 30 frames were expected",
+    ]
+    assert all(f"warning: {warning}" in lines for warning in summary["warnings"])
+    assert lines.index(told[-1]) < lines.index(f"warning: {summary['warnings'][1]}")  # held back until then
+    assert summary["nothing_done"] is None
+
+
+async def test_objects_that_no_frame_comes_for_are_nothing_done(mini_bundle: Bundle, tmp_path: Path) -> None:
+    late = Prompts((Prompt("late", (150, 60, 450, 300), from_frame=5),))
+    summary = await run(mini_bundle, Film(1), options(tmp_path / "out", verify=True), late)
+    assert summary["nothing_done"] == "nothing was done: no frame was segmented, so there are no masks"
+    assert "nothing was done by --verify: there is no mask to compare" in summary["warnings"]
+    assert (summary["frames"], summary["frames_bare"], summary["frames_lost"]) == (1, 1, 0)
+
+
+class Lost(Film):
+    """A film of which no frame can be read."""
+
+    def __iter__(self) -> Iterator[Frame]:
+        for number in range(self.count or 0):
+            yield Frame(number, f"{number:03}", float(number), NOTHING, "it is damaged")
+
+
+def everything_in(folder: Path) -> dict[str, bytes]:
+    return {str(file): file.read_bytes() for file in folder.rglob("*") if file.is_file()}
+
+
+async def test_results_of_an_earlier_run_stay_until_there_are_others(
+    mini_bundle: Bundle, tmp_path: Path
+) -> None:
+    chosen = options(tmp_path / "out")
+    await run(mini_bundle, Film(1), chosen)
+    before = everything_in(tmp_path)
+    terminal = io.StringIO()
+    console = make_console(file=terminal, width=200)
+    verified = replace(chosen, verify=True)
+    summary = await run_session(mini_bundle, Lost(2), PROMPTS, verified, console)
+    assert everything_in(tmp_path) == before
+    assert summary["nothing_done"].endswith(f"; {tmp_path / 'out'} still holds the results of an earlier run")
+    assert summary["iou_with_unsplit"] is None
+
+    def fail(number: int) -> None:
+        raise InputError("the film has gone")
+
+    with pytest.RaisesGroup(pytest.RaisesExc(InputError), allow_unwrapped=True, flatten_subgroups=True):
+        await run_session(mini_bundle, Film(1, fail), PROMPTS, chosen, console)
+    assert everything_in(tmp_path) == before
+    assert "are gone now" not in terminal.getvalue()
+    await run(mini_bundle, Film(1), chosen, terminal=terminal)
+    assert "held results of an earlier run, which are gone now" in terminal.getvalue()
+
+
+async def test_the_loop_does_not_wait_for_sizes_and_a_run_locks_its_ledger_once(
+    mini_bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[int] = []
+
+    class Slow(Film):
+        def sizes(self) -> frozenset[tuple[int, int]]:
+            asked.append(threading.get_ident())
+            return super().sizes()
+
+    monkeypatch.delattr(run_options, "check_ledger")  # which is for a trial alone
+    await run(mini_bundle, Slow(1), options(tmp_path / "out"))
+    assert asked
+    assert threading.get_ident() not in asked
+
+
+@pytest.mark.parametrize("live", [False, True])
+def test_that_results_are_gone_is_told_where_there_were_any(
+    mini_bundle: Bundle, tmp_path: Path, live: bool
+) -> None:
+    """A live run's summary makes way for the next one at every start of a service; its recordings stay."""
+    with run_folder(tmp_path, ["summary.json"]) as folder:
+        folder.note(tmp_path / "summary.json")
+        (tmp_path / "summary.json").write_text("{}", encoding="utf-8")
+    source, text = Film(1), io.StringIO()
+    source.live = live
+    messages = Messages(make_console(file=text))
+    with run_folder(tmp_path, ["summary.json"]) as folder:
+        whole = session._Run(mini_bundle, source, options(tmp_path, record=False), messages, folder)
+        assert session._begin(whole, folder, source.sizes()) == ()
+    assert not (tmp_path / "summary.json").exists()
+    assert ("which are gone now" in text.getvalue()) is not live
+
+
+def test_the_last_line_about_each_site_is_true() -> None:
+    text = io.StringIO()
+    messages = Messages(make_console(file=text), clock=lambda: 0.0)
+    for _ in range(2):
+        for name in "ab":
+            session._tell_of_site(messages, f"site {name}: gave no answer within 10.0 s")
+            session._tell_of_site(messages, f"site {name}: is back and has its windows again")
+    session._tell_of_site(messages, "site a: gave no answer within 9.9 s")
+    messages.report_all()
+    assert text.getvalue().splitlines()[4:] == [
+        "site b: is back and has its windows again (the last of 2 messages since)",
+        "site a: gave no answer within 9.9 s (the last of 3 messages since)",
+    ]
+
+
+def test_a_frame_whose_overlay_cannot_be_written_has_no_masks(mini_bundle: Bundle, tmp_path: Path) -> None:
+    """A recording on a full disk writes that frame once more, into its next part."""
+    chosen, messages = options(tmp_path), Messages(make_console(file=io.StringIO()))
+    whole = session._Run(mini_bundle, Film(1), chosen, messages, None)
+    sinks = session._write_into(whole, whole.source.sizes(), lambda path: None, tmp_path)
+    close_all(sinks)
+    assert [isinstance(sink, MaskLines) for sink in sinks] == [False, True]

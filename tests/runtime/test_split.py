@@ -5,28 +5,26 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from runtime.canvas import Canvas
-from runtime.decode import decode
-from runtime.dispatch import Dispatcher, LocalWindows
-from runtime.prompts import Prompt
-from runtime.verify import iou
+from runtime.encoder import local_encoder
+from runtime.frames.canvas import Canvas
+from runtime.objects.decode import decode
+from runtime.objects.masks import iou
+from runtime.objects.prompts import Prompt
 from stages.bundle import Bundle
-from stages.engine import EngineThread
+from stages.engines.thread import EngineThread
 from stages.tensors import Array
-from tests.edge import EDGE, canvas_of, edge_engines, ledger_for
-from tests.pictures import SHAPES
+from tests.support.edge import EDGE, canvas_of, edge_engines
+from tests.support.pictures import SHAPES
 
 pytestmark = pytest.mark.anyio
 
 
 async def both(bundle: Bundle, engines: EngineThread, wire: str, canvas: Canvas) -> tuple[Array, Array]:
     """The image embedding through the stages, and through the `whole` graph."""
-    local = LocalWindows(bundle, engines, wire)
-    async with Dispatcher(bundle, [], ledger_for([], 0), local, print).connected(()) as dispatcher:
-        embedding = await dispatcher.embed(canvas)
-    split = await engines.infer("global", {"embedding": embedding})
+    async with local_encoder(bundle, engines, wire) as encoder:
+        split = await encoder.encode(canvas)
     whole = await engines.infer("whole", canvas.whole_inputs())
-    return split["image_embedding"], whole["image_embedding"]
+    return split, whole["image_embedding"]
 
 
 def prompts_on(canvas: Canvas) -> list[Prompt]:

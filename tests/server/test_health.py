@@ -15,10 +15,10 @@ import pytest
 from server.limits import Limits
 from stages.bundle import Bundle
 from stages.errors import InputError
-from tests.clients import INFER, Answer, dial
-from tests.fakes import FakeEngine, fake_site, until
-from tests.keys import keys_for, site_at
-from tests.processes import serving
+from tests.support.clients import INFER, Answer, dial
+from tests.support.fakes import FakeEngine, fake_site, until
+from tests.support.keys import keys_for, site_at
+from tests.support.processes import serving
 
 pytestmark = pytest.mark.anyio
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from server.limits import MIB, Busy, Hold, Limits, Quota, owner_of
+from server.limits import MIB, Busy, Limits, Quota, Reservation, client_key
 from stages.errors import InputError
 
 
@@ -16,14 +16,14 @@ def test_a_quota_is_full_for_all_or_for_one() -> None:
     assert not quota.is_full()
     quota.take("b")
     assert quota.is_full()
-    quota.take("a", -2)
+    quota.release("a", 2)
     assert not quota.is_full_for("a", 2)
     assert quota.is_full(3)
 
 
 def test_a_request_holds_nothing_until_it_enters_and_nothing_after_its_release() -> None:
     requests, memory = Quota(2, 2), Quota(100, 100)
-    hold = Hold("a", requests, memory)
+    hold = Reservation("a", requests, memory)
     hold.release()
     assert (requests.taken, memory.taken) == (0, 0)
     hold.enter(60)
@@ -37,11 +37,11 @@ def test_a_request_holds_nothing_until_it_enters_and_nothing_after_its_release()
 
 def test_who_finds_no_room_takes_nothing() -> None:
     requests, memory = Quota(2, 1), Quota(100, 60)
-    first = Hold("a", requests, memory)
+    first = Reservation("a", requests, memory)
     first.enter(50)
     for owner, n_bytes, words in (("a", 1, "requests"), ("b", 61, "bytes"), ("c", 51, "bytes")):
         with pytest.raises(Busy, match=f"as many {words} .* try again in 1 s"):
-            Hold(owner, requests, memory).enter(n_bytes)
+            Reservation(owner, requests, memory).enter(n_bytes)
     with pytest.raises(Busy):
         first.resize(61)
     assert (requests.taken, memory.taken, first.n_bytes) == (1, 50, 50)
@@ -59,11 +59,11 @@ def test_who_finds_no_room_takes_nothing() -> None:
     ],
 )
 def test_an_ipv6_network_counts_as_one_address(address: str, owner: str) -> None:
-    assert owner_of(address) == owner
+    assert client_key(address) == owner
 
 
 def test_too_little_memory_for_one_request_is_told_with_what_is_enough() -> None:
     with pytest.raises(InputError, match=r"half of --max-memory 2; give at least 3") as refused:
-        Limits(memory_mib=2).check_holds(MIB + 1)
+        Limits(memory_mib=2).check_room_for(MIB + 1)
     assert str(MIB + 1) in str(refused.value)
-    Limits(memory_mib=3).check_holds(MIB + 1)
+    Limits(memory_mib=3).check_room_for(MIB + 1)

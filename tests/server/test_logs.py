@@ -19,11 +19,11 @@ from server.logs import facts, logging_to
 from stages import wire
 from stages.bundle import Bundle
 from stages.errors import EngineError
-from tests.clients import INFER, connected
-from tests.fakes import FakeEngine, fake_site
-from tests.keys import keys_for, site_at
-from tests.messages import request
-from tests.processes import serving
+from tests.support.clients import INFER, connected
+from tests.support.fakes import FakeEngine, fake_site
+from tests.support.keys import keys_for, site_at
+from tests.support.messages import request
+from tests.support.processes import serving
 
 log = logging.getLogger("pedsam.site")
 SECRET = "5ecret"  # noqa: S105 (what senders write everywhere)

@@ -10,9 +10,9 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from server.metrics import exposition, registry_of
 from stages.errors import EngineError
-from tests.clients import INFER, Answer, Client, connected
-from tests.fakes import FakeEngine, Gate, fake_site, until
-from tests.keys import keys_for
+from tests.support.clients import INFER, Answer, Client, connected
+from tests.support.fakes import FakeEngine, Gate, fake_site, until
+from tests.support.keys import keys_for
 
 pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("unblocked_loop")]
 

@@ -19,10 +19,10 @@ from pedsam import main
 from stages import wire
 from stages.bundle import PROBE_FILE, Bundle, hash_files
 from stages.tensors import Array
-from tests.bundles import other_weights
-from tests.clients import INFER
-from tests.fakes import tiny_bundle
-from tests.processes import MODULE, SCRIPT, serving
+from tests.support.bundles import other_weights
+from tests.support.clients import INFER
+from tests.support.fakes import tiny_bundle
+from tests.support.processes import MODULE, SCRIPT, serving
 
 
 @pytest.mark.parametrize(
@@ -132,7 +132,7 @@ def test_a_directory_that_is_no_bundle(tmp_path: Path) -> None:
 
 
 def test_a_bundle_without_the_window_stage(manifest_only: Path) -> None:
-    words = f"Error: {manifest_only}/window/model.onnx is missing; copy it from the full bundle"
+    words = f"Error: {manifest_only} does not hold window, which a site needs; copy the folders from the full"
     assert_refused(serve("--bundle", manifest_only, "--port", 0), 1, words)
 
 

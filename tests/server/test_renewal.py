@@ -15,16 +15,16 @@ from urllib.parse import urlsplit
 import aiohttp
 import pytest
 
-from runtime.keys import make_keys, parse_sites
-from server.housekeeping import CertificateWatch, housekeeping
+from runtime.credentials.keys import make_keys, parse_sites
 from server.keys import load_keys, renew
+from server.periodic import CertificateCheck, periodic_checks
 from server.refusals import Refusals
 from server.state import SiteState
 from stages.bundle import Bundle
 from stages.errors import InputError
-from tests.fakes import tiny_bundle, until
-from tests.keys import keys_for, site_at
-from tests.processes import serving
+from tests.support.fakes import tiny_bundle, until
+from tests.support.keys import keys_for, site_at
+from tests.support.processes import serving
 
 NOW = datetime.now(timezone.utc)
 
@@ -139,17 +139,17 @@ def test_the_end_is_looked_at_once_a_day(
     state = SiteState({"1": tiny_bundle()}, load_keys(keys))
     assert state.keys is not None
     now = state.keys.until - left
-    watch = CertificateWatch(state, now - timedelta(days=1))
+    check = CertificateCheck(state, now - timedelta(days=1))
     for minute in range(100):
-        watch.look(now + timedelta(minutes=minute))
+        check.run(now + timedelta(minutes=minute))
     assert [record.__dict__["event"] for record in caplog.records] == [event] * (event is not None)
-    watch.look(now + timedelta(days=1))
+    check.run(now + timedelta(days=1))
     assert len(caplog.records) == 2 * (event is not None)
 
 
 def test_a_site_without_keys_has_nothing_that_ends(caplog: pytest.LogCaptureFixture) -> None:
-    watch = CertificateWatch(SiteState({"1": tiny_bundle()}), NOW)
-    watch.look(NOW + timedelta(days=9999))
+    check = CertificateCheck(SiteState({"1": tiny_bundle()}), NOW)
+    check.run(NOW + timedelta(days=9999))
     assert caplog.records == []
 
 
@@ -160,7 +160,7 @@ async def test_while_a_site_runs_refusals_are_told_and_the_rest_at_its_end(
     caplog.set_level(logging.INFO, "pedsam")
     clock = [0.0]
     state = SiteState({"1": tiny_bundle()}, refusals=Refusals(60, lambda: clock[0]))
-    async with housekeeping(state, every_s=0.001):
+    async with periodic_checks(state, every_s=0.001):
         state.refusals.refused("token")
         state.refusals.refused("token")
         clock[0] = 60.0

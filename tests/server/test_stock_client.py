@@ -14,10 +14,10 @@ from tritonclient.utils import InferenceServerException
 
 from server.serve import RunningSite, ServeOptions, running_site
 from stages.bundle import Bundle
-from stages.engine import make_engine
+from stages.engines.backends import make_engine
 from stages.tensors import Array
-from tests.fakes import FakeEngine, Gate, answers, fake_site, tiles, until
-from tests.processes import serving
+from tests.support.fakes import FakeEngine, Gate, answers, fake_site, tiles, until
+from tests.support.processes import serving
 
 Client: TypeAlias = Any  # tritonclient has no types
 DATATYPES = {"tile": "UINT8", "index": "INT32", "extent": "INT32"}

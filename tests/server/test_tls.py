@@ -22,17 +22,17 @@ import tritonclient.http.aio as aio_client
 from click.testing import CliRunner
 
 from pedsam import main
-from runtime.sites import SiteConfig
+from runtime.sites.config import SiteConfig
 from server.keys import load_keys
 from stages.bundle import Bundle
 from stages.certificates import validity
 from stages.errors import InputError
 from stages.tensors import Array
-from tests.clients import INFER, Client, dial
-from tests.fakes import FakeEngine, answers, fake_site, tiles, tiny_bundle
-from tests.keys import LONG_AGO, keys_for, site_at
-from tests.messages import request
-from tests.processes import serving
+from tests.support.clients import INFER, Client, dial
+from tests.support.fakes import FakeEngine, answers, fake_site, tiles, tiny_bundle
+from tests.support.keys import LONG_AGO, keys_for, site_at
+from tests.support.messages import request
+from tests.support.processes import serving
 
 # Not unblocked_loop: it turns asyncio's debug mode on, where a handshake that fails is an error of the loop.
 pytestmark = pytest.mark.anyio

@@ -15,9 +15,9 @@ import numpy as np
 import pytest
 
 from stages.bundle import MANIFEST, PADDING_FILE, PROBE_FILE, Bundle, Stage, hash_files
-from stages.engine import make_engine
+from stages.engines.backends import make_engine
 from stages.errors import BundleError, EngineError
-from tests.fakes import INPUTS, OUTPUTS, answers, tiles, tiny_bundle
+from tests.support.fakes import INPUTS, OUTPUTS, answers, tiles, tiny_bundle
 
 WINDOW_FILES = ("window/model.onnx", "window/model.onnx.data")
 GLOBAL_FILES = ("global/model.onnx",)
@@ -72,6 +72,14 @@ def test_every_part_is_served_from_a_whole_bundle(saved: Bundle) -> None:
     }
     assert probe.embedding.tolist() == answers(tiles(24))["embedding"].tolist()
     assert probe.tolerance == {"float16": 0.02}
+
+
+@pytest.mark.parametrize("described", [True, False])
+def test_the_unsplit_model_that_is_not_here_says_who_needs_it(saved: Bundle, described: bool) -> None:
+    stages = {**saved.stages, "whole": replace(saved.stage("window"), file="whole/model.onnx")}
+    bundle = replace(saved, stages=stages) if described else saved
+    with pytest.raises(BundleError, match=r"whole/model.onnx is missing; .* leave --verify and --whole out"):
+        bundle.verified_file("whole")
 
 
 def test_a_copy_with_the_window_stage_alone_is_a_bundle(saved: Bundle, tmp_path: Path) -> None:
@@ -230,15 +238,28 @@ def test_a_manifest_that_is_no_json_object_is_refused(saved: Bundle, text: bytes
 
 
 def test_a_directory_without_manifest_is_no_bundle(tmp_path: Path) -> None:
-    for path in (tmp_path, tmp_path / "missing"):
-        with pytest.raises(BundleError, match=re.escape(f"{path} is no bundle: it holds no bundle.json")):
+    with pytest.raises(
+        BundleError, match=re.escape(f"{tmp_path} is no bundle: it holds no bundle.json; make")
+    ):
+        Bundle.load(tmp_path)
+    with pytest.raises(BundleError, match=r"missing is no bundle: nothing is there; make one"):
+        Bundle.load(tmp_path / "missing")
+
+
+def test_a_path_near_a_bundle_names_the_bundle(tmp_path: Path) -> None:
+    bundle = tmp_path / "models/mini"
+    (bundle / "window").mkdir(parents=True)
+    (bundle / "bundle.json").write_text("{}")
+    (bundle / "window/model.onnx").touch()
+    for path in (bundle.parent, bundle / "bundle.json", bundle / "window", bundle / "window/model.onnx"):
+        with pytest.raises(BundleError, match=re.escape(f"; give --bundle {bundle}") + "$"):
             Bundle.load(path)
 
 
 def test_a_file_is_no_bundle(tmp_path: Path) -> None:
     file = tmp_path / "file"
     file.write_text("x")
-    with pytest.raises(BundleError, match="cannot be read"):
+    with pytest.raises(BundleError, match="is no bundle: it is a file, expected a folder; make one"):
         Bundle.load(file)
 
 

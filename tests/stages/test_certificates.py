@@ -9,7 +9,7 @@ import pytest
 from cryptography import x509
 
 from stages.certificates import validity
-from tests.keys import keys_for
+from tests.support.keys import keys_for
 
 FROM_2050 = -timedelta(days=365 * 30)  # dates from 2050 on are written in another form
 

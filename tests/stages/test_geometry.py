@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from stages.errors import InputError
 from stages.geometry import GEOMETRIES, Geometry
-from tests.fakes import TINY
+from tests.support.fakes import TINY
 
 VIT_B, MINI = GEOMETRIES["vit_b"], GEOMETRIES["mini"]
 SIDES = st.integers(1, 5000)

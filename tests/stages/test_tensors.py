@@ -12,7 +12,7 @@ import pytest
 from stages.errors import EngineError, WireError
 from stages.tensors import DTYPES, TensorSpec, check_arrays
 from stages.wire import DATATYPES
-from tests.fakes import INPUTS, OUTPUTS, tiles
+from tests.support.fakes import INPUTS, OUTPUTS, tiles
 
 COORDS = TensorSpec("coords", "float32", ("p", "k", 2))
 LABELS = TensorSpec("labels", "float32", ("p", "k"))

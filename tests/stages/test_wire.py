@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from stages import wire
 from stages.errors import WireError
 from stages.tensors import Array, TensorSpec
-from tests.fakes import INPUTS, OUTPUTS, answers, tiles
-from tests.messages import message, request, response, tensor
+from tests.support.fakes import INPUTS, OUTPUTS, answers, tiles
+from tests.support.messages import EXTENT, TILE, Message, message, request, response, tensor
 
 MAX_BATCH = 25
 NAMES = [spec.name for spec in OUTPUTS]
@@ -201,6 +201,58 @@ def test_ids_come_back(value: object, expected: str) -> None:
     assert got == expected
     sent = wire.encode_response({}, {}, got)
     assert json.loads(sent.body)["id"] == expected
+
+
+def with_changed_head(change: Callable[[dict[str, Any]], object]) -> Message:
+    """`request()` with its JSON changed and its tensors' bytes as they are."""
+    body, length = request()
+    head = json.loads(body[: int(length or 0)])
+    change(head)
+    return message(head, body[int(length or 0) :])
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda head: head.update(id=None),
+        lambda head: head.update(outputs=None, parameters={"binary_data_output": True}),
+        lambda head: head.update(parameters=None),
+        lambda head: head.update(parameters={"binary_data_output": None, "sequence_id": None}),
+        lambda head: head["outputs"][0].update(parameters=None),
+        lambda head: head["outputs"][0].update(
+            parameters={"binary_data": None, "classification": None, "shared_memory_region": None}
+        ),
+        lambda head: head["inputs"][EXTENT].update(parameters=None),
+        lambda head: head["inputs"][EXTENT].update(parameters={"binary_data_size": None}),
+        lambda head: head["inputs"][TILE].update(data=None),
+        lambda head: head["inputs"][TILE]["parameters"].update(shared_memory_region=None),
+    ],
+)
+def test_null_is_as_if_left_out(change: Callable[[dict[str, Any]], object]) -> None:
+    """pydantic's clients and KServe's SDK write null for what they were not given."""
+    plain, head = decode(*request()), {"outputs": True}
+    changed = with_changed_head(lambda found: (change(found), head.update(found)))
+    got = decode(*changed)
+    assert_equal(got.inputs, plain.inputs)
+    assert got.outputs == (plain.outputs if head["outputs"] else dict.fromkeys(NAMES, True))
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda head: head.update(inputs=None), "inputs must be a list of 1 to 16 tensors"),
+        (lambda head: head["inputs"][TILE].update(name=None), "a tensor has no name"),
+        (lambda head: head["inputs"][TILE].update(shape=None), "tile has no shape"),
+        (lambda head: head["inputs"][TILE].update(datatype=None), "tile has datatype None"),
+        (lambda head: head["inputs"][EXTENT].update(data=None), "extent has neither data nor binary"),
+        (lambda head: head["inputs"].append(None), "inputs must hold objects"),
+    ],
+)
+def test_null_for_what_a_message_needs_is_refused(
+    change: Callable[[dict[str, Any]], object], words: str
+) -> None:
+    with pytest.raises(WireError, match=words):
+        decode(*with_changed_head(change))
 
 
 # Responses and errors

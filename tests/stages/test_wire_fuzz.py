@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.fuzz.messages import SEEDS, check_bounded, mutated
-from tests.messages import TILE, Message, binary_size, put, request
+from tests.support.messages import TILE, Message, binary_size, put, request
 
 LARGE_BYTES = 60_000
 

@@ -13,8 +13,8 @@ import pytest
 from stages import wire
 from stages.errors import WireError
 from stages.tensors import TensorSpec
-from tests.fakes import INPUTS, OUTPUTS, answers, tiles
-from tests.messages import Change, Message, message, request, response
+from tests.support.fakes import INPUTS, OUTPUTS, answers, tiles
+from tests.support.messages import Change, Message, message, request, response
 
 FP32 = (TensorSpec("embedding", "float32", ("n", 2)),)
 

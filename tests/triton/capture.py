@@ -11,9 +11,9 @@ import sys
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from tests.fakes import STAGE
-from tests.raw_http import Reply, exchange
 from tests.server.conformance.table import CAPTURE, ROWS, Capture
+from tests.support.fakes import STAGE
+from tests.support.raw_http import Reply, exchange
 from tests.triton.server import interpreter, model_config, triton
 
 MAX_BATCH = 25

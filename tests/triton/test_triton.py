@@ -11,9 +11,9 @@ from click.testing import CliRunner
 
 from pedsam import main
 from stages.bundle import Bundle, shipped_bundle
-from tests.edge import sites_file, write_photo
-from tests.processes import serving
 from tests.server.conformance.table import captured
+from tests.support.edge import sites_file, write_photo
+from tests.support.processes import serving
 from tests.triton.capture import MAX_BATCH, capture
 from tests.triton.server import interpreter, model_config, triton
 

@@ -1,5 +1,6 @@
 // The page: what comes over the connection is shown, what the viewer does is sent.
 
+import { showBoard } from "./board.js";
 import { Connection } from "./connection.js";
 import { Exposure } from "./exposure.js";
 import { Gestures } from "./gestures.js";
@@ -94,6 +95,7 @@ connection.addEventListener("status", ({ detail }) => {
   at("paused").hidden = !status.paused;
   at("pause").setAttribute("aria-pressed", status.paused);
   at("pause").firstChild.data = status.paused ? "Resume" : "Pause";
+  showBoard(status.board, at("board"), at("board-warning"));
   strip.update(status);
   exposure.update(status);
 });

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
 from playwright.async_api import Browser, expect
 
+from runtime.objects.tracking import TrackState
 from runtime.preview import PreviewOptions, preview
-from tests.browser import FakeTab, chromium, opened, tab
-from tests.live import FakeLive
-from tests.watchers import shown
+from tests.support.browser import FakeTab, chromium, opened, tab
+from tests.support.live import BOARD, FakeLive
+from tests.support.watchers import running_preview
 
 pytestmark = [pytest.mark.anyio, pytest.mark.browser]
 TOKEN = "x" * 32
@@ -180,7 +182,7 @@ async def test_a_lost_object_and_a_lost_site_are_shown(live_tab: FakeTab) -> Non
     page = live_tab.page
     await live_tab.click(0.3, 0.4)
     await live_tab.until_masked(0.3, 0.4)
-    live_tab.live.objects["object 1"].state = "lost"
+    live_tab.live.objects["object 1"].state = TrackState.LOST
     await expect(page.locator(".chip.lost small")).to_have_text("lost")
     await live_tab.until_masked(0.3, 0.4, masked=False)
     await expect(page.locator(".lane[data-site=b][data-state=ready]")).to_be_visible()
@@ -189,6 +191,23 @@ async def test_a_lost_object_and_a_lost_site_are_shown(live_tab: FakeTab) -> Non
     await expect(lane.locator(".badge")).to_have_text("down")
     await expect(lane.locator(".value")).to_have_text("connection refused")
     await expect(page.locator("#message")).to_have_text("site b is down: connection refused")
+
+
+async def test_the_board_is_a_line_and_its_warnings_are_loud(live_tab: FakeTab) -> None:
+    line, warning = live_tab.page.locator("#board"), live_tab.page.locator("#board-warning")
+    await expect(live_tab.page.locator("#fps")).to_have_text("17.2")
+    await expect(line).to_be_hidden()  # no Jetson
+    live_tab.live.board = BOARD
+    await expect(line).to_have_text("GPU 62 % · 3.6 of 7.4 GB · 54 °C · 12.5 W")
+    await expect(line).to_have_attribute("title", "cpu 53.9 °C, gpu 53.3 °C")
+    await expect(warning).to_be_hidden()
+    said = ("throttled: over-current", "memory is short: 90 MB are available")
+    live_tab.live.board = replace(BOARD, gpu_percent=None, temperatures_c={}, warnings=said)
+    await expect(line).to_have_text("3.6 of 7.4 GB · 12.5 W")
+    await expect(warning).to_have_text("throttled: over-current; memory is short: 90 MB are available")
+    live_tab.live.board = None
+    await expect(warning).to_be_hidden()
+    await expect(line).to_be_hidden()
 
 
 async def test_the_exposure_map_shows_who_has_seen_what_and_what_is_never_sent(live_tab: FakeTab) -> None:
@@ -227,17 +246,17 @@ async def test_a_viewer_that_shows_nothing_slows_no_other(browser: Browser, live
 
 
 async def test_a_wrong_token_shows_nothing(browser: Browser) -> None:
-    async with shown() as run, opened(browser, f"{run.base}/#token=wrong") as page:
+    async with running_preview() as run, opened(browser, f"{run.base}/#token=wrong") as page:
         await expect(page.page.locator("#connection")).to_contain_text("wrong token")
         assert await page.number() == -1
         await expect(page.page.locator("#fps")).to_have_text("\u2013")
-    async with shown() as run, opened(browser, run.base) as page:
+    async with running_preview() as run, opened(browser, run.base) as page:
         await expect(page.page.locator("#connection")).to_contain_text("no token")
 
 
 async def test_it_comes_back_after_the_run_was_started_again(browser: Browser) -> None:
     async with contextlib.AsyncExitStack() as first:
-        run = await first.enter_async_context(shown(token=TOKEN))
+        run = await first.enter_async_context(running_preview(token=TOKEN))
         async with opened(browser, run.address) as page:
             await page.until_number(0)
             await first.aclose()

@@ -9,9 +9,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from runtime.live import Request
+from runtime.objects.prompts import PromptRequest
 from runtime.preview import protocol
-from runtime.preview.protocol import Hello, Paused, Prompted, Refused, Removed, Renamed, Seen
+from runtime.preview.protocol import (
+    FrameShown,
+    Hello,
+    PauseCommand,
+    PromptCommand,
+    ProtocolError,
+    RemoveCommand,
+    RenameCommand,
+)
 
 ANY_JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=50),
@@ -31,19 +39,19 @@ NEARLY = st.builds(
     ("body", "message"),
     [
         ({"type": "hello", "token": "t"}, Hello("t")),
-        ({"type": "shown", "number": 7}, Seen(7)),
+        ({"type": "shown", "number": 7}, FrameShown(7)),
         ({"type": "prompt", "number": 3, "points": [[1, 2.5, 1]]},
-         Prompted(Request(3, points=((1, 2.5, 1),)))),
+         PromptCommand(PromptRequest(3, points=((1, 2.5, 1),)))),
         (
             {"type": "prompt", "id": 9, "number": 3, "name": " a ",
              "points": [[1, 2, 0]], "box": [0, 1, 2, 3]},
-            Prompted(Request(3, "a", ((1, 2, 0),), (0, 1, 2, 3)), 9),
+            PromptCommand(PromptRequest(3, "a", ((1, 2, 0),), (0, 1, 2, 3)), 9),
         ),
         ({"type": "prompt", "number": 0, "name": None, "points": None, "box": [0, 0, 1, 1], "id": None},
-         Prompted(Request(0, None, (), (0, 0, 1, 1)))),
-        ({"type": "remove", "name": "cup", "id": 0}, Removed("cup", 0)),
-        ({"type": "rename", "name": "cup", "new": "Tasse ☕"}, Renamed("cup", "Tasse ☕")),
-        ({"type": "pause", "paused": False, "id": 1}, Paused(False, 1)),
+         PromptCommand(PromptRequest(0, None, (), (0, 0, 1, 1)))),
+        ({"type": "remove", "name": "cup", "id": 0}, RemoveCommand("cup", 0)),
+        ({"type": "rename", "name": "cup", "new": "Tasse ☕"}, RenameCommand("cup", "Tasse ☕")),
+        ({"type": "pause", "paused": False, "id": 1}, PauseCommand(False, 1)),
     ],
 )  # fmt: skip
 def test_each_message_is_read(body: dict[str, Any], message: protocol.Message) -> None:
@@ -56,14 +64,14 @@ PROMPT = {"type": "prompt", "number": 1, "points": [[1, 2, 1]]}
 @pytest.mark.parametrize(
     ("text", "sentence"),
     [
-        ("", "a message is no JSON"),
-        ("[" * 16_000, "a message is no JSON"),
-        ('{"type": "shown", "number": NaN}', "a message is no JSON"),
-        ("[]", "a message is no JSON object"),
+        ("", "a message is not JSON"),
+        ("[" * 16_000, "a message is not JSON"),
+        ('{"type": "shown", "number": NaN}', "a message is not JSON"),
+        ("[]", "a message is not a JSON object"),
         ("{}", "a message has the type None, expected one of hello, shown, prompt"),
         ('{"type": ["hello"]}', "a message has the type ['hello'], expected"),
-        ('{"type": "hello"}', "hello is refused: it bears no token"),
-        (json.dumps({"type": "hello", "token": "t" * 201}), "it bears no token"),
+        ('{"type": "hello"}', "hello is refused: it has no token"),
+        (json.dumps({"type": "hello", "token": "t" * 201}), "it has no token"),
         ('{"type": "shown", "number": true}', "number is True, expected the number of a frame"),
         ('{"type": "shown", "number": -1}', "number is -1"),
         ('{"type": "shown", "number": 1.0}', "number is 1.0"),
@@ -77,8 +85,8 @@ PROMPT = {"type": "prompt", "number": 1, "points": [[1, 2, 1]]}
         ('{"type": "rename", "name": "a", "new": "b\\u202ec"}', "new is 'b\\u202ec'"),
         ('{"type": "rename", "name": "a", "new": 7}', "new is 7"),
         ('{"type": "prompt", "number": 1}', "neither points nor a box"),
-        (json.dumps({**PROMPT, "points": [[1, 2, 1]] * 65}), "points is no list of at most 30"),
-        (json.dumps({**PROMPT, "points": "abc"}), "points is no list"),
+        (json.dumps({**PROMPT, "points": [[1, 2, 1]] * 65}), "points is not a list of at most 30"),
+        (json.dumps({**PROMPT, "points": "abc"}), "points is not a list"),
         (json.dumps({**PROMPT, "points": [[1, 2]]}), "a point is [1, 2], expected [x, y, 1]"),
         (json.dumps({**PROMPT, "points": [[1, 2, True]]}), "a point is [1, 2, True]"),
         (json.dumps({**PROMPT, "points": [[1, 2, 2]]}), "a point is [1, 2, 2]"),
@@ -92,28 +100,35 @@ PROMPT = {"type": "prompt", "number": 1, "points": [[1, 2, 1]]}
     ],
 )
 def test_what_breaks_the_protocol_is_refused_in_a_sentence(text: str, sentence: str) -> None:
-    with pytest.raises(Refused) as caught:
+    with pytest.raises(ProtocolError) as caught:
         protocol.decode(text)
     assert sentence in str(caught.value)
 
 
-def test_a_refusal_bears_the_id_of_its_message() -> None:
-    with pytest.raises(Refused) as caught:
-        protocol.decode('{"type": "pause", "id": 12}')
+@pytest.mark.parametrize("kind", ["pause", "unknown"])
+def test_a_refusal_has_the_id_of_its_message(kind: str) -> None:
+    with pytest.raises(ProtocolError) as caught:
+        protocol.decode(json.dumps({"type": kind, "id": 12}))
     assert caught.value.id == 12
+
+
+def test_the_token_is_in_no_printed_form() -> None:
+    assert "secret" not in repr(protocol.decode('{"type": "hello", "token": "secret"}'))
 
 
 @given(st.text(max_size=200) | NEARLY.map(json.dumps) | ANY_JSON.map(json.dumps))
 def test_whatever_comes_is_a_message_or_refused(text: str) -> None:
     try:
         message: object = protocol.decode(text)
-    except Refused as exc:
+    except ProtocolError as exc:
         message = str(exc)
     if isinstance(message, str):
         assert message.isprintable()
         assert len(message) < 250
     else:
-        assert isinstance(message, (Hello, Seen, Prompted, Removed, Renamed, Paused))
+        assert isinstance(
+            message, (Hello, FrameShown, PromptCommand, RemoveCommand, RenameCommand, PauseCommand)
+        )
 
 
 @given(st.dictionaries(st.text(max_size=9), st.integers() | st.text(max_size=9)), st.binary(max_size=99))

@@ -18,18 +18,18 @@ from PIL import Image
 
 from runtime.preview import PreviewOptions, introduction, preview, protocol
 from runtime.preview.server import HEADERS, STATIC
-from runtime.preview.viewers import TOO_MANY, WRONG_TOKEN, Limits
+from runtime.preview.viewers import TOO_MANY, WRONG_TOKEN, ViewerLimits
 from stages.errors import InputError
-from tests.keys import keys_for
-from tests.live import FakeLive
-from tests.watchers import Frame, Watcher, shown
+from tests.support.keys import keys_for
+from tests.support.live import FakeLive
+from tests.support.watchers import Frame, Watcher, running_preview
 
 TOKEN = "x" * 32
 pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("unblocked_loop")]
 
 
 async def test_a_viewer_sees_frames_and_figures() -> None:
-    async with shown(model="mini", banner="untrained weights") as run:
+    async with running_preview(model="mini", banner="untrained weights") as run:
         watcher = await run.dial()
         await watcher.say("hello", token=run.token)
         hello = await watcher.text("hello")
@@ -42,11 +42,12 @@ async def test_a_viewer_sees_frames_and_figures() -> None:
         assert Image.open(io.BytesIO(second.jpeg)).size == (640, 360)
         status = await watcher.text("status")
         assert status["viewers"] == 1
-        assert {key: status[key] for key in run.live.status()} == json.loads(json.dumps(run.live.status()))
+        figures = json.loads(json.dumps(run.live.status().to_json()))
+        assert status == {"type": "status", "viewers": 1, **figures}
 
 
 async def test_a_prompt_makes_an_object_that_can_be_renamed_and_removed() -> None:
-    async with shown() as run:
+    async with running_preview() as run:
         watcher = await run.watch()
         number = (await watcher.frame()).number
         await watcher.say("prompt", id=5, number=number, points=[[300, 200, 1]], box=[250, 150, 350, 250])
@@ -64,7 +65,7 @@ async def test_a_prompt_makes_an_object_that_can_be_renamed_and_removed() -> Non
 
 
 async def test_a_prompt_under_way_holds_up_nothing_else() -> None:
-    async with shown() as run:
+    async with running_preview() as run:
         run.live.gate = anyio.Event()
         watcher = await run.watch()
         await watcher.say("prompt", id=1, number=0, points=[[300, 200, 1]])
@@ -76,7 +77,7 @@ async def test_a_prompt_under_way_holds_up_nothing_else() -> None:
 
 
 async def test_prompts_under_way_are_bounded() -> None:
-    async with shown() as run:
+    async with running_preview() as run:
         run.live.gate = anyio.Event()
         watcher = await run.watch()
         for number in range(9):
@@ -87,7 +88,7 @@ async def test_prompts_under_way_are_bounded() -> None:
 
 
 async def test_pausing_is_told_to_everybody_at_once() -> None:
-    async with shown(status_s=1000.0) as run:
+    async with running_preview(status_s=1000.0) as run:
         one, other = await run.watch(), await run.watch()
         assert not (await other.text("status"))["paused"]
         await one.say("pause", id=1, paused=True)
@@ -100,7 +101,7 @@ async def test_pausing_is_told_to_everybody_at_once() -> None:
 
 
 async def test_what_the_loop_refuses_is_told_in_its_words() -> None:
-    async with shown() as run:
+    async with running_preview() as run:
         watcher = await run.watch()
         await watcher.say("remove", id=3, name="cup")
         assert await watcher.text("error") == {"type": "error", "id": 3, "text": "there is no object cup"}
@@ -111,15 +112,15 @@ async def test_what_the_loop_refuses_is_told_in_its_words() -> None:
 @pytest.mark.parametrize(
     ("message", "sentence"),
     [
-        ("no json", "a message is no JSON"),
+        ("no json", "a message is not JSON"),
         ('{"type": "reboot"}', "a message has the type 'reboot'"),
         ('{"type": "pause", "paused": "yes"}', "paused is 'yes', expected true or false"),
         ('{"type": "hello", "token": "x"}', "hello was said before"),
-        (b"\0\1\2", "a message is not text, as all to here are"),
+        (b"\0\1\2", "a message is binary; those to the preview are text"),
     ],
 )
 async def test_nonsense_is_answered_and_changes_nothing(message: str | bytes, sentence: str) -> None:
-    async with shown() as run:
+    async with running_preview() as run:
         watcher = await run.watch()
         await watcher.frame()
         if isinstance(message, bytes):
@@ -137,7 +138,7 @@ async def test_nonsense_is_answered_and_changes_nothing(message: str | bytes, se
     "first", ['{"type": "hello", "token": "wrong"}', '{"type": "pause", "paused": true}', "x", b"x", ""]
 )
 async def test_who_does_not_know_the_token_gets_nothing(first: str | bytes) -> None:
-    async with shown() as run:
+    async with running_preview() as run:
         watcher = await run.dial()
         if isinstance(first, bytes):
             await watcher.socket.send_bytes(first)
@@ -149,14 +150,14 @@ async def test_who_does_not_know_the_token_gets_nothing(first: str | bytes) -> N
 
 
 async def test_who_says_nothing_is_hung_up_on() -> None:
-    async with shown(limits=Limits(hello_s=0.05)) as run:
+    async with running_preview(limits=ViewerLimits(hello_s=0.05)) as run:
         watcher = await run.dial()
         assert await watcher.closed() == WRONG_TOKEN
         assert (watcher.frames, watcher.texts) == ([], [])
 
 
 async def test_a_viewer_that_never_acknowledges_gets_one_frame_and_slows_nobody() -> None:
-    async with shown() as run:
+    async with running_preview() as run:
         slow, quick = await run.watch(), await run.watch()
         while not slow.frames:
             await slow.read()
@@ -174,12 +175,12 @@ async def test_a_viewer_that_never_acknowledges_gets_one_frame_and_slows_nobody(
 
 
 async def test_viewers_are_bounded_and_a_place_becomes_free_again() -> None:
-    async with shown(limits=Limits(viewers=2)) as run:
+    async with running_preview(limits=ViewerLimits(viewers=2)) as run:
         first, _ = await run.watch(), await run.watch()
         third = await run.dial()
         await third.say("hello", token=run.token)
         assert await third.closed() == TOO_MANY
-        assert third.texts == [{"type": "error", "text": "2 viewers watch already; close one"}]
+        assert third.texts == [{"type": "error", "id": None, "text": "2 viewers watch already; close one"}]
         assert third.frames == []
         await first.socket.close()
         while (again := await _try(run)) is None:
@@ -195,7 +196,7 @@ async def _try(run: Any) -> Watcher | None:
 
 
 async def test_newcomers_are_bounded() -> None:
-    async with shown() as run:
+    async with running_preview() as run:
         silent = [await run.dial() for _ in range(32)]
         with pytest.raises(aiohttp.WSServerHandshakeError) as caught:
             await run.dial()
@@ -204,7 +205,7 @@ async def test_newcomers_are_bounded() -> None:
 
 
 async def test_too_many_messages_end_a_connection() -> None:
-    async with shown(limits=Limits(messages_per_s=1)) as run:
+    async with running_preview(limits=ViewerLimits(messages_per_s=1)) as run:
         watcher = await run.watch()
         for _ in range(30):
             await watcher.say("shown", number=0)
@@ -212,7 +213,7 @@ async def test_too_many_messages_end_a_connection() -> None:
 
 
 async def test_a_message_that_is_too_long_ends_a_connection() -> None:
-    async with shown() as run:
+    async with running_preview() as run:
         watcher = await run.watch()
         await watcher.socket.send_str(" " * (protocol.MESSAGE_BYTES + 1))
         assert await watcher.closed() == aiohttp.WSCloseCode.MESSAGE_TOO_BIG
@@ -228,21 +229,21 @@ async def test_a_message_that_is_too_long_ends_a_connection() -> None:
     ],
 )
 async def test_pages_of_others_are_refused(headers: dict[str, str]) -> None:
-    async with shown() as run:
+    async with running_preview() as run:
         with pytest.raises(aiohttp.WSServerHandshakeError) as caught:
             await run.dial(headers=headers)
         assert caught.value.status == (421 if "Host" in headers else 403)
 
 
 async def test_its_own_page_is_let_in() -> None:
-    async with shown() as run:
+    async with running_preview() as run:
         watcher = await run.dial(headers={"Origin": run.base})
         await watcher.say("hello", token=run.token)
         await watcher.text("hello")
 
 
 async def test_every_file_of_the_page_is_served_with_strict_headers() -> None:
-    async with shown() as run:
+    async with running_preview() as run:
         for file in STATIC.iterdir():
             name = "" if file.name == "index.html" else file.name
             async with run.session.get(f"{run.base}/{name}") as response:
@@ -259,13 +260,16 @@ async def test_every_file_of_the_page_is_served_with_strict_headers() -> None:
      ("POST", "/", 405), ("GET", "/v2/live", 404), ("GET", "/v1/live", 400)],
 )  # fmt: skip
 async def test_nothing_else_is(method: str, path: str, status: int) -> None:
-    async with shown() as run, run.session.request(method, run.base + path) as response:
+    async with running_preview() as run, run.session.request(method, run.base + path) as response:
         assert response.status == status
         assert response.headers["X-Content-Type-Options"] == "nosniff"
 
 
 async def test_names_of_others_do_not_lead_to_the_page() -> None:
-    async with shown() as run, run.session.get(run.base, headers={"Host": "evil.example"}) as response:
+    async with (
+        running_preview() as run,
+        run.session.get(run.base, headers={"Host": "evil.example"}) as response,
+    ):
         assert response.status == 421
 
 
@@ -281,7 +285,7 @@ async def test_the_end_is_told() -> None:
 
 async def test_off_loopback_keys_are_needed() -> None:
     with pytest.raises(InputError, match=r"0\.0\.0\.0 is not a loopback address: .* make keys with"):
-        async with shown(host="0.0.0.0"):  # noqa: S104
+        async with running_preview(host="0.0.0.0"):  # noqa: S104
             pass
 
 
@@ -295,7 +299,7 @@ async def test_a_port_that_is_taken_is_told() -> None:
 
 async def test_with_keys_it_speaks_tls_and_its_token_stays(tmp_path: Path) -> None:
     keys = keys_for(tmp_path, host="192.0.2.7")
-    async with shown(host="0.0.0.0", keys=keys) as run:  # noqa: S104
+    async with running_preview(host="0.0.0.0", keys=keys) as run:  # noqa: S104
         assert run.base.startswith("https://192.0.2.7:")
         assert run.token == (keys / "token").read_text().strip()
         watcher = await replace(run, address=f"https://127.0.0.1:{urlsplit(run.base).port}/#").dial()
@@ -315,7 +319,7 @@ async def test_a_phone_is_told_where_to_go(tmp_path: Path) -> None:
 
 
 async def test_a_token_is_made_anew_each_time() -> None:
-    async with shown() as one, shown() as other:
+    async with running_preview() as one, running_preview() as other:
         assert one.token != other.token
         assert len(one.token) >= 32
     assert TOKEN not in repr(PreviewOptions(token=TOKEN))

@@ -12,22 +12,23 @@ import anyio
 import pytest
 from playwright.async_api import Browser, Page, expect
 
-from runtime.cameras import LiveSource
-from runtime.demo import Pan, Scene, photo
-from runtime.live import Live, Shown
+from runtime.demo.demo import DemoScene, Pan, photo
+from runtime.frames.live_source import LiveSource
+from runtime.live.interface import Live
+from runtime.objects.prompts import Prompts
 from runtime.preview import PreviewOptions, preview
-from runtime.prompts import Prompts
-from runtime.sinks import PALETTE
+from runtime.results.result import FrameResult
+from runtime.results.sinks import PALETTE
 from stages.bundle import Bundle, shipped_bundle
-from tests.browser import Tab, chromium, opened
-from tests.live_runs import PATIENCE_S, CountedSites, background_run, counted_sites, run_options
+from tests.support.browser import Tab, chromium, opened
+from tests.support.live_runs import PATIENCE_S, CountedSites, background_run, counted_sites, run_options
 
 pytestmark = [pytest.mark.anyio, pytest.mark.browser]
 
 # The demo's view of the astronaut, but drifting by a few pixels only: what lies at a place stays there.
-SCENE = Scene("astronaut", (454, 255), (448, 252), (45, 10, 370, 288), (240, 110))
+SCENE = DemoScene("astronaut", (454, 255), (448, 252), (45, 10, 370, 288), (240, 110))
 FACE = (0.42, 0.35)  # shares of the picture
-SHUTTLE = (0.8, 0.15, 0.995, 0.99)
+SHUTTLE = (0.79, 0.0, 0.995, 0.99)
 ON_SHUTTLE = (0.93, 0.7)
 GRID_OF_16_9 = {"padding": 10, "windows": 15}
 
@@ -41,14 +42,14 @@ class WholeRun:
     address: str
     summary: dict[str, Any]
 
-    async def shown(self, frames: int) -> Shown:
+    async def shown(self, frames: int) -> FrameResult:
         """The newest frame after so many more."""
         version = self.live.frames.version
         for _ in range(frames):
             version, frame = await self.live.frames.after(version)
         return frame
 
-    async def until(self, condition: Any) -> Shown:
+    async def until(self, condition: Any) -> FrameResult:
         """The first frame from now on for which this holds."""
         with anyio.fail_after(PATIENCE_S):
             while not condition(frame := await self.shown(1)):
@@ -66,10 +67,10 @@ class WholeRun:
         """The sites' count once nothing is under way and it is the same on two frames one after the other."""
         count = -1
 
-        def settled(frame: Shown) -> bool:
+        def settled(frame: FrameResult) -> bool:
             nonlocal count
             before, count = count, self.sites.tiles()
-            return count == before and not any(site["in_flight"] for site in self.live.status()["sites"])
+            return count == before and not any(site.in_flight for site in self.live.status().sites)
 
         await self.until(settled)
         return count
@@ -179,7 +180,7 @@ async def a_lost_site_is_shown_and_masks_go_on(run: WholeRun, tab: Tab) -> None:
         assert (mask & found).sum() / (mask | found).sum() > 0.8
     await tab.until_number(after.number)
     await tab.until_masked(*FACE)
-    assert run.live.status()["windows_run_at_edge"] > 0
+    assert run.live.status().windows_run_at_edge > 0
     await expect(tab.page.locator(".lane[data-stage=windows] .value")).to_contain_text("here")
 
 
@@ -202,5 +203,5 @@ async def dots(page: Page) -> list[str]:
     return colours
 
 
-def masks(frame: Shown) -> dict[str, Any]:
+def masks(frame: FrameResult) -> dict[str, Any]:
     return {each.name: each.mask for each in frame.objects if each.mask is not None}

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from tests.messages import EXTENT, INDEX, TILE, leave_out, put, request
 from tests.server.conformance.rows import NUMBERED, SENDER, SERVED, says
+from tests.support.messages import EXTENT, INDEX, TILE, leave_out, put, request
 
 FIELDS = [
     says("fields nobody knows", request(more={"a": [1]}), SERVED, SERVED),

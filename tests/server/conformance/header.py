@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from tests.messages import EXTENT, as_json, message, request
 from tests.server.conformance.rows import HEADER, SENDER, SERVED, TWICE, UTF8, says, with_header
+from tests.support.messages import EXTENT, as_json, message, request
 
 JSON = [
     says(

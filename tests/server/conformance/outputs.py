@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from tests.messages import TILE, put, request
 from tests.server.conformance.rows import OFFERED, SENDER, SERVED, says
+from tests.support.messages import TILE, put, request
 
 BINARY = {"parameters": {"binary_data": True}}
 

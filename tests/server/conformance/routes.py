@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from tests.clients import INFER
-from tests.messages import request
-from tests.raw_http import http
 from tests.server.conformance.rows import EXTENSION, HEAD_ASKED, SERVED, Row, infer
+from tests.support.clients import INFER
+from tests.support.messages import request
+from tests.support.raw_http import http
 
 MODEL = "/v2/models/window"
 

@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from stages import wire
-from tests.clients import INFER
-from tests.messages import Message, request
-from tests.raw_http import http
+from tests.support.clients import INFER
+from tests.support.messages import Message, request
+from tests.support.raw_http import http
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from tests.messages import (
+from tests.server.conformance.rows import HEADER, LENGTH, SENDER, SERVED, says
+from tests.support.messages import (
     EXTENT,
     INDEX,
     TILE,
@@ -15,7 +16,6 @@ from tests.messages import (
     put,
     request,
 )
-from tests.server.conformance.rows import HEADER, LENGTH, SENDER, SERVED, says
 
 
 def nothing(head: dict[str, Any]) -> None:

@@ -6,9 +6,6 @@ import gzip
 import zlib
 
 from stages import wire
-from tests.clients import INFER
-from tests.messages import json_request
-from tests.raw_http import chunked, http
 from tests.server.conformance.rows import (
     BODY,
     CODING,
@@ -17,11 +14,15 @@ from tests.server.conformance.rows import (
     SENDER,
     SERVED,
     SILENT,
+    TWICE,
     Row,
     infer,
     packed,
     post,
 )
+from tests.support.clients import INFER
+from tests.support.messages import json_request
+from tests.support.raw_http import chunked, http
 
 GZIP, DEFLATE = gzip.compress(BODY), zlib.compress(BODY)
 HEADLESS_DEFLATE = DEFLATE[2:-4]
@@ -259,7 +260,13 @@ HEADER_LENGTH = [
         "400 the JSON header cannot be parsed",
         SENDER,
     ),
-    Row("header length: twice", post(BODY, {wire.HEADER_LENGTH.lower(): "10"}), SERVED, SERVED),
+    Row(
+        "header length: twice",
+        post(BODY, {wire.HEADER_LENGTH.lower(): "10"}),
+        SERVED,
+        "400 Inference-Header-Content-Length is given 2 times; send it once",
+        TWICE,
+    ),
     Row(
         "header length: 0 and the bytes of one tensor",
         post(bytes(96), {wire.HEADER_LENGTH: "0"}),

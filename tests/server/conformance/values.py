@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from tests.messages import EXTENT, INDEX, TILE, as_json, request
 from tests.server.conformance.rows import BOUNDS, HEADER, SENDER, SERVED, WRAPS, says, with_header
+from tests.support.messages import EXTENT, INDEX, TILE, as_json, request
 
 PIXELS = [[[[0] * 3] * 4] * 4] * 2
 

@@ -1,0 +1,1 @@
+"""Checks of an export: parity with PyTorch, rounding to a lower precision, memory."""

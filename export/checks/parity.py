@@ -1,0 +1,154 @@
+"""Parity checks of an export: each stage with its PyTorch module, and the chain of stages with the encoder.
+
+A stage of a lower precision is checked twice: its graph and its module, both widened to fp32, must agree as
+those of an fp32 stage do, and the chain of stages as exported must stay near the fp32 encoder.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from export.checks.numerics import cut
+from export.checks.tolerances import embedding_tolerance, rounding_noise, stage_tolerance
+from export.checks.widen import widened_stage
+from export.modules import GlobalStage, WindowStage, reordered_encoder
+from export.sam import Sam
+from export.stages import StagePlan, as_numpy
+from stages.bundle import Bundle
+from stages.engines.backends import make_engine
+from stages.engines.engine import Engine
+from stages.errors import ParityError
+from stages.tensors import Array
+
+SEED = 20260101
+
+
+def compare_stage(
+    bundle: Bundle, plan: StagePlan, module: nn.Module, examples: tuple[Tensor, ...]
+) -> dict[str, float]:
+    """Largest difference per output, as a fraction of its largest value.
+
+    A module of a lower precision is widened in place. Raises ParityError for a difference beyond
+    `export.checks.tolerances`.
+    """
+    with tempfile.TemporaryDirectory(dir=bundle.path.parent) as folder:
+        if plan.precision != "fp32":
+            bundle, module = widened_stage(bundle, plan.name, Path(folder)), module.float()
+        inputs = bundle.stage(plan.name).inputs
+        feeds = {spec.name: as_numpy(spec, tensor) for spec, tensor in zip(inputs, examples, strict=True)}
+        actual = infer(bundle, plan.name, feeds)
+    expected = module(*examples)
+    expected = expected if isinstance(expected, tuple) else (expected,)
+    parity = {}
+    noise = rounding_noise(module, examples, expected)
+    for spec, tensor, moved in zip(plan.outputs, expected, noise, strict=True):
+        parity[spec.name] = relative_difference(actual[spec.name], tensor.numpy())
+        allowed = stage_tolerance(spec.dtype, moved)
+        _require(f"stage {plan.name}, output {spec.name}", parity[spec.name], allowed)
+    return parity
+
+
+def infer(bundle: Bundle, stage: str, feeds: Mapping[str, Array]) -> dict[str, Array]:
+    with opened(bundle, stage) as engine:
+        return engine.infer(feeds)
+
+
+@contextlib.contextmanager
+def opened(bundle: Bundle, name: str) -> Iterator[Engine]:
+    """A stage in onnxruntime on the CPU; one in bf16, which that cannot run, widened to fp32."""
+    with tempfile.TemporaryDirectory(dir=bundle.path.parent) as folder:
+        if bundle.stage(name).precision == "bf16":
+            bundle = widened_stage(bundle, name, Path(folder))
+        engine = make_engine(bundle, name, "onnxruntime-cpu")
+        engine.open()
+        try:
+            yield engine
+        finally:
+            engine.close()
+
+
+def check_chain(bundle: Bundle, sam: Sam, say: Callable[[str], None]) -> dict[str, float]:
+    """Compare the chain of stages and `whole` with segment_anything's own encoder, reordered, run whole.
+
+    Returns the largest absolute differences. Raises ParityError for one beyond `export.checks.tolerances`.
+    """
+    g = bundle.geometry
+    rows, cols = g.resized(2, 3)
+    picture = np.zeros((g.grid * g.tile_px, g.grid * g.tile_px, 3), np.uint8)
+    picture[:rows, :cols] = np.random.default_rng(SEED).integers(0, 256, (rows, cols, 3))
+    windows: dict[str, Array] = {
+        "tile": cut(picture, g),
+        "index": np.arange(g.windows, dtype=np.int32)[:, None],
+        "extent": g.extents(rows, cols),
+    }
+    reference = _reference(sam, bundle, picture[:rows, :cols])
+    parity = {"chain_pytorch": _difference(_split(sam, bundle, windows), reference)}
+    embedding = infer(bundle, "window", windows)["embedding"]
+    chain = infer(bundle, "global", {"embedding": embedding})["image_embedding"]
+    parity["chain"] = _difference(chain, reference)
+    canvas = np.ascontiguousarray(picture[None, : g.image_size, : g.image_size])
+    extent = np.array([[rows, cols]], np.int32)
+    whole = infer(bundle, "whole", {"canvas": canvas, "extent": extent})["image_embedding"]
+    parity["whole"] = _difference(whole, reference)
+
+    say("chain    against the reordered encoder run whole: " + format_parity(parity))
+    wire = {"float32": "fp32", "float16": "fp16"}[bundle.embedding_dtype]
+    split = (wire, _computes_in(bundle, "window"), _computes_in(bundle, "global"))
+    for name, what, precisions in (
+        ("chain_pytorch", "the chain of stages in PyTorch", ("fp32",)),
+        ("chain", "the chain of stages", split),
+        ("whole", "the whole stage", (_computes_in(bundle, "whole"),)),
+    ):
+        _require(what, parity[name], embedding_tolerance(precisions) * float(np.abs(reference).max()))
+    return parity
+
+
+def _computes_in(bundle: Bundle, stage: str) -> str:
+    return bundle.stage(stage).precision.split()[0]  # "fp32 from fp16 weights"
+
+
+def _split(sam: Sam, bundle: Bundle, windows: Mapping[str, Array]) -> Array:
+    """The image embedding of single windows in PyTorch, in fp32: what reordering and cutting alone change."""
+    g = bundle.geometry
+    encode = WindowStage(sam, g, torch.float32).encode
+    parts = [torch.from_numpy(windows[name]) for name in ("tile", "index", "extent")]
+    embeddings = [encode(*(part[i : i + 1] for part in parts)) for i in range(g.windows)]
+    split: Array = GlobalStage(sam, g)(torch.cat(embeddings)).numpy()
+    return split
+
+
+def _reference(sam: Sam, bundle: Bundle, picture: Array) -> Array:
+    """The image embedding of a picture by segment_anything's own encoder, reordered; fp32."""
+    pixels = torch.from_numpy(picture.copy()).permute(2, 0, 1)[None].float()
+    own_order = sam.image_encoder.blocks
+    reference: Array = reordered_encoder(sam.image_encoder, bundle.geometry)(sam.preprocess(pixels)).numpy()
+    sam.image_encoder.blocks = own_order  # the caller's model stays as it was
+    return reference
+
+
+def relative_difference(actual: Array, expected: Array) -> float:
+    """Largest absolute difference over the largest absolute expected value."""
+    return _difference(actual, expected) / max(float(np.abs(expected.astype(np.float32)).max()), 1e-12)
+
+
+def _difference(actual: Array, expected: Array) -> float:
+    return float(np.abs(actual.astype(np.float32) - expected.astype(np.float32)).max())
+
+
+def format_parity(parity: Mapping[str, float]) -> str:
+    return ", ".join(f"{name} {value:.1e}" for name, value in parity.items())
+
+
+def _require(what: str, difference: float, tolerance: float) -> None:
+    if not difference <= tolerance:  # also when it is NaN
+        raise ParityError(
+            f"{what} differs by {difference:.2e}, more than {tolerance:.0e}: the export is wrong and was not "
+            "kept; try the torch and onnxscript versions of pyproject.toml"
+        )

@@ -1,0 +1,1 @@
+"""TensorRT engines, built on the device that runs them. Needs no torch."""

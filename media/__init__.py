@@ -1,0 +1,1 @@
+"""Pictures and videos as files: the one place that reads and writes them."""

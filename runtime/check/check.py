@@ -1,0 +1,276 @@
+"""Check that every site of a sites.toml can do what a run needs, without sending it any picture.
+
+Sites are examined at the same time, each step after the one before it: a step that fails ends its site, in
+the words a run would use. Those that pass are then measured one by one, so that none disturbs another, and
+last all together, as the loop uses them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import enum
+import json
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timezone
+
+import anyio
+
+from runtime.check.edge_speed import measure_edge
+from runtime.check.prediction import EdgeTimes, Plan, Prediction, plan_frame, predict, tile_bytes
+from runtime.check.reachability import Certificate, connect_time_s, resolve, tls_handshake
+from runtime.check.site_speed import Speed, measure_alone, measure_together
+from runtime.check.warnings import SiteFacts, warnings
+from runtime.edge import check_exposure
+from runtime.sites.client import TIMEOUTS, SiteClient, Timeouts, choose_wire
+from runtime.sites.config import SiteConfig
+from stages.bundle import Bundle
+from stages.errors import BundleError, EngineError, InputError, PedsamError, SiteError, SiteUntrusted
+from stages.network import is_loopback
+
+STEPS = ("name", "tcp", "tls", "http", "token", "digest", "probe", "backend", "speed")
+
+_NO_ROOM = (
+    "no prediction: {} windows of every frame fit under no cap, and this bundle has no window stage to run "
+    "them here; fix the sites that failed, raise caps, add sites of other operators, or copy the window "
+    "stage to the edge"
+)
+
+
+class CheckState(enum.Enum):
+    OK = "ok"
+    FAILED = "failed"
+    SKIPPED = "skipped"
+
+
+@dataclass(frozen=True)
+class Step:
+    """One line of a site: what was found when it is ok, the whole sentence when it failed."""
+
+    name: str
+    state: CheckState
+    text: str = ""
+
+
+@dataclass
+class SiteReport:
+    """What was found out about a site; `alone` and `together_s` when it could be measured.
+
+    `together_s` are seconds for its `windows` of a frame while the other sites work on theirs. Parts of
+    `steps` and `headers` were worded by the site.
+    """
+
+    config: SiteConfig
+    steps: list[Step] = field(default_factory=list)
+    addresses: tuple[str, ...] = ()
+    certificate: Certificate | None = None
+    headers: Mapping[str, str] = field(default_factory=dict)
+    answered_at: datetime | None = None
+    alone: Speed | None = None
+    windows: int = 0
+    together_s: float | None = None
+
+    @property
+    def usable(self) -> bool:
+        return len(self.steps) == len(STEPS) and all(step.state is CheckState.OK for step in self.steps)
+
+    @property
+    def failure(self) -> str | None:
+        return next((step.text for step in self.steps if step.state is CheckState.FAILED), None)
+
+    def passed(self, text: str) -> None:
+        """The next step is ok."""
+        self.steps.append(Step(STEPS[len(self.steps)], CheckState.OK, text))
+
+    def failed(self, sentence: str) -> None:
+        """The next step failed, or the last one when all had passed; nothing after it is tried."""
+        del self.steps[len(STEPS) - 1 :]
+        self.steps.append(Step(STEPS[len(self.steps)], CheckState.FAILED, sentence))
+        self.steps += [Step(name, CheckState.SKIPPED) for name in STEPS[len(self.steps) :]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class CheckOptions:
+    """`size` is (height, width) of the frames to predict for; the rest as in EdgeOptions."""
+
+    size: tuple[int, int] = (1080, 1920)
+    wire: str | None = None
+    backend: str = "auto"
+    threads: int | None = None
+    timeouts: Timeouts = TIMEOUTS
+
+
+@dataclass
+class Report:
+    """All that was found; `notes` say why there is no prediction, or what it leaves out, `problems` why a run
+    would not start on this machine."""
+
+    bundle: Bundle
+    wire: str
+    size: tuple[int, int]
+    sites: list[SiteReport]
+    warnings: list[str] = field(default_factory=list)
+    plan: Plan | None = None
+    edge: EdgeTimes | None = None
+    prediction: Prediction | None = None
+    notes: list[str] = field(default_factory=list)
+    edge_error: str | None = None
+    problems: list[str] = field(default_factory=list)
+
+    @property
+    def usable(self) -> bool:
+        """Whether every site can be used, and this machine can do its part."""
+        return all(site.usable for site in self.sites) and self.edge_error is None and not self.problems
+
+
+async def check_sites(
+    bundle: Bundle,
+    sites: Sequence[SiteConfig],
+    options: CheckOptions,
+    say: Callable[[str], None] = lambda doing: None,
+) -> Report:
+    """Examine, measure, warn and predict. `say` gets what is being done, for a status line.
+
+    Raises BundleError when the bundle lacks what every run needs; what a site does wrong is in the report.
+    """
+    async with contextlib.AsyncExitStack() as stack:
+        return await _Check(bundle, sites, options, say, stack).run()
+
+
+class _Check:
+    """One check in progress; `stack` keeps the connections of the sites that pass."""
+
+    def __init__(
+        self,
+        bundle: Bundle,
+        sites: Sequence[SiteConfig],
+        options: CheckOptions,
+        say: Callable[[str], None],
+        stack: contextlib.AsyncExitStack,
+    ) -> None:
+        wire_format = choose_wire(bundle, options.wire)
+        self._report = Report(bundle, wire_format, options.size, [SiteReport(site) for site in sites])
+        self._bundle = bundle
+        self._probe = bundle.probe()
+        self._options = options
+        self._say = say
+        self._stack = stack
+        self._clients: dict[str, SiteClient] = {}
+
+    async def run(self) -> Report:
+        report = self._report
+        self._say(f"asking {len(report.sites)} sites")
+        async with anyio.create_task_group() as tasks:
+            for site in report.sites:
+                tasks.start_soon(self._run_part, site, self._examine)
+        for site in report.sites:
+            if site.config.name in self._clients:
+                self._say(f"measuring site {site.config.name}")
+                await self._run_part(site, self._measure)
+        if any(site.usable for site in report.sites):
+            await self._predict()
+        seen = [
+            SiteFacts(s.config, s.addresses, s.certificate, s.headers, s.answered_at) for s in report.sites
+        ]
+        report.warnings = [*self._single_operator(), *warnings(seen, datetime.now(timezone.utc))]
+        return report
+
+    def _single_operator(self) -> list[str]:
+        try:
+            check_exposure([site.config for site in self._report.sites], accept=False)
+        except InputError as exc:
+            return [str(exc)]
+        return []
+
+    async def _run_part(self, site: SiteReport, part: Callable[[SiteReport], Awaitable[None]]) -> None:
+        """Run one part of a site's examination; its error is recorded for the site, and the others go on."""
+        try:
+            await part(site)
+        except PedsamError as exc:
+            site.failed(str(exc))
+            self._clients.pop(site.config.name, None)
+
+    async def _examine(self, site: SiteReport) -> None:
+        config, timeouts = site.config, self._options.timeouts
+        site.addresses = await resolve(config, timeouts.probe_s)
+        site.passed(", ".join(site.addresses))
+        site.passed(f"{await connect_time_s(config, timeouts.connect_s) * 1e3:.1f} ms")
+        context = config.ssl_context()
+        if context is None:
+            site.passed("none: plain http")
+        else:
+            version, site.certificate = await tls_handshake(config, context, timeouts.connect_s)
+            site.passed(version)
+        client = SiteClient(config, self._bundle, self._report.wire, timeouts)
+        await self._stack.enter_async_context(client)
+        await self._ask_protocol(site, client)
+        self._clients[config.name] = client
+
+    async def _ask_protocol(self, site: SiteReport, client: SiteClient) -> None:
+        """The steps over HTTP: http, token, digest, probe, backend."""
+        site.headers = await client.ping()
+        site.answered_at = datetime.now(timezone.utc)
+        site.passed(site.headers.get("Server", "answers"))
+        token = "accepted" if site.config.token else "none in sites.toml"
+        try:
+            await client.check_digest()
+        except SiteUntrusted:  # the token was accepted
+            site.passed(token)
+            raise
+        site.passed(token)
+        site.passed(f"same: {self._bundle.site_digest.removeprefix('sha256:')[:8]}")
+        difference = await client.check_probe(self._probe)
+        site.passed(f"{difference:.1g} of {client.tolerance(self._probe):g}")
+        try:
+            site.passed(platform_of(await client.metadata()))
+        except SiteError:  # a run does not need it
+            site.passed(platform_of(b""))
+
+    async def _measure(self, site: SiteReport) -> None:
+        site.alone = await measure_alone(self._clients[site.config.name], self._probe)
+        site.passed(f"{site.alone.tiles_per_s:.1f} tiles/s")
+
+    async def _predict(self) -> None:
+        report = self._report
+        working = {s.config.name: s.alone.tiles_per_s for s in report.sites if s.usable and s.alone}
+        configs = [site.config for site in report.sites]
+        plan = report.plan = plan_frame(self._bundle.geometry, report.size, configs, working)
+        self._say("measuring all sites together")
+        try:
+            together = await measure_together(self._clients, plan.sites, self._probe)
+        except SiteError as exc:
+            (site,) = (site for site in report.sites if site.config.name == exc.site)
+            site.failed(str(exc))
+            report.notes.append("no prediction: a site failed while all of them were busy")
+            return
+        for site in report.sites:
+            site.windows = plan.sites.get(site.config.name, 0)
+            site.together_s = together.sites_s.get(site.config.name)
+        self._say("measuring this machine's stages")
+        options = self._options
+        try:
+            report.edge = await measure_edge(self._bundle, report.size, options.backend, options.threads)
+        except (BundleError, EngineError) as exc:
+            report.edge_error = str(exc)
+            return
+        if plan.at_edge and report.edge.window_s is None:
+            report.notes.append(_NO_ROOM.format(plan.at_edge))
+            return
+        report.prediction = predict(plan, together, report.edge, tile_bytes(self._bundle), self._shared_s())
+
+    def _shared_s(self) -> float:
+        """Processor seconds a frame that sites on this machine take from it: a core each while they work."""
+        return sum(
+            site.windows / site.alone.tiles_per_s
+            for site in self._report.sites
+            if site.alone and any(map(is_loopback, site.addresses))
+        )
+
+
+def platform_of(metadata: bytes) -> str:
+    """Backend and device as a site's model metadata names them."""
+    try:
+        platform = json.loads(metadata)["platform"]
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return "unknown"
+    return platform if isinstance(platform, str) and platform else "unknown"

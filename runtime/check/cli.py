@@ -1,0 +1,145 @@
+"""`pedsam check`."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import click
+from rich.console import Console
+from rich.text import Text
+
+from runtime.check.check import CheckOptions, Report, check_sites
+from runtime.check.local import LocalOptions, local_problems
+from runtime.check.report import print_report, to_json
+from runtime.edge import EdgeOptions, check_exposure, check_ledger, ledger_path
+from runtime.edge_toml import config_option
+from runtime.options import (
+    ACCEPT_EXPOSURE,
+    ALLOW_UNDISTILLED,
+    BUNDLE,
+    HEARTBEAT,
+    INSECURE,
+    LEDGER,
+    METRICS_HOST,
+    METRICS_KEYS,
+    METRICS_PORT,
+    NEW_SESSION,
+    OUT,
+    PREVIEW,
+    PREVIEW_HOST,
+    PREVIEW_KEYS,
+    PROMPTS,
+    STATE,
+    TRACE,
+    WIRE,
+    FrameSize,
+    inputs_of,
+    sites_option,
+    values_of,
+)
+from runtime.results.run_folder import RESULTS, results_in
+from runtime.run_files import files_read, files_written
+from runtime.run_options import check_weights
+from runtime.sites.config import SiteConfig, read_sites
+from stages.bundle import Bundle, shipped_bundle
+from stages.console import make_console
+from stages.distinct import NamedFile, check_distinct
+from stages.errors import InputError, printable
+from stages.files import check_writable, writing
+from stages.options import BACKEND, IDLE_THREADS, PATH, THREADS, warn_of_idle_options
+
+
+@click.command(
+    "check",
+    params=[
+        config_option("whose files, ports and keys are tried too, as are those of the options below."),
+        *(BUNDLE, sites_option(required=True), WIRE, BACKEND, THREADS, INSECURE, ACCEPT_EXPOSURE, LEDGER),
+        *(NEW_SESSION, ALLOW_UNDISTILLED, PROMPTS, STATE, OUT, TRACE, HEARTBEAT, PREVIEW, PREVIEW_HOST),
+        *(PREVIEW_KEYS, METRICS_PORT, METRICS_HOST, METRICS_KEYS),
+    ],
+)
+@click.option(
+    "--frame",
+    "size",
+    type=FrameSize(),
+    default="1920x1080",
+    show_default=True,
+    help="Predict for such frames.",
+)
+@click.option("--json", "json_path", type=PATH, help="Write all that was found to a file.")
+def command(
+    bundle: Path | None,
+    allow_undistilled: bool,
+    json_path: Path | None,
+    **options: Any,
+) -> None:
+    """Look at every site, and at what a run needs here, before trusting a camera to it.
+
+    Sends probes and noise, never a picture, and changes no file. Ends with 0 when every site can be used and
+    a run with these options would start, else with 1.
+    """
+    console = make_console()
+    warn_of_idle_options({}, IDLE_THREADS)
+    loaded = Bundle.load(bundle or shipped_bundle())
+    edge = EdgeOptions(**values_of(EdgeOptions, dict(options)))
+    sites = read_sites(options["sites"], edge.insecure)
+    if json_path:
+        check_distinct([NamedFile("--json", json_path)], _files_of_a_run(loaded, sites, options))
+        with writing(json_path):
+            check_writable(json_path)
+    problems = asyncio.run(local_problems(LocalOptions(**values_of(LocalOptions, dict(options)))))
+    problems += _refusals(loaded, sites, edge, options["size"], allow_undistilled)
+    report = _check(console, loaded, sites, CheckOptions(**values_of(CheckOptions, options)))
+    report.problems = problems
+    report.warnings = [line for line in report.warnings if line not in problems]
+    print_report(console, report)
+    if json_path:
+        with writing(json_path):
+            json_path.write_text(to_json(report) + "\n", encoding="utf-8")
+    click.get_current_context().exit(0 if report.usable else 1)
+
+
+def _files_of_a_run(
+    bundle: Bundle, sites: tuple[SiteConfig, ...], options: dict[str, Any]
+) -> Iterator[NamedFile]:
+    """What a run with these options reads and writes."""
+    yield from inputs_of(click.get_current_context())
+    yield from files_read(bundle, options["sites"], sites)
+    ledger = ledger_path(options["sites"], options["ledger"])
+    files = {name: options[name] for name in ("trace", "heartbeat", "state")}
+    yield from files_written(**files, ledger=ledger)
+    if options["out"] is not None:
+        yield from (NamedFile("--out", file) for file in results_in(options["out"], RESULTS))
+
+
+def _refusals(
+    bundle: Bundle,
+    sites: tuple[SiteConfig, ...],
+    edge: EdgeOptions,
+    size: tuple[int, int],
+    allow_undistilled: bool,
+) -> list[str]:
+    """Why a run would refuse this bundle, these sites or its ledger."""
+    windows = bundle.geometry.windows_with_picture(*size)
+    refusals = []
+    for trial in (
+        partial(check_weights, bundle, allow_undistilled),
+        partial(check_exposure, sites, edge.accept_exposure),
+        partial(check_ledger, sites, windows, edge),
+    ):
+        try:
+            trial()
+        except InputError as exc:
+            refusals.append(str(exc))
+    return refusals
+
+
+def _check(console: Console, bundle: Bundle, sites: tuple[SiteConfig, ...], options: CheckOptions) -> Report:
+    with console.status("") as status:
+        return asyncio.run(
+            check_sites(bundle, sites, options, lambda doing: status.update(Text(printable(doing))))
+        )

@@ -1,0 +1,89 @@
+"""What a run needs of this machine beside its engines: files it will write, ports it will listen on, keys.
+
+All of it is tried, nothing is changed and nothing is left behind. Problems are worded as a run would word
+them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from runtime.live.endpoint import trying_to_listen
+from runtime.live.heartbeat import check_heartbeat
+from runtime.live.metrics import WHAT as METRICS
+from runtime.live.metrics import MetricsOptions, metrics_identity
+from runtime.objects.prompts import read_prompts
+from runtime.objects.state_file import check_state
+from runtime.preview import PreviewOptions, preview_identity
+from runtime.results.run_folder import SUMMARY, check_run_folder
+from runtime.results.trace import check_trace
+from stages.errors import InputError
+
+
+@dataclass(frozen=True, kw_only=True)
+class LocalOptions:
+    """Options of `pedsam run` that name files, ports and keys; see its help."""
+
+    prompts: Path | None = None
+    state: Path | None = None
+    out: Path | None = None
+    trace: Path | None = None
+    heartbeat: Path | None = None
+    preview: int | None = None
+    preview_host: str = PreviewOptions.host
+    preview_keys: Path | None = None
+    metrics_port: int | None = None
+    metrics_host: str = MetricsOptions.host
+    metrics_keys: Path | None = None
+
+
+async def local_problems(options: LocalOptions) -> list[str]:
+    """A sentence for each thing that a run could not use."""
+    problems: list[str] = []
+    for trial in _trials(options):
+        with _noting(problems):
+            trial()
+    async with contextlib.AsyncExitStack() as ports:  # held together: two may be given the same one
+        for host, port, what in _endpoints(options):
+            with _noting(problems):
+                await ports.enter_async_context(trying_to_listen(host, port, what))
+    return problems
+
+
+@contextlib.contextmanager
+def _noting(problems: list[str]) -> Iterator[None]:
+    try:
+        yield
+    except InputError as exc:
+        problems.append(str(exc))
+
+
+def _trials(options: LocalOptions) -> Iterator[Callable[[], object]]:
+    if options.prompts is not None:
+        yield partial(read_prompts, (), (), options.prompts, options.preview is None)
+    if options.state is not None:
+        yield partial(check_state, options.state)
+    if options.out is not None:
+        yield partial(check_run_folder, options.out, [SUMMARY])
+    if options.trace is not None:
+        yield partial(check_trace, options.trace)
+    if options.heartbeat is not None:
+        yield partial(check_heartbeat, options.heartbeat)
+    if options.preview is not None:
+        preview = PreviewOptions(options.preview_host, options.preview, options.preview_keys)
+        yield partial(preview_identity, preview)
+    if options.metrics_port is not None:
+        metrics = MetricsOptions(options.metrics_host, options.metrics_port, options.metrics_keys)
+        yield partial(metrics_identity, metrics)
+
+
+def _endpoints(options: LocalOptions) -> Iterator[tuple[str, int, str]]:
+    """Host, port and name of what will be served."""
+    if options.preview is not None:
+        yield options.preview_host, options.preview, "preview"
+    if options.metrics_port is not None:
+        yield options.metrics_host, options.metrics_port, METRICS

@@ -1,0 +1,151 @@
+"""How fast the loop will be, from what was measured of its parts: frames per second, what limits, bytes.
+
+Steps of the loop overlap over several frames, so that with everything keeping up
+
+    frames per second = 1 / max(windows, engines, read, write, edge processor)
+
+windows          the slowest site's seconds for its windows of one frame, all sites busy at once, round trip
+                 included (the loop sends the windows of a frame when those of the one before are back)
+engines          global + decoder + windows that run at the edge: one thread owns every engine of the edge
+read, write      resizing a frame; masks to frame size, overlay and video (in threads beside the engines)
+edge processor   processor seconds of all that the edge does for a frame / its cores; sites on this very
+                 machine count too, at a core each while they work
+
+Gigabytes an hour are message bodies at that rate. What this leaves out: reading from the camera or disk,
+faults, and other work of this machine.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from runtime.check.site_speed import Together
+from runtime.sites.assignment import assign, default_cap, takeover
+from runtime.sites.client import WIRE_OUTPUTS, wire_formats
+from runtime.sites.config import SiteConfig, operator_caps
+from stages import wire
+from stages.bundle import Bundle
+from stages.geometry import Geometry
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Windows of one frame: how many each site gets, how many run at the edge for want of room elsewhere."""
+
+    sites: Mapping[str, int]
+    at_edge: int
+
+    @property
+    def sent(self) -> int:
+        return sum(self.sites.values())
+
+
+@dataclass(frozen=True)
+class EdgeTimes:
+    """Seconds of each step at the edge for one frame with one object; `window_s` of one window, if it can.
+
+    `processor_s` are processor seconds of all of them (without windows), on `cores`.
+    """
+
+    read_s: float
+    global_s: float
+    decode_s: float
+    write_s: float
+    window_s: float | None
+    processor_s: float
+    cores: int
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """`steps_s` are seconds of each step a frame, `gigabytes_an_hour` up and down by wire format."""
+
+    fps: float
+    limited_by: str
+    steps_s: Mapping[str, float]
+    gigabytes_an_hour: Mapping[str, tuple[float, float]]
+
+
+def plan_frame(
+    geometry: Geometry,
+    size: tuple[int, int],
+    sites: Sequence[SiteConfig],
+    tiles_per_s: Mapping[str, float],
+) -> Plan:
+    """Share the windows of a frame of (height, width) as a new session of a run does.
+
+    `tiles_per_s` names the sites that work. Windows of operators that do not go to spares, then to operators
+    with room under their caps, then to the edge.
+    """
+    windows = geometry.windows_with_picture(*size)
+    regular = {site.operator for site in sites if not site.spare}
+    caps = operator_caps(sites, default_cap(len(windows), len(regular)))
+    speeds: dict[str, float] = {}
+    for site in sites:
+        if site.name in tiles_per_s:
+            speeds[site.operator] = speeds.get(site.operator, 0.0) + tiles_per_s[site.name]
+    home = assign(geometry, windows, {name: caps[name] for name in regular & speeds.keys()}, speeds)
+    left = [window for window in windows if window not in home]
+    spares = sorted(speeds.keys() - regular)
+    home |= takeover(geometry, left, spares, caps, {}, speeds)
+    operators = list(home.values())
+    shares: dict[str, int] = {}
+    for operator in speeds:
+        names = [s.name for s in sites if s.operator == operator and s.name in tiles_per_s]
+        shares |= _share(operators.count(operator), {name: tiles_per_s[name] for name in names})
+    return Plan(shares, len(windows) - len(home))
+
+
+def _share(count: int, tiles_per_s: Mapping[str, float]) -> dict[str, int]:
+    """Windows of one operator among its sites: each to the one that is done with it first."""
+    shares = dict.fromkeys(tiles_per_s, 0)
+    for _ in range(count):
+        shares[min(shares, key=lambda name: (shares[name] + 1) / tiles_per_s[name])] += 1
+    return shares
+
+
+def predict(
+    plan: Plan,
+    together: Together,
+    edge: EdgeTimes,
+    tile_bytes: Mapping[str, tuple[int, int]],
+    shared_s: float = 0.0,
+) -> Prediction:
+    """The formula above. `tile_bytes` are up and down; `shared_s` processor seconds of sites on this machine.
+
+    Raises ValueError when windows are left to an edge that cannot run them.
+    """
+    if plan.at_edge and edge.window_s is None:
+        raise ValueError(f"{plan.at_edge} windows of every frame fit nowhere")
+    slowest = max(together.sites_s, key=lambda name: together.sites_s[name])
+    windows_s = plan.at_edge * (edge.window_s or 0.0)
+    processor_s = edge.processor_s + together.processor_s + windows_s + shared_s
+    own = f" + {plan.at_edge} windows" if plan.at_edge else ""
+    steps_s = {
+        f"the window stage at site {slowest}": together.sites_s[slowest],
+        f"the engines at the edge (global + decoder{own})": edge.global_s + edge.decode_s + windows_s,
+        "resizing frames": edge.read_s,
+        "drawing and writing results": edge.write_s,
+        f"the edge's processor ({edge.cores} cores)": processor_s / edge.cores,
+    }
+    limit = max(steps_s, key=lambda name: steps_s[name])
+    fps = 1 / steps_s[limit]
+    hourly = fps * 3600 * plan.sent * 1e-9
+    gigabytes = {name: (up * hourly, down * hourly) for name, (up, down) in tile_bytes.items()}
+    return Prediction(fps, limit, steps_s, gigabytes)
+
+
+def tile_bytes(bundle: Bundle) -> dict[str, tuple[int, int]]:
+    """Bytes of the message bodies of one tile, up and down, for each wire format of a bundle."""
+    stage, sizes = bundle.stage("window"), {}
+    tile = bundle.probe().inputs
+    for name in wire_formats(bundle):
+        specs = [spec for spec in stage.outputs if spec.name in WIRE_OUTPUTS[name]]
+        answer = {s.name: np.zeros((1, *map(int, s.shape[1:])), s.dtype) for s in specs}
+        up = wire.encode_request(tile, WIRE_OUTPUTS[name])
+        down = wire.encode_response(answer, dict.fromkeys(answer, True))
+        sizes[name] = len(up.body), len(down.body)
+    return sizes

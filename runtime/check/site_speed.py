@@ -1,0 +1,196 @@
+"""Speed of a site and of the network to it, measured with probes and noise, never with a picture.
+
+Bytes a second are what takes time beyond the round trip and the engine:
+
+- up: CONNECTIONS requests of a tile's size at once, as the loop sends them, holding noise that the site reads
+  and refuses before any engine sees it. Rate: their bytes / (the quickest round of several - round trip).
+- down: the same tiles asked for twice, once with every output and once with `scale` alone. Upload and engine
+  are the same in both, so the difference in time is what the difference in bytes took (quickest of each).
+
+Both include what the two programs do per byte, and a difference too small to measure gives a lower bound.
+TCP starts slowly: on long ways short transfers show less than the link could carry, as the loop's do too.
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import anyio
+
+from runtime.sites.client import CONNECTIONS, SiteClient
+from stages.bundle import Probe
+from stages.errors import SiteError, ungrouped
+
+PINGS = 7
+ROUNDS = 5  # of an upload or download; slow ones end with the first after MEASURE_S
+MEASURE_S = 2.0
+DOWNLOAD_TILES = 4  # tiles in one request of the download
+BURSTS = 9  # bursts of all sites together; the first one is not counted
+OUTPUTS = ("embedding", "embedding_q8", "scale")
+_RESOLUTION_S = 1e-3  # differences in time below this, or a twentieth of the whole, show nothing
+
+
+@dataclass(frozen=True)
+class Rate:
+    """Megabits a second; `at_least`: the transfer was too quick to be measured beside the rest."""
+
+    mbit_s: float
+    at_least: bool
+
+
+@dataclass(frozen=True)
+class Speed:
+    """A site alone: a small question and its answer, the way up and down, probes with several under way.
+
+    `up` and `down` are None when the site did not let them be measured.
+    """
+
+    round_trip_s: float
+    up: Rate | None
+    down: Rate | None
+    tiles_per_s: float
+
+
+async def measure_alone(client: SiteClient, probe: Probe) -> Speed:
+    """One site while nothing else is sent. Raises SiteError when it fails at its probes."""
+    round_trip_s = await _round_trip_s(client)
+    up = await _none_if_refused(_up(client, probe, round_trip_s))
+    down = await _none_if_refused(_down(client, probe))
+    return Speed(round_trip_s, up, down, await _tiles_per_s(client, probe))
+
+
+@dataclass(frozen=True)
+class Together:
+    """All sites at once: seconds each one takes for its windows of a frame, and what the edge computes then.
+
+    `processor_s` are processor seconds of the edge a frame: encoding, TLS, decoding.
+    """
+
+    sites_s: Mapping[str, float]
+    processor_s: float
+
+
+async def measure_together(
+    clients: Mapping[str, SiteClient], tiles: Mapping[str, int], probe: Probe
+) -> Together:
+    """Send each site as many `tiles` as it has windows of a frame, all at once, frame after frame.
+
+    Round trip, transfers and waiting for each other at the edge are in it: what the loop gets. Medians of
+    BURSTS - 1. Raises SiteError when a site fails.
+    """
+    await _frame(clients, tiles, probe)
+    frames, processor_s = [], []
+    for _ in range(BURSTS - 1):
+        started = time.process_time()
+        frames.append(await _frame(clients, tiles, probe))
+        processor_s.append(time.process_time() - started)
+    seconds = {name: statistics.median(frame[name] for frame in frames) for name in frames[0]}
+    return Together(seconds, statistics.median(processor_s))
+
+
+async def _frame(
+    clients: Mapping[str, SiteClient], tiles: Mapping[str, int], probe: Probe
+) -> dict[str, float]:
+    seconds: dict[str, float] = {}
+
+    async def burst(name: str, count: int) -> None:
+        seconds[name] = await _timed(lambda: _concurrently(lambda: clients[name].run_probe(probe), count))
+
+    with ungrouped():
+        async with anyio.create_task_group() as tasks:
+            for name, count in tiles.items():
+                if count:
+                    tasks.start_soon(burst, name, count)
+    return seconds
+
+
+async def _round_trip_s(client: SiteClient) -> float:
+    """The median of PINGS on a connection that is open."""
+    return statistics.median([await _timed(client.ping) for _ in range(PINGS)])
+
+
+async def _none_if_refused(measuring: Awaitable[Rate]) -> Rate | None:
+    """None when the site refuses; one that has failed fails at its tiles too."""
+    try:
+        return await measuring
+    except SiteError:
+        return None
+
+
+async def _up(client: SiteClient, probe: Probe, round_trip_s: float) -> Rate:
+    size = sum(array.nbytes for array in probe.inputs.values())
+    seconds = await _fastest(lambda: _concurrently(lambda: client.send_noise(size), CONNECTIONS))
+    return rate(size * CONNECTIONS, seconds, round_trip_s)
+
+
+async def _down(client: SiteClient, probe: Probe) -> Rate:
+    """Both kinds in turn, so that a disturbance affects both."""
+    quickest: dict[tuple[str, ...], float] = {}
+    received: dict[tuple[str, ...], int] = {}
+    started = time.perf_counter()
+    for _ in range(ROUNDS):
+        for outputs in (OUTPUTS, OUTPUTS[-1:]):
+            before = client.bytes_down
+            seconds = await _timed(partial(client.run_probe, probe, outputs, DOWNLOAD_TILES))
+            received[outputs] = client.bytes_down - before
+            quickest[outputs] = min(seconds, quickest.get(outputs, seconds))
+        if time.perf_counter() - started > MEASURE_S:
+            break
+    more, less = OUTPUTS, OUTPUTS[-1:]
+    return rate(received[more] - received[less], quickest[more], quickest[less])
+
+
+def rate(size: int, seconds: float, without_s: float) -> Rate:
+    """The rate of `size` bytes that made something take `seconds` instead of `without_s`."""
+    resolution_s = max(_RESOLUTION_S, without_s / 20)
+    taken_s = seconds - without_s
+    return Rate(size * 8e-6 / max(taken_s, resolution_s), taken_s < resolution_s)
+
+
+async def _tiles_per_s(client: SiteClient, probe: Probe) -> float:
+    """With CONNECTIONS probes under way all the time, for MEASURE_S and at least two rounds of them."""
+    ended_s: list[float] = []
+    started = time.perf_counter()
+
+    async def send() -> None:
+        rounds = 0
+        while rounds < 2 or time.perf_counter() - started < MEASURE_S:
+            await client.run_probe(probe)
+            ended_s.append(time.perf_counter() - started)
+            rounds += 1
+
+    await _concurrently(send, CONNECTIONS)
+    return steady_rate(sorted(ended_s), CONNECTIONS)
+
+
+def steady_rate(ended_s: Sequence[float], under_way: int) -> float:
+    """Tiles a second from the moments at which tiles were done, ascending, when `under_way` always were.
+
+    Counted from the end of the first round, in which the first tile takes as long as the round.
+    """
+    return (len(ended_s) - under_way) / max(ended_s[-1] - ended_s[under_way - 1], 1e-9)
+
+
+async def _fastest(action: Callable[[], Awaitable[None]]) -> float:
+    seconds: list[float] = []
+    while len(seconds) < ROUNDS and sum(seconds) < MEASURE_S:
+        seconds.append(await _timed(action))
+    return min(seconds)
+
+
+async def _concurrently(action: Callable[[], Coroutine[Any, Any, None]], count: int) -> None:
+    with ungrouped():
+        async with anyio.create_task_group() as tasks:
+            for _ in range(count):
+                tasks.start_soon(action)
+
+
+async def _timed(action: Callable[[], Awaitable[object]]) -> float:
+    started = time.perf_counter()
+    await action()
+    return time.perf_counter() - started

@@ -1,0 +1,1 @@
+"""`pedsam keys`: certificates and tokens of sites."""

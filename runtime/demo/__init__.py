@@ -1,0 +1,1 @@
+"""`pedsam demo`: three sites on loopback and real pictures, start to finish."""

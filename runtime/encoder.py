@@ -1,0 +1,261 @@
+"""From a canvas to its image embedding: windows to the sites or the edge's own engine, then the global stage.
+
+Windows without picture cost nothing, and those that have not changed are not computed again. What no site may
+or can compute runs here; where that is not possible either, the frame is lost.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+import anyio
+
+from runtime.frames.canvas import Canvas
+from runtime.results.measurements import WindowStatistics
+from runtime.sites.client import to_embedding
+from runtime.sites.ledger import ExposureLedger
+from runtime.sites.reuse import CachedWindow, Reuse
+from runtime.sites.windows import SiteWindows, open_sites
+from stages.bundle import Bundle
+from stages.engines.thread import EngineThread
+from stages.tensors import Array
+
+
+class FrameLost(Exception):
+    """A frame that cannot be completed within the caps; the text says why."""
+
+
+class SendingPaused(Exception):
+    """Sending was paused before the frame was complete."""
+
+
+class LocalWindows:
+    """Runs windows on the edge's own engine: no sites, no exposure."""
+
+    def __init__(self, bundle: Bundle, engines: EngineThread, wire_format: str) -> None:
+        self._bundle = bundle
+        self._engines = engines
+        self._outputs = ["embedding_q8", "scale"] if wire_format == "int8" else ["embedding"]
+
+    async def embed(self, window: int, inputs: Mapping[str, Array], order: int = 0) -> Array:
+        """The embedding [w, w, D] of a tile, rounded as the wire would."""
+        outputs = await self._engines.infer("window", inputs, self._outputs, order=order)
+        row: Array = to_embedding(outputs, self._bundle.embedding_dtype)[0]
+        return row
+
+
+class WindowRunner:
+    """Runs the window stage where it may run: at a site, else on the edge's own engine, if there is one."""
+
+    def __init__(self, sites: SiteWindows, local: LocalWindows | None) -> None:
+        self.sites = sites
+        self.local = local
+
+    async def grant(self, windows: Sequence[int]) -> None:
+        """Have the ledger grant what a frame will show to whom, before any of it leaves.
+
+        Raises FrameLost, and nothing is granted, when a window can run nowhere.
+        """
+        for window in windows:
+            if self.local is None and not self.sites.router.has_site(window):
+                raise self._lost(window)
+        await self.sites.router.grant_together(windows)
+
+    async def embed(self, window: int, inputs: Mapping[str, Array], order: int) -> Array:
+        """The embedding [w, w, D] of a tile. Raises FrameLost."""
+        embedding = await self.sites.embed(window, inputs)
+        if embedding is not None:
+            return embedding
+        if self.local is None:
+            raise self._lost(window)
+        self.sites.statistics.local_windows += 1
+        return await self.local.embed(window, inputs, order)
+
+    def _lost(self, window: int) -> FrameLost:
+        reason = self.sites.placement.why_unavailable(window)
+        return FrameLost(
+            f"{reason}, and this bundle has no window stage to run here; add a spare site or copy the window "
+            "stage to the edge"
+        )
+
+
+class ImageEncoder:
+    """Turns canvases into image embeddings, several at once.
+
+    `engines` run "global"; `local` is None where this machine has no window engine.
+    """
+
+    def __init__(
+        self,
+        bundle: Bundle,
+        engines: EngineThread,
+        sites: SiteWindows,
+        local: LocalWindows | None,
+        reuse: Reuse | None = None,
+    ) -> None:
+        self.windows = WindowRunner(sites, local)
+        self.reuse = reuse or Reuse(None)
+        self._engines = engines
+        self._sites = sites
+        self._padding = bundle.padding_embeddings()
+        self._collecting: set[anyio.CancelScope] = set()
+        self._paused = False
+        sites.sites.on_exclusion.append(self.reuse.forget)
+
+    @property
+    def statistics(self) -> WindowStatistics:
+        """Counts of windows since the start."""
+        return self._sites.statistics
+
+    @property
+    def bytes_up(self) -> int:
+        """Bytes of message bodies sent to all sites since the start."""
+        return self._sites.sites.bytes_up
+
+    @property
+    def paused(self) -> bool:
+        return self._paused
+
+    def pause(self, paused: bool) -> None:
+        """Break off every tile that is under way and send no other, until this is called with False."""
+        self._paused = paused
+        if paused:
+            for scope in self._collecting:
+                scope.cancel()
+            self._sites.cancel_late()
+
+    def start(self, canvas: Canvas, order: int = 0) -> Encoding:
+        """A canvas on its way. `order` is the frame's number: older frames go first on the engine thread."""
+        return Encoding(self, canvas, order, self._padding.copy())
+
+    async def encode(self, canvas: Canvas, order: int = 0) -> Array:
+        """The image embedding of a canvas, fp32 [1, 256, E, E]. Raises FrameLost and SendingPaused."""
+        encoding = self.start(canvas, order)
+        await encoding.collect()
+        return await encoding.finish()
+
+    async def run_global(self, embeddings: Array, order: int = 0) -> Array:
+        """The global stage: embeddings of all windows [windows, w, w, D] -> fp32 [1, 256, E, E]."""
+        outputs = await self._engines.infer("global", {"embedding": embeddings}, order=order)
+        return outputs["image_embedding"]
+
+    @contextlib.contextmanager
+    def cancelled_by_pause(self) -> Iterator[None]:
+        """A block that `pause` cancels; raises SendingPaused then, and at once while paused."""
+        if self._paused:
+            raise SendingPaused
+        with anyio.CancelScope() as scope:
+            self._collecting.add(scope)
+            try:
+                yield
+            finally:
+                self._collecting.discard(scope)
+        if scope.cancel_called:
+            raise SendingPaused
+
+
+@dataclass
+class _Tile:
+    """A window of a frame; `reused` says that an earlier frame computes it or has done so."""
+
+    window: int
+    cached: CachedWindow
+    reused: bool
+
+
+class Encoding:
+    """One canvas on its way to its image embedding; made by ImageEncoder.start. `collect`, then `finish`.
+
+    `embeddings` [windows, w, w, D] are those of padding, and of picture as they come.
+    """
+
+    def __init__(self, encoder: ImageEncoder, canvas: Canvas, order: int, embeddings: Array) -> None:
+        self.embeddings = embeddings
+        self._encoder = encoder
+        self._canvas = canvas
+        self._order = order
+        self._collected = False
+
+    async def collect(self) -> None:
+        """Fetch the embeddings of all windows with picture.
+
+        Raises FrameLost when one can neither be sent within the caps nor run here, and SendingPaused.
+        """
+        with self._encoder.cancelled_by_pause(), self._tiles() as tiles:
+            self._count()
+            await self._encoder.windows.grant([tile.window for tile in tiles if not tile.reused])
+            await self._fetch(tiles)
+        self._collected = True
+
+    async def finish(self) -> Array:
+        """The global stage: the image embedding, fp32 [1, 256, E, E]."""
+        if not self._collected:
+            raise RuntimeError("an encoding is finished before its windows were collected")
+        return await self._encoder.run_global(self.embeddings, self._order)
+
+    def _count(self) -> None:
+        counts, canvas = self._encoder.statistics, self._canvas
+        counts.canvases += 1
+        counts.windows_skipped += canvas.geometry.windows - len(canvas.windows)
+
+    @contextlib.contextmanager
+    def _tiles(self) -> Iterator[list[_Tile]]:
+        """The windows with picture. Later frames find them at once, and wait for them at most as long as this
+        block lasts."""
+        tiles = [self._tile(window) for window in self._canvas.windows]
+        try:
+            yield tiles
+        finally:
+            for tile in tiles:
+                if not tile.reused:
+                    tile.cached.done.set()
+
+    def _tile(self, window: int) -> _Tile:
+        inputs = self._canvas.window_inputs(window)
+        found = self._encoder.reuse.find(window, inputs)
+        return _Tile(window, found or self._encoder.reuse.start(window, inputs), found is not None)
+
+    async def _fetch(self, tiles: Iterable[_Tile]) -> None:
+        """Compute all tiles at once. The first that is lost ends the others."""
+        lost: list[FrameLost] = []
+
+        async def fetch(tile: _Tile) -> None:
+            try:
+                self.embeddings[tile.window] = await self._embed(tile)
+            except FrameLost as exc:
+                lost.append(exc)
+                tasks.cancel_scope.cancel()
+
+        async with anyio.create_task_group() as tasks:
+            for tile in tiles:
+                tasks.start_soon(fetch, tile)
+        if lost:
+            raise lost[0]
+
+    async def _embed(self, tile: _Tile) -> Array:
+        if not tile.reused:
+            return await self._compute(tile.window, tile.cached)
+        earlier = await tile.cached.result()
+        if earlier is None:
+            again = self._encoder.reuse.start(tile.window, tile.cached.inputs)
+            return await self._compute(tile.window, again)
+        self._encoder.statistics.windows_reused += 1
+        return earlier
+
+    async def _compute(self, window: int, cached: CachedWindow) -> Array:
+        embed = self._encoder.windows.embed
+        return await cached.compute(partial(embed, window, cached.inputs, self._order))
+
+
+@contextlib.asynccontextmanager
+async def local_encoder(
+    bundle: Bundle, engines: EngineThread, wire_format: str
+) -> AsyncIterator[ImageEncoder]:
+    """An encoder without sites: `engines` run "global" and, where the bundle has it, "window"."""
+    local = LocalWindows(bundle, engines, wire_format) if "window" in engines else None
+    ledger = ExposureLedger.open(None, {}, {})
+    async with open_sites(bundle, (), ledger, (), lambda text: None, window_engine=True) as sites:
+        yield ImageEncoder(bundle, engines, sites, local)

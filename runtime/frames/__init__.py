@@ -1,0 +1,1 @@
+"""From a source to the canvas: pictures, videos, cameras."""

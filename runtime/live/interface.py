@@ -1,0 +1,53 @@
+"""What a running pipeline shows to whoever watches it, and how they steer it.
+
+LivePipeline implements Live; the preview, and anything else that watches, uses nothing but this.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+
+from runtime.live.newest import Newest
+from runtime.live.status import Status
+from runtime.objects.prompts import PromptRequest
+from runtime.results.result import FrameResult
+
+
+class Live(ABC):
+    """A running pipeline. Everything here is called on its event loop and returns at once, unless it is
+    async."""
+
+    @property
+    @abstractmethod
+    def frames(self) -> Newest[FrameResult]:
+        """Finished frames. While nothing is to be segmented, or paused, the source's own frames, without
+        objects."""
+
+    @property
+    @abstractmethod
+    def paused(self) -> bool: ...
+
+    @abstractmethod
+    async def prompt(self, request: PromptRequest) -> str:
+        """Segment what was asked for, from the frame it was asked on; returns the object's name.
+
+        Raises InputError in one sentence when the request cannot be right (outside the frame, unknown name)
+        or objects cannot be changed in this run.
+        """
+
+    @abstractmethod
+    def remove(self, name: str) -> None:
+        """Forget an object. Raises InputError when there is none of this name, or as `prompt` does."""
+
+    @abstractmethod
+    def rename(self, name: str, new: str) -> None:
+        """Give an object another name. Raises InputError when that is taken, empty or too long, or as
+        `prompt` does."""
+
+    @abstractmethod
+    def pause(self, paused: bool) -> None:
+        """Send nothing more to any site, from the next window on, until it is called with False."""
+
+    @abstractmethod
+    def status(self) -> Status:
+        """Figures for people."""

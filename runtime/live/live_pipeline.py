@@ -1,0 +1,140 @@
+"""A running pipeline as viewers see it: Live on top of the pipeline, its objects and its sites."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from runtime.edge import Edge
+from runtime.live.board import Board
+from runtime.live.interface import Live
+from runtime.live.messages import Messages
+from runtime.live.newest import Newest
+from runtime.live.status import SiteStatus, Status, WindowStatus
+from runtime.objects.follower import Follower
+from runtime.objects.prompts import PromptRequest
+from runtime.pipeline import Pipeline
+from runtime.results.measurements import STEPS, Series, limited_by
+from runtime.results.result import FrameResult
+from stages.errors import InputError
+from stages.geometry import Geometry
+
+
+class LivePipeline(Live):
+    """Watches and steers one Pipeline. `windows` are those that hold picture.
+
+    `fixed_objects` refuses every change of objects, for a run whose masks are verified afterwards.
+    """
+
+    def __init__(
+        self,
+        pipeline: Pipeline,
+        follower: Follower,
+        edge: Edge,
+        geometry: Geometry,
+        windows: frozenset[int],
+        board: Board,
+        messages: Messages,
+        fixed_objects: bool = False,
+    ) -> None:
+        self._pipeline = pipeline
+        self._follower = follower
+        self._edge = edge
+        self._geometry = geometry
+        self._windows = windows
+        self._board = board
+        self._messages = messages
+        self._fixed_objects = fixed_objects
+
+    @property
+    def frames(self) -> Newest[FrameResult]:
+        return self._pipeline.frames
+
+    @property
+    def paused(self) -> bool:
+        return self._edge.encoder.paused
+
+    async def prompt(self, request: PromptRequest) -> str:
+        self._check_changeable()
+        return await self._pipeline.prompt(request)
+
+    def remove(self, name: str) -> None:
+        self._check_changeable()
+        self._follower.remove(name)
+
+    def rename(self, name: str, new: str) -> None:
+        self._check_changeable()
+        self._follower.rename(name, new)
+
+    def pause(self, paused: bool) -> None:
+        self._pipeline.pause(paused)
+
+    def status(self) -> Status:
+        measured, counts = self._pipeline.measured, self._edge.encoder.statistics
+        source = self._pipeline.source
+        seconds = measured.recent_seconds()
+        exposed = self._exposed()
+        return Status(
+            fps=round(measured.fps(), 2),
+            latency_ms=_latency_ms(seconds),
+            frames=measured.frames,
+            dropped=source.dropped if source else 0,
+            lost=measured.lost.count,
+            limited_by=limited_by(
+                seconds, self._edge.served_by_sites, measured.in_flight, measured.sequential_engines
+            ),
+            paused=self.paused,
+            message=(source.trouble if source else None) or self._messages.newest,
+            steps={name: round(seconds[name].recent_mean * 1e3, 1) for name in STEPS},
+            windows_sent=counts.windows_sent,
+            windows_reused=counts.windows_reused,
+            windows_hedged=counts.hedged,
+            windows_redispatched=counts.redispatched,
+            windows_run_at_edge=counts.local_windows,
+            sites=self._sites(),
+            grid=self._geometry.grid,
+            windows=self._window_statuses(exposed),
+            caps={operator: self._edge.ledger.cap(operator) for operator in exposed},
+            board=self._board.status(),
+        )
+
+    def _check_changeable(self) -> None:
+        if self._fixed_objects:
+            raise InputError(
+                "objects cannot be changed while --verify is on, which compares what was asked for at the "
+                "start; run without it to click"
+            )
+
+    def _sites(self) -> tuple[SiteStatus, ...]:
+        return tuple(
+            SiteStatus(
+                name=site.name,
+                operator=site.operator,
+                state=site.health.value,
+                tiles=site.client.tiles,
+                in_flight=site.client.in_flight,
+                bytes_up=site.client.bytes_up,
+                bytes_down=site.client.bytes_down,
+                last_error=site.last_error,
+            )
+            for site in self._edge.sites
+        )
+
+    def _exposed(self) -> dict[str, frozenset[int]]:
+        """The windows that each operator has seen, by its name."""
+        operators = sorted({site.operator for site in self._edge.sites})
+        return {operator: self._edge.ledger.exposure(operator) for operator in operators}
+
+    def _window_statuses(self, exposed: Mapping[str, frozenset[int]]) -> tuple[WindowStatus, ...]:
+        return tuple(
+            WindowStatus(
+                index=window,
+                sent=window in self._windows,
+                operators=tuple(operator for operator, seen in exposed.items() if window in seen),
+            )
+            for window in range(self._geometry.windows)
+        )
+
+
+def _latency_ms(seconds: Mapping[str, Series]) -> float:
+    ends = seconds["end_to_end"]
+    return round(ends.percentiles()["p50"] * 1e3, 1) if ends else 0.0

@@ -1,0 +1,83 @@
+"""The figures of a running pipeline that page, metrics and protocol share."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+
+@dataclass(frozen=True, kw_only=True)
+class SiteStatus:
+    """One site. `state` is a Health's value; bytes are those of message bodies."""
+
+    name: str
+    operator: str
+    state: str
+    tiles: int
+    in_flight: int
+    bytes_up: int
+    bytes_down: int
+    last_error: str | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class WindowStatus:
+    """One window. `sent` False means padding, which never leaves; `operators` have seen it."""
+
+    index: int
+    sent: bool
+    operators: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class BoardStatus:
+    """The board under the edge. Memory is in MB of 2**20 bytes; what the board does not tell is None.
+
+    `power_mw` is by rail and can be negative; `board_power_mw` is that of the whole board. `throttle_events`
+    count by kind since the run began. `warnings` are for a person, loudly.
+    """
+
+    gpu_percent: int | None
+    memory_used_mb: int
+    memory_total_mb: int
+    memory_available_mb: int | None
+    temperatures_c: dict[str, float]
+    power_mw: dict[str, int]
+    board_power_mw: int | None
+    throttle_events: dict[str, int]
+    warnings: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Status:
+    """A pipeline at one moment.
+
+    `fps`, `latency_ms` (median, 0 when unknown), `steps` (milliseconds a frame) and `limited_by` are of the
+    last seconds; counts are since the start. `message` is the newest line for a person. `grid` is the side of
+    the window grid; `caps` says how many windows each operator may see. `board` is None where nothing tells
+    of it.
+    """
+
+    fps: float
+    latency_ms: float
+    frames: int
+    dropped: int
+    lost: int
+    limited_by: str
+    paused: bool
+    message: str | None
+    steps: dict[str, float]
+    windows_sent: int
+    windows_reused: int
+    windows_hedged: int
+    windows_redispatched: int
+    windows_run_at_edge: int
+    sites: tuple[SiteStatus, ...]
+    grid: int
+    windows: tuple[WindowStatus, ...]
+    caps: dict[str, int]
+    board: BoardStatus | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """As the protocol's status message holds it."""
+        return asdict(self)

@@ -1,0 +1,1 @@
+"""What is segmented: prompts, the decoder that answers them, and objects followed from frame to frame."""

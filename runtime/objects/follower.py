@@ -1,0 +1,293 @@
+"""Finding objects on frames: by the decoder where a frame was computed, else by moving their masks along.
+
+A click is made on a frame that has passed by the time it arrives. So the last frames and their image
+embeddings are kept: the object is found on the frame of the click, then followed to the newest one.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+import anyio
+import numpy as np
+import numpy.typing as npt
+from anyio import to_thread
+
+from runtime.frames.canvas import Canvas
+from runtime.objects.decode import ObjectMask, decode
+from runtime.objects.optical_flow import Flow
+from runtime.objects.prompts import Prompt, PromptRequest
+from runtime.objects.registry import Box, ObjectRegistry, TrackedObject, extended
+from runtime.objects.tracking import TrackState, unit_features
+from stages.engines.thread import EngineThread
+from stages.errors import InputError
+from stages.tensors import Array
+
+_MAX_WAITING = 16
+RECENT_FRAMES = 16  # kept for late clicks; with vit_* each takes 8 MB
+
+
+@dataclass
+class RecentFrame:
+    """A frame on the edge. `image_embedding` is None if it was not computed; `boxes` are objects found on it,
+    by key."""
+
+    number: int
+    canvas: Canvas
+    image_embedding: Array | None = None
+    boxes: dict[str, Box] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class FollowedObject:
+    """One object on one frame, at the decoder's resolution; `found` is None while it is lost."""
+
+    name: str
+    colour: int
+    state: TrackState
+    found: ObjectMask | None
+
+
+@dataclass
+class _Waiting:
+    """An object whose frame has to be computed first; `entry` None starts a new one."""
+
+    entry: TrackedObject | None
+    prompt: Prompt
+    frame: RecentFrame
+    under_way: bool = False
+
+
+class Follower:
+    """Finds all objects on one frame after another, and new ones on frames that have passed."""
+
+    def __init__(self, engines: EngineThread, objects: ObjectRegistry, recent: int = RECENT_FRAMES) -> None:
+        self.objects = objects
+        self._engines = engines
+        self._recent: deque[RecentFrame] = deque(maxlen=recent)
+        self._waiting: list[_Waiting] = []
+        self._flow = Flow()
+        self._keyframe_forced = False  # the last frame does not show every object
+        self._lock = anyio.Lock()  # frames and late clicks take turns
+
+    def has_objects(self, number: int) -> bool:
+        """Whether there is anything to find on this frame."""
+        return bool(self.objects.entries or self._waiting) or self.objects.due(number)
+
+    def needs_keyframe(self, number: int) -> bool:
+        """Whether masks cannot be carried to this frame, since there is an object to be found first.
+
+        Where no viewer steps in this depends on the number alone, whatever is under way.
+        """
+        return self._keyframe_forced or self.objects.starts_on(number)
+
+    def force_keyframe(self) -> None:
+        """Have the next frame computed, after one that was to be and was not."""
+        self._keyframe_forced = True
+
+    def keep(self, frame: RecentFrame) -> None:
+        """A frame that is not segmented; a click on it may still come."""
+        self._recent.append(frame)
+
+    async def compute(self, frame: RecentFrame) -> list[FollowedObject]:
+        """Find all objects on a frame whose image embedding is known."""
+        async with self._lock:
+            self.objects.start_due(frame.number)
+            self._keyframe_forced = False
+            followed = await self._find(frame, list(self.objects.entries))
+            self._flow.start(frame.canvas)
+            self._recent.append(frame)
+            return followed
+
+    async def carry(self, frame: RecentFrame) -> list[FollowedObject]:
+        """Move the masks of all objects from the frame before to this one."""
+        async with self._lock:
+            entries = list(self.objects.entries)
+            moved = await to_thread.run_sync(
+                self._flow.move,
+                frame.canvas,
+                [entry.found.logits if entry.found else None for entry in entries],
+            )
+            followed = await to_thread.run_sync(_carry, entries, moved, frame)
+            self._recent.append(frame)
+            return followed
+
+    async def prompt(self, request: PromptRequest) -> str:
+        """Start or change an object from the frame of the request on; its name.
+
+        Where that frame has not been computed the object waits until `compute_waiting`. Raises InputError for
+        a request that cannot be right.
+        """
+        async with self._lock:
+            if waiting := self._waiting_named(request.name):
+                waiting.prompt = extended(waiting.prompt, request)
+                return waiting.prompt.name
+            frame = self._nearest(request.number)
+            entry, prompt = self._resolve(request, frame)
+            if frame is None:
+                return self._start(entry, prompt).name
+            if frame.image_embedding is None:
+                return self._wait(entry, prompt, frame)
+            started = self._start(entry, prompt)
+            await self._catch_up(started, frame)
+            return started.name
+
+    def remove(self, name: str) -> None:
+        """Forget an object; InputError when there is none of this name."""
+        if waiting := self._waiting_named(name):
+            self._waiting.remove(waiting)
+            self.objects.promised.discard(name)
+        else:
+            removed = self.objects.remove(name)
+            self._waiting = [waiting for waiting in self._waiting if waiting.entry is not removed]
+
+    def rename(self, name: str, new: str) -> None:
+        """Give an object another name; InputError when there is none of this name, or `new` cannot be."""
+        if waiting := self._waiting_named(name):
+            self.objects.promise(new, instead=name)
+            waiting.prompt = replace(waiting.prompt, name=new)
+        else:
+            self.objects.rename(name, new)
+
+    def next_waiting(self) -> RecentFrame | None:
+        """A frame that has to be computed for a click on it, given out once."""
+        for waiting in self._waiting:
+            if not waiting.under_way:
+                for same in self._waiting:
+                    same.under_way |= same.frame is waiting.frame
+                return waiting.frame
+        return None
+
+    def put_back(self, frame: RecentFrame) -> None:
+        """The frame could not be computed yet; `next_waiting` is to give it out again."""
+        for waiting in self._waiting:
+            if waiting.frame is frame:
+                waiting.under_way = False
+
+    async def compute_waiting(self, frame: RecentFrame) -> None:
+        """Start the objects that waited for this frame; without its embedding, from the next frame on."""
+        async with self._lock:
+            ready = [waiting for waiting in self._waiting if waiting.frame is frame]
+            self._waiting = [waiting for waiting in self._waiting if waiting.frame is not frame]
+            started = [self._start(waiting.entry, waiting.prompt) for waiting in ready]
+            if frame.image_embedding is not None:
+                for entry in started:
+                    await self._catch_up(entry, frame)
+
+    def _resolve(
+        self, request: PromptRequest, frame: RecentFrame | None
+    ) -> tuple[TrackedObject | None, Prompt]:
+        if len(self._waiting) >= _MAX_WAITING:
+            raise InputError("too many objects wait for their first frame; go on sending, or wait a moment")
+        named = self.objects.named(request.name) if request.name is not None else None
+        seen = frame.boxes.get(named.key) if frame and named else None
+        entry, prompt = self.objects.resolve(request, seen)
+        if self._recent:
+            canvas = (frame or self._recent[-1]).canvas
+            prompt.check_inside(canvas.height, canvas.width)
+        return entry, prompt
+
+    def _start(self, entry: TrackedObject | None, prompt: Prompt) -> TrackedObject:
+        self._keyframe_forced = True
+        return self.objects.start(entry, prompt)
+
+    def _wait(self, entry: TrackedObject | None, prompt: Prompt, frame: RecentFrame) -> str:
+        self._waiting.append(_Waiting(entry, prompt, frame))
+        if entry is not None:
+            return entry.name
+        self.objects.promised.add(prompt.name)
+        return prompt.name
+
+    def _waiting_named(self, name: str | None) -> _Waiting | None:
+        """A new object of this name that waits for its frame."""
+        for waiting in self._waiting:
+            if waiting.entry is None and waiting.prompt.name == name:
+                return waiting
+        return None
+
+    def _nearest(self, number: int) -> RecentFrame | None:
+        """The frame of this number; the oldest that is kept for an older one; None for one yet to come."""
+        for frame in self._recent:
+            if frame.number >= number:
+                return frame
+        return None
+
+    async def _catch_up(self, entry: TrackedObject, start: RecentFrame) -> None:
+        """Find an object on `start`, then follow it to the newest frame."""
+        await self._find(start, [entry])
+        for frame in list(self._recent):
+            if frame.number > start.number and frame.image_embedding is not None:
+                await self._find(frame, [entry])
+
+    async def _find(self, frame: RecentFrame, entries: Sequence[TrackedObject]) -> list[FollowedObject]:
+        if frame.image_embedding is None:
+            raise RuntimeError(f"frame {frame.number} has no image embedding yet")
+        prompts = await to_thread.run_sync(_next_prompts, entries, frame.canvas, frame.image_embedding)
+        choose = {entry.key: entry.track.choose for entry in entries}
+        found = await decode(
+            self._engines, frame.image_embedding, frame.canvas, prompts, choose, frame.number
+        )
+        masks = {each.prompt.name: each for each in found}
+        return await to_thread.run_sync(_update, entries, masks, frame)
+
+
+def _next_prompts(entries: Sequence[TrackedObject], canvas: Canvas, image_embedding: Array) -> list[Prompt]:
+    """The prompts for the decoder: one for each object that is not lost already."""
+    features = unit_features(image_embedding)
+    prompts = [entry.track.next_prompt(canvas, features) for entry in entries]
+    return [prompt for prompt in prompts if prompt is not None]
+
+
+def _update(
+    entries: Sequence[TrackedObject], masks: Mapping[str, ObjectMask], frame: RecentFrame
+) -> list[FollowedObject]:
+    """Tell each track what was found, and note where."""
+    return [
+        _note(entry, TrackState.TRACKED, entry.track.update(frame.canvas, masks.get(entry.key)), frame)
+        for entry in entries
+    ]
+
+
+def _carry(
+    entries: Sequence[TrackedObject], moved: Sequence[npt.NDArray[np.float32] | None], frame: RecentFrame
+) -> list[FollowedObject]:
+    """What of each object's moved logits [M, M] is seen on the frame."""
+    return [_carry_one(entry, logits, frame) for entry, logits in zip(entries, moved, strict=True)]
+
+
+def _carry_one(
+    entry: TrackedObject, logits: npt.NDArray[np.float32] | None, frame: RecentFrame
+) -> FollowedObject:
+    carried = None
+    if entry.found is not None and logits is not None and frame.canvas.shows(logits):
+        carried = ObjectMask(entry.found.prompt, logits, entry.found.iou)
+    return _note(entry, TrackState.CARRIED, carried, frame)
+
+
+def _note(
+    entry: TrackedObject, state: TrackState, found: ObjectMask | None, frame: RecentFrame
+) -> FollowedObject:
+    """The object on this frame, in `state` if it was found there."""
+    entry.found = found
+    if found is None:
+        return FollowedObject(entry.name, entry.colour, TrackState.LOST, None)
+    if (box := box_of(found.logits, frame.canvas)) is not None:
+        entry.box = frame.boxes[entry.key] = box
+    return FollowedObject(entry.name, entry.colour, state, found)
+
+
+def box_of(logits: npt.NDArray[np.float32], canvas: Canvas) -> Box | None:
+    """The box around a low-resolution mask [M, M] in frame pixels, None when it is empty on the frame.
+
+    Exact to one pixel of the low-resolution mask.
+    """
+    cells_px = canvas.geometry.image_size / len(logits)
+    rows, cols = int(np.ceil(canvas.rows / cells_px)), int(np.ceil(canvas.cols / cells_px))
+    ys, xs = np.nonzero(logits[:rows, :cols] > 0)
+    if not len(ys):
+        return None
+    to_x, to_y = cells_px * canvas.width / canvas.cols, cells_px * canvas.height / canvas.rows
+    right, bottom = min((xs.max() + 1) * to_x, canvas.width), min((ys.max() + 1) * to_y, canvas.height)
+    return float(xs.min() * to_x), float(ys.min() * to_y), float(right), float(bottom)

@@ -1,0 +1,355 @@
+"""Every option of `pedsam run`, declared once; the edge's other commands and edge.toml take theirs from here.
+
+Each option is a constant; its default is that of the dataclass field that holds its value. A new option of
+`run` is declared here, put into its table in TABLES, and is a field of the dataclass that uses it
+(EdgeOptions, RunOptions, PipelineOptions, CameraOptions). KINDS, LIVE_ALONE and NEEDS say where
+one does nothing.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import fields
+from typing import Any
+
+import click
+
+from runtime.edge import EdgeOptions
+from runtime.frames.cameras import CameraOptions
+from runtime.frames.sources import Source
+from runtime.live.metrics import MetricsOptions
+from runtime.objects.follower import RECENT_FRAMES
+from runtime.pipeline import PipelineOptions
+from runtime.preview import PreviewOptions
+from runtime.run_options import RunOptions
+from stages.address import Address
+from stages.distinct import NamedFile
+from stages.errors import InputError
+from stages.options import (
+    BACKEND,
+    IDLE_THREADS,
+    PATH,
+    THREADS,
+    Count,
+    Number,
+    bundle_option,
+    idle_options,
+    idle_reasons,
+)
+from stages.tls import CERTIFICATE, KEY, TOKEN
+
+MAX_CAMERA_SIDE_PX = 1 << 15
+CONFIG = "pedsam.config"  # in a context's meta: the file that --config names
+
+
+class Numbers(click.ParamType):  # type: ignore[type-arg]  # not generic before click 8.4
+    """Comma-separated numbers, as many as `form` names: "x0,y0,x1,y1"."""
+
+    name = "numbers"
+
+    def __init__(self, form: str) -> None:
+        self._form = form
+
+    def get_metavar(self, param: click.Parameter, ctx: click.Context | None = None) -> str:
+        return self._form
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[float, ...]:
+        try:
+            numbers = tuple(float(part) for part in str(value).split(","))
+        except ValueError:
+            numbers = ()
+        if len(numbers) != len(self._form.split(",")):
+            self.fail(f"expected {self._form} in pixels of the frame, not {value!r}", param, ctx)
+        return numbers
+
+
+class FrameSize(click.ParamType):  # type: ignore[type-arg]  # not generic before click 8.4
+    """The size of a frame in pixels, typed as width x height ("1920x1080"), as (height, width)."""
+
+    name = "WxH"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[int, int]:
+        if isinstance(value, tuple):  # a default, which is one already
+            return value
+        sides = str(value).split("x")
+        pixels = [int(side) for side in sides if re.fullmatch("[0-9]{1,9}", side)]
+        if not len(sides) == len(pixels) == 2 or not all(0 < side < MAX_CAMERA_SIDE_PX for side in pixels):
+            self.fail(f"expected a size in pixels like 1920x1080, not {value!r}", param, ctx)
+        width, height = pixels
+        return height, width
+
+
+class Turn(click.types.IntParamType):
+    """Degrees clockwise by which a picture can be turned."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        degrees: int = super().convert(value, param, ctx)
+        try:
+            CameraOptions(rotate=degrees)
+        except InputError as exc:
+            self.fail(str(exc), param, ctx)
+        return degrees
+
+
+class ProxyAddress(click.ParamType):  # type: ignore[type-arg]  # not generic before click 8.4
+    """The address of an HTTP proxy. It may hold a password, so no error repeats it."""
+
+    name = "URL"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Address:
+        address = value if isinstance(value, Address) else Address(str(value))
+        if address.scheme != "http":
+            self.fail("it is no address of a proxy, expected like http://proxy:3128", param, ctx)
+        return address
+
+
+def sites_option(required: bool = False) -> click.Option:
+    text = "sites.toml" if required else "sites.toml; without it every window runs here."
+    return click.Option(["--sites"], type=PATH, required=required, help=text)
+
+
+# What several commands have.
+
+BUNDLE = bundle_option("Bundle with the edge's stages")
+SITES = sites_option()
+WIRE = click.Option(
+    ["--wire"],
+    type=click.Choice(["fp16", "int8", "fp32"]),
+    help="What sites answer with  [default: fp16]",
+)
+ACCEPT_EXPOSURE = click.Option(
+    ["--accept-exposure"], is_flag=True, help="Let one operator alone see every window."
+)
+NEW_SESSION = click.Option(["--new-session"], is_flag=True, help="Forget what operators have seen so far.")
+INSECURE = click.Option(
+    ["--insecure"], is_flag=True, help="Allow plain http to sites that are not on loopback."
+)
+
+# What `run` alone has.
+
+SOURCE = click.Option(
+    ["--source"],
+    required=True,
+    help="A camera (0, /dev/video0, csi://0), a stream (rtsp://...), a video, a picture or a folder.",
+)
+CAMERA_SIZE = click.Option(
+    ["--camera-size"], type=FrameSize(), metavar="WxH", help="What to ask a camera for."
+)
+CAMERA_FPS = click.Option(["--camera-fps"], type=Number(1), help="What to ask a camera for.")
+CAMERA_PROXY = click.Option(
+    ["--camera-proxy"],
+    type=ProxyAddress(),
+    metavar="URL",
+    help="HTTP proxy for a stream; those of the environment are not used.",
+)
+FPS = click.Option(
+    ["--fps"],
+    type=Number(0, min_open=True),
+    help="How many pictures of a folder are a second of `time_s`  [default: 1]",
+)
+ROTATE = click.Option(
+    ["--rotate"],
+    type=Turn(),
+    default=CameraOptions.rotate,
+    help="Turn the picture clockwise: 90, 180, 270.",
+)
+REALTIME = click.Option(
+    ["--realtime"], is_flag=True, help="Play a video file at its own speed, as if it were a camera."
+)
+IN_FLIGHT = click.Option(
+    ["--in-flight"],
+    type=click.IntRange(1, RECENT_FRAMES),
+    default=PipelineOptions.in_flight,
+    show_default=True,
+    help="Frames whose windows travel at once; of a live source at most so many, as needed.",
+)
+KEYFRAME_EVERY = click.Option(
+    ["--keyframe-every"],
+    type=Count(1),
+    default=PipelineOptions.keyframe_every,
+    show_default=True,
+    help="Run the model on every Nth frame and carry masks between by optical flow.",
+)
+MAX_FPS = click.Option(["--max-fps"], type=Number(0, min_open=True), help="Take no more frames a second.")
+MAX_MBIT = click.Option(
+    ["--max-mbit"],
+    type=Number(0, min_open=True),
+    help="Send no more megabits a second, to all sites together.",
+)
+BOXES = click.Option(
+    ["--box", "boxes"],
+    type=Numbers("x0,y0,x1,y1"),
+    multiple=True,
+    help="Segment what this box holds; repeatable.",
+)
+POINTS = click.Option(
+    ["--point", "points"],
+    type=Numbers("x,y"),
+    multiple=True,
+    help="Segment what lies at this point; repeatable.",
+)
+TRACK = click.Option(
+    ["--track/--no-track"],
+    default=None,
+    help="Follow objects, or ask for the same place on every frame  [default: follow them in films]",
+)
+PROMPTS = click.Option(
+    ["--prompts"],
+    type=PATH,
+    help="JSON file of objects with boxes and points to begin with; it is only read.",
+)
+STATE = click.Option(
+    ["--state"],
+    type=PATH,
+    help="File in which a live run keeps its objects, to go on with them at the next start  [default: "
+    "beside --prompts, as NAME.state.json]",
+)
+ALLOW_UNDISTILLED = click.Option(
+    ["--allow-undistilled"],
+    is_flag=True,
+    help="Run weights whose masks are not meaningful; marks every overlay.",
+)
+VERIFY = click.Option(
+    ["--verify"], is_flag=True, help="Compare every mask with the unsplit model's afterwards."
+)
+LEDGER = click.Option(
+    ["--ledger"],
+    type=PATH,
+    help="File of what each operator has seen in the session  [default: beside sites.toml]",
+)
+DRY_RUN = click.Option(
+    ["--dry-run"], is_flag=True, help="Read options and files, say what is wrong with them, and end."
+)
+REUSE_THRESHOLD = click.Option(
+    ["--reuse-threshold"],
+    type=Number(0, 255),
+    default=EdgeOptions.reuse_threshold,
+    show_default=True,
+    help="Do not send a window again that changed by no more grey levels on average, for still cameras. "
+    "A tile that comes tells its site that something moved in that window.",
+)
+OUT = click.Option(["--out"], type=PATH, help="Directory for masks, overlays and summary.json.")
+RECORD = click.Option(
+    ["--record/--no-record"],
+    default=None,
+    help="Write masks and overlays  [default: of files, not of live sources]",
+)
+RECORD_MB = click.Option(
+    ["--record-mb"],
+    type=Number(10),
+    default=RunOptions.record_mb,
+    show_default=True,
+    help="Space of a live source's recording; the oldest parts go.",
+)
+TRACE = click.Option(
+    ["--trace"], type=PATH, help="Write a timeline for ui.perfetto.dev, and a picture of it."
+)
+PREVIEW = click.Option(
+    ["--preview"], type=click.IntRange(0, 65535), metavar="PORT", help="Serve a page: watch, click to prompt."
+)
+PREVIEW_HOST = click.Option(["--preview-host"], default=PreviewOptions.host, show_default=True)
+PREVIEW_KEYS = click.Option(
+    ["--preview-keys"], type=PATH, help="Folder of `pedsam keys --preview`; needed off loopback."
+)
+PREVIEW_WIDTH = click.Option(
+    ["--preview-width"],
+    type=Count(16),
+    default=PreviewOptions.longest_px,
+    show_default=True,
+    help="Longest side, in pixels, of the pictures that the page gets.",
+)
+METRICS_PORT = click.Option(
+    ["--metrics-port"], type=click.IntRange(0, 65535), help="Serve Prometheus metrics of this edge."
+)
+METRICS_HOST = click.Option(["--metrics-host"], default=MetricsOptions.host, show_default=True)
+
+METRICS_KEYS = click.Option(
+    ["--metrics-keys"], type=PATH, help="Folder of `pedsam keys --preview`; needed off loopback."
+)
+HEARTBEAT = click.Option(
+    ["--heartbeat"],
+    type=PATH,
+    help="File to touch every two seconds while the run moves, for a health check.",
+)
+
+# The tables of edge.toml, which are the sections of the help too. A key is the name of its option's value.
+TABLES: Mapping[str, tuple[click.Option, ...]] = {
+    "source": (SOURCE, CAMERA_SIZE, CAMERA_FPS, CAMERA_PROXY, FPS, ROTATE, REALTIME),
+    "loop": (
+        BUNDLE, BACKEND, THREADS, WIRE, IN_FLIGHT, KEYFRAME_EVERY, MAX_FPS, MAX_MBIT, BOXES, POINTS, TRACK,
+        PROMPTS, STATE, ALLOW_UNDISTILLED, VERIFY, DRY_RUN,
+    ),
+    "privacy": (SITES, ACCEPT_EXPOSURE, NEW_SESSION, INSECURE, LEDGER, REUSE_THRESHOLD),
+    "sinks": (
+        OUT, RECORD, RECORD_MB, TRACE, PREVIEW, PREVIEW_HOST, PREVIEW_KEYS, PREVIEW_WIDTH, METRICS_PORT,
+        METRICS_HOST, METRICS_KEYS, HEARTBEAT,
+    ),
+}  # fmt: skip
+# What is said of one run, not of a service that starts again and again.
+NOT_IN_FILE = (FPS, BOXES, POINTS, VERIFY, NEW_SESSION, DRY_RUN)
+
+# What each option is for, where it is not for every source and whatever else is given: kinds of Source, a
+# source that is live, the option without which it does nothing, the values of one with which it does nothing.
+_MANY_FRAMES = frozenset({"folder", "video", "camera", "stream"})
+KINDS: Mapping[str, frozenset[str]] = {
+    "camera_size": frozenset({"camera"}),
+    "camera_fps": frozenset({"camera", "stream"}),
+    "camera_proxy": frozenset({"stream"}),
+    "fps": frozenset({"folder"}),
+    "realtime": frozenset({"video"}),
+    **dict.fromkeys(("in_flight", "keyframe_every", "max_fps", "track", "reuse_threshold"), _MANY_FRAMES),
+}
+LIVE_ALONE = frozenset({"record_mb", "state"})
+NEEDS: Mapping[str, str] = {
+    **dict.fromkeys(("accept_exposure", "new_session", "insecure", "ledger", "max_mbit"), "sites"),
+    **dict.fromkeys(("preview_host", "preview_keys", "preview_width"), "preview"),
+    **dict.fromkeys(("metrics_host", "metrics_keys"), "metrics_port"),
+    "record_mb": "record",
+}
+_SOURCES = {
+    "picture": "a picture",
+    "folder": "a folder of pictures",
+    "video": "a video file",
+    "camera": "a camera",
+    "stream": "a network stream",
+}
+
+
+def idle_in_run(ctx: click.Context, source: Source) -> Iterator[str]:
+    """A sentence for each option of `run` that was given and does nothing for this source, or as the others
+    are."""
+    what = f"for {_SOURCES[source.kind]}"
+    unfit = {name: what for name, kinds in KINDS.items() if source.kind not in kinds}
+    if not source.live:
+        without = " without --realtime" if source.kind == "video" else ""
+        unfit |= dict.fromkeys(LIVE_ALONE, f"{what}{without}")
+    return idle_options(ctx, idle_reasons(ctx, NEEDS, IDLE_THREADS) | unfit)
+
+
+def values_of(kind: type, options: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Takes the options out that are fields of a dataclass, named with `prefix` before, as its arguments."""
+    names = [field.name for field in fields(kind) if prefix + field.name in options]
+    return {name: options.pop(prefix + name) for name in names}
+
+
+def values_with(prefix: str, options: dict[str, Any]) -> dict[str, Any]:
+    """Takes the options out whose names begin with `prefix`, without it."""
+    names = [name for name in options if name.startswith(prefix)]
+    return {name.removeprefix(prefix): options.pop(name) for name in names}
+
+
+def inputs_of(ctx: click.Context) -> Iterator[NamedFile]:
+    """What else a command reads: its prompts, its keys and its edge.toml."""
+    if (prompts := ctx.params.get("prompts")) is not None:
+        yield NamedFile("the file of --prompts", prompts)
+    for name in ("preview_keys", "metrics_keys"):
+        if (keys := ctx.params.get(name)) is not None:
+            what = f"a file of --{name.replace('_', '-')}"
+            yield from (NamedFile(what, keys / file) for file in (CERTIFICATE, KEY, TOKEN))
+    if CONFIG in ctx.meta:
+        yield NamedFile("the file of --config", ctx.meta[CONFIG])

@@ -1,0 +1,400 @@
+"""The pipeline of a run: read -> windows -> global -> decode -> write, one task a step.
+
+While the global stage of a frame runs, the windows of the next ones are computed, at most `in_flight` frames
+of them, and one more is being read. Frames leave in order. Nothing is read before there is room: a file drops
+nothing, and a live source hands on the newest frame there is by then.
+
+A file is to be done soon: the global stage of a frame begins before the masks of the one before are decoded.
+A live frame is to be shown soon: its masks come before the next frame's global stage, and no more frames are
+ahead of it than keep the engines busy, since any other would only grow old.
+
+Nothing leaves the edge for a frame on which nothing is to be segmented, nor while sending is paused: such a
+frame passes through as it is. A frame that has passed so, and is then clicked on, is computed at once,
+whether or not the source gives another.
+"""
+
+from __future__ import annotations
+
+import enum
+import time
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TypeVar
+
+import anyio
+from anyio import to_thread
+from anyio.abc import TaskGroup
+from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
+
+from runtime.encoder import Encoding, FrameLost, ImageEncoder, SendingPaused
+from runtime.frames.canvas import Canvas, make_canvas
+from runtime.frames.pace import Pace
+from runtime.frames.sources import NOTHING, Frame, Source
+from runtime.live.newest import Newest
+from runtime.objects.follower import FollowedObject, Follower, RecentFrame
+from runtime.objects.prompts import PromptRequest
+from runtime.results.measurements import RunMeasurements
+from runtime.results.result import FrameResult, ObjectResult
+from runtime.results.sinks import Sink
+from runtime.results.trace import NO_TRACE, Trace
+from stages.geometry import Geometry
+
+_FEWER_MARGIN = 1.1  # one frame less is tried below this times the windows' time for which it is enough
+_NEWEST_WEIGHT = 0.2  # of the newest value in a moving average
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class PipelineOptions:
+    """How the pipeline runs; see the help of `pedsam run`.
+
+    No frame is read while those under way have more than `full_pixels` together: of very large ones there is
+    one at a time, so that they fit into memory.
+    """
+
+    in_flight: int = 3
+    keyframe_every: int = 1
+    max_fps: float | None = None
+    max_mbit: float | None = None
+    full_pixels: int = 1 << 26
+
+
+class Fate(enum.Enum):
+    """What becomes of a frame in the pipeline."""
+
+    COMPUTED = enum.auto()  # the model runs on it
+    CARRIED = enum.auto()  # the masks of the frame before are moved along
+    UNSEGMENTED = enum.auto()  # shown as it is: nothing is to be found on it, or sending is paused
+    LOST = enum.auto()  # could not be read or completed
+    REVISITED = enum.auto()  # was shown already, and is computed for a click on it
+    POSTPONED = enum.auto()  # was to be revisited, but sending was paused
+
+
+_ALREADY_WRITTEN = (Fate.REVISITED, Fate.POSTPONED)
+_NEEDS_ENCODING = (Fate.COMPUTED, Fate.REVISITED)
+
+
+@dataclass
+class FrameJob:
+    """A frame on its way through the pipeline; each step adds its part. `reason` says why it was lost."""
+
+    frame: Frame
+    started_s: float
+    fate: Fate
+    recent: RecentFrame | None = None
+    windows_done: anyio.Event = field(default_factory=anyio.Event)
+    encoding: Encoding | None = None  # once all windows have come
+    objects: list[FollowedObject] = field(default_factory=list)
+    reason: str = ""
+
+
+class Pipeline:
+    """Runs a source through all steps once. `on_lost` gets each frame that is lost, and why."""
+
+    def __init__(
+        self,
+        geometry: Geometry,
+        encoder: ImageEncoder,
+        follower: Follower,
+        sinks: Sequence[Sink],
+        options: PipelineOptions = PipelineOptions(),
+        progress: Callable[[int], None] = lambda frames: None,
+        trace: Trace = NO_TRACE,
+        on_lost: Callable[[Frame, str], None] = lambda frame, reason: None,
+    ) -> None:
+        self.measured = RunMeasurements()
+        self.frames: Newest[FrameResult] = Newest()
+        self.options = options
+        self.source: Source | None = None
+        self.pacing = False  # the next frame is not read yet for --max-fps or --max-mbit
+        self.ended = False
+        self._geometry = geometry
+        self._encoder = encoder
+        self._follower = follower
+        self._sinks = sinks
+        self._progress = progress
+        self._trace = trace
+        self._on_lost = on_lost
+        self._pace = Pace(options.max_fps, options.max_mbit)
+        self._ahead = 0  # frames read whose global stage has not begun
+        self._unwritten_pixels = 0  # of all frames under way
+        self._begun = anyio.Condition()
+        self._revisit_wanted = anyio.Event()
+        self._windows_s = self._engines_s = 0.0  # moving averages of a frame
+        self._stopping = False
+        self._last_unsegmented = True
+
+    def stop(self) -> None:
+        """Read no further frame; those under way are completed."""
+        self._stopping = True
+        if self.source is not None:
+            self.source.stop()
+
+    async def prompt(self, request: PromptRequest) -> str:
+        """Follower.prompt; a frame that has to be computed for it is computed at once."""
+        name = await self._follower.prompt(request)
+        self._revisit_wanted.set()
+        return name
+
+    @property
+    def paused(self) -> bool:
+        return self._encoder.paused
+
+    @property
+    def stopped(self) -> bool:
+        """Whether `stop` ended the run, not its source."""
+        return self._stopping
+
+    def pause(self, paused: bool) -> None:
+        """Send nothing more, until this is called with False."""
+        self._encoder.pause(paused)
+        self._revisit_wanted.set()
+
+    async def run(self, source: Source) -> RunMeasurements:
+        """Process the frames of a source that is open, and return what was measured."""
+        self.source = source
+        self.measured.sequential_engines = source.live
+        self.measured.in_flight = 1 if source.live else self.options.in_flight
+        started = time.perf_counter()
+        async with anyio.create_task_group() as tasks:
+            send, receive = anyio.create_memory_object_stream[FrameJob](self.options.in_flight)
+            tasks.start_soon(self._read, source, tasks, send)
+            for work in (self._global_then_decode,) if source.live else (self._global, self._decode):
+                following, next_receive = anyio.create_memory_object_stream[FrameJob](0)
+                tasks.start_soon(_step, work, receive, following)
+                receive = next_receive
+            tasks.start_soon(self._finish, receive)
+        self.measured.wall_s = time.perf_counter() - started
+        self.ended = True
+        return self.measured
+
+    async def _read(self, source: Source, tasks: TaskGroup, send: MemoryObjectSendStream[FrameJob]) -> None:
+        try:
+            async with send, anyio.create_task_group() as revisits:
+                revisits.start_soon(self._revisit, tasks, send)
+                await self._read_new(source, tasks, send)
+                revisits.cancel_scope.cancel()
+        finally:
+            source.stop()  # ends a thread that still waits for a frame
+
+    async def _read_new(
+        self, source: Source, tasks: TaskGroup, send: MemoryObjectSendStream[FrameJob]
+    ) -> None:
+        frames = iter(source)
+        while not self._stopping:
+            await self._wait_for_slot(source.live)
+            job = await self._next(source, frames)
+            if job is None:
+                return
+            tasks.start_soon(self._collect_windows, job)
+            await send.send(job)
+
+    async def _revisit(self, tasks: TaskGroup, send: MemoryObjectSendStream[FrameJob]) -> None:
+        """Send frames that were clicked on before they were computed, until cancelled. They take no
+        slot of new frames."""
+        while True:
+            await self._revisit_wanted.wait()
+            self._revisit_wanted = anyio.Event()
+            while not self._encoder.paused and (recent := self._follower.next_waiting()) is not None:
+                frame = Frame(recent.number, f"{recent.number}", 0.0, NOTHING)
+                job = FrameJob(frame, time.perf_counter(), Fate.REVISITED, recent)
+                tasks.start_soon(self._collect_windows, job)
+                await send.send(job)
+
+    async def _wait_for_slot(self, live: bool) -> None:
+        """Wait until another frame may be under way."""
+        async with self._begun:
+            while self._ahead >= self.measured.in_flight or self._unwritten_pixels > self.options.full_pixels:
+                await self._begun.wait()
+                if live:
+                    wanted = frames_ahead(self.measured.in_flight, self._windows_s, self._engines_s)
+                    self.measured.in_flight = min(wanted, self.options.in_flight)
+            self._ahead += 1
+
+    async def _wait_for_pace(self) -> None:
+        self.pacing = True
+        with self.measured.timed("pace"):
+            await self._pace.wait()
+        self.pacing = False
+
+    async def _next(self, source: Source, frames: Iterator[Frame]) -> FrameJob | None:
+        await self._wait_for_pace()
+        started = time.perf_counter()
+        frame = await to_thread.run_sync(next, frames, None, abandon_on_cancel=source.live)
+        if frame is None:
+            return None
+        if source.live:
+            self.measured.seconds["camera"].add(time.perf_counter() - started)
+            started = time.perf_counter()
+        captured_s = frame.captured_s or started
+        if frame.error is not None:
+            return FrameJob(frame, captured_s, Fate.LOST, reason=frame.error)
+        self._unwritten_pixels += _area(frame)
+        canvas = await to_thread.run_sync(make_canvas, frame.pixels, self._geometry)
+        job = FrameJob(frame, captured_s, self._choose(frame.number), RecentFrame(frame.number, canvas))
+        self._record_step("read", job, started)
+        return job
+
+    def _choose(self, number: int) -> Fate:
+        """How this frame gets its masks, decided before anything of it can leave."""
+        before_unsegmented = self._last_unsegmented
+        self._last_unsegmented = self._encoder.paused or not self._follower.has_objects(number)
+        if self._last_unsegmented:
+            return Fate.UNSEGMENTED
+        key = number % self.options.keyframe_every == 0 or self._follower.needs_keyframe(number)
+        return Fate.COMPUTED if key or before_unsegmented else Fate.CARRIED
+
+    async def _collect_windows(self, job: FrameJob) -> None:
+        """Collect the embeddings of a frame's windows."""
+        try:
+            if job.fate in _NEEDS_ENCODING:
+                started = time.perf_counter()
+                encoding = self._encoder.start(_required(job.recent).canvas, job.frame.number)
+                await encoding.collect()
+                job.encoding = encoding
+                self._pace.sent(self._encoder.bytes_up)
+                self._record_step("windows", job, started)
+                self._windows_s = _smooth(self._windows_s, time.perf_counter() - started)
+        except FrameLost as exc:
+            if job.fate is Fate.COMPUTED:  # what waits for a revisited frame starts with the next one
+                job.fate, job.reason = Fate.LOST, str(exc)
+        except SendingPaused:
+            self._on_paused(job)
+        finally:
+            job.windows_done.set()
+
+    def _on_paused(self, job: FrameJob) -> None:
+        """Sending was paused before the frame was complete."""
+        self._follower.force_keyframe()
+        if job.fate is Fate.REVISITED:
+            job.fate = Fate.POSTPONED
+            self._follower.put_back(_required(job.recent))
+            self._revisit_wanted.set()
+        else:
+            job.fate = Fate.UNSEGMENTED
+
+    async def _global(self, job: FrameJob) -> None:
+        await job.windows_done.wait()
+        if job.fate not in _ALREADY_WRITTEN:  # those hold no slot
+            async with self._begun:
+                self._ahead -= 1
+                self._begun.notify()
+        if job.encoding is not None:
+            started = time.perf_counter()
+            _required(job.recent).image_embedding = await job.encoding.finish()
+            job.encoding = None
+            self._record_step("global", job, started)
+
+    async def _global_then_decode(self, job: FrameJob) -> None:
+        await job.windows_done.wait()
+        started = time.perf_counter()
+        await self._global(job)
+        await self._decode(job)
+        if job.fate in (Fate.COMPUTED, Fate.CARRIED):
+            self._engines_s = _smooth(self._engines_s, time.perf_counter() - started)
+
+    async def _decode(self, job: FrameJob) -> None:
+        started = time.perf_counter()
+        if job.fate is Fate.UNSEGMENTED:
+            self._follower.keep(_required(job.recent))
+        elif job.fate is Fate.CARRIED:
+            job.objects = await self._follower.carry(_required(job.recent))
+        elif job.fate is Fate.COMPUTED:
+            job.objects = await self._follower.compute(_required(job.recent))
+        elif job.fate is Fate.REVISITED:
+            await self._follower.compute_waiting(_required(job.recent))
+        if job.fate in (Fate.CARRIED, *_NEEDS_ENCODING):
+            self._record_step("decode", job, started)
+
+    async def _finish(self, receive: MemoryObjectReceiveStream[FrameJob]) -> None:
+        async with receive:
+            async for job in receive:
+                if job.fate not in _ALREADY_WRITTEN:
+                    await self._write(job)
+                    self._progress(self.measured.frames)
+                    async with self._begun:
+                        full = self._unwritten_pixels > self.options.full_pixels
+                        self._unwritten_pixels -= _area(job.frame)
+                        if full:
+                            self._begun.notify()
+
+    async def _write(self, job: FrameJob) -> None:
+        measured = self.measured
+        measured.frames += 1
+        measured.unsegmented += job.fate is Fate.UNSEGMENTED
+        measured.carried += job.fate is Fate.CARRIED
+        if job.fate is Fate.LOST:
+            measured.lost.add(job.frame.name, job.reason)
+            self._on_lost(job.frame, job.reason)
+            result = FrameResult(job.frame, ())
+        else:
+            started = time.perf_counter()
+            result = await to_thread.run_sync(self._result, job)
+            measured.note_objects({each.name: each.mask is not None for each in result.objects})
+            self._record_step("write", job, started)
+        done = time.perf_counter()
+        measured.done_s.append(done)
+        if job.fate is not Fate.LOST:
+            measured.seconds["end_to_end"].add(done - job.started_s)
+        if job.frame.error is None:
+            self.frames.put(replace(result, latency_s=done - job.started_s))
+
+    def _result(self, job: FrameJob) -> FrameResult:
+        """The frame with the masks of its objects, after all sinks took it."""
+        canvas = _required(job.recent).canvas
+        result = FrameResult(job.frame, tuple(_object_result(each, canvas) for each in job.objects))
+        for sink in self._sinks:
+            sink.write(result)
+        return result
+
+    def _record_step(self, step: str, job: FrameJob, started_s: float) -> None:
+        now_s = time.perf_counter()
+        if job.fate not in _ALREADY_WRITTEN:
+            self.measured.seconds[step].add(now_s - started_s)
+        self._trace.add(step, f"frame {job.frame.number}", started_s, now_s)
+
+
+def frames_ahead(now: int, windows_s: float, engines_s: float) -> int:
+    """How many frames to have under way so that the engines need not wait for windows; one step from `now`.
+
+    `windows_s` is how long the windows of a frame take at present, `engines_s` how long a frame keeps the
+    engines. Frames under way together slow each other down, so one less is tried a little before it is
+    sure to be enough.
+    """
+    if windows_s > now * engines_s > 0:
+        return now + 1
+    return now - 1 if windows_s < _FEWER_MARGIN * (now - 1) * engines_s else now
+
+
+def _area(frame: Frame) -> int:
+    return frame.pixels.size // 3
+
+
+def _smooth(average: float, value: float) -> float:
+    return average + (value - average) * _NEWEST_WEIGHT if average else value
+
+
+async def _step(
+    work: Callable[[FrameJob], Awaitable[None]],
+    receive: MemoryObjectReceiveStream[FrameJob],
+    send: MemoryObjectSendStream[FrameJob],
+) -> None:
+    async with receive, send:
+        async for job in receive:
+            await work(job)
+            await send.send(job)
+
+
+def _object_result(followed: FollowedObject, canvas: Canvas) -> ObjectResult:
+    found = followed.found
+    if found is None:
+        return ObjectResult(followed.name, followed.colour, followed.state, 0.0, None)
+    mask = canvas.to_frame_mask(found.logits)
+    return ObjectResult(followed.name, followed.colour, followed.state, found.iou, mask, found.prompt)
+
+
+def _required(value: T | None) -> T:
+    if value is None:
+        raise RuntimeError("a step ran before the one it depends on")
+    return value

@@ -1,0 +1,101 @@
+"""Frames as viewers get them, encoded once for all, and only while somebody waits for one."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import anyio
+import cv2
+import numpy as np
+import numpy.typing as npt
+from anyio import to_thread
+from pycocotools import mask as coco
+
+from runtime.live.newest import Newest
+from runtime.objects.masks import Mask, encode_mask
+from runtime.preview import protocol
+from runtime.results.result import FrameResult, ObjectResult
+
+
+@dataclass(frozen=True)
+class EncodedFrame:
+    """A frame message; `version` is that of the frame in Newest."""
+
+    version: int
+    number: int
+    message: bytes
+
+
+class FrameEncoder:
+    """Encodes frames: pictures of at most `longest_px` on their longest side, as JPEG of `quality`."""
+
+    def __init__(self, frames: Newest[FrameResult], longest_px: int, quality: int) -> None:
+        self._frames = frames
+        self._longest_px = longest_px
+        self._quality = quality
+        self._lock = anyio.Lock()
+        self._last = EncodedFrame(0, 0, b"")
+        self.encoded = 0  # frames so far
+
+    async def after(self, version: int) -> EncodedFrame:
+        """The newest frame, as soon as it is newer than `version`."""
+        await self._frames.after(version)
+        async with self._lock:
+            newest, result = await self._frames.after(version)  # there may be a newer one by now
+            if newest != self._last.version:
+                message = await to_thread.run_sync(self._encode, result)
+                self._last = EncodedFrame(newest, result.number, message)
+                self.encoded += 1
+            return self._last
+
+    def _encode(self, result: FrameResult) -> bytes:
+        pixels = result.frame.pixels
+        height, width = pixels.shape[:2]
+        scale = min(1.0, self._longest_px / max(height, width))
+        size = (max(1, round(width * scale)), max(1, round(height * scale)))
+        header = {
+            "number": result.number,
+            "time_s": round(result.frame.time_s, 4),
+            "latency_s": round(result.latency_s, 4),
+            "width": width,
+            "height": height,
+            "objects": [_described(found, size) for found in result.objects],
+        }
+        return protocol.encode_frame(header, self._jpeg(pixels, size))
+
+    def _jpeg(self, pixels: npt.NDArray[np.uint8], size: tuple[int, int]) -> bytes:
+        small = cv2.resize(pixels, size, interpolation=cv2.INTER_AREA)
+        done, data = cv2.imencode(".jpg", small[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, self._quality])
+        if not done:
+            raise RuntimeError("OpenCV cannot write JPEG")
+        return data.tobytes()
+
+
+def _described(found: ObjectResult, size: tuple[int, int]) -> dict[str, Any]:
+    """An object in the header; `size` is width and height of the picture, and so of the mask."""
+    described = {
+        "name": found.name,
+        "colour": found.colour,
+        "state": found.state.value,
+        "iou": round(found.iou, 4),
+        "mask": None,
+        "box": None,
+    }
+    if found.mask is None or not found.mask.any():
+        return described
+    rle = encode_mask(_resized(found.mask, size))
+    return {**described, "mask": rle, "box": _box(found.mask)}
+
+
+def _resized(mask: Mask, size: tuple[int, int]) -> Mask:
+    if (mask.shape[1], mask.shape[0]) == size:
+        return mask
+    share = cv2.resize(mask.astype(np.uint8) * np.uint8(255), size, interpolation=cv2.INTER_AREA)
+    return np.asarray(share > 127)
+
+
+def _box(mask: Mask) -> list[int]:
+    """Left, top, right, bottom of what is set in a mask, in its pixels; right and bottom lie outside."""
+    left, top, width, height = coco.toBbox(encode_mask(mask))
+    return [int(left), int(top), int(left + width), int(top + height)]

@@ -1,0 +1,178 @@
+"""What a run measures, in memory that does not grow: single values of the last frames only."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+import numpy as np
+
+RECENT = 1000  # values that percentiles are taken of
+RECENT_S, RECENT_FRAMES = 3.0, 4  # figures of a running pipeline are taken over the longer of both
+_MAX_LOST_REASONS = 100  # lost frames that are reported one by one
+_MAX_OBJECTS = 1000  # the first ones, of which it is known whether they were found
+STEPS = ("read", "windows", "global", "decode", "write")
+WAITS = ("camera", "pace")  # what the reading step waits for: the next picture, and the limits asked for
+
+
+class Series:
+    """Numbers one after another: the `count` of all, `recent` the last ones, `at_s` when those were added."""
+
+    def __init__(self, values: Iterable[float] = ()) -> None:
+        self.count = 0
+        self.recent: deque[float] = deque(maxlen=RECENT)
+        self.at_s: deque[float] = deque(maxlen=RECENT)
+        for value in values:
+            self.add(value)
+
+    def __bool__(self) -> bool:
+        return self.count > 0
+
+    def add(self, value: float, at_s: float | None = None) -> None:
+        """One more, of now or of another time.perf_counter()."""
+        self.count += 1
+        self.recent.append(value)
+        self.at_s.append(time.perf_counter() if at_s is None else at_s)
+
+    def since(self, start_s: float) -> Series:
+        """Those of the last numbers that were added from then on, by time.perf_counter()."""
+        return Series(value for value, at_s in zip(self.recent, self.at_s, strict=True) if at_s >= start_s)
+
+    @property
+    def recent_mean(self) -> float:
+        """Of the last numbers; 0 of none."""
+        return float(np.mean(self.recent)) if self.recent else 0.0
+
+    def percentiles(self) -> dict[str, float]:
+        """p50 and p95 of the last numbers, of which there is at least one."""
+        p50, p95 = np.percentile(self.recent, [50, 95])
+        return {"p50": float(p50), "p95": float(p95)}
+
+
+class Lost:
+    """Frames that were lost: how many, and why the last ones were."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.reasons: dict[str, str] = {}
+
+    def add(self, name: str, reason: str) -> None:
+        """One more, by its frame's name."""
+        self.count += 1
+        self.reasons[name] = reason
+        if len(self.reasons) > _MAX_LOST_REASONS:
+            del self.reasons[next(iter(self.reasons))]
+
+
+@dataclass
+class WindowStatistics:
+    """Counts of a run's windows over its `canvases`, those computed again for a late click among them:
+    `windows_reused` had not changed, `local_windows` ran at the edge, `redispatched` went elsewhere after a
+    failure, `hedged` were sent to a second site for being late."""
+
+    canvases: int = 0
+    windows_sent: int = 0
+    windows_skipped: int = 0
+    windows_reused: int = 0
+    local_windows: int = 0
+    redispatched: int = 0
+    hedged: int = 0
+
+
+@dataclass
+class RunMeasurements:
+    """What a run measured. `seconds` per step, wait and "end_to_end" hold one value a frame that got through
+    it.
+
+    Of `frames` that were finished, `unsegmented` ones had nothing to be segmented or came while sending was
+    paused, and `carried` ones had their masks moved along. Windows of `in_flight` frames were under way at
+    once; `sequential_engines` says that global stage and decoder of a frame ran before those of the next.
+    `objects` were looked for, by name; True are those that a frame showed.
+    """
+
+    seconds: dict[str, Series] = field(
+        default_factory=lambda: {name: Series() for name in (*STEPS, *WAITS, "end_to_end")}
+    )
+    frames: int = 0
+    unsegmented: int = 0
+    carried: int = 0
+    lost: Lost = field(default_factory=Lost)
+    wall_s: float = 0.0
+    in_flight: int = 1
+    sequential_engines: bool = False
+    done_s: deque[float] = field(default_factory=lambda: deque(maxlen=30))
+    objects: dict[str, bool] = field(default_factory=dict)
+
+    def note_objects(self, objects: Mapping[str, bool]) -> None:
+        """The objects of one more frame, by name, and whether each was found there."""
+        for name, found in objects.items():
+            if name in self.objects or len(self.objects) < _MAX_OBJECTS:
+                self.objects[name] = found or self.objects.get(name, False)
+
+    @contextmanager
+    def timed(self, name: str) -> Iterator[None]:
+        """Adds the seconds the block took, if it did not fail."""
+        started = time.perf_counter()
+        yield
+        self.seconds[name].add(time.perf_counter() - started)
+
+    def recent_seconds(self) -> dict[str, Series]:
+        """The newest of the `seconds`: what a run does now, not what it did before somebody clicked."""
+        start_s = self._recent_start_s()
+        return {name: series.since(start_s) for name, series in self.seconds.items()}
+
+    def fps(self) -> float:
+        """Frames a second of the last frames, 0 when none has come for three seconds."""
+        start_s = self._recent_start_s()
+        done_s = [at_s for at_s in self.done_s if at_s >= start_s]
+        if len(done_s) < 2 or time.perf_counter() - done_s[-1] > RECENT_S:
+            return 0.0
+        return (len(done_s) - 1) / max(done_s[-1] - done_s[0], 1e-9)
+
+    def _recent_start_s(self) -> float:
+        if len(self.done_s) <= RECENT_FRAMES:
+            return 0.0
+        return min(time.perf_counter() - RECENT_S, self.done_s[-RECENT_FRAMES - 1])
+
+
+_WHERE = {
+    "read": "reading and resizing frames",
+    "windows": "the window stage",
+    "global": "the global stage at the edge",
+    "decode": "the mask decoder at the edge",
+    "engines": "the global stage and the mask decoder at the edge",
+    "write": "drawing and writing results",
+    "camera": "the source, which gives no frames faster",
+    "pace": "--max-fps or --max-mbit",
+}
+
+
+def limited_by(
+    seconds: Mapping[str, Series], through_sites: bool, in_flight: int = 1, sequential_engines: bool = False
+) -> str:
+    """What bounds the frames per second: the step that is busy longest with a frame, or what reading waits
+    for.
+
+    A step that only some frames need counts by their share of the frames read. `in_flight` is for how many
+    frames at once the window stage works; `sequential_engines` as RunMeasurements has it.
+    """
+    if not any(seconds[name] for name in STEPS):
+        return "nothing: no frame was completed"
+    frames = seconds["read"].count or 1
+    busy = {name: seconds[name].recent_mean * seconds[name].count / frames for name in (*STEPS, *WAITS)}
+    busy["windows"] /= in_flight
+    reading = ("read", *WAITS)
+    held = {**{name: busy[name] for name in STEPS}, "read": sum(busy[name] for name in reading)}
+    if sequential_engines:
+        held["engines"] = held.pop("global") + held.pop("decode")
+    slowest = max(held, key=lambda name: held[name])
+    ms = held[slowest] * 1e3
+    if slowest == "read":
+        slowest = max(reading, key=lambda name: busy[name])
+    where = _WHERE[slowest]
+    if slowest == "windows":
+        where += " at the sites" if through_sites else " at the edge"
+    return f"{where}: {ms:.0f} ms of every frame"

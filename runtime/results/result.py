@@ -1,0 +1,42 @@
+"""What becomes of a frame: its picture and its objects, as sinks write them and viewers see them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from runtime.frames.sources import Frame
+from runtime.objects.masks import Mask
+from runtime.objects.prompts import Prompt
+from runtime.objects.tracking import TrackState
+
+
+@dataclass(frozen=True)
+class ObjectResult:
+    """One object on one frame. `mask` is bool [H, W] in frame pixels, None while the object is lost.
+
+    `colour` indexes runtime.results.sinks.PALETTE and stays with the object; `iou` is what the decoder thinks
+    of the mask, `prompt` what it was asked, None while the object is lost.
+    """
+
+    name: str
+    colour: int
+    state: TrackState
+    iou: float
+    mask: Mask | None
+    prompt: Prompt | None = None
+
+
+@dataclass(frozen=True)
+class FrameResult:
+    """A finished frame with its objects.
+
+    `latency_s` from its capture until all sinks had it; 0 until then.
+    """
+
+    frame: Frame
+    objects: tuple[ObjectResult, ...]
+    latency_s: float = 0.0
+
+    @property
+    def number(self) -> int:
+        return self.frame.number

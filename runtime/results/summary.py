@@ -1,0 +1,177 @@
+"""What a run reports: `summary.json` and the table that ends it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from runtime.edge import Edge
+from runtime.results.measurements import WAITS, RunMeasurements, Series, limited_by
+from stages.bundle import Bundle
+from stages.errors import InputError
+from stages.files import replace_file, writing
+from stages.text_files import escaped
+
+
+def summarise(
+    bundle: Bundle,
+    edge: Edge,
+    measured: RunMeasurements,
+    dropped: int,
+    board: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
+    """The content of summary.json, whose keys docs/live.md explains: milliseconds, and bytes of message
+    bodies with those of probes.
+
+    `dropped` frames came too fast and were never looked at; of the others, `frames_bare` passed through
+    without being segmented and `frames_carried` had their masks moved along. `board` is Board.summary.
+    """
+    counts = edge.encoder.statistics
+    done = measured.frames - measured.lost.count
+    return {
+        "model": bundle.geometry.name,
+        "weights": bundle.weights,
+        "wire": edge.wire_format,
+        "frames": measured.frames,
+        "frames_lost": measured.lost.count,
+        "frames_bare": measured.unsegmented,
+        "frames_carried": measured.carried,
+        "frames_dropped": dropped,
+        "lost": {escaped(name): escaped(reason) for name, reason in measured.lost.reasons.items()},
+        "fps": round(done / measured.wall_s, 3) if measured.wall_s else 0.0,
+        "latency_ms": {
+            name: _percentiles(values)
+            for name, values in measured.seconds.items()
+            if values and name not in WAITS
+        },
+        "bytes_up": edge.encoder.bytes_up,
+        "bytes_down": sum(site.client.bytes_down for site in edge.sites),
+        "windows_sent_per_frame": _per_frame(counts.windows_sent, counts.canvases),
+        "windows_skipped_as_padding": _per_frame(counts.windows_skipped, counts.canvases),
+        "windows_reused": counts.windows_reused,
+        "windows_hedged": counts.hedged,
+        "windows_run_at_edge": counts.local_windows,
+        "windows_redispatched": counts.redispatched,
+        "sites": _sites(edge),
+        "limited_by": limited_by(
+            measured.seconds, edge.served_by_sites, measured.in_flight, measured.sequential_engines
+        ),
+        "board": board,
+    }
+
+
+def _sites(edge: Edge) -> dict[str, Any]:
+    """Each site by its name: what it did and what its operator has seen."""
+    return {
+        site.name: {
+            "operator": site.operator,
+            "state": site.health.value,
+            "windows_seen": sorted(site.client.sent),
+            "tiles_served": site.client.tiles,
+            "tile_ms": round(site.client.tile_s * 1e3, 2),
+            "operator_exposure": sorted(edge.ledger.exposure(site.operator)),
+            "operator_cap": edge.ledger.cap(site.operator),
+        }
+        for site in edge.sites
+    }
+
+
+def write_summary(path: Path, summary: Mapping[str, Any]) -> None:
+    with writing(path):
+        replace_file(path, json.dumps(summary, indent=1) + "\n")
+
+
+def check_done(summary: Mapping[str, Any]) -> None:
+    """Raises InputError when the run did nothing."""
+    if summary["nothing_done"] is not None:
+        raise InputError(summary["nothing_done"])
+
+
+def print_summary(console: Console, summary: Mapping[str, Any]) -> None:
+    """A short table and, last, what limited the speed."""
+    table = Table(
+        title=f"{summary['model']}, {summary['weights']} weights, {summary['wire']} wire",
+        title_justify="left",
+        show_header=False,
+    )
+    table.add_column()
+    table.add_column(justify="right")
+    for label, value in _rows(summary):
+        table.add_row(label, value)
+    console.print(table)
+    if summary["sites"]:
+        console.print(_site_table(summary["sites"]))
+    console.print(f"limited by {summary['limited_by']}")
+
+
+_IF_ANY = {
+    "frames_dropped": "frames dropped for newer ones",
+    "frames_bare": "frames not segmented",
+    "frames_carried": "frames whose masks were carried",
+    "windows_reused": "windows unchanged, not sent again",
+    "windows_hedged": "windows sent to a second site",
+    "windows_run_at_edge": "windows run at the edge",
+}
+
+
+def _rows(summary: Mapping[str, Any]) -> Sequence[tuple[str, str]]:
+    latency = summary["latency_ms"]
+    rows = [
+        ("frames (lost)", f"{summary['frames']} ({summary['frames_lost']})"),
+        ("frames per second", f"{summary['fps']:.2f}"),
+        *((f"{name} p50 / p95", f"{v['p50']:.0f} / {v['p95']:.0f} ms") for name, v in latency.items()),
+        (
+            "windows sent a frame (padding, not sent)",
+            f"{summary['windows_sent_per_frame']:g} ({summary['windows_skipped_as_padding']:g})",
+        ),
+        ("sent up / down", f"{summary['bytes_up'] / 1e6:.1f} / {summary['bytes_down'] / 1e6:.1f} MB"),
+    ]
+    rows += [(label, str(summary[key])) for key, label in _IF_ANY.items() if summary.get(key)]
+    rows += _board_rows(summary.get("board") or {})
+    if summary.get("iou_with_unsplit") is not None:  # None: there was no mask to compare
+        rows.append(("IoU with the unsplit model (lowest)", f"{summary['iou_with_unsplit']:.5f}"))
+    return rows
+
+
+def _board_rows(board: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """What the board did, as far as it was told."""
+    rows = []
+    if board.get("temperature_c_peak") is not None:
+        zone = f"{board['temperature_c_peak']:.0f} °C ({board['temperature_zone_peak']})"
+        rows.append(("board, warmest", zone))
+    if board.get("power_w_mean") is not None:
+        watts = f"{board['power_w_mean']:.1f} / {board['power_w_peak']:.1f} W"
+        rows.append(("board, mean / peak power", watts))
+    if board.get("memory_available_mb_least") is not None:
+        rows.append(("board, least memory available", f"{board['memory_available_mb_least']} MB"))
+    for kind, count in board.get("throttle_events", {}).items():
+        if count:
+            rows.append((f"board throttled: {kind}", f"{count} times"))
+    return rows
+
+
+def _site_table(sites: Mapping[str, Mapping[str, Any]]) -> Table:
+    table = Table("site", "operator", "state", "tiles served", "windows seen", "of cap")
+    for name, site in sites.items():
+        seen = " ".join(map(str, site["windows_seen"])) or "none"
+        share = f"{len(site['operator_exposure'])} of {site['operator_cap']}"
+        table.add_row(
+            Text(name), Text(site["operator"]), site["state"], str(site["tiles_served"]), seen, share
+        )
+    table.caption = "Exposure counts window positions; with a moving camera, content moves through positions."
+    table.caption_justify = "left"
+    return table
+
+
+def _percentiles(seconds: Series) -> dict[str, float]:
+    return {name: round(value * 1e3, 2) for name, value in seconds.percentiles().items()}
+
+
+def _per_frame(count: int, frames: int) -> float:
+    return round(count / frames, 2) if frames else 0.0

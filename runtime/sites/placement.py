@@ -1,0 +1,72 @@
+"""Which operator has which window for the session, and who takes over from one whose sites all fail.
+
+Every window has a home operator, chosen before the first tile and kept, so that over a video an operator sees
+only its own positions. When no site of the home operator works, its windows go to (1) spare operators, (2)
+operators with room under their cap; what is left has nobody. A site that comes back gets its windows back.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+
+from anyio import to_thread
+
+from runtime.sites.assignment import assign, takeover
+from runtime.sites.health import Sites
+from runtime.sites.ledger import ExposureLedger
+from stages.geometry import Geometry
+
+
+class Placement:
+    """Windows and their operators; made by `place`. `home` is window -> operator."""
+
+    def __init__(
+        self, geometry: Geometry, sites: Sites, ledger: ExposureLedger, home: Mapping[int, str]
+    ) -> None:
+        self.home = home
+        self._geometry = geometry
+        self._sites = sites
+        self._ledger = ledger
+        self._substitutes: dict[int, str] = {}
+        self._choose_substitutes()
+        sites.on_change.append(self._choose_substitutes)
+
+    def operators(self, window: int) -> list[str]:
+        """Who may be asked for a window now, in this order; each as far as its cap goes."""
+        return [table[window] for table in (self.home, self._substitutes) if window in table]
+
+    def why_unavailable(self, window: int) -> str:
+        """Why a window cannot be sent to any operator."""
+        operator = self.home.get(window)
+        owner = f"operator {operator} does not answer" if operator else "no operator has it within its cap"
+        return f"window {window}: {owner}, no other operator has room under its cap"
+
+    def _choose_substitutes(self) -> None:
+        """For the windows whose home operator does not work: spares first, then others."""
+        working, spares = self._sites.working(), self._sites.spares()
+        unserved = [window for window, operator in self.home.items() if operator not in working]
+        held = {operator: self._held(operator) for operator in working}
+        rooms = {operator: max(0, self._ledger.cap(operator) - len(held[operator])) for operator in working}
+        self._substitutes = {}
+        for group in (working & spares, working - spares):
+            left = [window for window in unserved if window not in self._substitutes]
+            self._substitutes |= takeover(
+                self._geometry, left, sorted(group), rooms, held, self._sites.speeds()
+            )
+
+    def _held(self, operator: str) -> frozenset[int]:
+        """What an operator has seen and what it has yet to see as the home of its windows."""
+        own = (window for window, home in self.home.items() if home == operator)
+        return self._ledger.exposure(operator).union(own)
+
+
+async def place(
+    geometry: Geometry, sites: Sites, ledger: ExposureLedger, windows: Collection[int]
+) -> Placement:
+    """Assign `windows` to the operators that are no spares, by the speed of their sites."""
+    regular = sorted({site.operator for site in sites} - sites.spares())
+    caps = {operator: ledger.cap(operator) for operator in regular}
+    home = await to_thread.run_sync(  # up to half a second of searching
+        assign, geometry, sorted(windows), caps, sites.speeds(), ledger.exposed()
+    )
+    return Placement(geometry, sites, ledger, home)

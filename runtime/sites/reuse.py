@@ -1,0 +1,70 @@
+"""Embeddings of windows that have not changed: what was computed once is not sent again.
+
+Whether a tile comes tells its site whether that window changed; the pixels themselves stay here. A window is
+compared with the one its embedding was computed from, not with the frame before, so that slow change adds up.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
+
+import anyio
+import cv2
+import numpy as np
+
+from stages.tensors import Array
+
+
+@dataclass
+class CachedWindow:
+    """A window: its inputs and, once `done` is set, its embedding, None if that failed."""
+
+    inputs: Mapping[str, Array]
+    embedding: Array | None = None
+    done: anyio.Event = field(default_factory=anyio.Event)
+
+    async def compute(self, embed: Callable[[], Awaitable[Array]]) -> Array:
+        """What `embed` gives, kept for later frames."""
+        try:
+            self.embedding = await embed()
+        finally:
+            self.done.set()
+        return self.embedding
+
+    async def result(self) -> Array | None:
+        """The embedding, waiting for it if it is still on its way; None if that failed."""
+        await self.done.wait()
+        return self.embedding
+
+
+class Reuse:
+    """Keeps the last embedding of every window. `threshold` is a mean absolute difference in grey levels,
+    0..255; at 0 a window must be the same to the byte, and at None nothing is used again."""
+
+    def __init__(self, threshold: float | None = 0.0) -> None:
+        self._threshold = threshold
+        self._cached: dict[int, CachedWindow] = {}
+
+    def find(self, window: int, inputs: Mapping[str, Array]) -> CachedWindow | None:
+        """The same window as it was computed before, or is at this moment."""
+        found = self._cached.get(window)
+        return found if found is not None and self._same_pixels(found.inputs, inputs) else None
+
+    def start(self, window: int, inputs: Mapping[str, Array]) -> CachedWindow:
+        """A window that is to be computed now, to be found by later frames from here on."""
+        mine = CachedWindow(inputs)
+        if self._threshold is not None:
+            self._cached[window] = mine
+        return mine
+
+    def forget(self) -> None:
+        """Reuse nothing that was computed so far: part of it may come from a site that lied."""
+        self._cached = {}
+
+    def _same_pixels(self, before: Mapping[str, Array], now: Mapping[str, Array]) -> bool:
+        if not np.array_equal(before["extent"], now["extent"]):
+            return False
+        if self._threshold:
+            return float(cv2.absdiff(before["tile"][0], now["tile"][0]).mean()) <= self._threshold
+        return np.array_equal(before["tile"], now["tile"])

@@ -1,0 +1,183 @@
+"""Windows to sites and embeddings back, whatever fails on the way.
+
+A window that is late is sent to a second site as well. Where that one answers first, the late request goes
+on until its deadline, one a site at most. If the site answers this or any other tile by then, it is slow and
+stays in use; if it answers none, it hangs and is taken out of use.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
+from functools import partial
+from typing import TypeAlias
+
+from anyio.abc import TaskGroup
+
+from runtime.results.measurements import WindowStatistics
+from runtime.sites.client import SITE_LOG_HINT, SiteClient, SiteTimeout
+from runtime.sites.health import RECONNECT_S, Site, Sites
+from runtime.sites.hedging import Request, first_answer
+from runtime.sites.ledger import ExposureLedger
+from runtime.sites.placement import Placement, place
+from runtime.sites.routing import Route, Router
+from stages.bundle import Bundle
+from stages.errors import InputError, SiteError, SiteUnavailable
+from stages.tensors import Array
+
+HEDGE_FACTOR = 3.0  # a tile is late after so many times the time its site should need
+MIN_HEDGE_DELAY_S = 0.2  # and not before, since speeds are measured without the way there
+
+# Told the site, window, start and end (time.perf_counter) of every answer.
+OnAnswer: TypeAlias = Callable[[str, int, float, float], None]
+
+
+class SiteWindows:
+    """Has windows computed by the sites; made by `open_sites`. Requests run in `tasks`."""
+
+    def __init__(
+        self,
+        sites: Sites,
+        placement: Placement,
+        ledger: ExposureLedger,
+        tasks: TaskGroup,
+        statistics: WindowStatistics,
+        hedge_factor: float | None = HEDGE_FACTOR,
+        on_answer: OnAnswer | None = None,
+    ) -> None:
+        self.sites = sites
+        self.placement = placement
+        self.ledger = ledger
+        self.statistics = statistics
+        self.router = Router(sites, placement, ledger)
+        self._tasks = tasks
+        self._hedge_factor = hedge_factor
+        self._on_answer = on_answer
+        self._late: dict[Site, Request[Array]] = {}  # given up for a second site's answer
+
+    async def embed(self, window: int, inputs: Mapping[str, Array]) -> Array | None:
+        """The embedding [w, w, D] of a tile; None when no site may have it, or all that may have failed."""
+        tried: set[str] = set()
+        while (route := await self.router.route(window, tried)) is not None:
+            self.statistics.redispatched += bool(tried)
+            self.statistics.windows_sent += not tried
+            tried.add(route.site.name)
+            embedding = await self._infer_hedged(route, inputs, tried)
+            if embedding is not None:
+                return embedding
+        return None
+
+    def cancel_late(self) -> None:
+        """Cancel the requests that go on though nobody needs their answer any more."""
+        for request in self._late.values():
+            request.cancel()
+
+    async def _infer_hedged(self, route: Route, inputs: Mapping[str, Array], tried: set[str]) -> Array | None:
+        """The answer of a site, or of a second one when it is late; None when neither gave a good one."""
+
+        async def infer_second() -> Array | None:
+            if (second := self.router.second(route.window, tried)) is None:
+                return None
+            self.statistics.hedged += 1
+            tried.add(second.site.name)
+            return await self._infer(second, inputs)
+
+        if self._hedge_factor is None or self.router.second(route.window, tried) is None:
+            return await self._infer(route, inputs)
+        late_s = max(MIN_HEDGE_DELAY_S, self._hedge_factor * route.site.expected_s)
+        first: Request[Array] = Request()
+        self._tasks.start_soon(first.run, partial(self._infer, route, inputs, first))
+        try:
+            answer = await first_answer(first.answer, infer_second, late_s)
+        except BaseException:
+            first.cancel()
+            raise
+        if not first.ended:
+            self._give_up(route.site, first)
+        return answer
+
+    def _give_up(self, site: Site, request: Request[Array]) -> None:
+        """A second site answered first: keep this request running if it is the only such one of its site."""
+        site.lost_hedges += 1
+        request.given_up = True
+        if (earlier := self._late.get(site)) is not None and not earlier.ended:
+            request.cancel()
+        else:
+            self._late[site] = request
+
+    async def _infer(
+        self, route: Route, inputs: Mapping[str, Array], request: Request[Array] | None = None
+    ) -> Array | None:
+        site = route.site
+        started_s = time.perf_counter()
+        try:
+            embedding = await site.client.infer(route.grant, inputs)
+        except SiteTimeout as exc:
+            if request is None or not request.given_up:
+                self.sites.failed(site, exc)
+            elif site.answered_s < started_s:
+                self.sites.failed(site, _hangs(site, exc.timeout_s))
+            return None
+        except SiteError as exc:
+            self.sites.failed(site, exc)
+            return None
+        site.answered()
+        if self._on_answer is not None:
+            self._on_answer(site.name, route.window, started_s, site.answered_s)
+        return embedding
+
+
+def _hangs(site: Site, timeout_s: float) -> SiteUnavailable:
+    return SiteUnavailable(
+        site.name,
+        f"hangs: a second site had to answer its last {site.lost_hedges} tiles, and it gave no answer within "
+        f"{timeout_s:.1f} s; {SITE_LOG_HINT}",
+    )
+
+
+@contextlib.asynccontextmanager
+async def open_sites(
+    bundle: Bundle,
+    clients: Sequence[SiteClient],
+    ledger: ExposureLedger,
+    windows: Collection[int],
+    on_message: Callable[[str], None],
+    *,
+    window_engine: bool,
+    reconnect_s: Sequence[float] = RECONNECT_S,
+    hedge_factor: float | None = HEDGE_FACTOR,
+    on_answer: OnAnswer | None = None,
+) -> AsyncIterator[SiteWindows]:
+    """Probe all sites, assign `windows` and keep failed sites under retry while the block runs.
+
+    Raises InputError when no site works, or the caps leave windows over, and there is no `window_engine` here
+    to fall back to. `hedge_factor` None never sends to a second site.
+    """
+    statistics = WindowStatistics()
+    async with Sites(clients, bundle.probe(), on_message, reconnect_s) as sites:
+        if clients and not window_engine:
+            _check_usable(sites)
+        placement = await place(bundle.geometry, sites, ledger, windows)
+        if clients and not window_engine:
+            _check_covered(placement, windows)
+        async with sites.reconnecting() as tasks:
+            yield SiteWindows(sites, placement, ledger, tasks, statistics, hedge_factor, on_answer)
+
+
+def _check_usable(sites: Sites) -> None:
+    if not sites.working():
+        raise InputError(
+            "no site can be used and this bundle has no window stage to run here: "
+            + "; ".join(site.last_error or site.name for site in sites)
+        )
+
+
+def _check_covered(placement: Placement, windows: Collection[int]) -> None:
+    left = len(set(windows) - set(placement.home))
+    if left:
+        raise InputError(
+            f"the caps let all operators together see {len(windows) - left} of {len(windows)} windows, "
+            "and this bundle has no window stage to run the others here; raise caps, add sites of other "
+            "operators, or copy the window stage to the edge"
+        )

@@ -1,0 +1,1 @@
+"""A site on the network: addresses, connections, requests, messages."""

@@ -1,0 +1,128 @@
+"""Decoding requests and encoding responses without blocking the event loop.
+
+Binary tensors are views of the body and cost nothing. JSON numbers do: Python's parser holds the GIL from
+start to end, 20 ms for the pixels of one tile and far longer for hostile text. So large JSON is parsed in a
+process of its own, started by the first request that needs it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import multiprocessing
+import os
+import signal
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from multiprocessing import connection
+from typing import Any, TypeVar
+
+import anyio
+import anyio.to_thread
+import numpy as np
+
+from server.limits import JSON_VALUES, Busy
+from stages import wire
+from stages.errors import WireError
+from stages.tensors import Array, TensorSpec
+
+SMALL_JSON_BYTES = 16 * 1024  # hostile JSON of this size is parsed in about 1 ms
+SMALL_JSON_VALUES = 4096
+BYTES_A_VALUE = 24  # of JSON text, at most: a float32 with its comma
+
+T = TypeVar("T")
+
+
+class Codec:
+    """`wire`'s decode_request and encode_response, for an event loop. Close it when no request is left."""
+
+    def __init__(self) -> None:
+        self._pool: ProcessPoolExecutor | None = None
+
+    async def decode(
+        self,
+        body: bytes,
+        header_length: str | None,
+        inputs: Sequence[TensorSpec],
+        outputs: Sequence[TensorSpec],
+        max_batch: int,
+    ) -> wire.InferRequest:
+        """Raises WireError for what is no request, or one whose answer would be too much JSON."""
+        arguments = (body, header_length, inputs, outputs, max_batch)
+        if min(json_bytes(header_length, len(body)), len(body)) > SMALL_JSON_BYTES:
+            request = await self._in_json_process(wire.decode_request, *arguments)
+        else:
+            request = wire.decode_request(*arguments)
+        _check_answer(request, outputs)
+        return request
+
+    async def encode(
+        self, outputs: Mapping[str, Array], binary: Mapping[str, bool], request_id: str | None, version: str
+    ) -> wire.Message:
+        if sum(array.size for name, array in outputs.items() if not binary[name]) > SMALL_JSON_VALUES:
+            return await self._in_json_process(wire.encode_response, outputs, binary, request_id, version)
+        return wire.encode_response(outputs, binary, request_id, version)
+
+    async def close(self) -> None:
+        if self._pool is not None:
+            with anyio.CancelScope(shield=True):
+                await anyio.to_thread.run_sync(self._pool.shutdown)
+            self._pool = None
+
+    async def _in_json_process(self, call: Callable[..., T], *arguments: Any) -> T:
+        if self._pool is None:
+            spawn = multiprocessing.get_context("spawn")  # a fork would copy an engine without its threads
+            self._pool = ProcessPoolExecutor(1, mp_context=spawn, initializer=_exit_with_parent)
+        pool = self._pool
+        try:
+            return await asyncio.get_running_loop().run_in_executor(pool, call, *arguments)
+        except BrokenProcessPool as exc:  # killed, perhaps for its memory
+            if self._pool is pool:
+                self._pool = None
+            raise Busy("no process left to read JSON with") from exc
+
+
+def _exit_with_parent() -> None:
+    """In the JSON process: ignore SIGINT, and exit when the site's process does, however it ends."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    parent = multiprocessing.parent_process()
+    if parent is None:
+        raise RuntimeError("this is no child process")
+
+    def watch() -> None:
+        connection.wait([parent.sentinel])
+        os._exit(0)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+def json_bytes(header_length: str | None, body_bytes: int) -> int:
+    """How much of a body is JSON, as its sender says; a header that is no number is refused in decoding."""
+    if header_length is None:
+        return body_bytes
+    is_number = header_length.isascii() and header_length.isdigit() and len(header_length) < 12
+    return int(header_length) if is_number else 0
+
+
+def answer_bytes(request: wire.InferRequest, outputs: Sequence[TensorSpec]) -> int:
+    """What the tensors of the answer to a request take, at most; its header is some hundred bytes."""
+    return sum(
+        _values(request, spec) * (np.dtype(spec.dtype).itemsize if binary else BYTES_A_VALUE)
+        for spec in outputs
+        if (binary := request.outputs.get(spec.name)) is not None
+    )
+
+
+def _check_answer(request: wire.InferRequest, outputs: Sequence[TensorSpec]) -> None:
+    values = sum(_values(request, spec) for spec in outputs if request.outputs.get(spec.name) is False)
+    if values > JSON_VALUES:
+        raise WireError(
+            f"the answer would hold {values} JSON numbers, at most {JSON_VALUES} are sent; ask for binary "
+            "data or for fewer tiles"
+        )
+
+
+def _values(request: wire.InferRequest, spec: TensorSpec) -> int:
+    return request.batch * math.prod(map(int, spec.shape[1:]))

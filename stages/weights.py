@@ -1,0 +1,60 @@
+"""How many numbers each stage's weights are, from the model's dimensions alone.
+
+For a model whose bundle is not at hand. What is counted is what a stage's graph holds: tables of relative
+positions are spread out to one matrix a query, position embeddings are cut into windows with their padding.
+
+Source: segment_anything.modeling (ImageEncoderViT, PromptEncoder, MaskDecoder), and `export.modules`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from stages.geometry import Geometry
+
+MLP_RATIO = 4
+# PromptEncoder and MaskDecoder of every SAM, and the matrix of random frequencies for points, 2 x 128.
+DECODER_PARAMETERS = 6_220 + 4_058_340
+FREQUENCIES = 256
+
+
+@dataclass(frozen=True)
+class Parameters:
+    """`products` are kept in the stage's precision, `rest` (norms, positions) in fp32 whatever that is."""
+
+    products: int
+    rest: int
+
+    def bytes(self, precision: str) -> int:
+        """Size in a stage's precision, as `bundle.json` names it: "fp32", "fp32 from ...", "fp16", "bf16"."""
+        return self.products * (4 if precision.startswith("fp32") else 2) + self.rest * 4
+
+
+def stage_parameters(geometry: Geometry) -> dict[str, Parameters]:
+    """What the stages window, global and decoder hold."""
+    g = geometry
+    windows, globals_ = len(g.window_blocks), len(g.global_blocks)
+    patch = 3 * g.patch**2 * g.dim + g.dim
+    neck = g.dim * g.prompt_dim + 9 * g.prompt_dim**2
+    return {
+        "window": Parameters(
+            products=patch + windows * _block_products(g, g.window),
+            rest=windows * _norms(g) + g.windows * g.window**2 * g.dim,
+        ),
+        "global": Parameters(
+            products=neck + globals_ * _block_products(g, g.tokens),
+            rest=globals_ * _norms(g) + 4 * g.prompt_dim,
+        ),
+        "decoder": Parameters(DECODER_PARAMETERS, FREQUENCIES + g.prompt_dim * g.tokens**2),
+    }
+
+
+def _block_products(g: Geometry, side: int) -> int:
+    """One block's matrices and their biases, with tables of relative positions for `side` tokens a side."""
+    attention = 4 * g.dim**2 + 4 * g.dim
+    mlp = 2 * MLP_RATIO * g.dim**2 + (MLP_RATIO + 1) * g.dim
+    return attention + mlp + 2 * side**2 * (g.dim // g.heads)
+
+
+def _norms(g: Geometry) -> int:
+    return 4 * g.dim

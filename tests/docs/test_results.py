@@ -1,0 +1,189 @@
+"""Numbers in the pages are those of benchmarks/results."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Callable
+from decimal import ROUND_HALF_UP, Decimal
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from runtime.results.summary import print_summary
+from tests.support.documents import README, ROOT, Document, table_rows
+
+RESULTS = Document.read("docs/results.md")
+CARD = Document.read("assets/mini/README.md")
+FILES = ROOT / "benchmarks/results"
+# Beginnings of a row of the pages' table, and the row of the file.
+ACCURACY = {
+    "original block order": "original block order",
+    "the same weights, reordered": "the same weights, reordered",
+    "reordered and distilled": "reordered and distilled",
+    "the six trainings on the CPU": "the six trainings on the CPU",
+    "**as shipped": "as shipped",
+    "as shipped, int8 wire": "as shipped, int8 wire",
+    "as shipped, input blurred, sigma 10": "as shipped, input blurred, sigma 10",
+    "as shipped, input blurred, sigma 20": "as shipped, input blurred, sigma 20",
+    "MobileSAM, 1024 pixels, unsplit": "MobileSAM, 1024 pixels, unsplit",
+}
+
+
+def measured(name: str) -> Any:
+    return json.loads((FILES / name).read_text(encoding="utf-8"))
+
+
+def rounded(value: float, digits: int) -> str:
+    """As one rounds by hand: 0.435 is 0.44, whatever the nearest binary number is."""
+    return str(Decimal(str(value)).quantize(Decimal(1).scaleb(-digits), ROUND_HALF_UP))
+
+
+def lines(text: str) -> list[str]:
+    return [line.rstrip() for line in text.strip().splitlines()]
+
+
+def test_the_demo_ends_as_the_page_shows() -> None:
+    console = Console(file=io.StringIO(), width=80)
+    print_summary(console, measured("demo_mini.json"))
+    assert isinstance(console.file, io.StringIO)
+    (shown,) = RESULTS.blocks("")[:1]
+    assert lines(shown)[3:] == lines(console.file.getvalue())
+
+
+def test_the_readme_shows_a_part_of_it() -> None:
+    (whole,) = RESULTS.blocks("")[:1]
+    (part,) = (block for block in README.blocks("") if block.startswith("┏"))
+    assert part in whole
+
+
+@pytest.mark.parametrize(("page", "heading"), [(RESULTS, "## Accuracy"), (CARD, "## Results")], ids=str)
+def test_accuracy(page: Document, heading: str) -> None:
+    file = measured("accuracy_mini.json")
+    rows = {row[0]: [cell.replace("*", "") for cell in row[1:]] for row in table_rows(page.section(heading))}
+    for begins, name in ACCURACY.items():
+        row = file["rows"][name]
+        (cells,) = [cells for label, cells in rows.items() if label.startswith(begins) and cells[1]][:1]
+        for cell, prompt in zip(cells, ("box", "point"), strict=True):
+            low, high = row["interval95"][prompt]
+            assert cell == f"{row['miou'][prompt]:.3f} ({low:.3f} to {high:.3f})", (begins, prompt)
+    row = file["rows"]["as shipped"]
+    assert rows["floor: the box itself as mask"][0] == f"{row['floors']['box']:.3f}"
+    assert rows["floor: the ellipse inscribed in it"][0] == f"{row['floors']['ellipse']:.3f}"
+    assert f"{row['pictures']} held-out pictures with {row['instances']} instances" in page.text
+
+
+def test_accuracy_by_size() -> None:
+    with (FILES / "accuracy_mini_instances.csv").open(encoding="utf-8", newline="") as file:
+        large = [row for row in csv.DictReader(file) if float(row["area_share"]) >= 0.02]
+    box, ellipse = (
+        sum(float(row[key]) for row in large) / len(large) for key in ("iou_box", "floor_ellipse")
+    )
+    assert f"On the {len(large)} instances above 2 % of the picture mini has {box:.2f}" in RESULTS.text
+    assert f"against the ellipse's {ellipse:.2f};" in RESULTS.text
+
+
+def test_tracking() -> None:
+    file = measured("tracking_mini.json")
+    for row, key in zip(
+        table_rows(RESULTS.section("## Tracking")), ("tracked", "last_masks_box", "true_box"), strict=True
+    ):
+        expected = [rounded(each[key], 2) for each in (*file["sequences"].values(), file["mean"])]
+        assert [cell.strip("*") for cell in row[1:]] == expected
+
+
+def test_three_sites() -> None:
+    files = [measured("three_sites_mini.json"), measured("three_sites_vit_b.json")]
+    rows = {row[0]: row[1:] for row in table_rows(RESULTS.section("## One picture through three sites"))}
+    expected: dict[str, Callable[[Any], str]] = {
+        "window stage, three sites": lambda f: f"{f['latency_ms']['windows']['p50'] / 1e3:.2f} s",
+        "global stage, edge": lambda f: f"{f['latency_ms']['global']['p50'] / 1e3:.2f} s",
+        "mask decoder, edge": lambda f: f"{f['latency_ms']['decode']['p50'] / 1e3:.2f} s",
+        "`pedsam run`, start to end": lambda f: f"{f['command_s']:.1f} s",
+        "peak memory, edge, window stage loaded as fallback": lambda f: f"{f['edge_peak_mb']} MB",
+        "peak memory, each site, at most": lambda f: f"{max(f['site_peak_mb'])} MB",
+        "mask IoU with the unsplit model": lambda f: f"{f['iou_with_unsplit']:.5f}",
+    }
+    for label, cell in expected.items():
+        assert rows[label] == [cell(file) for file in files]
+
+
+def test_throughput_of_real_engines() -> None:
+    file = measured("throughput_mini.json")
+    for label, part in (("real engines, ", "loopback"), ("a live source, ", "live")):
+        fps = [run["fps"] for run in file[part]["runs"]]
+        ratios = [run["ratio"] for run in file[part]["runs"]]
+        (row,) = [row for row in table_rows(RESULTS.section("## Throughput")) if row[0].startswith(label)]
+        assert row[1] == f"{min(fps):.1f} to {max(fps):.1f}"
+        assert row[2].startswith(f"{min(ratios) * 100:.0f} to {max(ratios) * 100:.0f} %")
+
+
+def test_the_readme_repeats_numbers_of_the_page() -> None:
+    rows = table_rows(README.section("## Results in short"))
+    shipped = measured("accuracy_mini.json")["rows"]["as shipped"]["miou"]
+    fps = [run["fps"] for run in measured("throughput_mini.json")["loopback"]["runs"]]
+    assert [row[1] for row in rows] == [
+        f"mean IoU {shipped['box']:.3f} by a box, {shipped['point']:.3f} by one point",
+        f"mean IoU {measured('tracking_mini.json')['mean']['tracked']:.2f}",
+        f"{min(fps):.1f} to {max(fps):.1f} frames/s",
+    ]
+
+
+def test_precision_and_memory() -> None:
+    rows = table_rows(RESULTS.section("## Precision"))
+    for row, run in zip(rows, measured("precision.json")["rounding"], strict=True):
+        assert row[:3] == [run["model"], run["weights"], run["precision"]]
+        iou = (rounded(run[key], 3) for key in ("masks_iou_mean", "masks_iou_min"))
+        assert row[3:] == [str(run["prompts"]), *iou]
+    stages = measured("engine_memory.json")["stages"]
+    by_stage = {(row[0], row[1]): row[2:] for row in table_rows(RESULTS.section("## Memory of engines"))}
+    for each in stages:
+        same = each["stage"] == "decoder" and each["model"] != "mini"
+        cells = by_stage["each vit" if same else each["model"], each["stage"]]
+        weights = "" if each["weights_mb"] is None else f"{each['weights_mb']} MB"
+        column = 0 if each["precision"] == "fp16" else 2
+        assert cells[column : column + 2] == [weights, f"{each['activations_mb']} MB"], each
+
+
+def test_gpu() -> None:
+    """Every row of onnxruntime's, what the sentence below says of its speed, and how the tests went."""
+    pieces = measured("gpu_stages.json")["pieces"]
+    runs = pieces["mini fp16 onnxruntime-cuda"]["rows"]
+    expected = []
+    for run in runs:
+        stage, size = run["what"].split(" x ")
+        tiles = f"{run['tiles_per_s']:.0f}" if "tiles_per_s" in run else ""
+        name = "decoder, objects" if stage == "decoder" else stage
+        expected.append([name, size, rounded(run["ms"], 2), tiles])
+    section = RESULTS.section("## GPU")
+    assert table_rows(section) == expected
+    most = max(run.get("tflops", 0) for run in runs)
+    assert f"At most it came to {most:.1f} TFLOP/s" in section
+    assert f"product reaches {pieces['ceiling']['rows'][0]['tflops']:.0f}." in section
+    ended = (FILES / "gpu_tests.log").read_text(encoding="utf-8").splitlines()[-1]
+    assert ended.startswith("4 passed, 11 skipped")
+    assert "4 passed, 11 skipped" in section
+
+
+def test_the_time_of_a_training_step() -> None:
+    run = measured("training_mini/machine.json")["runs"][-1]
+    section = RESULTS.section("## Training")
+    assert [row[1] for row in table_rows(section)] == [f"{ms:.0f}" for ms in run["ms_a_step"].values()]
+    assert f"{run['steps']:,} steps" in section
+    assert f"{run['images_per_s']:.0f} images/s and {run['peak_memory_gb']} GB" in section
+
+
+def test_accuracy_of_the_card_by_size() -> None:
+    with (FILES / "accuracy_mini_instances.csv").open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    shown = table_rows(CARD.section("## Results").partition("By the share of the\n")[2])
+    ranges = ((0, 0.005), (0.005, 0.02), (0.02, 0.1), (0.1, 1))
+    for cells, (least, most) in zip(shown, ranges, strict=True):
+        part = [row for row in rows if least <= float(row["area_share"]) < most]
+        means = [
+            sum(float(row[key]) for row in part) / len(part)
+            for key in ("iou_point", "iou_box", "floor_ellipse")
+        ]
+        assert cells[1:] == [str(len(part)), *(f"{mean:.2f}" for mean in means)]

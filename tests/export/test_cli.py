@@ -1,0 +1,103 @@
+"""`pedsam export`: what it says and what it refuses."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from export.checkpoints.load import load_weights, save_weights
+from export.sam import build_sam
+from pedsam import main
+from stages.bundle import Bundle
+from stages.geometry import GEOMETRIES
+from tests.support.bundles import export_log
+from tests.support.engines import linked
+
+WEIGHTS = Path(__file__).parents[2] / "assets/mini.safetensors"
+
+
+def test_the_command_says_what_it_checked(mini_bundle: Bundle) -> None:
+    """The fixture's bundle comes from `pedsam export` itself."""
+    assert mini_bundle.weights == "untrained"
+    printed = export_log(mini_bundle.path).read_text()
+    for words in ("window   onnxruntime against PyTorch", "chain    against", "masks are meaningless"):
+        assert words in printed
+
+
+REFUSALS = {
+    "no weights": (["--model", "vit_h"], "sam_vit_h_4b8939.pth (2.56 GB) and give --checkpoint"),
+    "mini without": (["--model", "mini"], "mini has no official weights"),
+    "both": (["--model", "mini", "--random-weights", "--checkpoint", "x"], "either --checkpoint or"),
+    "unknown model": (["--model", "vit_x", "--random-weights"], "'vit_x' is not one of"),
+    "missing file": (["--model", "vit_b", "--checkpoint", "nowhere.pth"], "nowhere.pth does not exist"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSALS)
+def test_the_command_refuses(case: str, tmp_path: Path) -> None:
+    arguments, words = REFUSALS[case]
+    result = CliRunner().invoke(main, ["export", *arguments, "--out", str(tmp_path / "bundle")])
+    assert result.exit_code != 0
+    assert words in result.output
+    assert "Traceback" not in result.output
+    assert not (tmp_path / "bundle").exists()
+
+
+def test_a_directory_that_is_no_bundle_is_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "thesis.txt").write_text("years of work")
+    arguments = ["export", "--model", "mini", "--random-weights", "--out", str(tmp_path)]
+    result = CliRunner().invoke(main, arguments)
+    assert result.exit_code != 0
+    assert "is no bundle" in result.output
+    assert (tmp_path / "thesis.txt").read_text() == "years of work"
+
+
+def test_the_command_refuses_weights_that_fp16_cannot_hold(tmp_path: Path) -> None:
+    sam = build_sam(GEOMETRIES["mini"])
+    sam.image_encoder.neck[2].weight.data[0, 0, 0, 0] = 7e4
+    save_weights(sam.state_dict(), tmp_path / "large.safetensors", "distilled", "a test")
+    arguments = ["export", "--model", "mini", "--checkpoint", str(tmp_path / "large.safetensors")]
+    result = CliRunner().invoke(main, [*arguments, "--compact", "--out", str(tmp_path / "out")])
+    assert result.exit_code == 1
+    assert "Error: image_encoder.neck.2.weight has values beyond the range of fp16" in result.output
+    assert list(tmp_path.iterdir()) == [tmp_path / "large.safetensors"]
+
+
+def test_the_command_keeps_nothing_of_a_stage_that_overflows(tmp_path: Path) -> None:
+    weights = load_weights(None, WEIGHTS)
+    block = weights.sam.image_encoder.blocks[weights.geometry.global_blocks[1]]
+    block.mlp.lin1.weight.data *= 2e4  # in the range of fp16 itself
+    save_weights(weights.sam.state_dict(), tmp_path / "large.safetensors", "distilled", "a test")
+    line = ["export", "--model", "mini", "--checkpoint", str(tmp_path / "large.safetensors")]
+    result = CliRunner().invoke(main, [*line, "--precision", "fp16", "--out", str(tmp_path / "out")])
+    assert result.exit_code == 1
+    assert "Error: stage global overflows float16 in addmm of blocks.1.mlp.lin1" in result.output
+    assert "give --precision global=bf16 (or fp32)" in result.output
+    assert [path.name for path in tmp_path.iterdir()] == ["large.safetensors"]
+
+
+def export_to(out: Path) -> str:
+    """What an export of mini to a folder that it must not replace says, well before it has made anything."""
+    line = ["export", "--model", "mini", "--random-weights", "--out", str(out)]
+    result = CliRunner().invoke(main, line)
+    assert isinstance(result.exception, SystemExit), result.exception
+    assert result.exit_code == 1
+    return result.output
+
+
+def test_a_folder_with_another_programs_bundle_json_is_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "bundle.json").write_text('{"entries": ["app.js"]}')
+    (tmp_path / "app.js").write_text("years of work")
+    assert "is no bundle; give --out another directory" in export_to(tmp_path)
+    assert (tmp_path / "app.js").read_text() == "years of work"
+
+
+def test_a_bundle_that_holds_something_of_the_users_is_left_alone(
+    mini_bundle: Bundle, tmp_path: Path
+) -> None:
+    bundle = linked(mini_bundle, tmp_path / "bundle")
+    (bundle.path / "notes.txt").write_text("years of work")
+    assert "holds notes.txt, which is no part of a bundle and would be lost" in export_to(bundle.path)
+    assert (bundle.path / "notes.txt").read_text() == "years of work"

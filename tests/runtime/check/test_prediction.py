@@ -1,0 +1,132 @@
+"""What the loop will do, in numbers that were worked out by hand."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from runtime.check.edge_speed import measure_edge
+from runtime.check.prediction import EdgeTimes, Plan, plan_frame, predict, tile_bytes
+from runtime.check.site_speed import Together
+from runtime.sites.client import SiteClient
+from stages.bundle import Bundle
+from stages.geometry import GEOMETRIES
+from tests.support.edge import Impostor, config
+from tests.support.failing_sites import WAITS
+
+WIDE = (1080, 1920)  # 15 of 25 windows hold picture
+SITES = [config(name) for name in "abc"]
+EQUAL = dict.fromkeys("abc", 10.0)
+MINI = GEOMETRIES["mini"]
+EDGE = EdgeTimes(0.01, 0.05, 0.02, 0.03, window_s=0.004, processor_s=0.1, cores=4)
+PLAN = Plan({"a": 5, "b": 5, "c": 5}, at_edge=0)
+TILE = {"fp16": (20_000, 10_000), "int8": (20_000, 5_000)}
+
+
+def test_three_operators_share_a_wide_frame() -> None:
+    plan = plan_frame(MINI, WIDE, SITES, EQUAL)
+    assert plan == Plan({"a": 5, "b": 5, "c": 5}, at_edge=0)
+    assert plan.sent == 15
+
+
+def test_a_square_frame_has_all_windows() -> None:
+    plan = plan_frame(MINI, (500, 500), SITES, EQUAL)
+    assert sorted(plan.sites.values()) == [8, 8, 9]
+
+
+def test_windows_of_a_failed_operator_stay_at_the_edge_when_the_caps_are_full() -> None:
+    assert plan_frame(MINI, WIDE, SITES, {"a": 10, "b": 10}) == Plan({"a": 5, "b": 5}, at_edge=5)
+
+
+def test_windows_of_a_failed_operator_go_where_caps_have_room() -> None:
+    sites = [replace(site, cap=7) for site in SITES]
+    plan = plan_frame(MINI, WIDE, sites, {"a": 10, "b": 10})
+    assert plan == Plan({"a": 7, "b": 7}, at_edge=1)
+
+
+def test_a_spare_gets_windows_only_when_another_operator_failed() -> None:
+    sites = [*SITES, config("d", spare=True)]
+    assert plan_frame(MINI, WIDE, sites, EQUAL | {"d": 10}).sites["d"] == 0
+    plan = plan_frame(MINI, WIDE, sites, {"a": 10, "b": 10, "d": 10})
+    assert plan == Plan({"a": 5, "b": 5, "d": 5}, at_edge=0)
+
+
+def test_only_a_spare_is_left() -> None:
+    sites = [*SITES, config("d", spare=True)]
+    assert plan_frame(MINI, WIDE, sites, {"d": 10}) == Plan({"d": 5}, at_edge=10)
+
+
+def test_sites_of_one_operator_share_by_their_speed() -> None:
+    sites = [
+        config("a", operator="x"),
+        config("b", operator="x"),
+        config("c", operator="y"),
+        config("d", operator="z"),
+    ]
+    plan = plan_frame(MINI, WIDE, sites, {"a": 30, "b": 10, "c": 10, "d": 10})
+    assert plan == Plan({"a": 4, "b": 1, "c": 5, "d": 5}, at_edge=0)
+
+
+def test_the_slowest_site_limits() -> None:
+    found = predict(PLAN, Together({"a": 0.05, "b": 0.2, "c": 0.1}, 0.01), EDGE, TILE)
+    assert found.limited_by == "the window stage at site b"
+    assert found.fps == pytest.approx(5.0)  # 1 / 0.2
+    # 15 tiles x 5 frames x 3600 s = 270,000 tiles an hour
+    assert found.gigabytes_an_hour["fp16"] == pytest.approx((5.4, 2.7))
+    assert found.gigabytes_an_hour["int8"] == pytest.approx((5.4, 1.35))
+
+
+def test_engines_of_the_edge_add_up_because_one_thread_runs_them() -> None:
+    found = predict(PLAN, Together({"a": 0.06}, 0.01), EDGE, TILE)
+    assert found.limited_by == "the engines at the edge (global + decoder)"
+    assert found.fps == pytest.approx(1 / 0.07)
+
+
+def test_windows_that_run_at_the_edge_add_to_its_engines() -> None:
+    plan = Plan({"a": 5, "b": 5}, at_edge=5)
+    found = predict(plan, Together({"a": 0.06, "b": 0.06}, 0.01), EDGE, TILE)
+    assert found.limited_by == "the engines at the edge (global + decoder + 5 windows)"
+    assert found.fps == pytest.approx(1 / 0.09)  # 0.05 + 0.02 + 5 x 0.004
+    assert found.gigabytes_an_hour["fp16"] == pytest.approx((8.0, 4.0))  # 10 tiles a frame are sent
+
+
+def test_windows_that_fit_nowhere_have_no_prediction() -> None:
+    with pytest.raises(ValueError, match="5 windows of every frame fit nowhere"):
+        predict(Plan({"a": 5}, at_edge=5), Together({"a": 0.1}, 0.0), replace(EDGE, window_s=None), TILE)
+
+
+@pytest.mark.parametrize(
+    ("edge", "limit", "fps"),
+    [
+        (replace(EDGE, read_s=0.25), "resizing frames", 4.0),
+        (replace(EDGE, write_s=0.5), "drawing and writing results", 2.0),
+        (replace(EDGE, processor_s=0.3), "the edge's processor (4 cores)", 10.0),  # (0.3 + 0.04 + 0.06) / 4
+    ],
+)
+def test_other_steps_can_limit(edge: EdgeTimes, limit: str, fps: float) -> None:
+    found = predict(PLAN, Together({"a": 0.01}, processor_s=0.04), edge, TILE, shared_s=0.06)
+    assert found.limited_by == limit
+    assert found.fps == pytest.approx(fps)
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("wire", ["fp16"])
+async def test_bytes_of_a_tile_are_those_of_a_real_exchange(mini_bundle: Bundle, wire: str) -> None:
+    sizes = tile_bytes(mini_bundle)
+    assert sizes["fp16"][1] > sizes["int8"][1] > sizes["fp16"][1] / 2
+    async with (
+        Impostor(mini_bundle).running() as url,
+        SiteClient(config("a", url), mini_bundle, wire, WAITS) as client,
+    ):
+        await client.check_probe(mini_bundle.probe())
+        assert (client.bytes_up, client.bytes_down) == sizes[wire]
+
+
+@pytest.mark.anyio
+async def test_the_steps_of_this_machine(mini_bundle: Bundle) -> None:
+    edge = await measure_edge(mini_bundle, (360, 640), "auto", threads=1)
+    assert edge.window_s is not None
+    assert min(edge.read_s, edge.global_s, edge.decode_s, edge.write_s, edge.window_s) > 0
+    assert edge.processor_s > 0
+    assert edge.cores >= 1

@@ -1,0 +1,95 @@
+"""Frames as viewers get them."""
+
+from __future__ import annotations
+
+import io
+
+import anyio
+import numpy as np
+import pytest
+from PIL import Image
+
+from runtime.frames.sources import Frame
+from runtime.live.newest import Newest
+from runtime.objects.masks import decode_mask
+from runtime.objects.tracking import TrackState
+from runtime.preview.pictures import FrameEncoder
+from runtime.preview.protocol import decode_frame
+from runtime.results.result import FrameResult, ObjectResult
+from tests.support.pictures import photo
+
+pytestmark = pytest.mark.anyio
+
+
+def frame(number: int = 1) -> FrameResult:
+    pixels = photo("16:9")
+    mask = np.zeros(pixels.shape[:2], bool)
+    mask[100:180, 200:360] = True
+    objects = (
+        ObjectResult("cup", 0, TrackState.TRACKED, 0.91234, mask),
+        ObjectResult("gone", 1, TrackState.LOST, 0.1, None),
+        ObjectResult("empty", 2, TrackState.TRACKED, 0.2, np.zeros_like(mask)),
+    )
+    return FrameResult(Frame(number, str(number), 1.5, pixels), objects, latency_s=0.1)
+
+
+def frames(shown: FrameResult | None = None) -> Newest[FrameResult]:
+    made: Newest[FrameResult] = Newest()
+    made.put(shown or frame())
+    return made
+
+
+async def test_a_small_frame_goes_out_as_it_is() -> None:
+    header, jpeg = decode_frame((await FrameEncoder(frames(), 1280, 90).after(0)).message)
+    assert (header["number"], header["time_s"], header["latency_s"]) == (1, 1.5, 0.1)
+    assert (header["width"], header["height"]) == (640, 360)
+    cup, gone, empty = header["objects"]
+    assert (decode_mask(cup["mask"]) == frame().objects[0].mask).all()
+    assert {**cup, "mask": 0} == {
+        "name": "cup", "colour": 0, "state": "tracked", "iou": 0.9123, "mask": 0, "box": [200, 100, 360, 180]
+    }  # fmt: skip
+    assert (gone["mask"], gone["box"], gone["state"]) == (None, None, "lost")
+    assert (empty["mask"], empty["box"]) == (None, None)
+    got = np.asarray(Image.open(io.BytesIO(jpeg)), np.float32)
+    assert np.abs(got - photo("16:9")).mean() < 4  # colours in their order, JPEG's loss
+
+
+async def test_a_large_frame_is_scaled_with_its_masks_and_not_its_boxes() -> None:
+    header, jpeg = decode_frame((await FrameEncoder(frames(), 320, 90).after(0)).message)
+    assert Image.open(io.BytesIO(jpeg)).size == (320, 180)
+    cup = header["objects"][0]
+    assert decode_mask(cup["mask"]).sum() == 80 * 40
+    assert cup["mask"]["size"] == [180, 320]
+    assert cup["box"] == [200, 100, 360, 180]
+    assert (header["width"], header["height"]) == (640, 360)
+
+
+async def test_a_frame_is_encoded_once_for_all_and_only_when_somebody_waits() -> None:
+    newest = frames()
+    encoder = FrameEncoder(newest, 320, 80)
+    newest.put(frame(2))
+    assert encoder.encoded == 0
+    got = []
+
+    async def wait() -> None:
+        got.append(await encoder.after(0))
+
+    async with anyio.create_task_group() as tasks:
+        for _ in range(5):
+            tasks.start_soon(wait)
+    assert {one.number for one in got} == {2}
+    assert encoder.encoded == 1
+
+
+async def test_who_waits_gets_the_next_frame() -> None:
+    newest = frames()
+    encoder = FrameEncoder(newest, 320, 80)
+    first = await encoder.after(0)
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(_put, newest)
+        second = await encoder.after(first.version)
+    assert (first.number, second.number) == (1, 2)
+
+
+async def _put(newest: Newest[FrameResult]) -> None:
+    newest.put(frame(2))

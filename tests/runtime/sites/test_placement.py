@@ -1,0 +1,74 @@
+"""Whose windows they are, and who stands in for whom."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import anyio
+import pytest
+from aiohttp import web
+
+from stages.bundle import Bundle
+from tests.support.edge import (
+    Impostor,
+    status,
+)
+from tests.support.scenes import LocalStamps, honest, scene
+
+pytestmark = pytest.mark.anyio
+
+
+async def test_a_spare_takes_over_before_operators_with_room(mini_bundle: Bundle) -> None:
+    sites = honest(mini_bundle, "abcs")
+    local = LocalStamps(mini_bundle)
+    async with scene(mini_bundle, sites, cap=15, local=local, spares="s", reconnect_s=[60]) as it:
+        await it.frame()
+        assert sites["s"].tiles == []
+        sites["b"].always = status(500)
+        await it.frame()
+        await it.frame()
+        assert it.sent("s") == it.own("b")
+        assert it.sent("a") == it.own("a")
+        assert local.windows == []
+        assert it.encoder.statistics.redispatched == len(it.own("b"))
+
+
+async def test_operators_with_room_take_over_without_losing_room_for_their_own(mini_bundle: Bundle) -> None:
+    """b is closed at the start, so that a and c have seen nothing yet when its windows are given away."""
+    local = LocalStamps(mini_bundle)
+    sites = honest(mini_bundle, "abc")
+    sites["b"].always = status(500)
+    async with scene(mini_bundle, sites, cap=7, local=local, reconnect_s=[60]) as it:
+        await it.frame()
+        assert it.own("a") <= it.sent("a")
+        assert it.own("c") <= it.sent("c")
+        assert len(it.sent("a")) == len(it.sent("c")) == 7
+        assert set(local.windows) < it.own("b")
+        assert len(local.windows) == 1
+
+
+async def test_windows_beyond_all_caps_run_at_the_edge(mini_bundle: Bundle) -> None:
+    local = LocalStamps(mini_bundle)
+    async with scene(mini_bundle, honest(mini_bundle, "abc"), cap=4, local=local) as it:
+        await it.frame()
+        assert [len(it.sent(name)) for name in "abc"] == [4, 4, 4]
+        assert len(local.windows) == 3
+
+
+async def test_a_session_that_goes_on_keeps_its_assignment(mini_bundle: Bundle, tmp_path: Path) -> None:
+    async def slow(site: Impostor, request: web.Request) -> web.StreamResponse:
+        await anyio.sleep(0.3)  # more than a busy machine adds to the others
+        if request.method == "GET":
+            return web.json_response({"parameters": {"site_digest": {"string_value": site.digest}}})
+        return await site.answer(request)
+
+    seen = {}
+    for run, slow_sites, ledger in (("first", "bc", "kept"), ("second", "a", "kept"), ("new", "a", "new")):
+        sites = honest(mini_bundle, "abc")
+        for name in slow_sites:
+            sites[name].always = slow
+        async with scene(mini_bundle, sites, cap=9, ledger=tmp_path / ledger) as it:
+            await it.frame()
+            seen[run] = [it.sent(name) for name in "abc"]
+    assert seen["first"] == seen["second"]
+    assert len(seen["first"][0]) > len(seen["new"][0])  # the speeds would have mattered

@@ -1,0 +1,203 @@
+"""Sites and edges for tests: configurations, grants, and a site that misbehaves as it is told."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import numpy as np
+from aiohttp import web
+from aiohttp.test_utils import TestServer
+from PIL import Image
+
+from runtime.frames.canvas import Canvas, make_canvas
+from runtime.sites.client import Timeouts
+from runtime.sites.config import SiteConfig
+from runtime.sites.ledger import ExposureLedger, Grant
+from stages import wire
+from stages.bundle import Bundle
+from stages.engines.backends import engine_factories
+from stages.engines.thread import EngineThread
+from stages.geometry import Geometry
+from stages.tensors import Array
+from tests.support.pictures import photo
+
+EDGE = ("window", "global", "decoder")
+QUICK = Timeouts(connect_s=2.0, probe_s=10.0, tile_s=0.3, tile_factor=0.0)
+PATIENT = Timeouts(
+    connect_s=30.0, answer_s=60.0, probe_s=60.0, tile_s=60.0
+)  # a busy machine makes nobody late
+SOON = (0.02,)  # seconds between attempts to reconnect
+
+Behaviour = Callable[["Impostor", web.Request], Awaitable[web.StreamResponse]]
+
+
+def config(name: str, url: str = "http://127.0.0.1:1", operator: str = "", **more: bool | int) -> SiteConfig:
+    """A site that its own operator runs, if nothing else is said."""
+    return SiteConfig(name, operator or f"operator-{name}", url, **more)  # type: ignore[arg-type]
+
+
+def ledger_for(
+    sites: Iterable[SiteConfig],
+    cap: int,
+    path: Path | None = None,
+    kind: type[ExposureLedger] = ExposureLedger,
+) -> ExposureLedger:
+    operators = {site.name: site.operator for site in sites}
+    return kind.open(path, operators, dict.fromkeys(operators.values(), cap))
+
+
+def grant_for(site: SiteConfig, window: int) -> Grant:
+    grant = ledger_for([site], 25).grant(site.name, window)
+    assert grant is not None
+    return grant
+
+
+def canvas_of(shape: str, geometry: Geometry) -> Canvas:
+    """The photograph in one of tests.support.pictures.SHAPES, on a canvas."""
+    return make_canvas(photo(shape), geometry)
+
+
+def edge_engines(bundle: Bundle, names: Sequence[str] = EDGE) -> EngineThread:
+    return EngineThread(engine_factories(bundle, names, "auto", threads=1))
+
+
+def window_stamp(bundle: Bundle, window: int) -> Array:
+    """What an Impostor answers for a window: [w, w, D] filled with its number."""
+    return np.full(bundle.geometry.embedding_shape, window, bundle.embedding_dtype)
+
+
+def write_photo(path: Path, shape: str = "16:9") -> Path:
+    Image.fromarray(photo(shape)).save(path)
+    return path
+
+
+def sites_file(path: Path, *entries: tuple[str, str], more: str = "") -> Path:
+    """A sites.toml of (name, url) pairs, each of its own operator."""
+    tables = (
+        f'[[site]]\nname = "{name}"\noperator = "operator-{name}"\nurl = "{url}"\n{more}\n'
+        for name, url in entries
+    )
+    path.write_text("\n".join(tables))
+    return path
+
+
+class Impostor:
+    """A site without an engine: it knows the digest and the probe's answer, and stamps other tiles.
+
+    `script` holds what it does instead with the next tiles, first one first; `always` with every request.
+    `tiles` are the windows it was sent, and `seen` tells when there are more.
+    """
+
+    def __init__(self, bundle: Bundle, *script: Behaviour, always: Behaviour | None = None) -> None:
+        self.bundle = bundle
+        self.digest = bundle.site_digest
+        self.script = deque(script)
+        self.always = always
+        self.tiles: list[int] = []
+        self.seen = asyncio.Event()
+        self.released = asyncio.Event()  # what stalls goes on when this is set
+        self._probe = bundle.probe()
+
+    @asynccontextmanager
+    async def running(self, port: int | None = None) -> AsyncIterator[str]:
+        app = web.Application(client_max_size=1 << 24)
+        app.router.add_get("/v2/health/live", self._live)
+        app.router.add_get("/v2/models/window/config", self._config)
+        app.router.add_post("/v2/models/window/infer", self._infer)
+        async with TestServer(app, port=port) as server:
+            try:
+                yield str(server.make_url("")).rstrip("/")
+            finally:
+                self.released.set()
+
+    async def _live(self, request: web.Request) -> web.StreamResponse:
+        return await self.always(self, request) if self.always is not None else web.Response()
+
+    async def _config(self, request: web.Request) -> web.StreamResponse:
+        if self.always is not None:
+            return await self.always(self, request)
+        return web.json_response({"parameters": {"site_digest": {"string_value": self.digest}}})
+
+    async def _infer(self, request: web.Request) -> web.StreamResponse:
+        inputs, _ = await self.read(request)
+        is_probe = np.array_equal(inputs["tile"], self._probe.inputs["tile"])
+        if not is_probe:
+            self.tiles.append(int(inputs["index"][0, 0]))
+            self.seen.set()
+        if self.always is not None:
+            return await self.always(self, request)
+        if self.script and not is_probe:
+            return await self.script.popleft()(self, request)
+        return await self.answer(request)
+
+    async def read(self, request: web.Request) -> tuple[dict[str, Array], list[str]]:
+        """Inputs and the names of the outputs asked for."""
+        stage = self.bundle.stage("window")
+        length = request.headers[wire.HEADER_LENGTH]
+        decoded = wire.decode_request(await request.read(), length, stage.inputs, stage.outputs, 25)
+        return dict(decoded.inputs), list(decoded.outputs)
+
+    async def answer(self, request: web.Request, embedding: Array | None = None) -> web.Response:
+        """`embedding`, or the right answer."""
+        inputs, _ = await self.read(request)
+        if embedding is None:
+            embedding = await self.right_answer(inputs)
+        message = wire.encode_response({"embedding": embedding}, {"embedding": True})
+        return web.Response(body=message.body, headers=message.headers)
+
+    async def right_answer(self, inputs: dict[str, Array]) -> Array:
+        if np.array_equal(inputs["tile"], self._probe.inputs["tile"]):
+            return self._probe.embedding.astype(self.bundle.embedding_dtype)
+        return window_stamp(self.bundle, int(inputs["index"][0, 0]))[None]
+
+
+async def stall(site: Impostor, request: web.Request) -> web.StreamResponse:
+    await site.released.wait()
+    return web.Response(status=503)
+
+
+def status(code: int, text: str = "no", **headers: str) -> Behaviour:
+    async def behave(site: Impostor, request: web.Request) -> web.StreamResponse:
+        return web.Response(
+            status=code, text=text, headers={name.replace("_", "-"): value for name, value in headers.items()}
+        )
+
+    return behave
+
+
+def body(data: bytes, **headers: str) -> Behaviour:
+    async def behave(site: Impostor, request: web.Request) -> web.StreamResponse:
+        return web.Response(
+            body=data, headers={name.replace("_", "-"): value for name, value in headers.items()}
+        )
+
+    return behave
+
+
+def answers_with(embedding: Callable[[Bundle], Array]) -> Behaviour:
+    async def behave(site: Impostor, request: web.Request) -> web.StreamResponse:
+        return await site.answer(request, embedding(site.bundle))
+
+    return behave
+
+
+async def hang_up(site: Impostor, request: web.Request) -> web.StreamResponse:
+    """Begin an answer and close the connection in the middle of it."""
+    response = web.StreamResponse(headers={"Content-Length": "100000"})
+    await response.prepare(request)
+    await response.write(b"x" * 1000)
+    assert request.transport is not None
+    request.transport.close()
+    return response
+
+
+async def flood(site: Impostor, request: web.Request) -> web.StreamResponse:
+    """Send without an end."""
+    response = web.StreamResponse()
+    await response.prepare(request)
+    while True:
+        await response.write(bytes(1 << 16))

@@ -1,0 +1,205 @@
+"""A pipeline for tests of the preview: frames on demand, a disc for every click, three sites that pretend."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+
+import anyio
+import numpy as np
+import numpy.typing as npt
+
+from runtime.frames.sources import Frame
+from runtime.live.interface import Live
+from runtime.live.newest import Newest
+from runtime.live.status import BoardStatus, SiteStatus, Status, WindowStatus
+from runtime.objects.prompts import PromptRequest
+from runtime.objects.tracking import TrackState
+from runtime.results.result import FrameResult, ObjectResult
+from stages.errors import InputError
+from tests.support.pictures import photo
+
+SITES = (("a", "alpha"), ("b", "beta"), ("c", "gamma"))
+GRID, ROWS = 5, 3  # 16:9: ten of 25 windows are padding
+STEPS = {"read": 6.0, "windows": 41.0, "global": 55.0, "decode": 24.0, "write": 9.0}
+RADIUS_PX = 40
+PICTURE = photo("1000x667")  # read before an event loop runs
+
+
+BOARD = BoardStatus(
+    gpu_percent=62,
+    memory_used_mb=3650,
+    memory_total_mb=7620,
+    memory_available_mb=3790,
+    temperatures_c={"cpu": 53.9, "gpu": 53.3},
+    power_mw={"VDD_IN": 12479, "VDD_SOC": 2817},
+    board_power_mw=12479,
+    throttle_events={"average over-current": 0},
+    warnings=(),
+)
+
+
+@dataclass
+class FakeObject:
+    colour: int
+    centre: tuple[float, float]
+    box: tuple[float, float, float, float] | None
+    state: TrackState = TrackState.TRACKED
+
+
+@dataclass
+class FakeSite:
+    name: str
+    operator: str
+    state: str = "ready"
+    tiles: int = 0
+    last_error: str | None = None
+    seen: set[int] = field(default_factory=set)
+
+
+class FakeLive(Live):
+    """Every `advance` is a frame of a slow pan, with the objects asked for so far."""
+
+    def __init__(self, picture: npt.NDArray[np.uint8] | None = None, width: int = 640) -> None:
+        self._picture = PICTURE if picture is None else picture
+        self._size = (width, width * 9 // 16)
+        self._frames: Newest[FrameResult] = Newest()
+        self._paused = False
+        self._made = 0
+        self.objects: dict[str, FakeObject] = {}
+        self.sites = [FakeSite(name, operator) for name, operator in SITES]
+        self.requests: list[PromptRequest] = []
+        self.asked: Newest[PromptRequest] = Newest()
+        self.message: str | None = None
+        self.board: BoardStatus | None = None
+        self.gate: anyio.Event | None = None  # prompts wait for it
+        self.number = -1
+        self.sent = 0  # tiles to all sites
+        self.advance()
+
+    @property
+    def frames(self) -> Newest[FrameResult]:
+        return self._frames
+
+    @property
+    def paused(self) -> bool:
+        return self._paused
+
+    async def prompt(self, request: PromptRequest) -> str:
+        self.requests.append(request)
+        self.asked.put(request)
+        if self.gate is not None:
+            await self.gate.wait()
+        if request.name is not None and request.name not in self.objects:
+            raise InputError(f"there is no object {request.name}")
+        name = request.name or self._new_name()
+        points = [point for point in request.points if point[2]] or [(0.0, 0.0, 1)]
+        x0, y0, x1, y1 = request.box_xyxy or (0.0, 0.0, 0.0, 0.0)
+        centre = ((x0 + x1) / 2, (y0 + y1) / 2) if request.box_xyxy else points[-1][:2]
+        old = self.objects.get(name)
+        colour = old.colour if old else (self._made - 1) % 7
+        self.objects[name] = FakeObject(colour, centre, request.box_xyxy)
+        return name
+
+    def remove(self, name: str) -> None:
+        if name not in self.objects:
+            raise InputError(f"there is no object {name}")
+        del self.objects[name]
+
+    def rename(self, name: str, new: str) -> None:
+        if name not in self.objects or new in self.objects:
+            raise InputError(f"object {name} cannot be named {new}")
+        self.objects = {new if key == name else key: found for key, found in self.objects.items()}
+
+    def pause(self, paused: bool) -> None:
+        self._paused = paused
+
+    def status(self) -> Status:
+        return Status(
+            fps=17.2,
+            latency_ms=132.0,
+            frames=self.number + 1,
+            dropped=4,
+            lost=0,
+            limited_by="the global stage at the edge: 55 ms of every frame",
+            paused=self._paused,
+            message=self.message,
+            steps=STEPS,
+            windows_sent=self.sent,
+            windows_reused=0,
+            windows_hedged=0,
+            windows_redispatched=0,
+            windows_run_at_edge=0,
+            sites=tuple(self._site(site) for site in self.sites),
+            grid=GRID,
+            windows=tuple(self._window(index) for index in range(GRID * GRID)),
+            caps={operator: 6 for _, operator in SITES},
+            board=self.board,
+        )
+
+    def advance(self) -> None:
+        """The next frame; unless paused, its windows have been to the sites."""
+        self.number += 1
+        if not self._paused and self.objects:
+            self._dispatch()
+        height, width = self._size[1], self._size[0]
+        left = self.number * 2 % max(1, self._picture.shape[1] - width)
+        pixels = self._picture[60 : 60 + height, left : left + width]
+        found = () if self._paused else tuple(self._found(name) for name in self.objects)
+        frame = Frame(self.number, str(self.number), self.number / 15, pixels)
+        self._frames.put(FrameResult(frame, found, latency_s=0.132))
+
+    async def run(self, every_s: float = 0.03) -> None:
+        """Frames without an end."""
+        while True:
+            self.advance()
+            await anyio.sleep(every_s)
+
+    def lose(self, name: str, error: str) -> None:
+        """A site goes down."""
+        self.sites = [
+            replace(site, state="down", last_error=error) if site.name == name else site
+            for site in self.sites
+        ]
+        self.message = f"site {name} is down: {error}"
+
+    def _new_name(self) -> str:
+        self._made += 1
+        return f"object {self._made}"
+
+    def _dispatch(self) -> None:
+        for window in range(GRID * ROWS):
+            site = self.sites[window * 2 % len(self.sites)]
+            if site.state == "ready":
+                site.tiles += 1
+                site.seen.add(window)
+                self.sent += 1
+
+    def _found(self, name: str) -> ObjectResult:
+        found = self.objects[name]
+        mask = None if found.state is TrackState.LOST else self._mask(found)
+        return ObjectResult(name, found.colour, found.state, 0.93, mask)
+
+    def _mask(self, found: FakeObject) -> npt.NDArray[np.bool_]:
+        ys, xs = np.ogrid[: self._size[1], : self._size[0]]
+        x, y = found.centre
+        rx, ry = RADIUS_PX, RADIUS_PX
+        if found.box is not None:
+            rx, ry = (round((found.box[2] - found.box[0]) / 2), round((found.box[3] - found.box[1]) / 2))
+        inside = ((xs - x) / max(1, rx)) ** 2 + ((ys - y) / max(1, ry)) ** 2 <= 1
+        return np.asarray(inside, bool)
+
+    def _site(self, site: FakeSite) -> SiteStatus:
+        return SiteStatus(
+            name=site.name,
+            operator=site.operator,
+            state=site.state,
+            tiles=site.tiles,
+            in_flight=2 if site.state == "ready" and not self._paused else 0,
+            bytes_up=site.tiles * 150_528,
+            bytes_down=site.tiles * 9_600,
+            last_error=site.last_error,
+        )
+
+    def _window(self, index: int) -> WindowStatus:
+        seen = {site.operator for site in self.sites if index in site.seen}
+        return WindowStatus(index=index, sent=index < GRID * ROWS, operators=tuple(sorted(seen)))

@@ -1,0 +1,1 @@
+"""Training and distillation: what makes weights. Needs torch; sites and edge devices do not install it."""
