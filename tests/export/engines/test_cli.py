@@ -27,7 +27,8 @@ from stages.errors import BundleError, InputError
 
 
 def command(*arguments: str) -> tuple[int, Sequence[str]]:
-    result = CliRunner().invoke(main, ["build", *arguments])
+    wide = {"COLUMNS": "200"}  # no cell of a table is broken
+    result = CliRunner().invoke(main, ["build", *arguments], env=wide)
     return result.exit_code, result.output.splitlines()
 
 

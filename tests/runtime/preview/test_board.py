@@ -79,7 +79,8 @@ async def test_the_board_is_on_the_page_in_the_metrics_the_trace_and_the_summary
     assert "pedsam_board_gpu_load_percent 63.0\n" in metrics
     assert 'pedsam_board_power_milliwatts{rail="VDD_IN"} 12479.0\n' in metrics
     board = json.loads((tmp_path / "out/summary.json").read_text())["board"]
-    assert (board["readings"], board["temperature_c_peak"], board["power_w_peak"]) == (2, 53.968, 12.479)
+    assert board["readings"] >= 2  # a tegrastats that is silent for long is started again
+    assert (board["temperature_c_peak"], board["power_w_peak"]) == (53.968, 12.479)
     assert (board["power_w_mean"], board["gpu_percent_mean"]) == (7.72, 31.5)
     assert board["memory_available_mb_least"] > 0  # of this machine
     events = json.loads((tmp_path / "trace.json").read_text())["traceEvents"]
