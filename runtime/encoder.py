@@ -15,7 +15,7 @@ import anyio
 
 from runtime.frames.canvas import Canvas
 from runtime.results.measurements import WindowStatistics
-from runtime.sites.client import to_embedding
+from runtime.sites.answers import to_embedding
 from runtime.sites.ledger import ExposureLedger
 from runtime.sites.reuse import CachedWindow, Reuse
 from runtime.sites.windows import SiteWindows, open_sites

@@ -20,6 +20,8 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator
 
+_MAX_SENTENCE = 2000  # characters
+
 
 class PedsamError(Exception):
     """Base of all errors here; its text is one sentence for a person."""
@@ -74,10 +76,14 @@ def printable(text: object) -> str:
 
 
 class SiteError(PedsamError):
-    """One site failed; `site` is its name."""
+    """One site failed; `site` is its name.
+
+    Its text is one line of bounded length that no terminal is steered by, whatever a site worded of it.
+    """
 
     def __init__(self, site: str, message: str) -> None:
-        super().__init__(f"site {site}: {message}")
+        text = printable(f"site {site}: {message}")
+        super().__init__(text if len(text) <= _MAX_SENTENCE else f"{text[: _MAX_SENTENCE - 3]}...")
         self.site = site
 
 

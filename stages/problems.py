@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 
 # The extra of pyproject.toml that installs what a command needs.
 EXTRAS = {
@@ -38,3 +39,14 @@ def system_problem(exc: Exception) -> str | None:
     if exc.filename is not None:
         return f"{exc.filename}: {exc.strerror}"
     return f"the system gives no more: {exc.strerror}" if exc.errno in _USED_UP else None
+
+
+def no_more_files(exc: BaseException) -> str | None:
+    """What to say of a site that cannot be asked because the edge has as many files and sockets as it may."""
+    number = exc.errno if isinstance(exc, OSError) else None
+    if number not in (errno.EMFILE, errno.ENFILE):
+        return None
+    return (
+        f"cannot be asked, as the edge may open no more files ({os.strerror(number)}); give it more with "
+        "`ulimit -n`, or LimitNOFILE= of its service"
+    )

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import enum
-import json
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
@@ -24,8 +23,17 @@ from runtime.check.warnings import SiteFacts, warnings
 from runtime.edge import check_exposure
 from runtime.sites.client import TIMEOUTS, SiteClient, Timeouts, choose_wire
 from runtime.sites.config import SiteConfig
+from runtime.sites.reasons import unforeseen
 from stages.bundle import Bundle
-from stages.errors import BundleError, EngineError, InputError, PedsamError, SiteError, SiteUntrusted
+from stages.errors import (
+    BundleError,
+    EngineError,
+    InputError,
+    PedsamError,
+    SiteError,
+    SiteUnavailable,
+    SiteUntrusted,
+)
 from stages.network import is_loopback
 
 STEPS = ("name", "tcp", "tls", "http", "token", "digest", "probe", "backend", "speed")
@@ -186,8 +194,9 @@ class _Check:
         """Run one part of a site's examination; its error is recorded for the site, and the others go on."""
         try:
             await part(site)
-        except PedsamError as exc:
-            site.failed(str(exc))
+        except Exception as exc:
+            known = isinstance(exc, PedsamError)
+            site.failed(str(exc if known else SiteUnavailable(site.config.name, unforeseen(exc))))
             self._clients.pop(site.config.name, None)
 
     async def _examine(self, site: SiteReport) -> None:
@@ -222,9 +231,9 @@ class _Check:
         difference = await client.check_probe(self._probe)
         site.passed(f"{difference:.1g} of {client.tolerance(self._probe):g}")
         try:
-            site.passed(platform_of(await client.metadata()))
+            site.passed(await client.platform())
         except SiteError:  # a run does not need it
-            site.passed(platform_of(b""))
+            site.passed("unknown")
 
     async def _measure(self, site: SiteReport) -> None:
         site.alone = await measure_alone(self._clients[site.config.name], self._probe)
@@ -265,12 +274,3 @@ class _Check:
             for site in self._report.sites
             if site.alone and any(map(is_loopback, site.addresses))
         )
-
-
-def platform_of(metadata: bytes) -> str:
-    """Backend and device as a site's model metadata names them."""
-    try:
-        platform = json.loads(metadata)["platform"]
-    except (ValueError, KeyError, TypeError, RecursionError):
-        return "unknown"
-    return platform if isinstance(platform, str) and platform else "unknown"

@@ -25,6 +25,7 @@ from cryptography.x509.oid import NameOID
 from runtime.sites.config import SiteConfig
 from runtime.sites.reasons import NO_CONNECTION, reason, unreachable, unresolved
 from stages.errors import SiteUnavailable
+from stages.words import shown
 
 HAPPY_EYEBALLS_DELAY_S = 0.25  # before the next address of a name is tried beside the first one (RFC 8305)
 
@@ -59,7 +60,7 @@ def _name(name: x509.Name) -> str:
         for kind in (NameOID.COMMON_NAME, NameOID.ORGANIZATION_NAME)
         for found in name.get_attributes_for_oid(kind)
     ]
-    return ", ".join(parts) or name.rfc4514_string()
+    return shown(", ".join(parts) or name.rfc4514_string())
 
 
 def host_of(site: SiteConfig) -> str:

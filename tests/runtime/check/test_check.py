@@ -18,7 +18,6 @@ from runtime.check.check import (
     SiteReport,
     Step,
     check_sites,
-    platform_of,
 )
 from runtime.check.reachability import host_of, port_of
 from runtime.sites.client import SiteClient
@@ -196,19 +195,3 @@ async def test_a_bundle_that_lacks_a_stage_is_told(mini_bundle: Bundle, tmp_path
     assert "global/model.onnx is missing; copy it from the full bundle" in report.edge_error
     assert not report.usable
     assert report.prediction is None
-
-
-@pytest.mark.parametrize(
-    ("metadata", "platform"),
-    [
-        (b'{"platform": "onnxruntime 1.31.1 on CPU"}', "onnxruntime 1.31.1 on CPU"),
-        (b'{"platform": 7}', "unknown"),
-        (b'{"platform": ""}', "unknown"),
-        (b"[]", "unknown"),
-        (b"<html>", "unknown"),
-        (b"\xff", "unknown"),
-        (b"[" * 100000, "unknown"),
-    ],
-)
-def test_the_platform_is_read_from_whatever_comes(metadata: bytes, platform: str) -> None:
-    assert platform_of(metadata) == platform
