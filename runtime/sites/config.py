@@ -147,32 +147,33 @@ def _shown(name: object) -> str:
 
 def _checked_url(name: str, url: str, insecure: bool) -> str:
     """The url without a slash at its end, its host as DNS has it."""
-    problem = url_problem(url)
-    if problem is None:
-        parts = urlsplit(url)
-        host = parts.hostname or ""
-        if not host.isascii():
-            host = _dns_name(host)
-            url = urlunsplit(parts._replace(netloc=f"{host}:{parts.port}" if parts.port else host))
-        if wrong := host_problem(host.partition("%")[0]):
-            problem = f"has a host that {wrong}"
-    if problem:
-        raise Mistake(f"url of site {name} {problem}; expected like https://host:port", "url")
+    expected = "expected like https://host:port"
+    if problem := url_problem(url):
+        raise Mistake(f"url of site {name} {problem}; {expected}", "url")
+    url = _with_dns_name(url.rstrip("/"))
+    parts = urlsplit(url)
+    host = parts.hostname or ""
+    if problem := host_problem(host.partition("%")[0]):  # a link-local address has a zone behind it
+        raise Mistake(f"url of site {name} has a host that {problem}; {expected}", "url")
     if parts.scheme == "http" and not insecure and not is_loopback(host):
         raise Mistake(
             f"site {name} is reached over plain http, where anyone on the way can read the tiles; use https, "
             "or --insecure on a network you trust",
             "url",
         )
-    return url.rstrip("/")
+    return url
 
 
-def _dns_name(host: str) -> str:
-    """A name in other letters than ASCII as DNS has it, beginning with xn--; as it is where it has none."""
+def _with_dns_name(url: str) -> str:
+    """A url whose host begins with xn-- where it has other letters than ASCII and is one that DNS can hold."""
+    parts = urlsplit(url)
+    if url.isascii() or not parts.hostname:
+        return url
     try:
-        return URL.build(scheme="https", host=host).raw_host or host
+        host = URL.build(scheme=parts.scheme, host=parts.hostname).raw_host
     except ValueError:  # UnicodeError is one
-        return host
+        return url
+    return urlunsplit(parts._replace(netloc=f"{host}:{parts.port}" if parts.port else f"{host}"))
 
 
 def _check_together(sites: Sequence[SiteConfig]) -> None:

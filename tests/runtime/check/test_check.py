@@ -19,14 +19,16 @@ from runtime.check.check import (
     Step,
     check_sites,
 )
-from runtime.check.reachability import host_of, port_of
+from runtime.check.reachability import connect_time_s, host_of, port_of
 from runtime.sites.client import SiteClient
 from runtime.sites.config import SiteConfig
 from stages.bundle import Bundle
-from stages.errors import PedsamError
+from stages.errors import InputError, PedsamError, SiteUnavailable
 from tests.support.edge import Impostor, config
 from tests.support.failing_sites import FAILING, WAITS, Failing
-from tests.support.keys import keys_for
+from tests.support.few_files import few_files
+from tests.support.keys import keys_for, site_at
+from tests.support.processes import serving
 from tests.support.tls import site_with
 
 # Not unblocked_loop: it turns asyncio's debug mode on, where a handshake that fails is an error of the loop.
@@ -195,3 +197,46 @@ async def test_a_bundle_that_lacks_a_stage_is_told(mini_bundle: Bundle, tmp_path
     assert "global/model.onnx is missing; copy it from the full bundle" in report.edge_error
     assert not report.usable
     assert report.prediction is None
+
+
+NO_MORE_FILES = (
+    "site a: cannot be asked, as the edge may open no more files (Too many open files); give it more with "
+    "`ulimit -n`, or LimitNOFILE= of its service"
+)
+
+
+async def test_an_edge_that_may_open_no_more_files_says_so_in_check_and_run(mini_bundle: Bundle) -> None:
+    """Not that the site is at fault: it is a process of its own, with files enough."""
+    with serving(mini_bundle.path) as process:
+        site = config("a", process.url)
+        async with SiteClient(site, mini_bundle, "fp16", WAITS) as client:
+            await client.connect(mini_bundle.probe())  # what is imported when it is needed is there now
+            await client.platform()
+        with few_files(spare=2):
+            report = await check_sites(mini_bundle, [site], CheckOptions(threads=1, timeouts=WAITS))
+            with pytest.raises(SiteUnavailable) as said_by_run:
+                async with SiteClient(site, mini_bundle, "fp16", WAITS) as client:
+                    await client.connect(mini_bundle.probe())
+    assert report.sites[0].failure == NO_MORE_FILES
+    assert str(said_by_run.value) == NO_MORE_FILES
+
+
+@pytest.mark.parametrize("url", ["http://127.0.0.1:1", "https://127.0.0.1:1", "http://localhost:1"])
+async def test_a_socket_that_cannot_be_made_is_not_the_sites_fault(mini_bundle: Bundle, url: str) -> None:
+    site, probe = config("a", url), mini_bundle.probe()
+    for spare in (50, 0):  # first with files enough, for what is imported when it is needed
+        async with SiteClient(site, mini_bundle, "fp16", WAITS) as client:
+            with few_files(spare), pytest.raises(SiteUnavailable) as said:
+                await client.connect(probe)
+            with few_files(spare), pytest.raises(SiteUnavailable) as said_by_check:
+                await connect_time_s(site, WAITS.connect_s)
+    assert str(said.value) == str(said_by_check.value) == NO_MORE_FILES
+
+
+async def test_a_certificate_that_cannot_be_opened_for_want_of_files(
+    mini_bundle: Bundle, tmp_path: Path
+) -> None:
+    site = site_at("https://127.0.0.1:1", keys_for(tmp_path))
+    with few_files(0), pytest.raises(InputError) as caught:
+        site.ssl_context()
+    assert str(caught.value) == NO_MORE_FILES
