@@ -12,6 +12,7 @@ import ipaddress
 import socket
 import ssl
 import time
+import warnings
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from datetime import datetime
@@ -44,9 +45,12 @@ class Certificate:
     def from_der(cls, der: bytes) -> Certificate:
         found = x509.load_der_x509_certificate(der)
         key = found.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of names that are longer than they may be
+            subject, issuer = _name(found.subject), _name(found.issuer)
         return cls(
-            _name(found.subject),
-            _name(found.issuer),
+            subject,
+            issuer,
             found.not_valid_after_utc,
             hashlib.sha256(der).hexdigest(),
             hashlib.sha256(key).hexdigest(),

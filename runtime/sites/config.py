@@ -165,7 +165,7 @@ def _checked_url(name: str, url: str, insecure: bool) -> str:
 
 
 def _with_dns_name(url: str) -> str:
-    """A url whose host begins with xn-- where it has other letters than ASCII and is one that DNS can hold."""
+    """A url whose host begins with xn-- where it has other letters than ASCII and DNS can hold it."""
     parts = urlsplit(url)
     if url.isascii() or not parts.hostname:
         return url
