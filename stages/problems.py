@@ -42,11 +42,8 @@ def system_problem(exc: Exception) -> str | None:
 
 
 def no_more_files(exc: BaseException) -> str | None:
-    """What to say of a site that cannot be asked because the edge has as many files and sockets as it may."""
+    """What the system said, and what to do, where this process has as many files and sockets as it may."""
     number = exc.errno if isinstance(exc, OSError) else None
     if number not in (errno.EMFILE, errno.ENFILE):
         return None
-    return (
-        f"cannot be asked, as the edge may open no more files ({os.strerror(number)}); give it more with "
-        "`ulimit -n`, or LimitNOFILE= of its service"
-    )
+    return f"({os.strerror(number)}); give it more with `ulimit -n`, or LimitNOFILE= of its service"

@@ -33,6 +33,7 @@ from stages.errors import (
     SiteError,
     SiteUnavailable,
     SiteUntrusted,
+    ungrouped,
 )
 from stages.network import is_loopback
 
@@ -258,8 +259,9 @@ class _Check:
         self._say("measuring this machine's stages")
         options = self._options
         try:
-            report.edge = await measure_edge(self._bundle, report.size, options.backend, options.threads)
-        except (BundleError, EngineError) as exc:
+            with ungrouped():
+                report.edge = await measure_edge(self._bundle, report.size, options.backend, options.threads)
+        except (BundleError, EngineError, InputError) as exc:
             report.edge_error = str(exc)
             return
         if plan.at_edge and report.edge.window_s is None:

@@ -36,7 +36,8 @@ _FPS = 30.0  # what the video's header says; it changes nothing in how long writ
 async def measure_edge(bundle: Bundle, size: tuple[int, int], backend: str, threads: int | None) -> EdgeTimes:
     """Run each step of the loop for a frame of (height, width); nothing is kept of what it writes.
 
-    Raises BundleError or EngineError when a stage cannot be opened here.
+    Raises BundleError or EngineError when a stage cannot be opened here, InputError when no file can be
+    written.
     """
     names = ["global", "decoder", *(["window"] if bundle.has("window") else [])]
     stopwatch = _Stopwatch()

@@ -64,9 +64,15 @@ class SiteConfig:
             if self.cert is not None:
                 context.load_cert_chain(self.cert, self.key)
         except (OSError, ssl.SSLError) as exc:
-            problem = no_more_files(exc) or f"its ca, cert or key file cannot be used ({exc})"
+            problem = cannot_be_asked(exc) or f"its ca, cert or key file cannot be used ({exc})"
             raise InputError(f"site {self.name}: {problem}") from exc
         return context
+
+
+def cannot_be_asked(exc: BaseException) -> str | None:
+    """What to say of a site where it is the edge itself that can open no more files, sockets among them."""
+    full = no_more_files(exc)
+    return f"cannot be asked, as the edge may open no more files {full}" if full else None
 
 
 def read_sites(path: Path, insecure: bool = False) -> tuple[SiteConfig, ...]:

@@ -10,10 +10,9 @@ from pathlib import Path
 
 import aiohttp
 
-from runtime.sites.config import SiteConfig
+from runtime.sites.config import SiteConfig, cannot_be_asked
 from stages.address import Address
 from stages.certificates import validity
-from stages.problems import no_more_files
 
 # OpenSSL's verification results (X509_V_ERR_*, x509_vfy.h)
 _NOT_YET_VALID, _EXPIRED, _OTHER_ADDRESS = 9, 10, (62, 63, 64)
@@ -39,8 +38,6 @@ def reason(exc: Exception, site: SiteConfig, answered: bool) -> str:
     if isinstance(exc, aiohttp.ClientConnectorDNSError):
         return unresolved(exc.os_error)
     cause = exc.os_error if isinstance(exc, aiohttp.ClientConnectorError) else exc
-    if full := no_more_files(cause):
-        return full
     if _disconnected(cause):
         if site.url.startswith("https:") and not answered:  # not every server says why in an alert
             return f"closed the connection without an answer, {_check_client_certificate(site)}"
@@ -56,12 +53,12 @@ def reason(exc: Exception, site: SiteConfig, answered: bool) -> str:
         return unreachable(exc.host, exc.port, exc.os_error)
     if isinstance(exc, aiohttp.ClientResponseError):
         return f"gave an answer that is no HTTP ({_brief(exc.message)}); {_WHO_ANSWERS}"
-    return f"the request failed ({type(exc).__name__}: {_brief(exc)})"
+    return cannot_be_asked(exc) or f"the request failed ({type(exc).__name__}: {_brief(exc)})"
 
 
 def unforeseen(exc: Exception) -> str:
     """What to say of an error that nothing else here knows."""
-    return no_more_files(exc) or (
+    return cannot_be_asked(exc) or (
         f"failed in a way that is not foreseen ({type(exc).__name__}: {_brief(exc)}); {_WHO_ANSWERS}"
     )
 
@@ -72,12 +69,12 @@ def _brief(text: object) -> str:
 
 def unresolved(error: OSError) -> str:
     """What to say of a host name without an address."""
-    return no_more_files(error) or f"its host name cannot be resolved ({error}); check url in sites.toml"
+    return cannot_be_asked(error) or f"its host name cannot be resolved ({error}); check url in sites.toml"
 
 
 def unreachable(host: str, port: int | None, error: OSError) -> str:
     """What to say of an address that takes no connection."""
-    if full := no_more_files(error):
+    if full := cannot_be_asked(error):
         return full
     number = error.errno or 0  # by it, for asyncio's own words on a refusal hold the address once more
     what = os.strerror(number) if number > 0 else error.strerror or error

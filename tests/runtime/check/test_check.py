@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import resource
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
@@ -240,3 +241,16 @@ async def test_a_certificate_that_cannot_be_opened_for_want_of_files(
     with few_files(0), pytest.raises(InputError) as caught:
         site.ssl_context()
     assert str(caught.value) == NO_MORE_FILES
+
+
+async def test_an_edge_that_can_write_nothing_is_told_beside_the_sites(mini_bundle: Bundle) -> None:
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    async with Impostor(mini_bundle).running() as url:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (0, limits[1]))
+        try:
+            report = await checked(mini_bundle, config("a", url))
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert report.sites[0].usable
+    assert re.fullmatch(r"cannot write .*; check free space and permissions .*", report.edge_error or "")
+    assert not report.usable
