@@ -72,9 +72,10 @@ class Answers:
 
     def check_status(self, answer: Answer, expected: int = 200) -> None:
         """Raises what another status than `expected` means: Busy, NotHere, or that the site failed."""
-        status, text = answer.status, wire.error_text(answer.body)
+        status = answer.status
         if status == expected:
             return
+        text = wire.error_text(answer.body)
         if status in (429, 503):
             raise Busy(self._site, text, _wait_s(answer.headers.get("Retry-After")))
         if status == 412:  # If-Match: the site was started again with other bundles
