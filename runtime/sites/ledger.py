@@ -199,7 +199,7 @@ class ExposureLedger:
     def _stop(self, why: str) -> None:
         if self._why_stopped is None:
             self._on_message(
-                f"{why}: until it can be, no operator is shown a window that it has not seen yet; such windows "
+                f"{why}: until it can be, no operator is shown a window that it has not seen; such windows "
                 "run here, and without a window stage here their frames are lost"
             )
         self._why_stopped = why

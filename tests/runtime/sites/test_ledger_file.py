@@ -121,7 +121,7 @@ def test_while_it_cannot_be_written_new_windows_wait_and_granted_ones_go_on(
         assert ledger.why_stopped is not None
         assert len(book.said) == 1
         assert book.said[0].startswith(f"the exposure ledger {book.path} cannot be written (")
-        assert "until it can be, no operator is shown a window that it has not seen yet" in book.said[0]
+        assert "until it can be, no operator is shown a window that it has not seen;" in book.said[0]
     finally:
         mend()
     assert ledger.grant("beta-1", 0) is None  # not at every tile
@@ -164,7 +164,7 @@ def test_at_the_start_it_is_an_error(book: Book) -> None:
     with (
         book.open(),
         limited_to(10),
-        pytest.raises(InputError, match="cannot be written .*File too large.*nothing is sent without it"),
+        pytest.raises(InputError, match=r"cannot be written .*File too large.*nothing is sent without it"),
     ):
         Book(book.path.with_name("another.json")).open()
 
@@ -349,7 +349,8 @@ def test_a_ledger_that_is_gone_at_the_end_is_written_again(book: Book) -> None:
         book.path.unlink()
     assert book.on_disk["beta"] == {7}
     with book.open() as ledger:
-        assert (ledger.session, ledger.exposure("beta")) == (session, {7})
+        assert ledger.session == session
+        assert ledger.exposure("beta") == {7}
 
 
 def test_one_that_cannot_be_written_at_the_end_is_told(book: Book) -> None:
@@ -461,12 +462,12 @@ class FaultyDisk(RuleBasedStateMachine):
         """It is refused, unless the lock was deleted. Who deletes both files has begun a new session."""
         if not self._knows_all():
             return
-        try:
+        if not self.lock_deleted:
+            with pytest.raises(InputError, match="another run uses"):
+                self.book.open()
+            return
+        with contextlib.suppress(InputError):
             self._open()
-        except InputError as exc:
-            assert "another run uses" in str(exc)
-        else:
-            assert self.lock_deleted
 
     @precondition(lambda self: self.mend is None)
     @rule(last=st.booleans())
