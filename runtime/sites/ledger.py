@@ -185,7 +185,7 @@ class ExposureLedger:
             exposure, grants = self._decide_all(asked)
             file.write(exposure)
         except OSError as exc:
-            self._stop(f"the exposure ledger {file.path} cannot be written ({reason(exc)})")
+            self._stop(file.path, reason(exc))
             return None
         self._go_on(file.path)
         return self._count(exposure, grants)
@@ -196,13 +196,14 @@ class ExposureLedger:
             self._granted[grant.operator] |= {grant.window}
         return grants
 
-    def _stop(self, why: str) -> None:
+    def _stop(self, path: Path, why: str) -> None:
         if self._why_stopped is None:
             self._on_message(
-                f"{why}: until it can be, no operator is shown a window that it has not seen; such windows "
-                "run here, and without a window stage here their frames are lost"
+                f"the exposure ledger {path} cannot be written ({why}): until it can be, no operator is shown "
+                "a window that it has not seen; such windows run here, and without a window stage here their "
+                "frames are lost"
             )
-        self._why_stopped = why
+        self._why_stopped = f"the exposure ledger {path} cannot be written ({why})"
         self._next_try_s = self._clock() + next(self._waits_s)
 
     def _go_on(self, path: Path) -> None:

@@ -125,8 +125,8 @@ async def test_a_frame_that_the_ledger_stops_is_lost_for_that_reason_and_shown_t
     folder.mkdir()
     sites = honest(mini_bundle, "abc")
     reason = (
-        r"window \d+: the exposure ledger .*state/ledger cannot be written \(No such file or directory\), and "
-        "this bundle has no window stage to run here; make it writable or copy the window stage to the edge"
+        r"window \d+: the exposure ledger .*state/ledger cannot be written \(No such file or directory\), "
+        "and this bundle has no window stage to run here; make it writable or copy the window stage to"
     )
     async with scene(mini_bundle, sites, 15, reconnect_s=[60], ledger=folder / "ledger") as it:
         await it.frame()
