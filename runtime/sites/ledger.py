@@ -199,9 +199,9 @@ class ExposureLedger:
     def _stop(self, path: Path, why: str) -> None:
         if self._why_stopped is None:
             self._on_message(
-                f"the exposure ledger {path} cannot be written ({why}): until it can be, no operator is shown "
-                "a window that it has not seen; such windows run here, and without a window stage here their "
-                "frames are lost"
+                f"the exposure ledger {path} cannot be written ({why}): until it can be, no operator is "
+                "shown a window that it has not seen; such windows run here, and without a window stage here "
+                "their frames are lost"
             )
         self._why_stopped = f"the exposure ledger {path} cannot be written ({why})"
         self._next_try_s = self._clock() + next(self._waits_s)

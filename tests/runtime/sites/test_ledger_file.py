@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from runtime.sites.ledger import RETRY_S, ExposureLedger, Grant
-from runtime.sites.ledger_file import FORMAT
+from runtime.sites.ledger_file import FORMAT, LedgerFile
 from stages.errors import InputError
 from tests.support.disks import limited_to
 from tests.support.mounts import needs_mounts, python_with
@@ -337,6 +337,22 @@ def test_a_run_that_lost_its_lock_to_another_shows_nothing_new(book: Book, ledge
     assert ledger.grant("beta-1", 4)
     assert ledger.grant("beta-1", 5) is None
     assert book.on_disk["beta"] == ledger.exposure("beta") == {1, 3, 4, 7}
+
+
+def test_a_lock_that_is_deleted_during_a_write_is_noticed_after_it(book: Book) -> None:
+    """Between the two a run may have begun that read the file as it was. What stands there is no surprise."""
+    file, exposure = LedgerFile.open(book.path, CAPS, on_message=book.said.append)
+    written = {**exposure, "alpha": frozenset({1})}
+    assert file.united(exposure) == exposure
+    book.lock.unlink()
+    with pytest.raises(OSError, match="its lock was removed"):
+        file.write(written)
+    assert book.on_disk["alpha"] == {1}
+    assert file.united(exposure) == exposure
+    assert book.lock.exists()
+    file.write(written)
+    file.close(written)
+    assert book.said == []
 
 
 # The end of a run
