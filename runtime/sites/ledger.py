@@ -148,7 +148,7 @@ class ExposureLedger:
         asked = list(pairs)
         with self._granting:
             exposure, grants = self._decide_all(asked)
-            if exposure == self._exposure or self._file is None:
+            if self._file is None or not any(grant and self._is_new(grant) for grant in grants):
                 return self._count(exposure, grants)
             return self._record(self._file, asked) or [self.grant_again(*pair) for pair in asked]
 
@@ -189,6 +189,9 @@ class ExposureLedger:
             return None
         self._go_on(file.path)
         return self._count(exposure, grants)
+
+    def _is_new(self, grant: Grant) -> bool:
+        return grant.window not in self._granted[grant.operator]
 
     def _count(self, exposure: Exposure, grants: list[Grant | None]) -> list[Grant | None]:
         self._exposure = exposure

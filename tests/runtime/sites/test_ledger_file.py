@@ -264,8 +264,13 @@ def test_what_others_wrote_is_granted_within_the_cap_only(book: Book, ledger: Ex
     assert ledger.exposed() == {"alpha": {1, 2, 3}, "beta": {0, 7, 8}}
     assert [ledger.grant("alpha-1", window) is not None for window in (1, 2, 3)] == [True, False, False]
     assert ledger.grant_again("beta-1", 8) is None
+    book.path.unlink()
+    with limited_to(10):
+        assert ledger.grant("beta-1", 8) is None
+    book.now_s += RETRY_S[0]
     assert ledger.grant("beta-1", 8)
     assert ledger.grant_again("beta-1", 8)
+    assert book.on_disk == ledger.exposed()
 
 
 def test_one_window_for_another_is_noticed(book: Book, ledger: ExposureLedger) -> None:
