@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 from collections.abc import AsyncIterator, Callable, Collection, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 from anyio import to_thread
@@ -71,7 +70,8 @@ async def open_edge(
     """Engines and sites for frames of these (height, width), open while the block runs.
 
     Raises a PedsamError, before any tile is sent, for whatever can be known to be wrong by then.
-    `on_message` gets sentences for a person when sites fail and come back; sites word part of them.
+    `on_message` gets sentences for a person when sites or the ledger fail and come back, those of the ledger
+    in another thread; sites word part of them.
     `on_answer` is told of every answer of a site.
     """
     wire_format = choose_wire(bundle, options.wire)
@@ -81,7 +81,7 @@ async def open_edge(
     names = ["global", "decoder", *(["window"] if not configs or bundle.has("window") else [])]
     factories = engine_factories(bundle, names, options.backend, options.threads)
     clients = [SiteClient(config, bundle, wire_format) for config in configs]
-    with ungrouped(), await _open_ledger(configs, len(windows), options) as ledger:
+    with ungrouped(), await _open_ledger(configs, len(windows), options, on_message) as ledger:
         operators = {config.operator for config in configs}
         check_earlier_exposure(ledger, operators, windows, options.accept_exposure, on_message)
         async with EngineThread(factories) as engines:
@@ -137,11 +137,15 @@ def check_earlier_exposure(
         )
 
 
-async def _open_ledger(sites: Sequence[SiteConfig], windows: int, options: EdgeOptions) -> ExposureLedger:
+async def _open_ledger(
+    sites: Sequence[SiteConfig], windows: int, options: EdgeOptions, on_message: Callable[[str], None]
+) -> ExposureLedger:
     """The ledger where it is asked for, else beside sites.toml; without sites one in memory."""
     operators, caps = _shares(sites, windows)
     path = ledger_path(options.sites, options.ledger)
-    return await to_thread.run_sync(partial(ExposureLedger.open, path, operators, caps, options.new_session))
+    return await to_thread.run_sync(
+        ExposureLedger.open, path, operators, caps, options.new_session, on_message
+    )
 
 
 def check_ledger(sites: Sequence[SiteConfig], windows: Collection[int], options: EdgeOptions) -> None:

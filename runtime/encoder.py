@@ -57,12 +57,15 @@ class WindowRunner:
     async def grant(self, windows: Sequence[int]) -> None:
         """Have the ledger grant what a frame will show to whom, before any of it leaves.
 
-        Raises FrameLost, and nothing is granted, when a window can run nowhere.
+        Raises FrameLost, and nothing leaves, when a window can run nowhere.
         """
         for window in windows:
             if self.local is None and not self.sites.router.has_site(window):
                 raise self._lost(window)
         await self.sites.router.grant_together(windows)
+        for window in windows:
+            if self.local is None and self.sites.placement.withheld(window):
+                raise self._lost(window)
 
     async def embed(self, window: int, inputs: Mapping[str, Array], order: int) -> Array:
         """The embedding [w, w, D] of a tile. Raises FrameLost."""
@@ -75,10 +78,10 @@ class WindowRunner:
         return await self.local.embed(window, inputs, order)
 
     def _lost(self, window: int) -> FrameLost:
-        reason = self.sites.placement.why_unavailable(window)
+        reason, remedy = self.sites.placement.why_unavailable(window)
         return FrameLost(
-            f"{reason}, and this bundle has no window stage to run here; add a spare site or copy the window "
-            "stage to the edge"
+            f"{reason}, and this bundle has no window stage to run here; {remedy} or copy the window stage "
+            "to the edge"
         )
 
 

@@ -35,11 +35,19 @@ class Placement:
         """Who may be asked for a window now, in this order; each as far as its cap goes."""
         return [table[window] for table in (self.home, self._substitutes) if window in table]
 
-    def why_unavailable(self, window: int) -> str:
-        """Why a window cannot be sent to any operator."""
+    def withheld(self, window: int) -> bool:
+        """Whether the ledger, which cannot be written now, is all that keeps a window from an operator."""
+        able = self._sites.working().intersection(self.operators(window))
+        seen = any(window in self._ledger.exposure(operator) for operator in able)
+        return self._ledger.why_stopped is not None and bool(able) and not seen
+
+    def why_unavailable(self, window: int) -> tuple[str, str]:
+        """Why a window cannot be sent to any operator, and what would help."""
+        if self.withheld(window):
+            return f"window {window}: {self._ledger.why_stopped}", "make it writable"
         operator = self.home.get(window)
         owner = f"operator {operator} does not answer" if operator else "no operator has it within its cap"
-        return f"window {window}: {owner}, no other operator has room under its cap"
+        return f"window {window}: {owner}, no other operator has room under its cap", "add a spare site"
 
     def _choose_substitutes(self) -> None:
         """For the windows whose home operator does not work: spares first, then others."""
