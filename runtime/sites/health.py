@@ -1,7 +1,7 @@
 """Which sites work: they are probed, taken out of use when they fail, and tried again.
 
-A site that fails tiles is not trusted for its probe alone: a copy of a tile tries it first, and the waits
-between attempts grow with every tile it fails, until it has answered many.
+A site that fails tiles is not trusted for its probe alone: where the probe passes all the time, a copy of a
+tile tries it first. The waits between attempts grow with every tile it fails, until it has answered many.
 """
 
 from __future__ import annotations
@@ -44,15 +44,16 @@ class Site:
     """One site as it is now.
 
     `last_error` is what last went wrong there, None while it works. `failures` counts how often it was taken
-    out for a failed tile, until FORGIVEN_AFTER good ones in a row. `on_trial` says that a copy of a tile may try
-    whether it works. `late` says that the run has begun without it. `lost_hedges` is how many of its tiles a
-    second site had to answer since it last answered one.
+    out for a failed tile, until FORGIVEN_AFTER good ones in a row. `suspect` says that its probe has not failed
+    since, and `on_trial` that a copy of a tile may try whether it works. `late` says that the run has begun
+    without it. `lost_hedges` is how many of its tiles a second site had to answer since it last answered one.
     """
 
     client: SiteClient
     health: Health = Health.CONNECTING
     last_error: str | None = None
     failures: int = 0
+    suspect: bool = False
     on_trial: bool = False
     late: bool = False
     lost_hedges: int = 0
@@ -86,13 +87,13 @@ class Site:
     def failed(self) -> None:
         """Note that the site is taken out for a tile."""
         self.failures, self._good = self.failures + 1, 0
-        self.on_trial = False
+        self.suspect, self.on_trial = True, False
         self.health = Health.DOWN if self.ready else Health.FAILING
 
     def works(self) -> None:
         """Note that the site is to be used."""
         self.health, self.last_error = Health.READY, None
-        self.on_trial = self.late = self._told_failing = False
+        self.suspect = self.on_trial = self.late = self._told_failing = False
         self.lost_hedges = 0
 
     def tell_failing_once(self) -> bool:
@@ -245,7 +246,7 @@ class Sites:
         site.load.connected()
         if site.health is Health.EXCLUDED:
             return
-        if site.failures:
+        if site.suspect:
             site.health, site.on_trial = Health.FAILING, True
             self._changed()
         else:
@@ -268,7 +269,7 @@ class Sites:
         """Note that a site does not connect, or that it answered wrongly."""
         if site.health is Health.EXCLUDED:
             return
-        site.on_trial = False
+        site.suspect = site.on_trial = False
         site.health = Health.EXCLUDED if isinstance(error, SiteUntrusted) else Health.DOWN
         if site.health is Health.EXCLUDED:
             for forget in self.on_exclusion:

@@ -37,7 +37,7 @@ async def test_a_site_that_comes_back_has_its_windows_again(mini_bundle: Bundle)
         await it.frame()
         assert set(local.windows) == it.own("b")
         sites["b"].always = None
-        await until(lambda: it.site("b").on_trial)
+        await until(lambda: it.site("b").on_trial or it.site("b").ready)
         await it.frame()
         await it.notes.wait_for("is back")
         sites["b"].tiles.clear()
