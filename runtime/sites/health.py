@@ -44,9 +44,10 @@ class Site:
     """One site as it is now.
 
     `last_error` is what last went wrong there, None while it works. `failures` counts how often it was taken
-    out for a failed tile, until FORGIVEN_AFTER good ones in a row. `suspect` says that its probe has not failed
-    since, and `on_trial` that a copy of a tile may try whether it works. `late` says that the run has begun
-    without it. `lost_hedges` is how many of its tiles a second site had to answer since it last answered one.
+    out for a failed tile, until FORGIVEN_AFTER good ones in a row. `suspect` says that its probe has not
+    failed since, and `on_trial` that a copy of a tile may try whether it works. `late` is what was told of it
+    while it did not answer at the start. `lost_hedges` is how many of its tiles a second site had to answer
+    since it last answered one.
     """
 
     client: SiteClient
@@ -55,7 +56,7 @@ class Site:
     failures: int = 0
     suspect: bool = False
     on_trial: bool = False
-    late: bool = False
+    late: str | None = None
     lost_hedges: int = 0
     load: Load = field(init=False)
     _good: int = 0  # tiles since the last one that failed
@@ -93,7 +94,8 @@ class Site:
     def works(self) -> None:
         """Note that the site is to be used."""
         self.health, self.last_error = Health.READY, None
-        self.suspect = self.on_trial = self.late = self._told_failing = False
+        self.suspect = self.on_trial = self._told_failing = False
+        self.late = None
         self.lost_hedges = 0
 
     def tell_failing_once(self) -> bool:
@@ -208,6 +210,13 @@ class Sites:
         """Tell a person about a site."""
         self._on_message(printable(f"site {site.name}: {text}"))
 
+    def tell_unheard(self, text: str) -> None:
+        """Tell this of every site that has neither answered nor failed yet, once."""
+        for site in self.unheard():
+            if site.late != text:
+                site.late = text
+                self.tell(site, text)
+
     def answered(self, site: Site) -> None:
         """Note a good tile of a site: one on trial is used again."""
         site.answered()
@@ -259,7 +268,7 @@ class Sites:
     def _use(self, site: Site) -> None:
         if site.last_error is not None:
             self.tell(site, "is back and has its windows again")
-        elif site.late:
+        elif site.late is not None:
             self.tell(site, "has joined and has its windows")
         site.works()
         site.load.given_s = max(each.load.given_s for each in self if each.operator == site.operator)

@@ -30,11 +30,12 @@ class Patience:
 
 
 PATIENCE = Patience()
+FIRST = "has not answered yet; the run waits for a first site"
 WAITS = (
-    "the run waits for it, since others have no room for its windows under their caps and this bundle has no "
-    "window stage to run here"
+    "has not answered yet; the run waits for it, since others have no room for its windows under their caps "
+    "and this bundle has no window stage to run here"
 )
-BEGINS = "the run begins without it, and it gets its windows when it answers"
+BEGINS = "has not answered yet; the run begins without it, and it gets its windows when it answers"
 
 
 async def begin(
@@ -53,7 +54,7 @@ async def begin(
     needed = len(sites) > 0 and not window_engine
     await _wait(sites, patience.grace_s, sites.ready)
     if not sites.ready():
-        _tell_late(sites, "the run waits for a first site")
+        sites.tell_unheard(FIRST)
         await _wait(sites, math.inf if needed else patience.first_s - patience.grace_s, sites.ready)
     await _wait(sites, patience.grace_s, lambda: False)
     if needed:
@@ -62,12 +63,10 @@ async def begin(
     if needed:
         _check_covered(placement, windows)
     while needed and sites.unheard() and not all(map(placement.served, windows)):
-        _tell_late(sites, WAITS)
+        sites.tell_unheard(WAITS)
         await sites.changed()
         placement = await place(geometry, sites, ledger, windows)
-    _tell_late(sites, BEGINS)
-    for site in sites.unheard():
-        site.late = True
+    sites.tell_unheard(BEGINS)
     sites.on_change.append(placement.choose_substitutes)
     return placement
 
@@ -77,11 +76,6 @@ async def _wait(sites: Sites, for_s: float, enough: Callable[[], object]) -> Non
     with anyio.move_on_after(for_s):
         while sites.unheard() and not enough():
             await sites.changed()
-
-
-def _tell_late(sites: Sites, what_then: str) -> None:
-    for site in sites.unheard():
-        sites.tell(site, f"has not answered yet; {what_then}")
 
 
 def _check_usable(sites: Sites) -> None:

@@ -1,4 +1,4 @@
-"""A site that answers its probe but fails its tiles: tried with copies, ever more rarely, until one is good."""
+"""A site that answers its probe but fails its tiles: copies try it, ever more rarely, until one is good."""
 
 from __future__ import annotations
 

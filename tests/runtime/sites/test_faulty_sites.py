@@ -157,7 +157,7 @@ async def test_a_site_that_does_not_answer_at_the_start_holds_up_nobody_and_join
                 while not proxy.tiles:
                     await proxy.seen.wait()
     assert going.about("c") == [
-        f"site c: has not answered yet; {BEGINS}",
+        f"site c: {BEGINS}",
         "site c: has joined and has its windows",
     ]
     assert going.summary["frames_lost"] == 0

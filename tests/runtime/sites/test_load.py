@@ -31,7 +31,7 @@ class Queueing:
     def frames(self, number: int, tiles: int, ahead: int) -> list[int]:
         """Tiles that each site was given; `ahead` frames are under way at once."""
         self.given = [0] * len(self.given)
-        left = {frame: tiles for frame in range(number)}
+        left = dict.fromkeys(range(number), tiles)
         for frame in range(ahead):
             self._send(frame, tiles)
         while self._answers:
