@@ -88,10 +88,11 @@ def test_what_tiles_show_takes_the_place_of_what_probes_showed(
 def test_a_site_that_does_not_answer_gets_no_more_while_it_keeps_silent(mini_bundle: Bundle) -> None:
     sites = Queueing(mini_bundle, [0.01, 0.01], [0.01, 0.01])
     silent, other = sites.loads
-    with silent.holding():
-        sites.now_s = 0.1
-        given = [next_of(sites.loads) for _ in range(5)]
-        assert given == [other] * 5
+    with silent.holding(), other.holding(), other.holding(), other.holding():
+        assert next_of(sites.loads) is silent  # it has less to do
+        sites.now_s = 5.0
+        other.answered()
+        assert next_of(sites.loads) is other
         silent.answered()
         assert silent.expected_s < 0.03  # one long answer is no verdict
 
