@@ -110,6 +110,7 @@ class LivePipeline(Live):
                 name=site.name,
                 operator=site.operator,
                 state=site.health.value,
+                failures=site.failures,
                 tiles=site.client.tiles,
                 in_flight=site.client.in_flight,
                 bytes_up=site.client.bytes_up,

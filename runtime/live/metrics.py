@@ -72,6 +72,14 @@ def _site_metrics(status: Status) -> Iterator[Metric]:
     for site in status.sites:
         up.add_metric([site.name, site.operator], float(site.state == "ready"))
     yield up
+    failing = GaugeMetricFamily(
+        "pedsam_site_failures",
+        "How often a site was taken out for a failed tile; 0 again after many good ones.",
+        labels=labels,
+    )
+    for site in status.sites:
+        failing.add_metric([site.name, site.operator], site.failures)
+    yield failing
     seen = GaugeMetricFamily(
         "pedsam_operator_windows_seen", "Window positions an operator has seen.", labels=["operator"]
     )

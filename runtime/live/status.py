@@ -8,11 +8,15 @@ from typing import Any
 
 @dataclass(frozen=True, kw_only=True)
 class SiteStatus:
-    """One site. `state` is a Health's value; bytes are those of message bodies."""
+    """One site. `state` is a Health's value; bytes are those of message bodies.
+
+    `failures` counts how often it was taken out for a failed tile, until it has answered many in a row.
+    """
 
     name: str
     operator: str
     state: str
+    failures: int
     tiles: int
     in_flight: int
     bytes_up: int

@@ -72,6 +72,7 @@ def _sites(edge: Edge) -> dict[str, Any]:
         site.name: {
             "operator": site.operator,
             "state": site.health.value,
+            "failures": site.failures,
             "windows_seen": sorted(site.client.sent),
             "tiles_served": site.client.tiles,
             "tile_ms": round(site.client.tile_s * 1e3, 2),
@@ -162,11 +163,15 @@ def _site_table(sites: Mapping[str, Mapping[str, Any]]) -> Table:
         seen = " ".join(map(str, site["windows_seen"])) or "none"
         share = f"{len(site['operator_exposure'])} of {site['operator_cap']}"
         table.add_row(
-            Text(name), Text(site["operator"]), site["state"], str(site["tiles_served"]), seen, share
+            Text(name), Text(site["operator"]), _state(site), str(site["tiles_served"]), seen, share
         )
     table.caption = "Exposure counts window positions; with a moving camera, content moves through positions."
     table.caption_justify = "left"
     return table
+
+
+def _state(site: Mapping[str, Any]) -> str:
+    return f"{site['state']} ({site['failures']})" if site["state"] == "failing" else str(site["state"])
 
 
 def _percentiles(seconds: Series) -> dict[str, float]:

@@ -88,8 +88,9 @@ async def test_a_frame_without_any_way_out_is_lost_and_the_next_ones_go_on(mini_
             await it.frame()
         assert all(client.in_flight == 0 for client in it.clients)
         sites["b"].always = None
-        await it.notes.wait_for("site b: is back")
+        await until(lambda: it.site("b").on_trial or it.site("b").ready)
         await it.frame()
+        assert it.notes.lines[-1] == "site b: is back and has its windows again"
         assert it.sent("b") == it.own("b")
         assert it.site("b").health is Health.READY
 

@@ -51,6 +51,7 @@ class FakeSite:
     name: str
     operator: str
     state: str = "ready"
+    failures: int = 0
     tiles: int = 0
     last_error: str | None = None
     seen: set[int] = field(default_factory=set)
@@ -154,10 +155,10 @@ class FakeLive(Live):
             self.advance()
             await anyio.sleep(every_s)
 
-    def lose(self, name: str, error: str) -> None:
-        """A site goes down."""
+    def lose(self, name: str, error: str, state: str = "down", failures: int = 1) -> None:
+        """A site goes down, or answers its probe but not its tiles."""
         self.sites = [
-            replace(site, state="down", last_error=error) if site.name == name else site
+            replace(site, state=state, failures=failures, last_error=error) if site.name == name else site
             for site in self.sites
         ]
         self.message = f"site {name} is down: {error}"
@@ -193,6 +194,7 @@ class FakeLive(Live):
             name=site.name,
             operator=site.operator,
             state=site.state,
+            failures=site.failures,
             tiles=site.tiles,
             in_flight=2 if site.state == "ready" and not self._paused else 0,
             bytes_up=site.tiles * 150_528,

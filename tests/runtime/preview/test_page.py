@@ -191,6 +191,10 @@ async def test_a_lost_object_and_a_lost_site_are_shown(live_tab: FakeTab) -> Non
     await expect(lane.locator(".badge")).to_have_text("down")
     await expect(lane.locator(".value")).to_have_text("connection refused")
     await expect(page.locator("#message")).to_have_text("site b is down: connection refused")
+    live_tab.live.lose("b", "answered 500", state="failing", failures=3)
+    lane = page.locator(".lane[data-site=b][data-state=failing]")
+    await expect(lane.locator(".badge")).to_have_text("failing (3)")
+    await expect(lane.locator(".value")).to_have_text("answered 500")
 
 
 async def test_the_board_is_a_line_and_its_warnings_are_loud(live_tab: FakeTab) -> None:
