@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import TypeAlias
 
@@ -31,6 +32,16 @@ MIN_HEDGE_DELAY_S = 0.2  # and not before, since speeds are measured without the
 
 # Told the site, window, start and end (time.perf_counter) of every answer.
 OnAnswer: TypeAlias = Callable[[str, int, float, float], None]
+# Told the site, window, inputs and embedding of every good answer.
+OnEmbedding: TypeAlias = Callable[[Site, int, Mapping[str, Array], Array], None]
+
+
+@dataclass(frozen=True)
+class Answer:
+    """The embedding [w, w, D] of a window, and the site that computed it; None is the edge itself."""
+
+    embedding: Array
+    site: str | None = None
 
 
 class SiteWindows:
@@ -51,21 +62,22 @@ class SiteWindows:
         self.ledger = ledger
         self.statistics = statistics
         self.router = Router(sites, placement, ledger)
+        self.on_embedding: OnEmbedding | None = None
         self._tasks = tasks
         self._hedge_factor = hedge_factor
         self._on_answer = on_answer
-        self._late: dict[Site, Request[Array]] = {}  # given up for a second site's answer
+        self._late: dict[Site, Request[Answer]] = {}  # given up for a second site's answer
 
-    async def embed(self, window: int, inputs: Mapping[str, Array]) -> Array | None:
-        """The embedding [w, w, D] of a tile; None when no site may have it, or all that may have failed."""
+    async def embed(self, window: int, inputs: Mapping[str, Array]) -> Answer | None:
+        """The embedding of a tile; None when no site may have it, or all that may have failed."""
         tried: set[str] = set()
         while (route := await self.router.route(window, tried)) is not None:
             self.statistics.redispatched += bool(tried)
             self.statistics.windows_sent += not tried
             tried.add(route.site.name)
-            embedding = await self._infer_hedged(route, inputs, tried)
-            if embedding is not None:
-                return embedding
+            answer = await self._infer_hedged(route, inputs, tried)
+            if answer is not None:
+                return answer
         return None
 
     def cancel_late(self) -> None:
@@ -73,10 +85,12 @@ class SiteWindows:
         for request in self._late.values():
             request.cancel()
 
-    async def _infer_hedged(self, route: Route, inputs: Mapping[str, Array], tried: set[str]) -> Array | None:
+    async def _infer_hedged(
+        self, route: Route, inputs: Mapping[str, Array], tried: set[str]
+    ) -> Answer | None:
         """The answer of a site, or of a second one when it is late; None when neither gave a good one."""
 
-        async def infer_second() -> Array | None:
+        async def infer_second() -> Answer | None:
             if (second := self.router.second(route.window, tried)) is None:
                 return None
             self.statistics.hedged += 1
@@ -86,7 +100,7 @@ class SiteWindows:
         if self._hedge_factor is None or self.router.second(route.window, tried) is None:
             return await self._infer(route, inputs)
         late_s = max(MIN_HEDGE_DELAY_S, self._hedge_factor * route.site.expected_s)
-        first: Request[Array] = Request()
+        first: Request[Answer] = Request()
         self._tasks.start_soon(first.run, partial(self._infer, route, inputs, first))
         try:
             answer = await first_answer(first.answer, infer_second, late_s)
@@ -97,7 +111,7 @@ class SiteWindows:
             self._give_up(route.site, first)
         return answer
 
-    def _give_up(self, site: Site, request: Request[Array]) -> None:
+    def _give_up(self, site: Site, request: Request[Answer]) -> None:
         """A second site answered first: keep this request running if it is the only such one of its site."""
         site.lost_hedges += 1
         request.given_up = True
@@ -107,8 +121,8 @@ class SiteWindows:
             self._late[site] = request
 
     async def _infer(
-        self, route: Route, inputs: Mapping[str, Array], request: Request[Array] | None = None
-    ) -> Array | None:
+        self, route: Route, inputs: Mapping[str, Array], request: Request[Answer] | None = None
+    ) -> Answer | None:
         site = route.site
         started_s = time.perf_counter()
         try:
@@ -125,7 +139,9 @@ class SiteWindows:
         site.answered()
         if self._on_answer is not None:
             self._on_answer(site.name, route.window, started_s, site.answered_s)
-        return embedding
+        if self.on_embedding is not None:
+            self.on_embedding(site, route.window, inputs, embedding)
+        return Answer(embedding, site.name)
 
 
 def _hangs(site: Site, timeout_s: float) -> SiteUnavailable:

@@ -70,6 +70,7 @@ class FakeLive(Live):
         self.requests: list[PromptRequest] = []
         self.asked: Newest[PromptRequest] = Newest()
         self.message: str | None = None
+        self.doubtful = 0
         self.board: BoardStatus | None = None
         self.gate: anyio.Event | None = None  # prompts wait for it
         self.number = -1
@@ -120,6 +121,7 @@ class FakeLive(Live):
             frames=self.number + 1,
             dropped=4,
             lost=0,
+            doubtful=self.doubtful,
             limited_by="the global stage at the edge: 55 ms of every frame",
             paused=self._paused,
             message=self.message,
@@ -197,6 +199,7 @@ class FakeLive(Live):
             in_flight=2 if site.state == "ready" and not self._paused else 0,
             bytes_up=site.tiles * 150_528,
             bytes_down=site.tiles * 9_600,
+            checks=0,
             last_error=site.last_error,
         )
 
