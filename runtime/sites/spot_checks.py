@@ -33,7 +33,7 @@ from stages.errors import EngineError, SiteUnavailable, SiteUntrusted, ungrouped
 from stages.geometry import Geometry
 from stages.tensors import Array
 
-LATER_FRAMES = 16  # a check goes before frames that come so much later: it waits, and not for ever
+LATER_FRAMES = 4  # a check goes before frames that come so much later: it waits, and not for ever
 LEARNING_S = 30.0  # for all probes of a site; who takes longer is measured by what any engine may differ
 _NOISE = 4.0  # grey levels, of a sensor
 _WHY = "it lies, or its engine computes something else: leave it out, or start it with another --backend"
