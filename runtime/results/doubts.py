@@ -111,9 +111,9 @@ def _add(ranges: Ranges, frame: int) -> None:
 
 
 def in_words(ranges: Ranges) -> str:
-    """ "frames 12 to 40 and 3 more ranges"; "no frame" of none."""
+    """ "frames 12 to 40 and others"; "no frame" of none."""
     if not ranges:
         return "no frame"
     first, last = ranges[0]
-    more = f" and {len(ranges) - 1} more ranges" if len(ranges) > 1 else ""
+    more = " and others" if len(ranges) > 1 else ""
     return (f"frames {first} to {last}" if last > first else f"frame {first}") + more
