@@ -148,7 +148,7 @@ class FakeLive(Live):
         pixels = self._picture[60 : 60 + height, left : left + width]
         found = () if self._paused else tuple(self._found(name) for name in self.objects)
         frame = Frame(self.number, str(self.number), self.number / 15, pixels)
-        self._frames.put(FrameResult(frame, found, latency_s=0.132))
+        self._frames.put(FrameResult(frame, found, doubtful=self.doubtful > 0, latency_s=0.132))
 
     async def run(self, every_s: float = 0.03) -> None:
         """Frames without an end."""
