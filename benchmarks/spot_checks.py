@@ -212,7 +212,7 @@ def _noisy(outputs: Outputs, wire: str, level: float, rng: np.random.Generator) 
 
 async def _cost(bundle: Bundle) -> dict[str, Any]:
     """Frames of a still camera that pans, through three sites on this machine, with the default options."""
-    photo = np.asarray(getattr(data, "coffee")())[:360, :600]
+    photo = np.asarray(getattr(data, PHOTOS[1])())[:360, :600]
     async with AsyncExitStack() as stack:
         entries = []
         for name in "abc":

@@ -27,7 +27,11 @@ class Doubt:
     reason: str
 
     def to_json(self) -> dict[str, Any]:
-        return {"doubtful_frames": self.frames, "site": self.site, "reason": self.reason}
+        return {
+            "doubtful_frames": [list(frames) for frames in self.frames],
+            "site": self.site,
+            "reason": self.reason,
+        }
 
 
 @dataclass

@@ -35,6 +35,7 @@ from stages.tensors import Array
 
 LATER_FRAMES = 4  # a check goes before frames that come so much later: it waits, and not for ever
 LEARNING_S = 30.0  # for all probes of a site; who takes longer is measured by what any engine may differ
+BEGIN_S = 10.0  # a run waits so long for the probes of the sites it begins with
 _NOISE = 4.0  # grey levels, of a sensor
 _WHY = "it lies, or its engine computes something else: leave it out, or start it with another --backend"
 
@@ -104,8 +105,8 @@ class _Answered:
 class SpotChecks:
     """Checks the answers that `answered` is told of while `run` runs.
 
-    `tiles` are inputs of the window stage that show nothing. `checks` counts by site. `say` gets sentences
-    for a person.
+    `tiles` are inputs of the window stage that show nothing. `checks` counts by site. `measured` is set once
+    the probes of the first sites are compared. `say` gets sentences for a person.
     """
 
     def __init__(
@@ -119,6 +120,7 @@ class SpotChecks:
         say: Callable[[str], None],
     ) -> None:
         self.checks: Counter[str] = Counter()
+        self.measured = anyio.Event()
         self._sites = sites
         self._local = local
         self._doubts = doubts
@@ -129,6 +131,7 @@ class SpotChecks:
         self._probes: list[Probe] = []
         self._trust = {site.name: Trust(tolerance) for site in sites}
         self._measured: set[Site] = set()  # its probes are compared, or are on their way
+        self._under_way = 0  # sites whose probes are
         self._able: set[str] = set()  # sites that can be checked
         self._samples: Samples[_Answered] = Samples()
         self._news = anyio.Event()
@@ -147,6 +150,7 @@ class SpotChecks:
                     with self._noticing(tasks):
                         await self._check_on()
         except EngineError as exc:
+            self.measured.set()
             self._say(f"no more spot checks, so that a site that lies is not found: {exc}")
 
     async def _compute_probes(self) -> None:
@@ -183,28 +187,38 @@ class SpotChecks:
         for site in self._sites.ready():
             if site not in self._measured:
                 self._measured.add(site)
+                self._under_way += 1
                 tasks.start_soon(self._measure, site)
+        if not self._under_way:
+            self.measured.set()
 
     async def _measure(self, site: Site) -> None:
         """Compare a site's probes with the edge's own. Until then it is not checked."""
-        differences = [0.0]
+        worst, most = await self._worst_probe(site), self._tolerance.most
+        self._under_way -= 1
+        if not self._under_way:
+            self.measured.set()
+        if worst > most:
+            self._lied(site, f"answers a synthetic tile with an embedding that {_differs(worst, most)}")
+            return
+        self._trust[site.name].connected(worst)
+        if site.ready:
+            self._able.add(site.name)
+            self._news.set()
+
+    async def _worst_probe(self, site: Site) -> float:
+        """The largest difference of its probes. Those that it does not answer in time raise nothing."""
+        worst = 0.0
         try:
             with anyio.move_on_after(LEARNING_S):
                 for probe in self._probes:
                     answer = await site.client.probe_embedding(probe)
-                    differences.append(difference(answer, probe.embedding))
+                    worst = max(worst, difference(answer, probe.embedding))
         except SiteUntrusted as exc:
             self._sites.failed(site, exc)
         except SiteUnavailable:
-            pass  # its tiles will show it; without probes nothing raises its limit
-        most = self._tolerance.most
-        if max(differences) > most:
-            self._lied(site, f"answers a synthetic tile with an embedding that {_differs(differences, most)}")
-            return
-        self._trust[site.name].connected(max(differences))
-        if site.ready:
-            self._able.add(site.name)
-            self._news.set()
+            pass  # its tiles will show it
+        return worst
 
     async def _check(self, answered: _Answered) -> None:
         site = answered.site
@@ -215,7 +229,7 @@ class SpotChecks:
         if verdict is Verdict.GOOD:
             self._doubts.honest(site.name, answered.newest)
         elif verdict is Verdict.LIED:
-            self._lied(site, f"answered a window with an embedding that {_differs([found], trust.limit)}")
+            self._lied(site, f"answered a window with an embedding that {_differs(found, trust.limit)}")
 
     def _lied(self, site: Site, what: str) -> None:
         """Take a site out of use, and mark the frames that may show what it did."""
@@ -227,10 +241,8 @@ class SpotChecks:
             self._say(f"{in_words(doubt.frames)} may be wrong, for site {site.name} had a part in them")
 
 
-def _differs(differences: Sequence[float], limit: float) -> str:
-    return (
-        f"differs from the edge's own by {100 * max(differences):.3g} %, where it may by {100 * limit:.2g} %"
-    )
+def _differs(found: float, limit: float) -> str:
+    return f"differs from the edge's own by {100 * found:.3g} %, where it may by {100 * limit:.2g} %"
 
 
 def synthetic_tiles(geometry: Geometry, seed: int) -> list[dict[str, Array]]:
@@ -275,7 +287,8 @@ async def checking(
     options: SpotCheckOptions,
     say: Callable[[str], None],
 ) -> AsyncIterator[SpotChecks]:
-    """Checks what the sites answer while the block runs."""
+    """Checks what the sites answer while the block runs, which begins after their probes, if these take no
+    longer than BEGIN_S."""
     checks = SpotChecks(
         windows.sites,
         local,
@@ -289,6 +302,8 @@ async def checking(
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(checks.run)
         try:
+            with anyio.move_on_after(BEGIN_S):
+                await checks.measured.wait()
             yield checks
         finally:
             tasks.cancel_scope.cancel()

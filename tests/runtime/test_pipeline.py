@@ -7,6 +7,7 @@ import json
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import anyio
@@ -19,6 +20,7 @@ from runtime.frames.sources import NOTHING, Frame
 from runtime.live.interface import Live
 from runtime.objects.prompts import Prompt, PromptRequest, Prompts
 from runtime.pipeline import Fate, FrameJob, Pipeline, PipelineOptions
+from runtime.results.doubts import Doubts
 from runtime.session import run_session
 from stages.bundle import Bundle
 from stages.errors import InputError
@@ -63,7 +65,8 @@ async def test_large_frames_wait_for_those_before_to_be_written(
 async def test_a_frame_that_is_done_lets_none_more_be_under_way(mini_bundle: Bundle) -> None:
     """Only new figures do: each frame whose windows have come."""
     never: Any = None
-    pipeline = Pipeline(mini_bundle.geometry, never, never, (), PipelineOptions(in_flight=3))
+    unused: Any = SimpleNamespace(doubts=Doubts())
+    pipeline = Pipeline(mini_bundle.geometry, unused, never, (), PipelineOptions(in_flight=3))
     pipeline.measured.in_flight, pipeline._ahead = 1, 3
     pipeline._windows_s, pipeline._engines_s = 10.0, 1.0
     send, receive = anyio.create_memory_object_stream[FrameJob](5)

@@ -20,7 +20,7 @@ def test_frames_since_the_last_good_check_are_in_doubt_those_to_come_too() -> No
     assert not doubts.has(10, "a")
     assert not doubts.has(4, "b")
     assert [each.to_json() for each in doubts.all] == [
-        {"doubtful_frames": [(5, 10)], "site": "b", "reason": "site b: lies"}
+        {"doubtful_frames": [[5, 10]], "site": "b", "reason": "site b: lies"}
     ]
     assert doubts.frames == 6
 
