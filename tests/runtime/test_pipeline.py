@@ -16,8 +16,10 @@ import pytest
 from aiohttp import web
 from rich.console import Console
 
+from runtime.frames.canvas import make_canvas
 from runtime.frames.sources import NOTHING, Frame
 from runtime.live.interface import Live
+from runtime.objects.follower import RecentFrame
 from runtime.objects.prompts import Prompt, PromptRequest, Prompts
 from runtime.pipeline import Fate, FrameJob, Pipeline, PipelineOptions
 from runtime.results.doubts import Doubts
@@ -26,6 +28,7 @@ from stages.bundle import Bundle
 from stages.errors import InputError
 from tests.runtime.test_session import PROMPTS, Film, edge_only, mask_lines, options, real_sites, run
 from tests.support.edge import Impostor, sites_file
+from tests.support.pictures import photo
 
 pytestmark = pytest.mark.anyio
 
@@ -82,6 +85,25 @@ async def test_a_frame_that_is_done_lets_none_more_be_under_way(mini_bundle: Bun
         assert pipeline.measured.frames == 5
         assert pipeline.measured.in_flight == 1
         tasks.cancel_scope.cancel()
+
+
+async def test_a_carried_mask_is_in_doubt_as_the_one_it_comes_from(mini_bundle: Bundle) -> None:
+    async def nothing(frame: RecentFrame) -> list[Any]:
+        return []
+
+    doubts = Doubts()
+    encoder: Any = SimpleNamespace(doubts=doubts)
+    follower: Any = SimpleNamespace(compute=nothing, carry=nothing)
+    pipeline = Pipeline(mini_bundle.geometry, encoder, follower, (), PipelineOptions())
+    canvas = make_canvas(photo("16:9"), mini_bundle.geometry)
+    fates = (Fate.COMPUTED, Fate.CARRIED, Fate.COMPUTED, Fate.CARRIED)
+    for number, (fate, sites) in enumerate(zip(fates, ("b", "", "a", ""), strict=True)):
+        frame = Frame(number, str(number), 0.0, photo("16:9"))
+        job = FrameJob(frame, 0.0, fate, RecentFrame(number, canvas), sites=sites)
+        await pipeline._decode(job)
+        doubts.used(number, sites)
+    assert doubts.lied("b", "").frames == [(0, 1)]
+    assert [doubts.has(number, "b") for number in (0, 1)] == [True, True]
 
 
 async def test_what_viewers_do_in_a_run_that_is_verified(mini_bundle: Bundle, tmp_path: Path) -> None:

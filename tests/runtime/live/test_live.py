@@ -36,7 +36,7 @@ pytestmark = pytest.mark.anyio
 CUP = Prompt("cup", (150, 60, 450, 300))
 PROBES = (4 + 8) * 3  # tiles of the probes of three sites, of which eight are for spot checks
 # An edge with its window engine would find out that these sites compute nothing.
-IMPOSTOR = {"accept_exposure": True, "spot_checks": 0.0}
+IMPOSTOR: dict[str, Any] = {"accept_exposure": True, "spot_checks": 0.0}
 
 
 def mask_of(shown: FrameResult) -> Mask:
