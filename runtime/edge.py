@@ -16,7 +16,8 @@ from runtime.sites.config import SiteConfig, operator_caps, read_sites
 from runtime.sites.health import Sites
 from runtime.sites.ledger import ExposureLedger
 from runtime.sites.reuse import Reuse
-from runtime.sites.windows import OnAnswer, open_sites
+from runtime.sites.spot_checks import SpotCheckOptions, SpotChecks, checking
+from runtime.sites.windows import OnAnswer, SiteWindows, open_sites
 from stages.bundle import Bundle
 from stages.engines.backends import engine_factories
 from stages.engines.thread import EngineThread
@@ -28,7 +29,8 @@ class EdgeOptions:
     """How the edge computes and whom it trusts; see the help of `pedsam run`.
 
     Without `sites` every window runs here. `wire` None is the bundle's own format. `ledger` None is beside
-    `sites`. `reuse_threshold` is in grey levels, see `runtime.sites.reuse`.
+    `sites`. `reuse_threshold` is in grey levels, see `runtime.sites.reuse`. At most
+    `spot_checks` windows a second are checked, 0 for none, in `spot_check_share` of the engine's time.
     """
 
     sites: Path | None = None
@@ -40,18 +42,21 @@ class EdgeOptions:
     insecure: bool = False
     ledger: Path | None = None
     reuse_threshold: float = 0.0
+    spot_checks: float = SpotCheckOptions.rate
+    spot_check_share: float = SpotCheckOptions.share
 
 
 @dataclass(frozen=True)
 class Edge:
     """What is open while `open_edge` runs: engines for "global" and "decoder", the way to image embeddings,
-    the sites, and what each operator has seen."""
+    the sites, and what each operator has seen. `spot_checks` is None where no site is checked."""
 
     engines: EngineThread
     encoder: ImageEncoder
     sites: Sites
     ledger: ExposureLedger
     wire_format: str
+    spot_checks: SpotChecks | None
 
     @property
     def served_by_sites(self) -> bool:
@@ -96,7 +101,25 @@ async def open_edge(
                 on_answer=on_answer,
             ) as sites:
                 encoder = ImageEncoder(bundle, engines, sites, local, Reuse(options.reuse_threshold))
-                yield Edge(engines, encoder, sites.sites, ledger, wire_format)
+                async with _spot_checks(
+                    sites, encoder, local, bundle, wire_format, options, on_message
+                ) as checks:
+                    yield Edge(engines, encoder, sites.sites, ledger, wire_format, checks)
+
+
+def _spot_checks(
+    sites: SiteWindows,
+    encoder: ImageEncoder,
+    local: LocalWindows | None,
+    bundle: Bundle,
+    wire_format: str,
+    options: EdgeOptions,
+    on_message: Callable[[str], None],
+) -> contextlib.AbstractAsyncContextManager[SpotChecks | None]:
+    if local is None or not options.sites or not options.spot_checks:
+        return contextlib.nullcontext()
+    chosen = SpotCheckOptions(options.spot_checks, options.spot_check_share)
+    return checking(sites, local, encoder.doubts, bundle, wire_format, chosen, on_message)
 
 
 def check_exposure(sites: Sequence[SiteConfig], accept: bool) -> None:

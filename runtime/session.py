@@ -29,6 +29,7 @@ from runtime.objects.follower import Follower
 from runtime.objects.prompts import Prompts
 from runtime.objects.registry import ObjectRegistry
 from runtime.pipeline import Pipeline
+from runtime.results.doubts import Doubts
 from runtime.results.measurements import RunMeasurements
 from runtime.results.outcome import nothing_done, shortfalls
 from runtime.results.recording import Recording
@@ -189,7 +190,7 @@ async def _run(
                         with _stop_on_signal(pipeline, messages.tell):
                             measured = await pipeline.run(source)
     messages.report_all()  # what was held back of frames comes before what is said of all of them
-    _warn_of_shortfalls(messages, measured, prompts, source, pipeline)
+    _warn_of_shortfalls(messages, measured, prompts, source, pipeline, edge.encoder.doubts)
     asked = bool(prompts.entries) and not source.live
     nothing = nothing_done(measured, asked=asked, stopped=pipeline.stopped)
     if run.folder is not None and run.keeps_earlier:
@@ -227,10 +228,15 @@ def _telling_lost(messages: Messages) -> Callable[[Frame, str], None]:
 
 
 def _warn_of_shortfalls(
-    messages: Messages, measured: RunMeasurements, prompts: Prompts, source: Source, pipeline: Pipeline
+    messages: Messages,
+    measured: RunMeasurements,
+    prompts: Prompts,
+    source: Source,
+    pipeline: Pipeline,
+    doubts: Doubts,
 ) -> None:
     complete = not source.live and not pipeline.stopped
-    for text in shortfalls(measured, prompts if complete else Prompts(())):
+    for text in shortfalls(measured, prompts if complete else Prompts(()), doubts.all):
         messages.warn(text)
 
 

@@ -24,6 +24,7 @@ from runtime.edge import check_exposure
 from runtime.sites.client import TIMEOUTS, SiteClient, Timeouts, choose_wire
 from runtime.sites.config import SiteConfig
 from runtime.sites.reasons import unforeseen
+from runtime.sites.spot_checks import SpotCheckOptions
 from stages.bundle import Bundle
 from stages.errors import (
     BundleError,
@@ -44,6 +45,7 @@ _NO_ROOM = (
     "them here; fix the sites that failed, raise caps, add sites of other operators, or copy the window "
     "stage to the edge"
 )
+_NO_ENGINE = "this bundle has no window stage here; copy it to the edge, where its memory has room for it"
 
 
 class CheckState(enum.Enum):
@@ -106,12 +108,13 @@ class CheckOptions:
     wire: str | None = None
     backend: str = "auto"
     threads: int | None = None
+    spot_checks: float = SpotCheckOptions.rate
     timeouts: Timeouts = TIMEOUTS
 
 
 @dataclass
 class Report:
-    """All that was found; `notes` say why there is no prediction, or what it leaves out, `problems` why a run
+    """All that was found; `notes` say why there is no prediction, or no spot check, `problems` why a run
     would not start on this machine."""
 
     bundle: Bundle
@@ -178,6 +181,7 @@ class _Check:
                 await self._run_part(site, self._measure)
         if any(site.usable for site in report.sites):
             await self._predict()
+        report.notes += self._no_spot_checks()
         seen = [
             SiteFacts(s.config, s.addresses, s.certificate, s.headers, s.answered_at) for s in report.sites
         ]
@@ -190,6 +194,13 @@ class _Check:
         except InputError as exc:
             return [str(exc)]
         return []
+
+    def _no_spot_checks(self) -> list[str]:
+        """Why a run would not notice a site that lies, if it would not."""
+        why = None if self._bundle.has("window") else _NO_ENGINE
+        if not self._options.spot_checks:
+            why = "--spot-checks is 0"
+        return [f"no spot checks, so a site that lies is not found: {why}"] if why else []
 
     async def _run_part(self, site: SiteReport, part: Callable[[SiteReport], Awaitable[None]]) -> None:
         """Run one part of a site's examination; its error is recorded for the site, and the others go on."""

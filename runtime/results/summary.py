@@ -62,6 +62,8 @@ def summarise(
         "limited_by": limited_by(
             measured.seconds, edge.served_by_sites, measured.in_flight, measured.sequential_engines
         ),
+        "doubtful": [doubt.to_json() for doubt in edge.encoder.doubts.all],
+        "frames_doubtful": edge.encoder.doubts.frames,
         "board": board,
     }
 
@@ -78,6 +80,7 @@ def _sites(edge: Edge) -> dict[str, Any]:
             "tile_ms": round(site.client.tile_s * 1e3, 2),
             "operator_exposure": sorted(edge.ledger.exposure(site.operator)),
             "operator_cap": edge.ledger.cap(site.operator),
+            "spot_checks": edge.spot_checks.checks[site.name] if edge.spot_checks else None,
         }
         for site in edge.sites
     }
@@ -115,6 +118,7 @@ _IF_ANY = {
     "frames_dropped": "frames dropped for newer ones",
     "frames_bare": "frames not segmented",
     "frames_carried": "frames whose masks were carried",
+    "frames_doubtful": "frames in doubt, for a site lied",
     "windows_reused": "windows unchanged, not sent again",
     "windows_hedged": "windows sent to a second site",
     "windows_run_at_edge": "windows run at the edge",

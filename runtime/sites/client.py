@@ -254,6 +254,10 @@ class SiteClient:
             )
         return found
 
+    async def probe_embedding(self, probe: Probe) -> Array:
+        """The site's answer to a synthetic tile, [1, w, w, D], as `infer` checks it."""
+        return await self._post(probe.inputs, self._timeouts.probe_s)
+
     def tolerance(self, probe: Probe) -> float:
         """The largest difference that `check_probe` lets pass."""
         return probe.tolerance[{"fp16": "float16", "fp32": "float32"}.get(self._wire, self._wire)]

@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import TypeAlias
 
@@ -33,6 +34,16 @@ MIN_HEDGE_DELAY_S = 0.2  # and not before, since speeds are measured without the
 
 # Told the site, window, start and end (time.perf_counter) of every answer.
 OnAnswer: TypeAlias = Callable[[str, int, float, float], None]
+# Told the site, window, inputs and embedding of every good answer.
+OnEmbedding: TypeAlias = Callable[[Site, int, Mapping[str, Array], Array], None]
+
+
+@dataclass(frozen=True)
+class Answer:
+    """The embedding [w, w, D] of a window, and the site that computed it; None is the edge itself."""
+
+    embedding: Array
+    site: str | None = None
 
 
 class SiteWindows:
@@ -58,13 +69,14 @@ class SiteWindows:
         self.ledger = ledger
         self.statistics = statistics
         self.router = Router(sites, placement, ledger, last_resort=not window_engine)
+        self.on_embedding: OnEmbedding | None = None
         self._tasks = tasks
         self._hedge_factor = hedge_factor
         self._on_answer = on_answer
-        self._unwanted: dict[Site, Request[Array]] = {}  # they go on though nobody waits for their answer
+        self._unwanted: dict[Site, Request[Answer]] = {}  # they go on though nobody waits for their answer
 
-    async def embed(self, window: int, inputs: Mapping[str, Array]) -> Array | None:
-        """The embedding [w, w, D] of a tile; None when no site may have it, or all that may have failed."""
+    async def embed(self, window: int, inputs: Mapping[str, Array]) -> Answer | None:
+        """The embedding of a tile; None when no site may have it, or all that may have failed."""
         for trial in self.router.trials(window):
             self._try_out(trial, inputs)
         tried: set[str] = set()
@@ -73,9 +85,9 @@ class SiteWindows:
             self.statistics.windows_sent += not tried
             tried.add(route.site.name)
             with route.site.load.holding():
-                embedding = await self._infer_hedged(route, inputs, tried)
-            if embedding is not None:
-                return embedding
+                answer = await self._infer_hedged(route, inputs, tried)
+            if answer is not None:
+                return answer
         return None
 
     def cancel_late(self) -> None:
@@ -83,10 +95,12 @@ class SiteWindows:
         for request in self._unwanted.values():
             request.cancel()
 
-    async def _infer_hedged(self, route: Route, inputs: Mapping[str, Array], tried: set[str]) -> Array | None:
+    async def _infer_hedged(
+        self, route: Route, inputs: Mapping[str, Array], tried: set[str]
+    ) -> Answer | None:
         """The answer of a site, or of a second one when it is late; None when neither gave a good one."""
 
-        async def infer_second() -> Array | None:
+        async def infer_second() -> Answer | None:
             if (second := self.router.second(route.window, tried)) is None:
                 return None
             self.statistics.hedged += 1
@@ -97,7 +111,7 @@ class SiteWindows:
         if self._hedge_factor is None or self.router.second(route.window, tried) is None:
             return await self._infer(route, inputs)
         late_s = max(MIN_HEDGE_DELAY_S, self._hedge_factor * route.site.load.work_s)
-        first: Request[Array] = Request()
+        first: Request[Answer] = Request()
         self._tasks.start_soon(first.run, partial(self._infer, route, inputs, first))
         try:
             answer = await first_answer(first.answer, infer_second, late_s)
@@ -108,7 +122,7 @@ class SiteWindows:
             self._give_up(route.site, first)
         return answer
 
-    def _give_up(self, site: Site, request: Request[Array]) -> None:
+    def _give_up(self, site: Site, request: Request[Answer]) -> None:
         """A second site answered first: keep this request running if it is the only such one of its site."""
         site.lost_hedges += 1
         request.given_up = True
@@ -120,7 +134,7 @@ class SiteWindows:
     def _try_out(self, route: Route, inputs: Mapping[str, Array]) -> None:
         """Send a copy of a tile to a site on trial, one at a time."""
         if not self._has_unwanted(route.site):
-            trial: Request[Array] = Request()
+            trial: Request[Answer] = Request()
             self._unwanted[route.site] = trial
             self._tasks.start_soon(trial.run, partial(self._infer, route, inputs))
 
@@ -128,8 +142,8 @@ class SiteWindows:
         return (request := self._unwanted.get(site)) is not None and not request.ended
 
     async def _infer(
-        self, route: Route, inputs: Mapping[str, Array], request: Request[Array] | None = None
-    ) -> Array | None:
+        self, route: Route, inputs: Mapping[str, Array], request: Request[Answer] | None = None
+    ) -> Answer | None:
         site = route.site
         started_s = time.perf_counter()
         try:
@@ -146,7 +160,9 @@ class SiteWindows:
         self.sites.answered(site)
         if self._on_answer is not None:
             self._on_answer(site.name, route.window, started_s, site.load.answered_s)
-        return embedding
+        if self.on_embedding is not None:
+            self.on_embedding(site, route.window, inputs, embedding)
+        return Answer(embedding, site.name)
 
 
 def _hangs(site: Site, timeout_s: float) -> SiteUnavailable:

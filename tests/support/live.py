@@ -71,6 +71,7 @@ class FakeLive(Live):
         self.requests: list[PromptRequest] = []
         self.asked: Newest[PromptRequest] = Newest()
         self.message: str | None = None
+        self.doubtful = 0
         self.board: BoardStatus | None = None
         self.gate: anyio.Event | None = None  # prompts wait for it
         self.number = -1
@@ -121,6 +122,7 @@ class FakeLive(Live):
             frames=self.number + 1,
             dropped=4,
             lost=0,
+            doubtful=self.doubtful,
             limited_by="the global stage at the edge: 55 ms of every frame",
             paused=self._paused,
             message=self.message,
@@ -147,7 +149,7 @@ class FakeLive(Live):
         pixels = self._picture[60 : 60 + height, left : left + width]
         found = () if self._paused else tuple(self._found(name) for name in self.objects)
         frame = Frame(self.number, str(self.number), self.number / 15, pixels)
-        self._frames.put(FrameResult(frame, found, latency_s=0.132))
+        self._frames.put(FrameResult(frame, found, doubtful=self.doubtful > 0, latency_s=0.132))
 
     async def run(self, every_s: float = 0.03) -> None:
         """Frames without an end."""
@@ -199,6 +201,7 @@ class FakeLive(Live):
             in_flight=2 if site.state == "ready" and not self._paused else 0,
             bytes_up=site.tiles * 150_528,
             bytes_down=site.tiles * 9_600,
+            checks=0,
             last_error=site.last_error,
         )
 

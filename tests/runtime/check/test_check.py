@@ -149,6 +149,24 @@ async def test_one_failing_site_leaves_the_others_measured(mini_bundle: Bundle, 
     assert report.sites[0].steps[STEPS.index("backend")] == Step("backend", CheckState.OK, "unknown")
 
 
+async def test_it_says_where_a_site_that_lies_would_not_be_found(mini_bundle: Bundle, tmp_path: Path) -> None:
+    without = "no spot checks, so a site that lies is not found: "
+    for part in ("bundle.json", "edge", "global", "decoder"):
+        (tmp_path / part).symlink_to(mini_bundle.path / part)
+    async with Impostor(mini_bundle).running() as first, Impostor(mini_bundle).running() as second:
+        sites = config("a", first), config("b", second)
+        good = await checked(mini_bundle, *sites)
+        bare = await checked(Bundle.load(tmp_path), *sites)
+        options = CheckOptions(threads=1, timeouts=WAITS, spot_checks=0)
+        off = await check_sites(mini_bundle, sites, options)
+    assert not any(note.startswith(without) for note in good.notes)
+    assert bare.notes == [
+        without
+        + "this bundle has no window stage here; copy it to the edge, where its memory has room for it"
+    ]
+    assert off.notes == [without + "--spot-checks is 0"]
+
+
 class Tiring(Impostor):
     """It answers a number of probes, then fails."""
 

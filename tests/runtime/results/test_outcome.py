@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from runtime.objects.prompts import Prompt, Prompts
+from runtime.results.doubts import Doubt
 from runtime.results.measurements import RunMeasurements
 from runtime.results.outcome import nothing_done, shortfalls
 
@@ -25,6 +26,12 @@ def test_a_complete_run_has_nothing_to_say() -> None:
 def test_lost_frames_are_named_some_of_many() -> None:
     (said,) = shortfalls(measured(9, lost=7, cup=True), NOTHING_ASKED)
     assert said == "7 of 9 frames are lost: p0, p1, p2 and 4 more"
+
+
+def test_frames_in_doubt_are_named_with_the_reason() -> None:
+    doubts = [Doubt("b", [(2, 5)], "site b: lies"), Doubt("c", [], "site c: lies")]
+    (said,) = shortfalls(measured(9, cup=True), NOTHING_ASKED, doubts)
+    assert said == "frames 2 to 5 may be wrong: site b: lies"
 
 
 def test_an_object_that_no_frame_shows_is_named() -> None:
