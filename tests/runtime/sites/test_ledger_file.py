@@ -418,6 +418,7 @@ class FaultyDisk(RuleBasedStateMachine):
         self.book = Book(self.folder / "state/ledger.json")
         self.sent: dict[str, set[int]] = {name: set() for name in CAPS}
         self.begun: dict[str, set[int]] = {name: set() for name in CAPS}
+        self.claimed: dict[str, set[int]] = {}  # what was written into the file and is still there
         self.mend: Callable[[], object] | None = None
         self.runs: list[ExposureLedger] = []
         self.lock_deleted = False
@@ -437,7 +438,8 @@ class FaultyDisk(RuleBasedStateMachine):
                 self.sent[grant.operator].add(window)
         assert all(window in self.book.on_disk[operator] for operator, window in new)
         if new and run.why_stopped is None:
-            assert self._knows_all()
+            assert self._holds(self.sent)
+            assert self._holds(self.claimed)
 
     @rule(seconds=st.sampled_from([0.1, 1.0, 60.0]))
     def time_passes(self, seconds: float) -> None:
@@ -448,6 +450,7 @@ class FaultyDisk(RuleBasedStateMachine):
     def break_it(self, fault: Fault) -> None:
         if self.book.path.is_file() and self.book.lock.is_file():
             self.mend = fault(self.book)
+            self.claimed = {}
 
     @precondition(lambda self: self.mend is not None)
     @rule()
@@ -460,16 +463,19 @@ class FaultyDisk(RuleBasedStateMachine):
     @rule()
     def delete(self) -> None:
         self.book.path.unlink(missing_ok=True)
+        self.claimed = {}
 
     @precondition(lambda self: self._can_be_restored())
     @rule(content=st.sampled_from([b"", b"{", b"no ledger"]))
     def damage(self, content: bytes) -> None:
         self.book.path.write_bytes(content)
+        self.claimed = {}
 
     @precondition(lambda self: self._can_be_restored())
     @rule(alpha=st.lists(windows, max_size=2), beta=st.lists(windows, max_size=4))
     def replace(self, alpha: list[int], beta: list[int]) -> None:
         self.book.path.write_text(session_of({"alpha": alpha, "beta": beta}))
+        self.claimed = {"alpha": set(alpha), "beta": set(beta)}
 
     @precondition(lambda self: self.mend is None and len(self.runs) == 1)
     @rule()
@@ -481,7 +487,7 @@ class FaultyDisk(RuleBasedStateMachine):
     @rule()
     def start_another(self) -> None:
         """It is refused, unless the lock was deleted. Who deletes both files has begun a new session."""
-        if not self._knows_all():
+        if not self._holds(self.sent):
             return
         if not self.lock_deleted:
             with pytest.raises(InputError, match="another run uses"):
@@ -496,7 +502,8 @@ class FaultyDisk(RuleBasedStateMachine):
         run = self.runs.pop(-1 if last else 0)
         run.__exit__(None, None, None)
         if not self.runs:
-            assert self._knows_all()
+            assert self._holds(self.sent)
+            assert self._holds(self.claimed)
             self._open()
 
     @invariant()
@@ -521,9 +528,9 @@ class FaultyDisk(RuleBasedStateMachine):
             all(seen <= run.exposure(name) for name, seen in self.sent.items()) for run in self.runs
         )
 
-    def _knows_all(self) -> bool:
+    def _holds(self, exposure: dict[str, set[int]]) -> bool:
         with contextlib.suppress(OSError, ValueError):
-            return all(seen <= self.book.on_disk.get(name, set()) for name, seen in self.sent.items())
+            return all(seen <= self.book.on_disk.get(name, set()) for name, seen in exposure.items())
         return False
 
 
