@@ -98,7 +98,7 @@ class SiteClient:
     Misused when the fault is the caller's.
 
     Counts `bytes_up` and `bytes_down` of message bodies and `tiles` answered; `sent` are the window positions
-    this site was sent; `tile_s` is the time a tile takes when the site is busy with probes alone.
+    this site was sent; `tile_s` is the time a tile takes, by the probes until whoever sends tiles knows better.
     """
 
     def __init__(
@@ -125,7 +125,7 @@ class SiteClient:
 
     @property
     def speed(self) -> float:
-        """Tiles per second, from the probes."""
+        """Tiles per second."""
         return 1 / self.tile_s
 
     async def __aenter__(self) -> SiteClient:

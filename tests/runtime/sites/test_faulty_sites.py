@@ -136,7 +136,7 @@ async def test_two_sites_of_one_operator_share_its_windows_until_one_hangs(
     assert going.summary["frames_lost"] == 0
     assert going.summary["sites"]["y"]["state"] != "ready"
     assert going.summary["sites"]["x"]["state"] == "ready"
-    assert len(y.tiles) < 200  # and few were lost on it meanwhile
+    assert len(y.tiles) < 250  # and few were lost on it meanwhile
 
 
 async def test_a_site_that_does_not_answer_at_the_start_holds_up_nobody_and_joins_later(
