@@ -101,7 +101,8 @@ def source_for(
     video = JetsonVideo.here()
     if isinstance(place, Sensor):
         attempts: Attempts = partial(_csi_attempts, place.number, camera, video)
-        name, advice = f"csi://{place.number}", partial(video.csi_advice, camera.size, camera.fps)
+        name = f"csi://{place.number}"
+        advice: Callable[[], str] = partial(video.csi_advice, camera.size, camera.fps)
     elif isinstance(place, Device):
         attempts = partial(_device_attempts, place, camera, video)
         name, advice = text, _device_advice

@@ -52,7 +52,7 @@ class Attempt:
             flat = [int(number) for pair in self.settings for number in pair]
             capture = cv2.VideoCapture(str(self.source), cv2.CAP_FFMPEG, flat)
         else:
-            capture = cv2.VideoCapture(self.source, cv2.CAP_V4L2)  # type: ignore[call-overload]
+            capture = cv2.VideoCapture(self.source, cv2.CAP_V4L2)
             for name, value in self.settings:
                 capture.set(name, value)
         return capture if capture.isOpened() else None

@@ -62,8 +62,8 @@ class LiveSource(Source):
     the (height, width) that a camera was asked for: it warns of another one. `advice` says what to do when it
     gives no picture at the start. A capture that ends after one picture is opened again after `poll_s`, if
     that is given, and has not failed. `interrupt` ends an opening or a read that is under way, for good, and
-    is called on any thread. `say` gets a line when the camera fails and when it is back, after `steady_s` with
-    pictures; it is called on the reading thread.
+    is called on any thread. `say` gets a line, on the reading thread, when the camera fails and when it is
+    back, after `steady_s` with pictures.
     """
 
     is_sequence = True
