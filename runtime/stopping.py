@@ -24,11 +24,13 @@ class Stop:
     """The wish to stop. `name` is that of the first signal, None before; `early` says whether it came before
     the first `then`."""
 
-    def __init__(self, scope: CancelScope, say: Callable[[str], None], let_go: Callable[[], None]) -> None:
+    def __init__(
+        self, cancel: Callable[[], None], say: Callable[[str], None], let_go: Callable[[], None]
+    ) -> None:
         self.name: str | None = None
         self.early = False
         self.aborted = False
-        self._scope = scope
+        self._cancel = cancel
         self._say = say
         self._let_go = let_go
         self._action = self._end_early
@@ -57,12 +59,12 @@ class Stop:
     def _end_early(self) -> None:
         self.early = True
         self._let_go()
-        self._scope.cancel()
+        self._cancel()
 
     def _wish(self, name: str) -> None:
         if self.name is not None:
             self.aborted = True
-            self._scope.cancel()
+            self._cancel()
             return
         self.name = name
         self._say(self._sentence)
@@ -78,7 +80,7 @@ def stopping(say: Callable[[str], None], let_go: Callable[[], None]) -> Iterator
     Raises KeyboardInterrupt after a second one.
     """
     with CancelScope() as scope:
-        stop = Stop(scope, say, let_go)
+        stop = Stop(scope.cancel, say, let_go)
         before = {number: signal.signal(number, stop.handle) for number in stop_signals()}
         try:
             yield stop
