@@ -277,6 +277,7 @@ def _marked(mark: str) -> Iterator[int]:
 @click.option("--out", type=click.Path(path_type=Path), required=True)
 def main(runs: int, first: int, horizon: float, out: Path) -> None:
     """Stop so many runs, and count how they ended."""
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)  # under nohup the runs would ignore it
     endings = []
     for seed in range(first, first + runs):
         with tempfile.TemporaryDirectory() as scratch:

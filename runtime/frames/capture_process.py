@@ -87,6 +87,7 @@ class CaptureProcess(Capture):
             if child is None or not self._reading:
                 return None
             found = child.receive(self._picture_s)
+            self.failed = found is None
             if found is None:
                 self._end()
             if found is None or "ended" in found:

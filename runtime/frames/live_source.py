@@ -31,13 +31,14 @@ class Capture(ABC):
     """An open camera.
 
     Of the picture that was read last `due_s` is when it is to be handed on and `came_s` when it came, None
-    for now, on the clock of time.perf_counter; `skipped` is how many were left out before it. `warnings` are
-    sentences about what was lost, known after the last picture.
+    for now, on the clock of time.perf_counter; `skipped` is how many were left out before it. `failed` says,
+    after the last picture, that it was no proper end; `warnings` are sentences about what was lost.
     """
 
     due_s: float = 0.0
     came_s: float | None = None
     skipped: int = 0
+    failed: bool = False
     warnings: tuple[str, ...] = ()
 
     @abstractmethod
@@ -233,8 +234,9 @@ class LiveSource(Source):
             self.say(f"{self.name} is back")
 
     def _reopen(self) -> None:
+        failed = self._capture is not None and self._capture.failed
         self._release()
-        ended = self._pictures == 1 and self._waited_s < SILENT_S
+        ended = self._pictures == 1 and self._waited_s < SILENT_S and not failed
         if self._poll_s is not None and ended and self._ask_again(self._poll_s):
             return
         self._works_since_s = None

@@ -29,6 +29,7 @@ class NetworkCamera(ThreadingHTTPServer):
         self.shape = "16:9"
         self.closing = threading.Event()
         self.answered = 0  # single pictures
+        self.sent = 0  # pictures of streams
 
     @property
     def snapshot_url(self) -> str:
@@ -66,6 +67,7 @@ class _Handler(BaseHTTPRequestHandler):
                 if not self.server.streaming.is_set() or self.server.closing.wait(0.02):
                     return
                 self.wfile.write(_part(number % 50, self.server.shape))
+                self.server.sent += 1
 
     def _answer_once(self) -> None:
         self.server.answered += 1
