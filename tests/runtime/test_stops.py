@@ -21,7 +21,7 @@ BOX = ("--box", "20,20,200,200", "--threads", "1")
 HORIZON_S = 6.0  # by then a run is at its frames, unless the machine is busy
 
 
-@pytest.mark.parametrize(("seed", "kind"), enumerate((*KINDS, "stream")))
+@pytest.mark.parametrize(("seed", "kind"), list(enumerate((*KINDS, "stream"))))
 def test_a_signal_at_a_random_moment_ends_a_run_in_order(seed: int, kind: str, tmp_path: Path) -> None:
     drawn = Stop.drawn(seed, HORIZON_S)
     ending = run_stopped(Stop(kind, drawn.signal, drawn.after_s, drawn.again_s), tmp_path)
@@ -74,7 +74,10 @@ def test_one_whose_sites_do_not_answer_can_be_stopped(tmp_path: Path) -> None:
 
 def test_a_live_run_ends_in_order_while_its_camera_says_nothing(tmp_path: Path) -> None:
     out = tmp_path / "out"
-    with network_camera() as camera, running("--source", camera.url, "--out", str(out), "--record") as process:
+    with (
+        network_camera() as camera,
+        running("--source", camera.url, "--out", str(out), "--record") as process,
+    ):
         until(lambda: any(out.glob("record/*/masks.jsonl")))
         camera.silent.set()
         process.send_signal(signal.SIGINT)
@@ -88,7 +91,6 @@ def test_a_live_run_ends_in_order_while_its_camera_says_nothing(tmp_path: Path) 
 
 
 def test_the_third_signal_ends_the_process_whatever_it_does(tmp_path: Path) -> None:
-    """Its files cannot be written: they are pipes that nobody reads."""
     with network_camera() as camera:
         camera.silent.set()
         with running("--source", camera.url, "--out", str(tmp_path / "out")) as process:
