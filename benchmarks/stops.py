@@ -162,9 +162,11 @@ def run_stopped(stop: Stop, folder: Path) -> Ending:
         left = _left(mark)
     text = said.read_text(encoding="utf-8")
     ending = Ending(stop, code, _moment(text, code, handled), round(ending_s, 2))
-    ending.faults += [f"printed {word!r}" for word in CRASHES if word in text]
+    if handled:  # else it was Python's own affair
+        ending.faults += [f"printed {word!r}" for word in CRASHES if word in text]
+        ending.faults += list(_faults_of(ending, text))
     ending.faults += ["a process is left"] if left else []
-    ending.faults += list(_faults_of(ending, text)) + list(_damage(folder / "out", code))
+    ending.faults += list(_damage(folder / "out", code))
     if ending.faults:
         ending.said = text[-2000:]
     return ending
@@ -217,8 +219,6 @@ def _moment(text: str, code: int, handled: bool) -> str:
 def _faults_of(ending: Ending, text: str) -> Iterator[str]:
     stop, code = ending.stop, ending.code
     early = 128 + signal.Signals[stop.signal]
-    if ending.moment == "before pedsam's first line":
-        return
     if code < 0:
         yield f"ended by {signal.Signals(-code).name}"
     ended = ending.moment == "after the end"
