@@ -2,10 +2,10 @@
 
     python -m benchmarks.stops --runs 200 --out benchmarks/results/stops.json
 
-Each seed draws a source (pictures, a stream, a stream that falls silent, a camera that answers nothing, a
-site that answers nothing), a moment up to --horizon seconds after the start, a signal, and for every fourth
-run a second signal soon after. The run is a process of its own. What is looked at: its exit code, what it
-printed, whether its files are whole, and whether a process of it is left.
+Each seed draws a source (many or few pictures, a stream, a stream that falls silent, a camera that answers
+nothing, a site that answers nothing), a moment up to --horizon seconds after the start, a signal, and for
+every fourth run a second signal soon after. The run is a process of its own. What is looked at: its exit
+code, what it printed, whether its files are whole, and whether a process of it is left.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from tests.support.edge import sites_file, write_photo
 from tests.support.streams import network_camera
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-KINDS = ("pictures", "stream", "falls silent", "silent camera", "silent site")
+KINDS = ("pictures", "few pictures", "stream", "falls silent", "silent camera", "silent site")
 END_S = 120.0  # a run that has not ended by then hangs
 MARK = "PEDSAM_STOPS_MARK"  # in the environment of a run and of all it starts
 CRASHES = ("Traceback", "Fatal Python", "terminate called", "Exception ignored", "core dumped", "Assertion")
@@ -52,7 +52,7 @@ class Stop:
     @classmethod
     def drawn(cls, seed: int, horizon_s: float) -> Stop:
         draw = random.Random(seed)  # noqa: S311
-        after_s = draw.uniform(0, draw.choice((horizon_s / 4, horizon_s)))
+        after_s = draw.uniform(0, horizon_s)
         again_s = draw.uniform(0, 0.5) if draw.random() < 0.25 else None
         return cls(draw.choice(KINDS), draw.choice(SIGNALS).name, after_s, again_s)
 
@@ -96,10 +96,10 @@ def arguments_for(kind: str, folder: Path) -> Iterator[list[str]]:
     """The command line of a run of this kind, while what it needs is there."""
     line = ["--out", str(folder / "out"), "--box", "20,20,200,200", "--threads", "1"]
     with contextlib.ExitStack() as stack:
-        if kind in ("pictures", "silent site"):
+        if kind in ("pictures", "few pictures", "silent site"):
             (folder / "in").mkdir()
             first = write_photo(folder / "in/000.png")
-            for number in range(1, 500):
+            for number in range(1, 4 if kind == "few pictures" else 500):
                 os.link(first, folder / f"in/{number:03}.png")
             line += ["--source", str(folder / "in")]
         if kind == "silent site":
@@ -273,7 +273,7 @@ def _marked(mark: str) -> Iterator[int]:
 @click.command()
 @click.option("--runs", type=click.IntRange(1), default=200, show_default=True)
 @click.option("--first", type=int, default=0, show_default=True, help="Seed of the first run.")
-@click.option("--horizon", type=click.FloatRange(0.1), default=8.0, show_default=True, help="In seconds.")
+@click.option("--horizon", type=click.FloatRange(0.1), default=9.0, show_default=True, help="In seconds.")
 @click.option("--out", type=click.Path(path_type=Path), required=True)
 def main(runs: int, first: int, horizon: float, out: Path) -> None:
     """Stop so many runs, and count how they ended."""

@@ -23,7 +23,7 @@ BOX = ("--box", "20,20,200,200", "--threads", "1")
 HORIZON_S = 6.0  # by then a run is at its frames, unless the machine is busy
 
 
-@pytest.mark.parametrize(("seed", "kind"), list(enumerate((*KINDS, "stream"))))
+@pytest.mark.parametrize(("seed", "kind"), list(enumerate(KINDS)))
 def test_a_signal_at_a_random_moment_ends_a_run_in_order(seed: int, kind: str, tmp_path: Path) -> None:
     drawn = Stop.drawn(seed, HORIZON_S)
     ending = run_stopped(Stop(kind, drawn.signal, drawn.after_s, drawn.again_s), tmp_path)
