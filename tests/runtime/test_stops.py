@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
 
 from benchmarks.stops import KINDS, Stop, run_stopped, silent_server
-from tests.runtime.frames.test_capture_process import until
+from tests.runtime.frames.test_capture_process import is_there, until
 from tests.support.edge import write_photo
 from tests.support.processes import MODULE
 from tests.support.streams import network_camera
@@ -41,6 +42,16 @@ def running(*arguments: str) -> Iterator[subprocess.Popen[str]]:
             process.kill()
 
 
+def children_of(pid: int) -> list[int]:
+    """By the fourth field of proc_pid_stat(5)."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        with suppress(OSError):
+            if int(path.read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()[1]) == pid:
+                found.append(int(path.parent.name))
+    return found
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_one_that_is_stopped_while_its_camera_is_opened_has_done_nothing(
     number: signal.Signals, tmp_path: Path
@@ -50,8 +61,11 @@ def test_one_that_is_stopped_while_its_camera_is_opened_has_done_nothing(
         camera.silent.set()
         with running("--source", camera.url, "--out", str(out)) as process:
             assert camera.asked.wait(60)
+            (reader,) = children_of(process.pid)
+            os.kill(reader, signal.SIGSTOP)  # as one that a driver holds
             process.send_signal(number)
-            said, _ = process.communicate(timeout=60)
+            said, _ = process.communicate(timeout=30)  # it would give up the opening by itself in twice that
+    assert not is_there(reader)
     assert process.returncode == 128 + number
     nothing = f"Error: nothing was done: {number.name} stopped the run before its first frame"
     assert said.splitlines() == ["stopping", nothing]

@@ -26,11 +26,11 @@ from tests.support.streams import NetworkCamera, network_camera
 ROOT = Path(__file__).parents[3]
 HOLDING = """
 import sys, time
-from runtime.frames.cameras import *
+import cv2
 from runtime.frames.capture_process import CaptureProcess
-from runtime.frames.cameras import _stream_attempts
-attempts = _stream_attempts(Address(sys.argv[1]), JetsonVideo.here())
-process = CaptureProcess(lambda: attempts, environment_of(None, None))
+from runtime.frames.capturing import Attempt
+patient = ((cv2.CAP_PROP_READ_TIMEOUT_MSEC, 600_000),)
+process = CaptureProcess(lambda: [Attempt("stream", sys.argv[1], patient)])
 process.open().read()
 print(process.pid, flush=True)
 time.sleep(600)
@@ -194,6 +194,7 @@ def test_it_ends_with_the_process_that_started_it() -> None:
             assert holder.stdout is not None
             pid = int(holder.stdout.readline())
             camera.silent.set()
+            time.sleep(0.5)  # what was sent before is read
             holder.kill()
             until(lambda: not is_there(pid))
 
