@@ -35,14 +35,17 @@ def shortfalls(measured: RunMeasurements, prompts: Prompts, doubts: Sequence[Dou
             )
 
 
-def nothing_done(measured: RunMeasurements, *, asked: bool, stopped: bool) -> str | None:
+def stopped_early(signal_name: str) -> str:
+    return f"nothing was done: {signal_name} stopped the run before its first frame"
+
+
+def nothing_done(measured: RunMeasurements, *, asked: bool, stopped: str | None) -> str | None:
     """Why a run that has ended did nothing, None if it did something.
 
-    `asked`: each frame should have been segmented. One that was `stopped` before its first frame has nothing
-    to answer for.
+    `asked`: each frame should have been segmented. `stopped` names the signal that stopped it, if one did.
     """
     if measured.frames == 0:
-        return None if stopped else "nothing was done: the source gave no frame"
+        return stopped_early(stopped) if stopped else "nothing was done: the source gave no frame"
     if measured.lost.count == measured.frames:
         reason = next(reversed(measured.lost.reasons.values()))
         return f"nothing was done: every frame is lost, the last one because {reason}"

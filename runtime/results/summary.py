@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,8 +15,9 @@ from rich.text import Text
 from runtime.edge import Edge
 from runtime.results.measurements import WAITS, RunMeasurements, Series, limited_by
 from stages.bundle import Bundle
-from stages.errors import InputError
+from stages.errors import FramesLost, InputError, Stopped
 from stages.files import replace_file, writing
+from stages.stops import exit_code
 from stages.text_files import escaped
 
 
@@ -92,9 +94,15 @@ def write_summary(path: Path, summary: Mapping[str, Any]) -> None:
 
 
 def check_done(summary: Mapping[str, Any]) -> None:
-    """Raises InputError when the run did nothing."""
-    if summary["nothing_done"] is not None:
-        raise InputError(summary["nothing_done"])
+    """Raises InputError when the run did nothing, Stopped when that was because of a signal, and FramesLost
+    when frames are lost."""
+    nothing, frames, lost = (summary[key] for key in ("nothing_done", "frames", "frames_lost"))
+    if nothing is not None and summary["stopped"] is not None and not frames:
+        raise Stopped(nothing, exit_code(signal.Signals[summary["stopped"]]))
+    if nothing is not None:
+        raise InputError(nothing)
+    if lost:
+        raise FramesLost(f"the results are not complete: {lost} of {frames} frames are lost")
 
 
 def print_summary(console: Console, summary: Mapping[str, Any]) -> None:
