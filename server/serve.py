@@ -4,7 +4,8 @@ It listens first and then loads its engines, which may take minutes: meanwhile i
 requests are answered 503. Shutdown has phases: (1) the socket stops listening, readiness turns false and new
 requests on open connections are answered 503, (2) requests in progress finish, for at most `grace_s`, (3)
 tiles that still wait or run are answered 503, other requests are cancelled and open connections are aborted,
-(4) the engines close, after their current call.
+(4) the engines close, after their current call. What is not done FORCED_S after the grace period is given up
+and the process ends; a second signal ends it at once.
 """
 
 from __future__ import annotations
@@ -12,6 +13,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import math
+import os
 import signal
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field
@@ -26,7 +29,7 @@ from server.http.endpoint import Address, Endpoint
 from server.keys import load_keys, renew
 from server.limits import MIB, Limits, Quota
 from server.logs import facts
-from server.model.batcher import Batcher
+from server.model.batcher import STALL_S, Batcher
 from server.model.versions import STAGE, loaded, numbered
 from server.periodic import periodic_checks
 from server.state import SiteState
@@ -40,6 +43,8 @@ from stages.places import stages_for
 log = logging.getLogger("pedsam.site")
 
 HEALTH_CONNECTIONS = 16  # probes open one at a time
+FORCED_S = 10.0  # after the grace period: for the engines' current call, which nobody waits for any more
+ALARM_S = 5.0  # after that: when not even the event loop runs
 
 
 @dataclass(frozen=True)
@@ -49,7 +54,7 @@ class ServeOptions:
     `keys` is the site's folder from `pedsam keys`: with it the site speaks TLS to clients that have a
     certificate and a token, else plain HTTP to anyone. A connection whose TLS handshake takes longer than
     `handshake_s` is aborted. On `health_port` of 127.0.0.1 it answers, in plain HTTP and without a token,
-    whether it is live and ready.
+    whether it is live and ready. An engine call that takes longer than `stall_s` makes it neither.
     """
 
     host: str = "127.0.0.1"
@@ -64,6 +69,7 @@ class ServeOptions:
     limits: Limits = field(default_factory=Limits)
     health_port: int | None = None
     handshake_s: float = 10.0
+    stall_s: float = STALL_S
 
 
 @dataclass(frozen=True)
@@ -112,7 +118,6 @@ async def running_site(
 
     async with contextlib.AsyncExitStack() as stack:
         await stack.enter_async_context(periodic_checks(state))
-        stack.push_async_callback(site.codec.close)
         health_url = None
         if options.health_port is not None:
             health_endpoint = _health_endpoint(site, options.health_port)
@@ -121,7 +126,9 @@ async def running_site(
         stack.push_async_callback(endpoint.close, drain)  # when loading fails
         url = await endpoint.open()
         log.info("%s is live, loading %d engines", url, len(listed), extra=facts("listening", url=url))
-        loading = loaded(state.bundles, make or make_window, options.max_batch, options.max_waiting)
+        loading = loaded(
+            state.bundles, make or make_window, options.max_batch, options.max_waiting, options.stall_s
+        )
         versions = await stack.enter_async_context(loading)
         stack.push_async_callback(
             endpoint.close, drain
@@ -161,26 +168,50 @@ def _check_plain_http(options: ServeOptions) -> None:
 Say = Callable[[str], None]
 
 
-async def serve(bundles: Sequence[Bundle], options: ServeOptions, say: Say = print) -> None:
-    """Serve until SIGINT or SIGTERM; SIGHUP renews the keys. `say` gets the lines for the terminal."""
+async def serve(
+    bundles: Sequence[Bundle],
+    options: ServeOptions,
+    say: Say = print,
+    make: Callable[[Bundle], Engine] | None = None,
+) -> None:
+    """Serve until SIGINT or SIGTERM; SIGHUP renews the keys. `say` gets the lines for the terminal.
+
+    From the first signal on the process is to end: see `_end_for_sure`. `make` as for `running_site`.
+    """
     loop = asyncio.get_running_loop()
     site: RunningSite | None = None
     with anyio.CancelScope() as running:
 
         def stop() -> None:
-            _announce(say, "stopping", "stopping: requests under way are finished first")
-            for number in (signal.SIGINT, signal.SIGTERM):
-                loop.add_signal_handler(number, lambda: None)  # already stopping
+            _end_for_sure(options.grace_s + FORCED_S, say)
             running.cancel()
+            _announce(say, "stopping", "stopping: requests under way are finished first")
 
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.add_signal_handler(number, stop)
-        async with running_site(bundles, options) as site:
+        async with running_site(bundles, options, make) as site:
             if options.keys:
                 loop.add_signal_handler(signal.SIGHUP, _renew_keys, site.state)
             _announce_ready(site, say)
             await anyio.sleep_forever()
     _announce_stopped(site, say)
+
+
+def _end_for_sure(within_s: float, say: Say) -> None:
+    """Have the next signal end this process at once, and `within_s` do so too, whatever hangs in it."""
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.remove_signal_handler(number)
+        signal.signal(number, signal.SIG_DFL)
+
+    def give_up() -> None:
+        sentence = f"not stopped within {within_s:g} s, so ended; an engine call does not come back"
+        say(sentence)
+        log.error("%s", sentence, extra=facts("given_up"))
+        os._exit(1)
+
+    loop.call_later(within_s, give_up)
+    signal.alarm(math.ceil(within_s + ALARM_S))
 
 
 def _announce(say: Say, event: str, sentence: str, **values: str | int) -> None:
