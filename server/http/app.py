@@ -91,7 +91,7 @@ class SiteHandlers:
         return app
 
     async def drain(self, grace_s: float) -> int:
-        """Refuse new requests; those in progress may finish within `grace_s`, then their tiles and their JSON fail.
+        """Refuse new requests; those in progress may finish within `grace_s`, then their tiles and JSON fail.
 
         Returns how many requests were not finished by then.
         """

@@ -66,9 +66,9 @@ class JsonProcess:
         return result
 
     async def close(self) -> None:
-        """Kill the process, which has nothing to finish: calls raise JsonUnavailable. Closing again does nothing.
+        """Kill the process: calls raise JsonUnavailable. Closing again does nothing.
 
-        Returns when it is gone, after END_S at the latest.
+        Returns when the process is gone, after END_S at the latest.
         """
         self._closed = True
         await self._kill()
@@ -110,7 +110,9 @@ class JsonProcess:
 
 async def _started() -> Process:
     """A new process. It finds the modules where this one does, wherever it was started."""
-    line = f"import sys; sys.path[:] = {sys.path!r}; from server.http import json_process; json_process.main()"
+    line = (
+        f"import sys; sys.path[:] = {sys.path!r}; from server.http import json_process; json_process.main()"
+    )
     # In a session of its own: the terminal's Ctrl-C is for the site, which ends it.
     return await asyncio.create_subprocess_exec(
         sys.executable, "-c", line, stdin=PIPE, stdout=PIPE, start_new_session=True

@@ -1,4 +1,4 @@
-"""`pedsam serve` whose JSON process is killed, or stands still: no request waits in vain, and nor does its end."""
+"""`pedsam serve` whose JSON process is killed, or stands still: nothing waits for it in vain."""
 
 from __future__ import annotations
 
@@ -31,7 +31,12 @@ class Served:
 
     async def json(self) -> Answer:
         tensors = [
-            {"name": name, "datatype": wire.OIP_NAME[a.dtype.name], "shape": list(a.shape), "data": a.tolist()}
+            {
+                "name": name,
+                "datatype": wire.OIP_NAME[a.dtype.name],
+                "shape": list(a.shape),
+                "data": a.tolist(),
+            }
             for name, a in self.bundle.probe().inputs.items()
         ]
         return await self._post(json={"inputs": tensors, "outputs": [{"name": "embedding_q8"}]})
@@ -57,7 +62,7 @@ class Served:
         return pid
 
     async def _post(self, **request: object) -> Answer:
-        async with self.session.post(INFER, **request) as answer:  # type: ignore[arg-type]
+        async with self.session.post(INFER, **request) as answer:
             return Answer(answer.status, answer.headers, await answer.read())
 
 

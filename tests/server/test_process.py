@@ -110,7 +110,10 @@ async def test_what_is_asked_by_raw_bytes(mini_bundle: Bundle) -> None:
         reply = await exchange(site.url, last + live)
         assert reply is not None
         assert (reply.status, reply.headers["connection"]) == (200, "close")
-        for request, body in ((live, b'{"live": true}'), (http("GET", "/v2/health/ready"), b'{"ready": true}')):
+        for request, body in (
+            (live, b'{"live": true}'),
+            (http("GET", "/v2/health/ready"), b'{"ready": true}'),
+        ):
             reply = await exchange(site.url, request, half_close=True)
             assert reply is not None
             assert (reply.status, reply.body) == (200, body)

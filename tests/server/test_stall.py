@@ -1,4 +1,4 @@
-"""A site whose engine raises, is late, or never comes back: what its health, its requests and its end are then.
+"""A site whose engine raises, is late, or never comes back: its health, its requests, its end.
 
 The site is a process of its own around an engine that fails on purpose (tests/support/odd_site.py).
 """
@@ -37,11 +37,11 @@ class Odd:
         return (await self.ask("GET", LIVE)).status, (await self.ask("GET", READY)).status
 
     async def until_health(self, live: int, ready: int) -> None:
-        while await self.health() != (live, ready):
+        while await self.health() != (live, ready):  # noqa: ASYNC110  (it tells nobody)
             await asyncio.sleep(0.02)
 
     async def ask(self, method: str, path: str, **request: object) -> Answer:
-        async with self.session.request(method, path, **request) as answer:  # type: ignore[arg-type]
+        async with self.session.request(method, path, **request) as answer:
             return Answer(answer.status, answer.headers, await answer.read())
 
     async def infer(self) -> Answer:
@@ -65,7 +65,10 @@ async def test_an_engine_that_raises_is_answered_500_and_the_site_goes_on() -> N
     async with odd_site("raises") as odd:
         for _ in range(2):
             answer = await odd.infer()
-            assert (answer.status, answer.error) == (500, "the site failed to serve this request; its log says why")
+            assert (answer.status, answer.error) == (
+                500,
+                "the site failed to serve this request; its log says why",
+            )
         assert await odd.health() == (200, 200)
         odd.site.process.terminate()
         assert (await odd.wait())[0] == 0
@@ -108,6 +111,8 @@ async def test_a_second_signal_does_not_wait_for_it() -> None:
         await odd.until_health(503, 503)
         await asked
         odd.site.process.terminate()
-        assert await asyncio.to_thread(odd.site.read_line) == "stopping: requests under way are finished first"
+        assert (
+            await asyncio.to_thread(odd.site.read_line) == "stopping: requests under way are finished first"
+        )
         odd.site.process.terminate()
         assert (await odd.wait())[0] == -15

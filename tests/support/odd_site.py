@@ -1,7 +1,7 @@
 """A site as a process of its own around an engine that fails in a way no real one can be made to fail.
 
-python -m tests.support.odd_site MODE FILE GRACE: MODE says what each engine call does but that of the check at
-the start. "hangs" never comes back, "late" comes back once FILE is there, "raises" raises.
+python -m tests.support.odd_site MODE FILE GRACE: MODE says what each engine call does but that of the check
+at the start. "hangs" never comes back, "late" comes back once FILE is there, "raises" raises.
 """
 
 from __future__ import annotations

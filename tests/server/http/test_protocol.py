@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import anyio
+import anyio.lowlevel
 import pytest
 
 from server.http.protocol import PROBE_S
@@ -56,7 +57,7 @@ async def said(site: RunningSite, *parts: bytes, half: bool = True) -> bytes:
             for part in parts:
                 writer.write(part)
                 await writer.drain()
-                await anyio.sleep(0)
+                await anyio.lowlevel.checkpoint()
             if half:
                 writer.write_eof()
             return await reader.read()
@@ -152,9 +153,13 @@ def closing(request: bytes) -> bytes:
     return request.replace(b"\r\nHost", b"\r\nConnection: close\r\nHost", 1)
 
 
-@pytest.mark.parametrize("last", [LAST, closing(raw_infer(1)), closing(CHUNKED)], ids=["GET", "POST", "chunked"])
+@pytest.mark.parametrize(
+    "last", [LAST, closing(raw_infer(1)), closing(CHUNKED)], ids=["GET", "POST", "chunked"]
+)
 @pytest.mark.parametrize("before", [b"", READY, raw_infer(2)], ids=["alone", "after GET", "after POST"])
-@pytest.mark.parametrize("more", [READY, raw_infer(3), b"\x16\x03\x01 nothing"], ids=["GET", "POST", "nonsense"])
+@pytest.mark.parametrize(
+    "more", [READY, raw_infer(3), b"\x16\x03\x01 nothing"], ids=["GET", "POST", "nonsense"]
+)
 async def test_what_follows_connection_close_is_ignored(last: bytes, before: bytes, more: bytes) -> None:
     engine = FakeEngine()
     async with connected(engine) as client:
