@@ -17,13 +17,13 @@ import math
 import os
 import signal
 from collections.abc import AsyncIterator, Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
 import anyio
 
-from server.http.app import PUBLIC_PATHS, SiteHandlers
+from server.http.app import PUBLIC_PATHS, SiteHandlers, answer_limit, body_limit
 from server.http.connections import Tls
 from server.http.endpoint import Address, Endpoint
 from server.keys import load_keys, renew
@@ -37,6 +37,8 @@ from stages.bundle import Bundle
 from stages.engines.backends import make_engine
 from stages.engines.engine import Engine
 from stages.errors import InputError
+from stages.machine import own_ceilings, require
+from stages.needs import site_need
 from stages.network import is_loopback
 from stages.places import stages_for
 
@@ -106,8 +108,9 @@ async def running_site(
     """
     _check_plain_http(options)
     listed = [bundles] if isinstance(bundles, Bundle) else bundles
+    limits = options.limits if make else _limits(listed, options)
     keys = load_keys(options.keys) if options.keys else None
-    state = SiteState(numbered(listed), keys, limits=options.limits)
+    state = SiteState(numbered(listed), keys, limits=limits)
     site = SiteHandlers(state)
     endpoint, drain = _main_endpoint(site, options), partial(_drain, site, options.grace_s)
 
@@ -135,6 +138,19 @@ async def running_site(
         )  # before the engines; the other call does nothing then
         state.open(versions)
         yield RunningSite(url, state, health_url)
+
+
+def _limits(bundles: Sequence[Bundle], options: ServeOptions) -> Limits:
+    """Those of `options`, with less memory for bodies and answers where this process may take no more.
+
+    Raises EngineError when not even the model and two of its largest requests have room.
+    """
+    least_mib = -(-2 * (body_limit(bundles) + answer_limit(bundles)) // MIB)
+    need = site_need(bundles, options.backend, options.threads, least_mib * MIB)
+    ceilings = own_ceilings()
+    require(need, f"a site with {' and '.join(bundle.geometry.name for bundle in bundles)}", ceilings)
+    more_mib = min((each.left(need) for each in ceilings), default=options.limits.memory_mib * MIB) // MIB
+    return replace(options.limits, memory_mib=min(options.limits.memory_mib, least_mib + more_mib))
 
 
 def _main_endpoint(site: SiteHandlers, options: ServeOptions) -> Endpoint:
@@ -193,6 +209,7 @@ async def serve(
             if options.keys:
                 loop.add_signal_handler(signal.SIGHUP, _renew_keys, site.state)
             _announce_ready(site, say)
+            _tell_of_less_memory(site.state.limits.memory_mib, options.limits.memory_mib, say)
             await anyio.sleep_forever()
     _announce_stopped(site, say)
 
@@ -229,6 +246,12 @@ def _announce_ready(site: RunningSite, say: Say) -> None:
     if site.health_url:
         say(f"health on {site.health_url}{PUBLIC_PATHS[-1]}")
     _announce(say, "ready", f"listening on {site.url}", url=site.url)
+
+
+def _tell_of_less_memory(memory_mib: int, wanted_mib: int, say: Say) -> None:
+    if memory_mib < wanted_mib:
+        sentence = f"bodies and answers get {memory_mib} MiB, not {wanted_mib}: memory here leaves no more"
+        _announce(say, "less_memory", sentence, mib=memory_mib)
 
 
 def _announce_stopped(site: RunningSite | None, say: Say) -> None:

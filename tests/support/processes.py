@@ -83,6 +83,11 @@ def _started(process: subprocess.Popen[str]) -> ServeProcess:
     raise AssertionError(f"the site did not start: {site.wait()}")
 
 
+def limited(address_space: int, line: Sequence[str]) -> list[str]:
+    """The command line under a limit of address space, in bytes."""
+    return ["prlimit", f"--as={address_space}", *line]
+
+
 def children(pid: int) -> list[int]:
     """The processes that a process has started itself and that have not ended."""
     return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
