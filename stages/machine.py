@@ -1,4 +1,4 @@
-"""What this process may take of its machine: memory and cores, by what a shell, a container or a service allows.
+"""What this process may take of its machine: memory and cores, as a shell, a container or a service allows.
 
 Read from files below a root, which is / but in tests: /proc/meminfo, /proc/self/cgroup, and the control
 groups under /sys/fs/cgroup in their versions 2 (memory.max, cpu.max) and 1 (memory.limit_in_bytes,

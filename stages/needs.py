@@ -10,7 +10,8 @@ of windows at a site.
 
 Measured, largest resident and virtual size in MB, two threads, onnxruntime 1.32 on the CPU (2026-11-27): edge
 with mini 225 and 1069, it runs within 900 of address space; site with mini 118 and 421, within 400. The rule
-says 225, 925; 105, 455. With vit_b an edge took 1040 and a site 434 (docs/results.md); the rule says 970, 480.
+says 225, 925; 105, 455. With vit_b an edge took 1040 and a site 434 (docs/results.md); the rule says 970 and
+480.
 """
 
 from __future__ import annotations
