@@ -17,7 +17,8 @@ import click
 from stages.address import without_addresses
 from stages.console import finish_output, lasting_output, open_missing_streams, print_anything
 from stages.errors import PedsamError, printable, ungrouped
-from stages.problems import library_problem, system_problem
+from stages.machine import MB, Need, own_ceilings, require
+from stages.problems import library_problem, memory_problem, system_problem
 
 COMMANDS = {
     "export": ("export.cli", "Write a bundle from a SAM checkpoint."),
@@ -36,6 +37,9 @@ COMMANDS = {
 LOOP = "run"  # stops in its own way, and may leave threads behind
 
 
+LEAST = Need(40 * MB, 170 * MB)  # numpy alone; with less its libraries end the process
+
+
 class LazyGroup(click.Group):
     """Imports a command's package when the command is used: a site has no torch, an exporter no camera."""
 
@@ -48,9 +52,12 @@ class LazyGroup(click.Group):
         if name not in COMMANDS:
             return None
         try:
+            require(LEAST, f"pedsam {name}", own_ceilings())
             module = importlib.import_module(COMMANDS[name][0])
+        except PedsamError:
+            raise
         except Exception as exc:
-            if sentence := library_problem(name, exc):
+            if sentence := memory_problem(exc) or library_problem(name, exc):
                 raise click.ClickException(printable(sentence)) from exc
             raise
         command: click.Command = module.command
@@ -90,14 +97,20 @@ class LazyGroup(click.Group):
             raise failure from exc
         except click.UsageError as exc:  # click repeats what it does not take, a camera's address too
             raise click.UsageError(_usage_sentence(exc), exc.ctx) from exc
+        except click.ClickException:
+            raise
         except Exception as exc:
-            if sentence := library_problem(ctx.invoked_subcommand or "", exc) or system_problem(exc):
+            if sentence := _problem(ctx.invoked_subcommand or "", exc):
                 raise click.ClickException(printable(sentence)) from exc
             raise
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):
             formatter.write_dl([(name, text) for name, (_, text) in COMMANDS.items()])
+
+
+def _problem(name: str, exc: Exception) -> str | None:
+    return memory_problem(exc) or library_problem(name, exc) or system_problem(exc)
 
 
 def _usage_sentence(exc: click.UsageError) -> str:

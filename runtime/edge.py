@@ -22,6 +22,7 @@ from stages.bundle import Bundle
 from stages.engines.backends import engine_factories
 from stages.engines.thread import EngineThread
 from stages.errors import InputError, ungrouped
+from stages.needs import require_edge
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,6 +85,7 @@ async def open_edge(
     check_exposure(configs, options.accept_exposure)
     windows = {window for size in sizes for window in bundle.geometry.windows_with_picture(*size)}
     names = ["global", "decoder", *(["window"] if not configs or bundle.has("window") else [])]
+    require_edge(bundle, names, options.backend, options.threads)
     factories = engine_factories(bundle, names, options.backend, options.threads)
     clients = [SiteClient(config, bundle, wire_format) for config in configs]
     with ungrouped(), await _open_ledger(configs, len(windows), options, on_message) as ledger:

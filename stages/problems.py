@@ -5,6 +5,8 @@ from __future__ import annotations
 import errno
 import os
 
+from stages.machine import memory_ran_out, own_ceilings
+
 # The extra of pyproject.toml that installs what a command needs.
 EXTRAS = {
     "export": "export",
@@ -17,6 +19,17 @@ EXTRAS = {
 }
 # Of a file that is open already, which the error does not name.
 _USED_UP = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EMFILE, errno.ENFILE)
+
+
+# Python's and the loader's words for it: a thread's stack and a library's segments are memory too.
+_NO_MEMORY = ("can't start new thread", "failed to map segment", "cannot allocate memory", "bad_alloc")
+
+
+def memory_problem(exc: Exception) -> str | None:
+    """A sentence about memory that ran out."""
+    if isinstance(exc, MemoryError) or any(words in str(exc).lower() for words in _NO_MEMORY):
+        return memory_ran_out(own_ceilings())
+    return None
 
 
 def library_problem(name: str, exc: Exception) -> str | None:

@@ -26,6 +26,7 @@ from runtime.sites.client import choose_wire
 from stages.bundle import Bundle
 from stages.engines.backends import engine_factories
 from stages.engines.thread import EngineThread
+from stages.needs import require_edge
 from stages.tensors import Array
 
 RUNS = (3, 20)  # of each step, at least and at most, after a warm-up
@@ -40,6 +41,7 @@ async def measure_edge(bundle: Bundle, size: tuple[int, int], backend: str, thre
     written.
     """
     names = ["global", "decoder", *(["window"] if bundle.has("window") else [])]
+    require_edge(bundle, names, backend, threads)
     stopwatch = _Stopwatch()
     frame = _picture(*size)
     async with (
