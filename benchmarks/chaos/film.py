@@ -1,0 +1,94 @@
+"""Short films of exactly the canvas' size, so that every tile of them is known beforehand, byte for byte."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from media.pictures import write_picture
+from runtime.demo.demo import photo
+
+Pixels = npt.NDArray[np.uint8]
+
+TILE = 80  # pixels a side of a window of mini
+GRID = 5  # windows a side
+FRAMES = 12
+SHAPES = ((384, 216), (384, 216), (216, 384), (384, 384))  # width and height of each film, pixels
+PHOTOS = ("astronaut", "coffee", "astronaut", "coffee")
+STEP = 4  # pixels the picture moves from frame to frame
+PROMPTS = ("--box", "40,20,190,200", "--point", "110,120")
+
+
+@dataclass(frozen=True)
+class Film:
+    """A folder of pictures; `tiles` maps the digest of what a tile shows to the windows that show it."""
+
+    folder: Path
+    windows: frozenset[int]
+    tiles: Mapping[bytes, frozenset[int]]
+
+    def shown(self, tile: Pixels, index: int) -> int | None:
+        """The window whose pixels are in a tile [80, 80, 3] that was sent as `index`; None: no part of the film.
+
+        Of several windows that look alike it is the one that was said.
+        """
+        for height, width in _EXTENTS:
+            found = self.tiles.get(_digest(tile[:height, :width]))
+            if found:
+                return index if index in found else min(found)
+        return None
+
+
+def windows_of(shape: tuple[int, int]) -> frozenset[int]:
+    """The windows that hold picture, for a frame of this width and height."""
+    return frozenset(window for window, _, _ in _places(shape))
+
+
+def make_film(number: int, folder: Path) -> Film:
+    """Write the frames of a film into `folder`."""
+    folder.mkdir(parents=True, exist_ok=True)
+    tiles: dict[bytes, frozenset[int]] = {}
+    for frame, pixels in enumerate(_frames(number)):
+        write_picture(folder / f"{frame:03}.png", pixels)
+        for window, top, left in _places(SHAPES[number]):
+            digest = _digest(pixels[top : top + TILE, left : left + TILE])
+            tiles[digest] = tiles.get(digest, frozenset()) | {window}
+    return Film(folder, windows_of(SHAPES[number]), tiles)
+
+
+def _frames(number: int) -> Iterator[Pixels]:
+    """RGB uint8 [H, W, 3]: a crop that moves over a photograph."""
+    width, height = SHAPES[number]
+    picture = Image.fromarray(photo(PHOTOS[number]))
+    scale = max((width + STEP * FRAMES) / picture.width, (height + STEP * FRAMES) / picture.height)
+    whole = np.asarray(picture.resize((round(picture.width * scale) + 1, round(picture.height * scale) + 1)))
+    for frame in range(FRAMES):
+        start = frame * STEP
+        yield np.ascontiguousarray(whole[start : start + height, start : start + width])
+
+
+def _places(shape: tuple[int, int]) -> Iterator[tuple[int, int, int]]:
+    """Window, top and left of each that holds picture."""
+    width, height = shape
+    for top in range(0, height, TILE):
+        for left in range(0, width, TILE):
+            yield top // TILE * GRID + left // TILE, top, left
+
+
+def _digest(pixels: Pixels) -> bytes:
+    return hashlib.sha256(repr(pixels.shape).encode() + np.ascontiguousarray(pixels).tobytes()).digest()
+
+
+def _extents() -> tuple[tuple[int, int], ...]:
+    """How many rows and columns of a tile can be picture."""
+    sides = {min(TILE, size - start) for shape in SHAPES for size in shape for start in range(0, size, TILE)}
+    return tuple((height, width) for height in sorted(sides) for width in sorted(sides))
+
+
+_EXTENTS = _extents()

@@ -1,0 +1,164 @@
+"""Real `pedsam serve` processes that are kept from run to run, and what can be done to a process."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+import sys
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import aiohttp
+
+PEDSAM = (sys.executable, "-m", "pedsam")
+START_S = 120.0
+END_S = 30.0  # for a process to end, and for its own processes
+ANSWER_S = 30.0
+_JSON_TILES = 3  # JSON requests under way when the process that reads them is killed
+
+
+class SiteProcess:
+    """One site. `port` is None while it is down; `wrong` collects what went wrong with the site itself."""
+
+    def __init__(self, folder: Path, name: str) -> None:
+        self.name = name
+        self.port: int | None = None
+        self.wrong: list[str] = []
+        self._log = folder / f"site-{name}.log"
+        self._process: asyncio.subprocess.Process | None = None
+
+    async def start(self) -> None:
+        """Start it unless it runs, and wait until it listens."""
+        if self._process is not None:
+            return
+        with self._log.open("ab") as log:
+            self._process = await asyncio.create_subprocess_exec(
+                *PEDSAM, "serve", "--port", "0", "--threads", "1", "--backend", "onnxruntime-cpu",
+                stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE, stderr=log,
+                env={**os.environ, "PYTHONUNBUFFERED": "1"}, start_new_session=True,
+            )  # fmt: skip
+        assert self._process.stdout is not None  # noqa: S101
+        while line := await asyncio.wait_for(self._process.stdout.readline(), START_S):
+            if line.startswith(b"listening on "):
+                self.port = int(line.rsplit(b":", 1)[1])
+                return
+        raise RuntimeError(f"site {self.name} did not start; see {self._log}")
+
+    def signal(self, number: signal.Signals) -> None:
+        if self._process is not None:
+            self._process.send_signal(number)
+
+    async def kill(self) -> None:
+        await self._end(signal.SIGKILL, -signal.SIGKILL)
+
+    async def terminate(self) -> None:
+        await self._end(signal.SIGTERM, 0)
+
+    async def _end(self, number: signal.Signals, expected: int) -> None:
+        """Send the signal; no process of it may be left, and it ends as expected."""
+        process, self._process, self.port = self._process, None, None
+        if process is None:
+            return
+        process.send_signal(number)
+        try:
+            code = await asyncio.wait_for(process.wait(), END_S)
+        except asyncio.TimeoutError:
+            self.wrong.append(f"site {self.name} did not end within {END_S:g} s of {number.name}")
+            process.kill()
+            code = expected
+            await process.wait()
+        if code != expected:
+            self.wrong.append(f"site {self.name} ended with {code} after {number.name}")
+        if left := await ended_session(process.pid):
+            self.wrong.append(f"site {self.name} left processes {left}")
+
+    async def kill_json_process(self) -> None:
+        """Kill what reads its large JSON while it does; each request gets an answer, and so does the next."""
+        if self._process is None:
+            return
+        await self._ask_json()
+        asked = [asyncio.create_task(self._ask_json()) for _ in range(_JSON_TILES)]
+        await asyncio.sleep(0)
+        for pid in session_of(self._process.pid):
+            if pid != self._process.pid:
+                os.kill(pid, signal.SIGKILL)
+        answers = [*await asyncio.gather(*asked), await self._ask_json()]
+        if None in answers or answers[-1] != 200:
+            self.wrong.append(f"site {self.name} answered {answers} after its JSON process was killed")
+            await self.kill()
+
+    async def _ask_json(self) -> int | None:
+        """The status of a tile sent as JSON numbers, None where no answer comes."""
+        inputs = [
+            {"name": "tile", "datatype": "UINT8", "shape": [1, 80, 80, 3], "data": [7] * 19200},
+            {"name": "index", "datatype": "INT32", "shape": [1, 1], "data": [0]},
+            {"name": "extent", "datatype": "INT32", "shape": [1, 2], "data": [80, 80]},
+        ]
+        outputs = [{"name": "embedding", "parameters": {"binary_data": True}}]
+        url = f"http://127.0.0.1:{self.port}/v2/models/window/infer"
+        timeout = aiohttp.ClientTimeout(total=ANSWER_S)
+        with contextlib.suppress(aiohttp.ClientError, asyncio.TimeoutError):
+            async with (
+                aiohttp.ClientSession(timeout=timeout) as http,
+                http.post(url, json={"inputs": inputs, "outputs": outputs}) as answer,
+            ):
+                await answer.read()
+                return answer.status
+        return None
+
+    async def check(self) -> list[str]:
+        """What is wrong with it after a run; one that does not answer any more is killed."""
+        self.signal(signal.SIGCONT)
+        if self._process is not None and not await self._is_alive():
+            self.wrong.append(f"site {self.name} does not answer any more")
+            await self.kill()
+        if b"Traceback" in self._log.read_bytes():
+            self.wrong.append(f"site {self.name} logged a traceback")
+            self._log.replace(self._log.with_suffix(".traceback"))
+        wrong, self.wrong = self.wrong, []
+        return wrong
+
+    async def _is_alive(self) -> bool:
+        url = f"http://127.0.0.1:{self.port}/v2/health/ready"
+        timeout = aiohttp.ClientTimeout(total=ANSWER_S)
+        with contextlib.suppress(aiohttp.ClientError, asyncio.TimeoutError):
+            async with aiohttp.ClientSession(timeout=timeout) as http, http.get(url) as answer:
+                return answer.status == 200
+        return False
+
+
+@contextlib.asynccontextmanager
+async def site_pool(folder: Path, names: str) -> AsyncIterator[dict[str, SiteProcess]]:
+    """Sites by name, none of them started yet; all are killed with the block."""
+    sites = {name: SiteProcess(folder, name) for name in names}
+    try:
+        yield sites
+    finally:
+        for site in sites.values():
+            await site.kill()
+
+
+def session_of(leader: int) -> list[int]:
+    """The living processes of a session (Linux); zombies are none."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):
+            state, _, _, session = path.read_text(encoding="latin-1").rpartition(")")[2].split()[:4]
+            if int(session) == leader and state != "Z":
+                found.append(int(path.parent.name))
+    return sorted(found)
+
+
+async def ended_session(leader: int) -> list[int]:
+    """Wait until no process of a session is left; those that are after END_S are killed and returned."""
+    deadline = asyncio.get_running_loop().time() + END_S
+    while left := session_of(leader):
+        if asyncio.get_running_loop().time() > deadline:
+            for pid in left:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+            return left
+        await asyncio.sleep(0.1)
+    return []
