@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import io
 import json
+import signal
 import subprocess
 import sys
 import tempfile
@@ -99,12 +100,18 @@ def main(
 async def _run(
     seeds: Sequence[int], kinds: Sequence[str], out: Path | None, folder: Path
 ) -> list[dict[str, Any]]:
-    lines = []
+    lines: list[dict[str, Any]] = []
+    measured = commit()
+    stop = asyncio.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
     async with opened_suite(folder) as suite:
         for seed in seeds:
+            if stop.is_set():
+                break
             started = time.perf_counter()
             outcome, broken = await suite.run(draw(seed, kinds))
-            lines.append(_line(outcome, broken, time.perf_counter() - started))
+            lines.append(_line(outcome, broken, measured, time.perf_counter() - started))
             _tell(lines[-1], outcome, kinds)
             if out is not None:
                 with out.open("a", encoding="utf-8") as file:
@@ -112,10 +119,10 @@ async def _run(
     return lines
 
 
-def _line(outcome: Outcome, broken: dict[str, list[str]], seconds: float) -> dict[str, Any]:
+def _line(outcome: Outcome, broken: dict[str, list[str]], measured: str, seconds: float) -> dict[str, Any]:
     return {
         "seed": outcome.plan.seed,
-        "commit": commit(),
+        "commit": measured,
         "broken": broken,
         "done": dict(outcome.traffic.done),
         "tiles": outcome.traffic.tiles_in_all,
@@ -133,9 +140,9 @@ def _tell(line: dict[str, Any], outcome: Outcome, kinds: Sequence[str]) -> None:
     if line["broken"]:
         again = "" if tuple(kinds) == DRAWN else f" --kinds {','.join(kinds)}"
         click.echo(json.dumps(line, indent=1), err=True)
+        seed = line["seed"]
         click.echo(
-            f"again: python -m benchmarks.chaos --seeds {line['seed']}{again} --keep /tmp/chaos-{line['seed']}",
-            err=True,
+            f"again: python -m benchmarks.chaos --seeds {seed}{again} --keep /tmp/chaos-{seed}", err=True
         )
 
 

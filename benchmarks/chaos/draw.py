@@ -15,7 +15,7 @@ MOST_SITES = 5
 TO_THE_END = 1 << 20  # answers
 _BEFORE_THE_EDGE = ("other_digest", "other_weights", "late", "absent")
 _PERSISTENT = 0.3  # of the faults of answers go on to the end of the run
-_SOON = 40  # windows of the film to one site, or three times as many to all, within which a fault begins
+_SOON = 25  # windows of the film to one site, or three times as many to all, within which a fault begins
 
 
 @dataclass(frozen=True)
@@ -89,7 +89,7 @@ def _sites(rng: random.Random, windows: int) -> tuple[SitePlan, ...]:
 
 
 def _together(kinds: Sequence[str]) -> list[str]:
-    """Without what another fault would hide: one fault of the edge or its ledger; a damaged ledger comes alone."""
+    """Without what another would hide: one fault of the edge or its ledger; a damaged ledger comes alone."""
     if "ledger_damaged" in kinds:
         return ["ledger_damaged"]
     of_the_edge = [kind for kind in kinds if kind in (*LEDGER, *EDGE)]

@@ -48,9 +48,9 @@ AT_START = -1
 class Fault:
     """One fault of a plan.
 
-    `site` is a site's name, empty for the edge, its ledger and its disk. It begins once so many windows of the
-    film (`after`) have reached that site, or all sites together; AT_START: before the edge starts. What is done to
-    answers is done to the next `count` of them. `value`, 0 to 1, picks a variant or a duration.
+    `site` is a site's name, empty for the edge, its ledger and its disk. It begins once so many windows of
+    the film (`after`) have reached that site, or all sites together; AT_START: before the edge starts. What
+    is done to answers is done to the next `count` of them. `value`, 0 to 1, picks a variant or a duration.
     """
 
     kind: str

@@ -34,7 +34,7 @@ class Film:
     tiles: Mapping[bytes, frozenset[int]]
 
     def shown(self, tile: Pixels, index: int) -> int | None:
-        """The window whose pixels are in a tile [80, 80, 3] that was sent as `index`; None: no part of the film.
+        """The window whose pixels are in a tile [80, 80, 3] that was sent as `index`; None: none of the film.
 
         Of several windows that look alike it is the one that was said.
         """

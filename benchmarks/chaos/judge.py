@@ -12,8 +12,8 @@ from benchmarks.chaos.faults import LIES
 from benchmarks.chaos.film import FRAMES
 from benchmarks.chaos.run import EdgeEnd, Outcome
 
-# What an exit code of `pedsam run` means: done, also after a signal that ends it; could not be done, in a sentence;
-# the command line is wrong.
+# Of `pedsam run`: done, also after a signal that ends it; could not be done, in a sentence; the command line
+# is wrong.
 EXIT_CODES = (0, 1, 2)
 # The lowest IoU of a mask with that of the run without sites.
 LEAST_IOU = {"fp16": 0.999, "int8": 0.95}
@@ -27,7 +27,7 @@ Invariant = Callable[[Outcome, Masks], Iterator[str]]
 
 
 def judge(outcome: Outcome, undisturbed: Masks) -> dict[str, list[str]]:
-    """Invariant -> how it was broken; those that held are left out. `undisturbed` are the masks without sites."""
+    """Invariant -> how it was broken; those that held are left out. `undisturbed`: masks without sites."""
     found = {name: list(check(outcome, undisturbed)) for name, check in INVARIANTS.items()}
     return {name: broken for name, broken in found.items() if broken}
 

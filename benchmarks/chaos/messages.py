@@ -1,4 +1,4 @@
-"""HTTP messages as bytes, and the tensors in them (Open Inference Protocol v2), read without the product's code."""
+"""HTTP messages as bytes, and the tensors in them (Open Inference Protocol v2)."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class Message:
 
 
 async def read_message(reader: asyncio.StreamReader) -> Message | None:
-    """The next message, None where the connection ends between two. Only bodies of a stated length are read."""
+    """The next message, None where the connection ends between two. Bodies without a length are not read."""
     try:
         head = await reader.readuntil(b"\r\n\r\n")
     except asyncio.IncompleteReadError as exc:

@@ -1,5 +1,5 @@
-"""What stands between the edge and the sites of a run: it counts what each operator is sent, and does the faults of
-answers."""
+"""What stands between the edge and the sites of a run: it counts what each operator is sent, and does the
+faults of answers."""
 
 from __future__ import annotations
 
@@ -30,9 +30,10 @@ class _Cut(Exception):
 class Traffic:
     """What the sites of a run were sent, by the requests' own bytes.
 
-    `windows` are the window positions of the film that each operator was sent, by the number of the edge process
-    that sent them; `tiles` counts tiles of the film by site; `unknown` are windows of tiles that are neither film
-    nor known to be synthetic, and `misnamed` tiles that show another window than they say.
+    `windows` are the window positions of the film that each operator was sent, by the number of the edge
+    process that sent them; `tiles` counts tiles of the film by site; `unknown` are windows of tiles that are
+    neither film nor known to be synthetic, and `misnamed` tiles that show another window than they say.
+    `done` counts faults that took place.
     """
 
     film: Film
@@ -77,12 +78,12 @@ class Traffic:
             self._changed.notify_all()
 
     async def reached(self, site: str, tiles: int) -> None:
-        """Wait until more than so many tiles of the film were sent to a site, or to all where it is empty; and until
-        the edge has connected."""
+        """Wait until the edge has connected and so many tiles of the film were sent to a site, or to all
+        where it is empty."""
 
         def enough() -> bool:
             sent = self.tiles[site] if site else self.tiles_in_all
-            return self.connections > 0 and (sent > tiles or tiles == 0)
+            return self.connections > 0 and sent >= tiles
 
         async with self._changed:
             await self._changed.wait_for(enough)

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from benchmarks.chaos.distortions import pick
 from benchmarks.chaos.draw import Plan, SitePlan
 from benchmarks.chaos.faults import AT_START, Fault
 from benchmarks.chaos.film import PROMPTS, Film
@@ -25,6 +26,7 @@ RUN_S = 150.0  # an edge that has not ended then is stuck
 PAUSE_S = (1.0, 8.0)  # of a site that is stopped: shorter and longer than a tile may take
 LATE_S = (1.0, 20.0)
 FULL_BLOCKS = 16  # of 512 bytes that a file may have where the disk is "full"
+DAMAGED = (b'{"format": 1, "session": "2026', b"\0" * 64, b'{"format": 7}', b"not a ledger", b"[]")
 _EDGE_ONLY = ("global", "decoder", "edge")  # of a bundle without the window stage
 
 
@@ -85,7 +87,7 @@ def _proxy(site: SitePlan, outcome: Outcome, process: SiteProcess) -> SiteProxy:
 
 
 class _Running:
-    """The edge of a run, started again after it was killed, and the faults that are done to processes and files."""
+    """The edge of a run, started again after it was killed; faults that are done to processes and files."""
 
     def __init__(self, outcome: Outcome, pool: Mapping[str, SiteProcess], folder: Path) -> None:
         self._outcome = outcome
@@ -112,24 +114,17 @@ class _Running:
             if not isinstance(error, asyncio.CancelledError):
                 raise error
         for site in self._plan.sites:
-            self._pool[site.name].signal(signal.SIGCONT)
+            self._pool[site.name].send(signal.SIGCONT)
 
     async def _begin(self, fault: Fault) -> Any:
         """Do a fault before the edge starts; what is left to do later."""
         self._traffic.done[fault.kind] += 1
         if fault.kind == "ledger_damaged":
-            damages = (
-                b'{"format": 1, "session": "2026',
-                b"\0" * 64,
-                b'{"format": 7}',
-                b"not a ledger",
-                b"[]",
-            )
-            self._ledger.write_bytes(damages[int(fault.value * len(damages))])
+            self._ledger.write_bytes(pick(DAMAGED, fault.value))
         elif fault.kind == "absent":
             await self._pool[fault.site].kill()
         elif fault.kind == "late":
-            self._pool[fault.site].signal(signal.SIGSTOP)
+            self._pool[fault.site].send(signal.SIGSTOP)
             return self._continue(fault, LATE_S)
         return None
 
@@ -154,9 +149,9 @@ class _Running:
 
     async def _do_to_site(self, fault: Fault, site: SiteProcess) -> None:
         if fault.kind == "stop":
-            site.signal(signal.SIGSTOP)
+            site.send(signal.SIGSTOP)
         elif fault.kind == "pause":
-            site.signal(signal.SIGSTOP)
+            site.send(signal.SIGSTOP)
             await self._continue(fault, PAUSE_S)
         elif fault.kind == "json_process":
             await site.kill_json_process()
@@ -170,7 +165,7 @@ class _Running:
     async def _continue(self, fault: Fault, between_s: tuple[float, float]) -> None:
         shortest, longest = between_s
         await asyncio.sleep(shortest + fault.value * (longest - shortest))
-        self._pool[fault.site].signal(signal.SIGCONT)
+        self._pool[fault.site].send(signal.SIGCONT)
 
     def _stop_edge(self, number: signal.Signals) -> None:
         if self._edge is not None and self._edge.returncode is None and self._stopped_by is None:
@@ -188,12 +183,7 @@ class _Running:
                 *self._command(out), stdin=asyncio.subprocess.DEVNULL, stdout=output, stderr=output,
                 start_new_session=True,
             )  # fmt: skip
-        try:
-            code: int | None = await asyncio.wait_for(self._edge.wait(), RUN_S)
-        except asyncio.TimeoutError:
-            code = None
-            self._edge.kill()
-            await self._edge.wait()
+        code = await _ended(self._edge)
         stopped_by = self._stopped_by if self._stopped_by != sent_before else None
         self._outcome.edges.append(
             EdgeEnd(
@@ -211,6 +201,18 @@ class _Running:
         if "disk_full" in self._plan.kinds:
             return ["sh", "-c", f'ulimit -f {FULL_BLOCKS}; exec "$@"', "sh", *command]
         return command
+
+
+async def _ended(edge: asyncio.subprocess.Process) -> int | None:
+    """Its exit code, None for one that had to be killed."""
+    try:
+        return await asyncio.wait_for(edge.wait(), RUN_S)
+    except asyncio.TimeoutError:
+        return None
+    finally:
+        if edge.returncode is None:
+            edge.kill()
+            await edge.wait()
 
 
 def edge_command(film: Film, out: Path) -> list[str]:

@@ -46,7 +46,7 @@ class SiteProcess:
                 return
         raise RuntimeError(f"site {self.name} did not start; see {self._log}")
 
-    def signal(self, number: signal.Signals) -> None:
+    def send(self, number: signal.Signals) -> None:
         if self._process is not None:
             self._process.send_signal(number)
 
@@ -110,7 +110,7 @@ class SiteProcess:
 
     async def check(self) -> list[str]:
         """What is wrong with it after a run; one that does not answer any more is killed."""
-        self.signal(signal.SIGCONT)
+        self.send(signal.SIGCONT)
         if self._process is not None and not await self._is_alive():
             self.wrong.append(f"site {self.name} does not answer any more")
             await self.kill()
