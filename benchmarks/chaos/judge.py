@@ -17,10 +17,8 @@ from benchmarks.chaos.run import EdgeEnd, Outcome
 EXIT_CODES = (0, 1, 2)
 # The lowest IoU of a mask with that of the run without sites.
 LEAST_IOU = {"fp16": 0.999, "int8": 0.95}
-_FAILS = {
-    "ledger_damaged": "ledger",
-    "disk_full": "large",
-}  # kinds that must end a run, and a word of the sentence
+# Kinds that must end a run, and a word of the sentence.
+_FAILS = {"ledger_damaged": "ledger", "disk_full": "large"}
 
 Masks = Sequence[Mapping[str, Any]]
 Invariant = Callable[[Outcome, Masks], Iterator[str]]
@@ -38,9 +36,8 @@ def _caps(outcome: Outcome, undisturbed: Masks) -> Iterator[str]:
     for operator, cap in caps.items():
         sent: dict[str, set[int]] = defaultdict(set)
         for number, edge in enumerate(outcome.edges):
-            session = (
-                edge.session or f"edge {number}"
-            )  # whose ledger is gone: what follows is another session
+            # A ledger that is gone afterwards leaves the next edge a session of its own.
+            session = edge.session or f"edge {number}"
             sent[session] |= outcome.traffic.windows[number, operator]
         for session, windows in sent.items():
             if len(windows) > cap:
