@@ -131,8 +131,8 @@ class SiteProxy:
         try:
             await self._traffic.connected()
             await self._serve(reader, writer, self._traffic.edge)
-        except (_Cut, OSError, asyncio.IncompleteReadError):
-            pass
+        except (_Cut, OSError, asyncio.IncompleteReadError, asyncio.CancelledError):
+            pass  # of those that cancel a task here none waits for it to say so
         finally:
             self._tasks.discard(task)
             writer.transport.abort()

@@ -27,15 +27,20 @@ class SiteProcess:
         self.port: int | None = None
         self.wrong: list[str] = []
         self._log = folder / f"site-{name}.log"
+        self._looked_at = 0  # bytes of the log
         self._process: asyncio.subprocess.Process | None = None
 
-    async def start(self) -> None:
-        """Start it unless it runs, and wait until it listens."""
+    @property
+    def pid(self) -> int | None:
+        return self._process.pid if self._process is not None else None
+
+    async def start(self, port: int = 0) -> None:
+        """Start it unless it runs, and wait until it listens; on any free port, or on this one."""
         if self._process is not None:
             return
         with self._log.open("ab") as log:
             self._process = await asyncio.create_subprocess_exec(
-                *PEDSAM, "serve", "--port", "0", "--threads", "1", "--backend", "onnxruntime-cpu",
+                *PEDSAM, "serve", "--port", str(port), "--threads", "1", "--backend", "onnxruntime-cpu",
                 stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE, stderr=log,
                 env={**os.environ, "PYTHONUNBUFFERED": "1"}, start_new_session=True,
             )  # fmt: skip
@@ -82,7 +87,7 @@ class SiteProcess:
         asked = [asyncio.create_task(self._ask_json()) for _ in range(_JSON_TILES)]
         await asyncio.sleep(0)
         for pid in session_of(self._process.pid):
-            if pid != self._process.pid:
+            if b"spawn_main" in Path(f"/proc/{pid}/cmdline").read_bytes():
                 os.kill(pid, signal.SIGKILL)
         answers = [*await asyncio.gather(*asked), await self._ask_json()]
         if None in answers or answers[-1] != 200:
@@ -114,9 +119,13 @@ class SiteProcess:
         if self._process is not None and not await self._is_alive():
             self.wrong.append(f"site {self.name} does not answer any more")
             await self.kill()
-        if b"Traceback" in self._log.read_bytes():
-            self.wrong.append(f"site {self.name} logged a traceback")
-            self._log.replace(self._log.with_suffix(".traceback"))
+        with self._log.open("rb") as log:
+            log.seek(self._looked_at)
+            logged = log.read()
+            self._looked_at = log.tell()
+        if b"Traceback" in logged:
+            said = logged[logged.index(b"Traceback") :].decode("utf-8", "replace")
+            self.wrong.append(f"site {self.name} logged {said[:1500]}")
         wrong, self.wrong = self.wrong, []
         return wrong
 
