@@ -86,9 +86,8 @@ class SiteProcess:
         await self._ask_json()
         asked = [asyncio.create_task(self._ask_json()) for _ in range(_JSON_TILES)]
         await asyncio.sleep(0)
-        for pid in session_of(self._process.pid):
-            if b"spawn_main" in Path(f"/proc/{pid}/cmdline").read_bytes():
-                os.kill(pid, signal.SIGKILL)
+        for pid in _spawned(self._process.pid):
+            os.kill(pid, signal.SIGKILL)
         answers = [*await asyncio.gather(*asked), await self._ask_json()]
         if None in answers or answers[-1] != 200:
             self.wrong.append(f"site {self.name} answered {answers} after its JSON process was killed")
@@ -158,6 +157,11 @@ def session_of(leader: int) -> list[int]:
             if int(session) == leader and state != "Z":
                 found.append(int(path.parent.name))
     return sorted(found)
+
+
+def _spawned(leader: int) -> list[int]:
+    """Processes of a session that Python's multiprocessing has started for work: not its resource tracker."""
+    return [pid for pid in session_of(leader) if b"spawn_main" in Path(f"/proc/{pid}/cmdline").read_bytes()]
 
 
 async def ended_session(leader: int) -> list[int]:
