@@ -12,7 +12,19 @@ from benchmarks.chaos.faults import Fault
 from benchmarks.chaos.messages import HEADER_LENGTH, Arrays, Message, answer, read_tensors, with_tensors
 
 ESCAPES = "\x1b]0;chaos\x07\x1b[2J\x9b31m"  # a title, a cleared screen, a colour
-RETRY_AFTER = (b"\xb2", b"-1", b"9" * 40, b"1e9", b"", b"nan", "\u0661".encode(), b"0", b"soon", b"1, 2")
+RETRY_AFTER = (
+    b"\xb2",
+    b"\xb9\xb3",
+    b"-1",
+    b"9" * 40,
+    b"1e9",
+    b"",
+    b"nan",
+    "\u0661".encode(),
+    b"0",
+    b"soon",
+    b"1, 2",
+)
 HEAD_LINES = (
     (b"x-chaos", b"\x1b[2J\x07"),
     (b"x-chaos", bytes(range(0x80, 0x100))),

@@ -25,15 +25,15 @@ def test_the_seeds_hold_what_they_were_chosen_for() -> None:
     assert kinds >= {"kill", "ledger_unwritable", "ledger_damaged"}
 
 
-@pytest.mark.parametrize("seed", SEEDS)
-def test_a_run_with_faults_breaks_no_invariant(seed: int, tmp_path: Path) -> None:
+def test_runs_with_faults_break_no_invariant(tmp_path: Path) -> None:
     out = tmp_path / "chaos.jsonl"
-    line = [sys.executable, "-m", "benchmarks.chaos", "--seeds", str(seed), "--out", str(out)]
+    seeds = ",".join(map(str, SEEDS))
+    line = [sys.executable, "-m", "benchmarks.chaos", "--seeds", seeds, "--out", str(out)]
     done = subprocess.run(line, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    (written,) = (json.loads(text) for text in out.read_text().splitlines())
-    assert (written["seed"], written["broken"]) == (seed, {})
-    assert written["done"]
+    lines = [json.loads(text) for text in out.read_text().splitlines()]
+    assert [line["seed"] for line in lines] == list(SEEDS)
+    assert all(line["done"] and not line["broken"] for line in lines)
 
 
 def written_line(seed: int, **changes: Any) -> dict[str, Any]:

@@ -14,7 +14,7 @@ import pytest
 
 from benchmarks.chaos.distortions import distort
 from benchmarks.chaos.faults import ANSWERS, LIES, Fault
-from benchmarks.chaos.film import SHAPES, Film, make_film
+from benchmarks.chaos.film import FRAMES, SHAPES, Film, Pixels, make_film
 from benchmarks.chaos.messages import HEADER_LENGTH, Message, answer, read_message
 from benchmarks.chaos.proxy import SiteProxy, Traffic
 from media.pictures import read_picture
@@ -37,9 +37,12 @@ def shipped() -> Bundle:
     return Bundle.load(shipped_bundle())
 
 
-def tile_of(film: Film, window: int, frame: int = 0) -> np.ndarray:
-    """uint8 [1, 80, 80, 3]: what the edge sends of a window."""
-    pixels = read_picture(film.folder / f"{frame:03}.png")
+def frame_of(film: Film, frame: int = 0) -> Pixels:
+    return read_picture(film.folder / f"{frame:03}.png")
+
+
+def tile_of(pixels: Pixels, window: int) -> Pixels:
+    """uint8 [1, 80, 80, 3]: what the edge sends of a window of a frame."""
     top, left = window // 5 * 80, window % 5 * 80
     tile = np.zeros((1, 80, 80, 3), np.uint8)
     part = pixels[top : top + 80, left : left + 80]
@@ -47,7 +50,7 @@ def tile_of(film: Film, window: int, frame: int = 0) -> np.ndarray:
     return tile
 
 
-def request(tile: np.ndarray, window: int) -> wire.Message:
+def request(tile: Pixels, window: int) -> wire.Message:
     index = np.array([[window]], np.int32)
     return wire.encode_request({"tile": tile, "index": index, "extent": index.repeat(2, 1)}, ("embedding",))
 
@@ -93,12 +96,12 @@ async def test_windows_are_counted_by_what_tiles_show(film: Film, shipped: Bundl
     noise = np.full((1, 80, 80, 3), 99, np.uint8)
     traffic = Traffic(film, frozenset(tile.tobytes() for tile in probe))
     async with proxied(traffic, good_answer(shipped)) as url:
-        await send(url, request(tile_of(film, 3), 3), request(tile_of(film, 14, frame=5), 14))
+        await send(url, request(tile_of(frame_of(film), 3), 3), request(tile_of(frame_of(film, 5), 14), 14))
         assert traffic.windows == {(0, "alpha"): {3, 14}}
         await send(url, request(probe[:1], 7))
         assert traffic.windows == {(0, "alpha"): {3, 14}}
         traffic.edge = 1
-        await send(url, request(tile_of(film, 4), 9), request(noise, 12))
+        await send(url, request(tile_of(frame_of(film), 4), 9), request(noise, 12))
     assert traffic.windows == {(0, "alpha"): {3, 14}, (1, "alpha"): {4, 12}}
     assert (traffic.misnamed, traffic.unknown, traffic.tiles["a"]) == (1, {12}, 4)
 
@@ -107,7 +110,7 @@ async def test_a_fault_begins_and_ends_by_the_tiles(film: Film, shipped: Bundle)
     traffic = Traffic(film, frozenset())
     good = good_answer(shipped)
     async with proxied(traffic, good, Fault("busy", "a", 1, 2, 0.0)) as url:
-        answers = await send(url, *[request(tile_of(film, 3), 3)] * 4)
+        answers = await send(url, *[request(tile_of(frame_of(film), 3), 3)] * 4)
     assert [found == good.body for found in answers] == [True, False, False, True]
     assert traffic.done == {"busy": 2}
 
@@ -116,7 +119,9 @@ async def test_another_tile_is_the_answer_to_an_earlier_one(film: Film, shipped:
     traffic = Traffic(film, frozenset())
     good = good_answer(shipped)
     async with proxied(traffic, good, Fault("another_tile", "a", 1, LATER, 0.0)) as url:
-        answers = await send(url, request(tile_of(film, 3), 3), request(tile_of(film, 4), 4))
+        answers = await send(
+            url, request(tile_of(frame_of(film), 3), 3), request(tile_of(frame_of(film), 4), 4)
+        )
     assert answers == [good.body] * 2  # this site answers everything alike; what matters is that one comes
 
 
@@ -126,11 +131,11 @@ async def test_connections_that_end_or_hang(film: Film, shipped: Bundle, kind: s
     async with proxied(traffic, good_answer(shipped), Fault(kind, "a", 0, LATER, 0.5)) as url:
         if kind == "stall":
             with anyio.move_on_after(0.5) as hanging:
-                await send(url, request(tile_of(film, 3), 3))
+                await send(url, request(tile_of(frame_of(film), 3), 3))
             assert hanging.cancelled_caught
         else:
             with pytest.raises(aiohttp.ClientError):
-                await send(url, request(tile_of(film, 3), 3))
+                await send(url, request(tile_of(frame_of(film), 3), 3))
     assert traffic.windows == {(0, "alpha"): {3}}  # it was sent, whatever became of it
 
 
@@ -175,5 +180,6 @@ async def test_every_kind_of_answer_is_done_somewhere(shipped: Bundle) -> None:
 def test_films_fill_their_windows(tmp_path: Path) -> None:
     for number in range(len(SHAPES)):
         film = make_film(number, tmp_path / str(number))
+        last = frame_of(film, FRAMES - 1)
         for window in film.windows:
-            assert film.shown(tile_of(film, window, frame=11)[0], window) == window
+            assert film.shown(tile_of(last, window)[0], window) == window
