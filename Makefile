@@ -61,7 +61,8 @@ fuzz: $(VENV)/.test $(VENV)/.fuzz
 # SEEDS=0-49. It goes on where it was interrupted; `make clean` forgets what was done.
 SEEDS ?= 0-499
 chaos: $(VENV)/.test
-	$(BIN)/python -m benchmarks.chaos --seeds $(SEEDS) --out out/chaos.jsonl --resume --summary out/chaos.json
+	$(BIN)/python -m benchmarks.chaos --seeds $(SEEDS) --out out/chaos.jsonl --resume \
+		--summary benchmarks/results/chaos.json
 
 # A live run that is disturbed all the time, make soak MINUTES=15 for less of it.
 MINUTES ?= 120

@@ -154,7 +154,7 @@ class _Running:
             site.send(signal.SIGSTOP)
             await self._continue(fault, PAUSE_S)
         elif fault.kind == "json_process":
-            await site.kill_json_process()
+            await site.kill_json_process(fault.value)
         elif fault.kind == "terminate":
             await site.terminate()
         else:

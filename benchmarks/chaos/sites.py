@@ -16,7 +16,9 @@ PEDSAM = (sys.executable, "-m", "pedsam")
 START_S = 120.0
 END_S = 30.0  # for a process to end, and for its own processes
 ANSWER_S = 30.0
-_JSON_TILES = 3  # JSON requests under way when the process that reads them is killed
+_JSON_REQUESTS = 6  # under way when the process that reads them is killed
+_JSON_TILES = 8  # of each: 0.7 MB
+_JSON_S = 1.0  # within which it is killed
 
 
 class SiteProcess:
@@ -79,13 +81,17 @@ class SiteProcess:
         if left := await ended_session(process.pid):
             self.wrong.append(f"site {self.name} left processes {left}")
 
-    async def kill_json_process(self) -> None:
-        """Kill what reads its large JSON while it does; each request gets an answer, and so does the next."""
+    async def kill_json_process(self, value: float) -> None:
+        """Kill what reads its large JSON, with requests under way; each gets an answer, and so does the next.
+
+        `value`, 0 to 1, says when: in the first half while the process may still be starting.
+        """
         if self._process is None:
             return
-        await self._ask_json()
-        asked = [asyncio.create_task(self._ask_json()) for _ in range(_JSON_TILES)]
-        await asyncio.sleep(0)
+        if value >= 0.5:
+            await self._ask_json()
+        asked = [asyncio.create_task(self._ask_json()) for _ in range(_JSON_REQUESTS)]
+        await asyncio.sleep(value % 0.5 * 2 * _JSON_S)
         for pid in _spawned(self._process.pid):
             os.kill(pid, signal.SIGKILL)
         answers = [*await asyncio.gather(*asked), await self._ask_json()]
@@ -94,11 +100,12 @@ class SiteProcess:
             await self.kill()
 
     async def _ask_json(self) -> int | None:
-        """The status of a tile sent as JSON numbers, None where no answer comes."""
+        """The status of tiles sent as JSON numbers, None where no answer comes."""
+        tiles = _JSON_TILES
         inputs = [
-            {"name": "tile", "datatype": "UINT8", "shape": [1, 80, 80, 3], "data": [7] * 19200},
-            {"name": "index", "datatype": "INT32", "shape": [1, 1], "data": [0]},
-            {"name": "extent", "datatype": "INT32", "shape": [1, 2], "data": [80, 80]},
+            {"name": "tile", "datatype": "UINT8", "shape": [tiles, 80, 80, 3], "data": [255] * 19200 * tiles},
+            {"name": "index", "datatype": "INT32", "shape": [tiles, 1], "data": [0] * tiles},
+            {"name": "extent", "datatype": "INT32", "shape": [tiles, 2], "data": [80] * 2 * tiles},
         ]
         outputs = [{"name": "embedding", "parameters": {"binary_data": True}}]
         url = f"http://127.0.0.1:{self.port}/v2/models/window/infer"
