@@ -13,6 +13,9 @@ from benchmarks.chaos.messages import HEADER_LENGTH, Arrays, Message, answer, re
 
 ESCAPES = "\x1b]0;chaos\x07\x1b[2J\x9b31m"  # a title, a cleared screen, a colour
 RETRY_AFTER = (
+    *("\u00b2".encode(), "1\u00b3".encode(), "\u0661".encode()),  # digits; int takes the last one alone
+    *(b"\xb2", b"-1", b"9" * 40, b"1e9", b"", b"nan", b"0", b"soon", b"1, 2"),
+)
     b"\xb2",
     b"\xb9\xb3",
     b"-1",

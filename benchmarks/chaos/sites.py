@@ -16,8 +16,7 @@ PEDSAM = (sys.executable, "-m", "pedsam")
 START_S = 120.0
 END_S = 30.0  # for a process to end, and for its own processes
 ANSWER_S = 30.0
-_JSON_REQUESTS = 6  # under way when the process that reads them is killed
-_JSON_TILES = 8  # of each: 0.7 MB
+_JSON_REQUESTS = 20  # of one tile, 0.1 MB, under way when the process that reads them is killed
 _JSON_S = 1.0  # within which it is killed
 
 
@@ -100,12 +99,11 @@ class SiteProcess:
             await self.kill()
 
     async def _ask_json(self) -> int | None:
-        """The status of tiles sent as JSON numbers, None where no answer comes."""
-        tiles = _JSON_TILES
+        """The status of a tile sent as JSON numbers, None where no answer comes."""
         inputs = [
-            {"name": "tile", "datatype": "UINT8", "shape": [tiles, 80, 80, 3], "data": [255] * 19200 * tiles},
-            {"name": "index", "datatype": "INT32", "shape": [tiles, 1], "data": [0] * tiles},
-            {"name": "extent", "datatype": "INT32", "shape": [tiles, 2], "data": [80] * 2 * tiles},
+            {"name": "tile", "datatype": "UINT8", "shape": [1, 80, 80, 3], "data": [255] * 19200},
+            {"name": "index", "datatype": "INT32", "shape": [1, 1], "data": [0]},
+            {"name": "extent", "datatype": "INT32", "shape": [1, 2], "data": [80, 80]},
         ]
         outputs = [{"name": "embedding", "parameters": {"binary_data": True}}]
         url = f"http://127.0.0.1:{self.port}/v2/models/window/infer"
