@@ -17,6 +17,7 @@ START_S = 120.0
 END_S = 30.0  # for a process to end, and for its own processes
 ANSWER_S = 30.0
 _JSON_REQUESTS = 20  # of one tile, 0.1 MB, under way when the process that reads them is killed
+_JSON_TRIES = 3  # after which it must be read again: the first may be the one that finds the process gone
 _JSON_S = 1.0  # within which it is killed
 
 
@@ -93,10 +94,10 @@ class SiteProcess:
         await asyncio.sleep(value % 0.5 * 2 * _JSON_S)
         for pid in _spawned(self._process.pid):
             os.kill(pid, signal.SIGKILL)
-        answers = [*await asyncio.gather(*asked), await self._ask_json()]
+        answers = [*await asyncio.gather(*asked), *[await self._ask_json() for _ in range(_JSON_TRIES)]]
         if None in answers or answers[-1] != 200:
             self.wrong.append(f"site {self.name} answered {answers} after its JSON process was killed")
-            await self.kill()
+            await self.terminate()  # also where it hangs
 
     async def _ask_json(self) -> int | None:
         """The status of a tile sent as JSON numbers, None where no answer comes."""
