@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import io
 import json
 import signal
 import subprocess
@@ -17,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 import click
-import numpy as np
 
 from benchmarks.chaos.draw import Plan, draw
 from benchmarks.chaos.faults import DRAWN, KINDS
@@ -26,7 +24,6 @@ from benchmarks.chaos.judge import INVARIANTS, Masks, judge
 from benchmarks.chaos.run import Outcome, carry_out, edge_command, masks_in
 from benchmarks.chaos.sites import SiteProcess, site_pool
 from benchmarks.machine import describe
-from stages.bundle import shipped_bundle
 
 ROOT = Path(__file__).parents[2]
 
@@ -39,21 +36,19 @@ class Suite:
         self._pool = pool
         self._films: dict[int, Film] = {}
         self._undisturbed: dict[int, Masks] = {}
-        probe = np.load(io.BytesIO((shipped_bundle() / "edge/probe.npz").read_bytes()))
-        self._synthetic = frozenset(tile.tobytes() for tile in probe["tile"])
 
     async def run(self, plan: Plan) -> tuple[Outcome, dict[str, list[str]]]:
         """Carry out a plan; what broke, by invariant."""
         film = self._films.setdefault(plan.film, make_film(plan.film, self.folder / f"film-{plan.film}"))
         if plan.film not in self._undisturbed:
             self._undisturbed[plan.film] = await self._without_sites(plan.film, film)
-        outcome = await carry_out(plan, film, self._synthetic, self._pool, self.folder / "run")
+        outcome = await carry_out(plan, film, self._pool, self.folder / "run")
         return outcome, judge(outcome, self._undisturbed[plan.film])
 
     async def _without_sites(self, number: int, film: Film) -> Masks:
         out = self.folder / f"undisturbed-{number}"
         process = await asyncio.create_subprocess_exec(
-            *edge_command(film, out), stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT
+            *edge_command(film.folder, out), stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT
         )
         said, _ = await process.communicate()
         if process.returncode:

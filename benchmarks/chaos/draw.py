@@ -8,11 +8,12 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from benchmarks.chaos.faults import AT_START, DRAWN, EDGE, LEDGER, Fault
+from benchmarks.chaos.faults import AT_START, DRAWN, EDGE, LEDGER, LIES, Fault
 from benchmarks.chaos.film import SHAPES, windows_of
 
 MOST_SITES = 5
 TO_THE_END = 1 << 20  # answers
+LIE_TIMES = 8  # that a film is shown in which a site lies: each site is to be checked several times
 _BEFORE_THE_EDGE = ("other_digest", "other_weights", "late", "absent")
 _PERSISTENT = 0.3  # of the faults of answers go on to the end of the run
 _SOON = 25  # windows of the film to one site, or three times as many to all, within which a fault begins
@@ -30,7 +31,8 @@ class SitePlan:
 
 @dataclass(frozen=True)
 class Plan:
-    """One run. `film` is an index into SHAPES; without `edge_windows` the edge has no window stage."""
+    """One run. `film` is an index into SHAPES and is shown so many `times`; without `edge_windows` the edge
+    has no window stage."""
 
     seed: int
     film: int
@@ -38,6 +40,7 @@ class Plan:
     sites: tuple[SitePlan, ...]
     edge_windows: bool
     faults: tuple[Fault, ...]
+    times: int
 
     @property
     def kinds(self) -> frozenset[str]:
@@ -46,7 +49,7 @@ class Plan:
     @property
     def honest(self) -> bool:
         """Whether no site lies."""
-        return self.kinds <= set(DRAWN)
+        return not self.kinds & set(LIES)
 
     def caps(self) -> dict[str, int]:
         """How many window positions each operator may see: what its sites say, else an equal share."""
@@ -65,14 +68,17 @@ class Plan:
 def draw(seed: int, kinds: Sequence[str] = DRAWN) -> Plan:
     """The plan of a seed, with one to three faults of these kinds."""
     rng = random.Random(seed)  # noqa: S311  (the same plan every time is wanted)
+    chosen = rng.sample(list(kinds), min(len(kinds), rng.randint(1, 3)))
     film = rng.randrange(len(SHAPES))
     sites = _sites(rng, len(windows_of(SHAPES[film])))
-    edge_windows = rng.random() < 0.9
+    lies = bool(set(chosen) & set(LIES))
+    edge_windows = lies or rng.random() < 0.9
     if not edge_windows:  # caps that leave windows to the edge would lose every frame
         sites = tuple(SitePlan(site.name, site.operator, site.spare, None) for site in sites)
-    chosen = rng.sample(list(kinds), min(len(kinds), rng.randint(1, 3)))
     faults = tuple(fault for kind in _together(chosen) for fault in _faults(rng, kind, sites))
-    return Plan(seed, film, rng.choice(("fp16", "fp16", "int8")), sites, edge_windows, faults)
+    # Noise of 1 % is only a little more than the rounding of int8.
+    wire = rng.choice(("fp16", "fp16", "fp16" if lies else "int8"))
+    return Plan(seed, film, wire, sites, edge_windows, faults, LIE_TIMES if lies else 1)
 
 
 def _sites(rng: random.Random, windows: int) -> tuple[SitePlan, ...]:
@@ -108,6 +114,8 @@ def _faults(rng: random.Random, kind: str, sites: Sequence[SitePlan]) -> list[Fa
         return [Fault(kind, "", first, 1, value), *dies]
     if kind in EDGE:
         return [Fault(kind, "", AT_START if kind == "disk_full" else 3 * soon, 1, value)]
+    if kind in LIES:
+        return [Fault(kind, name, soon, TO_THE_END, value)]
     if kind in _BEFORE_THE_EDGE:
         return [Fault(kind, name, AT_START, TO_THE_END, value)]
     return [Fault(kind, name, soon, count, value)]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,29 +20,32 @@ GRID = 5  # windows a side
 FRAMES = 12
 SHAPES = ((384, 216), (384, 216), (216, 384), (384, 384))  # width and height of each film, pixels
 PHOTOS = ("astronaut", "coffee", "astronaut", "coffee")
+RESEMBLES = 0.2  # share of equal values in a tile, which what shows nothing of the film stays below
 STEP = 4  # pixels the picture moves from frame to frame
 # Boxes alone: of one point the best of three masks is taken, and a rounding may make another one the best.
 PROMPTS = ("--box", "40,20,190,200", "--box", "90,60,180,150")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Film:
-    """A folder of pictures; `tiles` maps the digest of what a tile shows to the windows that show it."""
+    """A folder of pictures. `tiles` are all its tiles, uint8 [n, 80, 80, 3]; `shows` maps the bytes of each to
+    the windows that look so."""
 
     folder: Path
-    windows: frozenset[int]
-    tiles: Mapping[bytes, frozenset[int]]
+    tiles: Pixels
+    shows: Mapping[bytes, frozenset[int]]
 
     def shown(self, tile: Pixels, index: int) -> int | None:
         """The window whose pixels are in a tile [80, 80, 3] that was sent as `index`; None: none of the film.
 
         Of several windows that look alike it is the one that was said.
         """
-        for height, width in _EXTENTS:
-            found = self.tiles.get(_digest(tile[:height, :width]))
-            if found:
-                return index if index in found else min(found)
-        return None
+        found = self.shows.get(tile.tobytes())
+        return None if found is None else index if index in found else min(found)
+
+    def resembles(self, tile: Pixels) -> bool:
+        """Whether a good part of a tile's values are those of a tile of the film, at their places."""
+        return bool((self.tiles == tile).mean(axis=(1, 2, 3)).max() > RESEMBLES)
 
 
 def windows_of(shape: tuple[int, int]) -> frozenset[int]:
@@ -54,13 +56,17 @@ def windows_of(shape: tuple[int, int]) -> frozenset[int]:
 def make_film(number: int, folder: Path) -> Film:
     """Write the frames of a film into `folder`."""
     folder.mkdir(parents=True, exist_ok=True)
-    tiles: dict[bytes, frozenset[int]] = {}
+    tiles = []
+    shows: dict[bytes, frozenset[int]] = {}
     for frame, pixels in enumerate(_frames(number)):
         write_picture(folder / f"{frame:03}.png", pixels)
         for window, top, left in _places(SHAPES[number]):
-            digest = _digest(pixels[top : top + TILE, left : left + TILE])
-            tiles[digest] = tiles.get(digest, frozenset()) | {window}
-    return Film(folder, windows_of(SHAPES[number]), tiles)
+            part = pixels[top : top + TILE, left : left + TILE]
+            tile = np.zeros((TILE, TILE, 3), np.uint8)
+            tile[: part.shape[0], : part.shape[1]] = part
+            tiles.append(tile)
+            shows[tile.tobytes()] = shows.get(tile.tobytes(), frozenset()) | {window}
+    return Film(folder, np.stack(tiles), shows)
 
 
 def _frames(number: int) -> Iterator[Pixels]:
@@ -80,16 +86,3 @@ def _places(shape: tuple[int, int]) -> Iterator[tuple[int, int, int]]:
     for top in range(0, height, TILE):
         for left in range(0, width, TILE):
             yield top // TILE * GRID + left // TILE, top, left
-
-
-def _digest(pixels: Pixels) -> bytes:
-    return hashlib.sha256(repr(pixels.shape).encode() + np.ascontiguousarray(pixels).tobytes()).digest()
-
-
-def _extents() -> tuple[tuple[int, int], ...]:
-    """How many rows and columns of a tile can be picture."""
-    sides = {min(TILE, size - start) for shape in SHAPES for size in shape for start in range(0, size, TILE)}
-    return tuple((height, width) for height in sorted(sides) for width in sorted(sides))
-
-
-_EXTENTS = _extents()

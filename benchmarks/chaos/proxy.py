@@ -10,7 +10,6 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
-import numpy.typing as npt
 
 from benchmarks.chaos.distortions import distort, with_digest
 from benchmarks.chaos.faults import AT_START, Fault
@@ -31,17 +30,16 @@ class Traffic:
     """What the sites of a run were sent, by the requests' own bytes.
 
     `windows` are the window positions of the film that each operator was sent, by the number of the edge
-    process that sent them; `tiles` counts tiles of the film by site; `unknown` are windows of tiles that are
-    neither film nor known to be synthetic, and `misnamed` tiles that show another window than they say.
-    `done` counts faults that took place.
+    process that sent them; `tiles` counts tiles of the film by site. `changed` are windows of tiles that show
+    a part of the film, but not as it is, and `misnamed` counts tiles that show another window than they say.
+    What shows nothing of the film, such as a probe, is not counted. `done` counts faults that took place.
     """
 
     film: Film
-    synthetic: frozenset[bytes]
     edge: int = 0
     windows: dict[tuple[int, str], set[int]] = field(default_factory=lambda: defaultdict(set))
     tiles: dict[str, int] = field(default_factory=lambda: defaultdict(int))
-    unknown: set[int] = field(default_factory=set)
+    changed: set[int] = field(default_factory=set)
     misnamed: int = 0
     connections: int = 0
     done: dict[str, int] = field(default_factory=lambda: defaultdict(int))
@@ -56,21 +54,18 @@ class Traffic:
         _, arrays = read_tensors(request, "inputs")
         film = 0
         for tile, index in zip(arrays["tile"], arrays["index"].ravel().tolist(), strict=True):
-            if tile.tobytes() in self.synthetic:
-                continue
-            film += 1
-            self._enter(operator, edge, tile, index)
+            shown = self.film.shown(tile, index)
+            if shown is None and self.film.resembles(tile):
+                self.changed.add(index)
+                shown = index
+            if shown is not None:
+                film += 1
+                self.misnamed += shown != index
+                self.windows[edge, operator].add(shown)
         async with self._changed:
             self.tiles[site] += film
             self._changed.notify_all()
         return film
-
-    def _enter(self, operator: str, edge: int, tile: npt.NDArray[np.uint8], index: int) -> None:
-        shown = self.film.shown(tile, index)
-        if shown is None:
-            self.unknown.add(index)
-        self.misnamed += shown not in (None, index)
-        self.windows[edge, operator].add(index if shown is None else shown)
 
     async def connected(self) -> None:
         async with self._changed:

@@ -17,7 +17,7 @@ from typing import Any
 from benchmarks.chaos.distortions import pick
 from benchmarks.chaos.draw import Plan, SitePlan
 from benchmarks.chaos.faults import AT_START, Fault
-from benchmarks.chaos.film import PROMPTS, Film
+from benchmarks.chaos.film import FRAMES, PROMPTS, Film
 from benchmarks.chaos.proxy import SiteProxy, Traffic
 from benchmarks.chaos.sites import PEDSAM, SiteProcess, ended_session
 from stages.bundle import shipped_bundle
@@ -26,6 +26,8 @@ RUN_S = 150.0  # an edge that has not ended then is stuck
 PAUSE_S = (1.0, 8.0)  # of a site that is stopped: shorter and longer than a tile may take
 LATE_S = (1.0, 20.0)
 FULL_BLOCKS = 16  # of 512 bytes that a file may have where the disk is "full"
+# A film is too short to be checked at the usual rate.
+SPOT_CHECKS = ("--spot-checks", "1000", "--spot-check-share", "1")
 DAMAGED = (b'{"format": 1, "session": "2026', b"\0" * 64, b'{"format": 7}', b"not a ledger", b"[]")
 _EDGE_ONLY = ("global", "decoder", "edge")  # of a bundle without the window stage
 
@@ -57,15 +59,13 @@ class Outcome:
     seconds: float = 0.0
 
 
-async def carry_out(
-    plan: Plan, film: Film, synthetic: frozenset[bytes], pool: Mapping[str, SiteProcess], folder: Path
-) -> Outcome:
+async def carry_out(plan: Plan, film: Film, pool: Mapping[str, SiteProcess], folder: Path) -> Outcome:
     """Run a plan in `folder`, which is made anew."""
     shutil.rmtree(folder, ignore_errors=True)
     (folder / "ledger").mkdir(parents=True)
     await asyncio.gather(*(pool[site.name].start() for site in plan.sites))
     started = time.perf_counter()
-    outcome = Outcome(plan, Traffic(film, synthetic))
+    outcome = Outcome(plan, Traffic(film))
     running = _Running(outcome, pool, folder)
     async with contextlib.AsyncExitStack() as stack:
         proxies = []
@@ -193,9 +193,10 @@ class _Running:
         )  # fmt: skip
 
     def _command(self, out: Path) -> list[str]:
-        command = edge_command(self._outcome.traffic.film, out)
+        film = _again_and_again(self._traffic.film.folder, self._folder / "film", self._plan.times)
+        command = edge_command(film, out)
         command += ["--sites", str(self._folder / "sites.toml"), "--ledger", str(self._ledger)]
-        command += ["--wire", self._plan.wire]
+        command += ["--wire", self._plan.wire, *(SPOT_CHECKS if not self._plan.honest else ())]
         if not self._plan.edge_windows:
             command += ["--bundle", str(_without_windows(self._folder / "bundle"))]
         if "disk_full" in self._plan.kinds:
@@ -215,10 +216,20 @@ async def _ended(edge: asyncio.subprocess.Process) -> int | None:
             await edge.wait()
 
 
-def edge_command(film: Film, out: Path) -> list[str]:
-    """`pedsam run` on a film, with nothing said of sites."""
-    command = [*PEDSAM, "run", "--source", str(film.folder), "--out", str(out), *PROMPTS]
+def edge_command(frames: Path, out: Path) -> list[str]:
+    """`pedsam run` on a folder of frames, with nothing said of sites."""
+    command = [*PEDSAM, "run", "--source", str(frames), "--out", str(out), *PROMPTS]
     return [*command, "--threads", "1", "--backend", "onnxruntime-cpu"]
+
+
+def _again_and_again(film: Path, folder: Path, times: int) -> Path:
+    """A film that is shown so many times."""
+    folder.mkdir(exist_ok=True)
+    for number in range(FRAMES * times):
+        link = folder / f"{number:03}.png"
+        if not link.exists():
+            link.symlink_to(film.resolve() / f"{number % FRAMES:03}.png")
+    return folder
 
 
 def _write_sites(path: Path, sites: Sequence[SitePlan], ports: Sequence[int]) -> None:

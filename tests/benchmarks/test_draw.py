@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 
-from benchmarks.chaos.draw import draw
+from benchmarks.chaos.draw import TO_THE_END, draw
 from benchmarks.chaos.faults import AT_START, DRAWN, EDGE, LEDGER, LIES
 from benchmarks.chaos.film import SHAPES, windows_of
 
@@ -22,7 +22,13 @@ def test_500_plans_hold_every_kind_often_and_no_lie() -> None:
     assert set(drawn) == set(DRAWN)
     assert min(drawn.values()) >= 10
     assert all(plan.honest for plan in PLANS)
-    assert not draw(0, LIES).honest
+
+
+def test_a_film_with_a_lie_in_it_is_long_and_can_be_checked() -> None:
+    for plan in (draw(seed, (*LIES, "kill")) for seed in range(50)):
+        assert plan.honest == (plan.kinds == {"kill"})
+        assert plan.honest or (plan.times, plan.edge_windows, plan.wire) == (8, True, "fp16")
+        assert all(fault.count == TO_THE_END for fault in plan.faults if fault.kind in LIES)
 
 
 def test_plans_can_be_carried_out() -> None:

@@ -39,8 +39,8 @@ KILL = Fault("kill", "a", 3, 1, 0.5)
 def outcome(*faults: Fault, edge_windows: bool = True, **edge: Any) -> Outcome:
     """A good run of two operators with caps 8 and 3, changed as said."""
     sites = (SitePlan("a", "alpha", False, None), SitePlan("b", "beta", False, 3))
-    plan = Plan(0, 0, "fp16", sites, edge_windows, faults)
-    traffic = Traffic(Film(Path("film"), frozenset(range(15)), {}), frozenset())
+    plan = Plan(0, 0, "fp16", sites, edge_windows, faults, times=1)
+    traffic = Traffic(Film(Path("film"), np.zeros((1, 80, 80, 3), np.uint8), {}))
     traffic.windows[0, "alpha"] = set(range(8))
     traffic.windows[0, "beta"] = {8, 9, 10}
     summary = {"frames": FRAMES, "frames_lost": 0, "lost": {}, "sites": {"a": {"state": "ready"}}}
@@ -102,7 +102,7 @@ BROKEN: dict[str, tuple[str, Callable[[], Outcome]]] = {
     "one window over the cap": ("caps", windows(12)),
     "over the cap by two edges of one session": ("caps", lambda: second_edge("2026-01-01")),
     "a tile that shows another window": ("tiles", traffic(misnamed=1)),
-    "a tile of unknown origin": ("tiles", traffic(unknown={4})),
+    "a tile that shows the film otherwise": ("tiles", traffic(changed={4})),
     "another mask": ("masks", edge(masks=[*MASKS[:-1], line(FRAMES - 1, left=1)])),
     "a mask less": ("masks", edge(masks=[*MASKS[:-1], {**MASKS[-1], "segmentation": None}])),
     "a frame lost": ("frames", edge(summary=LOST)),
@@ -137,6 +137,9 @@ def test_every_invariant_is_broken_above() -> None:
 
 ALLOWED: dict[str, Callable[[], Outcome]] = {
     "sessions are counted apart": lambda: second_edge(None),
+    "SIGTERM ends a run before its first frame": edge(
+        summary=None, masks=[], code=143, stopped_by=signal.SIGTERM
+    ),
     "SIGTERM ends a run early": edge(
         summary={**LOST, "frames": 3, "frames_lost": 0}, masks=MASKS[:3], stopped_by=signal.SIGTERM
     ),
@@ -158,3 +161,5 @@ def test_the_masks_of_a_lie_may_differ_where_they_are_marked() -> None:
     other = line(FRAMES - 1, left=9)
     assert "masks" in judge(outcome(KILL, masks=[*MASKS[:-1], other]), MASKS)
     assert judge(outcome(KILL, masks=[*MASKS[:-1], {**other, "doubtful": True}]), MASKS) == {}
+    later = {"doubtful_frames": [[3, 4], [FRAMES - 1, FRAMES - 1]], "site": "b", "reason": "zeros"}
+    assert judge(outcome(KILL, masks=[*MASKS[:-1], other, later]), MASKS) == {}
