@@ -28,8 +28,8 @@ PROMPTS = ("--box", "40,20,190,200", "--box", "90,60,180,150")
 
 @dataclass(frozen=True, eq=False)
 class Film:
-    """A folder of pictures. `tiles` are all its tiles, uint8 [n, 80, 80, 3]; `shows` maps the bytes of each to
-    the windows that look so."""
+    """A folder of pictures. `tiles` are all its tiles, uint8 [n, 80, 80, 3]; `shows` maps the bytes of each
+    to the windows that look so."""
 
     folder: Path
     tiles: Pixels
