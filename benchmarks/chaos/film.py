@@ -44,8 +44,12 @@ class Film:
         return None if found is None else index if index in found else min(found)
 
     def resembles(self, tile: Pixels) -> bool:
-        """Whether a good part of a tile's values are those of a tile of the film, at their places."""
-        return bool((self.tiles == tile).mean(axis=(1, 2, 3)).max() > RESEMBLES)
+        """Whether a good part of a tile's values are those of a tile of the film, at their places.
+
+        Black and white do not count: padding is black, and so may a probe be.
+        """
+        alike = (self.tiles == tile) & (tile != 0) & (tile != 255)
+        return bool(alike.mean(axis=(1, 2, 3)).max() > RESEMBLES)
 
 
 def windows_of(shape: tuple[int, int]) -> frozenset[int]:

@@ -107,6 +107,13 @@ async def test_windows_are_counted_by_what_tiles_show(film: Film, shipped: Bundl
     assert (traffic.misnamed, traffic.changed, traffic.tiles["a"]) == (1, {12}, 4)
 
 
+def test_synthetic_tiles_resemble_no_film(film: Film) -> None:
+    """Black ones neither, though a tile of the film may be half padding."""
+    noise = np.random.default_rng(0).integers(0, 256, (80, 80, 3), np.uint8)
+    for tile in (noise, *(np.full((80, 80, 3), level, np.uint8) for level in (0, 99, 255))):
+        assert not film.resembles(tile)
+
+
 async def test_a_fault_begins_and_ends_by_the_tiles(film: Film, shipped: Bundle) -> None:
     traffic = Traffic(film)
     good = good_answer(shipped)
