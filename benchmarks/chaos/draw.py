@@ -71,11 +71,12 @@ def draw(seed: int, kinds: Sequence[str] = DRAWN) -> Plan:
     chosen = rng.sample(list(kinds), min(len(kinds), rng.randint(1, 3)))
     film = rng.randrange(len(SHAPES))
     sites = _sites(rng, len(windows_of(SHAPES[film])))
-    lies = bool(set(chosen) & set(LIES))
+    together = _together(chosen)
+    lies = bool(set(together) & set(LIES))
     edge_windows = lies or rng.random() < 0.9
     if not edge_windows:  # caps that leave windows to the edge would lose every frame
         sites = tuple(SitePlan(site.name, site.operator, site.spare, None) for site in sites)
-    faults = tuple(fault for kind in _together(chosen) for fault in _faults(rng, kind, sites))
+    faults = tuple(fault for kind in together for fault in _faults(rng, kind, sites))
     # Noise of 1 % is only a little more than the rounding of int8.
     wire = rng.choice(("fp16", "fp16", "fp16" if lies else "int8"))
     return Plan(seed, film, wire, sites, edge_windows, faults, LIE_TIMES if lies else 1)
@@ -95,9 +96,15 @@ def _sites(rng: random.Random, windows: int) -> tuple[SitePlan, ...]:
 
 
 def _together(kinds: Sequence[str]) -> list[str]:
-    """Without what another would hide: one fault of the edge or its ledger; a damaged ledger comes alone."""
+    """Without what another would hide.
+
+    One fault of the edge or its ledger; a damaged ledger comes alone, and lies come with lies alone: a site
+    that is down is not found to lie.
+    """
     if "ledger_damaged" in kinds:
         return ["ledger_damaged"]
+    if lies := [kind for kind in kinds if kind in LIES]:
+        return lies
     of_the_edge = [kind for kind in kinds if kind in (*LEDGER, *EDGE)]
     return [kind for kind in kinds if kind not in of_the_edge[1:]]
 

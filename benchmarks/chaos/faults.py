@@ -38,8 +38,9 @@ EDGE = ("edge_killed", "sigterm", "disk_full")
 # Answers that look right.
 LIES = ("another_tile", "zeros", "noise")
 
-KINDS = (*ANSWERS, *PROCESSES, *LEDGER, *EDGE, *LIES)
-DRAWN = (*ANSWERS, *PROCESSES, *LEDGER, *EDGE)  # no lies: the edge has no spot checks that would find them
+HONEST = (*ANSWERS, *PROCESSES, *LEDGER, *EDGE)
+KINDS = (*HONEST, *LIES)
+DRAWN = HONEST  # KINDS where the edge makes spot checks: nothing else finds a lie
 
 AT_START = -1
 

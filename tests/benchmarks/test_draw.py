@@ -17,16 +17,16 @@ def test_a_seed_has_one_plan() -> None:
     assert len({(plan.sites, plan.faults) for plan in PLANS}) == 500
 
 
-def test_500_plans_hold_every_kind_often_and_no_lie() -> None:
+def test_500_plans_hold_every_kind_often() -> None:
     drawn = Counter(kind for plan in PLANS for kind in plan.kinds)
     assert set(drawn) == set(DRAWN)
     assert min(drawn.values()) >= 10
-    assert all(plan.honest for plan in PLANS)
 
 
 def test_a_film_with_a_lie_in_it_is_long_and_can_be_checked() -> None:
     for plan in (draw(seed, (*LIES, "kill")) for seed in range(50)):
         assert plan.honest == (plan.kinds == {"kill"})
+        assert plan.honest or plan.kinds <= set(LIES)
         assert plan.honest or (plan.times, plan.edge_windows, plan.wire) == (8, True, "fp16")
         assert all(fault.count == TO_THE_END for fault in plan.faults if fault.kind in LIES)
 
