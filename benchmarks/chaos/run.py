@@ -138,7 +138,9 @@ class _Running:
             self._ledger.unlink(missing_ok=True)
         elif fault.kind == "ledger_replaced":
             other = self._folder / "other.json"
-            other.write_text('{"format": 1, "session": "2001-01-01T00:00:00+00:00", "exposure": {}}\n')
+            other.write_text(
+                '{"format": 1, "session": "2001-01-01T00:00:00+00:00", "exposure": {}}\n', encoding="utf-8"
+            )
             other.replace(self._ledger)
         elif fault.kind == "ledger_unwritable":
             self._ledger.parent.rename(self._folder / "gone")
