@@ -8,7 +8,7 @@ INSTALL := $(BIN)/pip install --quiet --constraint constraints.txt --editable
 
 TRITON_BIN := .venv-triton/bin
 
-.PHONY: demo test test-full newest test-gpu test-triton fuzz lint jetson-lock lock-check image-check bench shipped gpu-pack gpu-pack-engines gpu-rehearsal clean
+.PHONY: demo test test-full newest test-gpu test-triton fuzz chaos soak lint jetson-lock lock-check image-check bench shipped gpu-pack gpu-pack-engines gpu-rehearsal clean
 
 demo: $(VENV)/.demo
 	$(BIN)/pedsam demo
@@ -58,6 +58,18 @@ test-triton: $(VENV)/.test $(TRITON_BIN)/.installed
 fuzz: $(VENV)/.test $(VENV)/.fuzz
 	$(BIN)/python -m tests.fuzz.wire -runs=$(RUNS)
 	$(BIN)/python -m tests.fuzz.sites -runs=$(RUNS)
+
+# Runs with faults drawn by seed, against real processes: about two hours on two cores, and less with make chaos
+# SEEDS=0-49. It goes on where it was interrupted; `make clean` forgets what was done.
+SEEDS ?= 0-499
+chaos: $(VENV)/.test
+	$(BIN)/python -m benchmarks.chaos --seeds $(SEEDS) --out out/chaos.jsonl --resume \
+		--summary benchmarks/results/chaos.json
+
+# A live run that is disturbed all the time, make soak MINUTES=15 for less of it.
+MINUTES ?= 120
+soak: $(VENV)/.test
+	$(BIN)/python -m benchmarks.soak --minutes $(MINUTES) --out out/soak.json
 
 lint: $(VENV)/.test $(VENV)/.lint
 	$(BIN)/ruff check .

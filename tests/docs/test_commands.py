@@ -170,7 +170,10 @@ def test_every_benchmark_takes_its_options(page: Document) -> None:
     """By their sources: some of them import torch, which takes seconds."""
     for line in page.code_lines(r"python -m"):
         module, *rest = line.words
-        source = (ROOT / f"{module.replace('.', '/')}.py").read_text(encoding="utf-8")
+        path = ROOT / module.replace(".", "/")
+        source = (path / "__main__.py" if path.is_dir() else path.with_suffix(".py")).read_text(
+            encoding="utf-8"
+        )
         for option in (word for word in rest if word.startswith("--")):
             assert f'"{option}"' in source, f"{line}: {module} has no {option}"
 

@@ -1,0 +1,183 @@
+"""Real `pedsam serve` processes that are kept from run to run, and what can be done to a process."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+import sys
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import aiohttp
+
+PEDSAM = (sys.executable, "-m", "pedsam")
+START_S = 120.0
+END_S = 30.0  # for a process to end, and for its own processes
+ANSWER_S = 30.0
+_JSON_REQUESTS = 20  # of one tile, 0.1 MB, under way when the process that reads them is killed
+_JSON_TRIES = 3  # after which it must be read again: the first may be the one that finds the process gone
+_JSON_S = 1.0  # within which it is killed
+
+
+class SiteProcess:
+    """One site. `port` is None while it is down; `wrong` collects what went wrong with the site itself."""
+
+    def __init__(self, folder: Path, name: str) -> None:
+        self.name = name
+        self.port: int | None = None
+        self.wrong: list[str] = []
+        self._log = folder / f"site-{name}.log"
+        self._looked_at = 0  # bytes of the log
+        self._process: asyncio.subprocess.Process | None = None
+
+    @property
+    def pid(self) -> int | None:
+        return self._process.pid if self._process is not None else None
+
+    async def start(self, port: int = 0) -> None:
+        """Start it unless it runs, and wait until it listens; on any free port, or on this one."""
+        if self._process is not None:
+            return
+        with self._log.open("ab") as log:
+            self._process = await asyncio.create_subprocess_exec(
+                *PEDSAM, "serve", "--port", str(port), "--threads", "1", "--backend", "onnxruntime-cpu",
+                stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE, stderr=log,
+                env={**os.environ, "PYTHONUNBUFFERED": "1"}, start_new_session=True,
+            )  # fmt: skip
+        assert self._process.stdout is not None  # noqa: S101
+        while line := await asyncio.wait_for(self._process.stdout.readline(), START_S):
+            if line.startswith(b"listening on "):
+                self.port = int(line.rsplit(b":", 1)[1])
+                return
+        raise RuntimeError(f"site {self.name} did not start; see {self._log}")
+
+    def send(self, number: signal.Signals) -> None:
+        if self._process is not None:
+            self._process.send_signal(number)
+
+    async def kill(self) -> None:
+        await self._end(signal.SIGKILL, -signal.SIGKILL)
+
+    async def terminate(self) -> None:
+        await self._end(signal.SIGTERM, 0)
+
+    async def _end(self, number: signal.Signals, expected: int) -> None:
+        """Send the signal; no process of it may be left, and it ends as expected."""
+        process, self._process, self.port = self._process, None, None
+        if process is None:
+            return
+        process.send_signal(number)
+        try:
+            code = await asyncio.wait_for(process.wait(), END_S)
+        except asyncio.TimeoutError:
+            self.wrong.append(f"site {self.name} did not end within {END_S:g} s of {number.name}")
+            process.kill()
+            code = expected
+            await process.wait()
+        if code != expected:
+            self.wrong.append(f"site {self.name} ended with {code} after {number.name}")
+        if left := await ended_session(process.pid):
+            self.wrong.append(f"site {self.name} left processes {left}")
+
+    async def kill_json_process(self, value: float) -> None:
+        """Kill what reads its large JSON, with requests under way; each gets an answer, and so does the next.
+
+        `value`, 0 to 1, says when: in the first half while the process may still be starting.
+        """
+        if self._process is None:
+            return
+        if value >= 0.5:
+            await self._ask_json()
+        asked = [asyncio.create_task(self._ask_json()) for _ in range(_JSON_REQUESTS)]
+        await asyncio.sleep(value % 0.5 * 2 * _JSON_S)
+        for pid in _spawned(self._process.pid):
+            os.kill(pid, signal.SIGKILL)
+        answers = [*await asyncio.gather(*asked), *[await self._ask_json() for _ in range(_JSON_TRIES)]]
+        if None in answers or answers[-1] != 200:
+            self.wrong.append(f"site {self.name} answered {answers} after its JSON process was killed")
+            await self.terminate()  # also where it hangs
+
+    async def _ask_json(self) -> int | None:
+        """The status of a tile sent as JSON numbers, None where no answer comes."""
+        inputs = [
+            {"name": "tile", "datatype": "UINT8", "shape": [1, 80, 80, 3], "data": [255] * 19200},
+            {"name": "index", "datatype": "INT32", "shape": [1, 1], "data": [0]},
+            {"name": "extent", "datatype": "INT32", "shape": [1, 2], "data": [80, 80]},
+        ]
+        outputs = [{"name": "embedding", "parameters": {"binary_data": True}}]
+        url = f"http://127.0.0.1:{self.port}/v2/models/window/infer"
+        timeout = aiohttp.ClientTimeout(total=ANSWER_S)
+        with contextlib.suppress(aiohttp.ClientError, asyncio.TimeoutError):
+            async with (
+                aiohttp.ClientSession(timeout=timeout) as http,
+                http.post(url, json={"inputs": inputs, "outputs": outputs}) as answer,
+            ):
+                await answer.read()
+                return answer.status
+        return None
+
+    async def check(self) -> list[str]:
+        """What is wrong with it after a run; one that does not answer any more is killed."""
+        self.send(signal.SIGCONT)
+        if self._process is not None and not await self._is_alive():
+            self.wrong.append(f"site {self.name} does not answer any more")
+            await self.kill()
+        with self._log.open("rb") as log:
+            log.seek(self._looked_at)
+            logged = log.read()
+            self._looked_at = log.tell()
+        if b"Traceback" in logged:
+            said = logged[logged.index(b"Traceback") :].decode("utf-8", "replace")
+            self.wrong.append(f"site {self.name} logged {said[:1500]}")
+        wrong, self.wrong = self.wrong, []
+        return wrong
+
+    async def _is_alive(self) -> bool:
+        url = f"http://127.0.0.1:{self.port}/v2/health/ready"
+        timeout = aiohttp.ClientTimeout(total=ANSWER_S)
+        with contextlib.suppress(aiohttp.ClientError, asyncio.TimeoutError):
+            async with aiohttp.ClientSession(timeout=timeout) as http, http.get(url) as answer:
+                return answer.status == 200
+        return False
+
+
+@contextlib.asynccontextmanager
+async def site_pool(folder: Path, names: str) -> AsyncIterator[dict[str, SiteProcess]]:
+    """Sites by name, none of them started yet; all are killed with the block."""
+    sites = {name: SiteProcess(folder, name) for name in names}
+    try:
+        yield sites
+    finally:
+        for site in sites.values():
+            await site.kill()
+
+
+def session_of(leader: int) -> list[int]:
+    """The living processes of a session (Linux); zombies are none."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):
+            state, _, _, session = path.read_text(encoding="latin-1").rpartition(")")[2].split()[:4]
+            if int(session) == leader and state != "Z":
+                found.append(int(path.parent.name))
+    return sorted(found)
+
+
+def _spawned(leader: int) -> list[int]:
+    """Processes of a session that Python's multiprocessing has started for work: not its resource tracker."""
+    return [pid for pid in session_of(leader) if b"spawn_main" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+
+
+async def ended_session(leader: int) -> list[int]:
+    """Wait until no process of a session is left; those that are after END_S are killed and returned."""
+    deadline = asyncio.get_running_loop().time() + END_S
+    while left := session_of(leader):
+        if asyncio.get_running_loop().time() > deadline:
+            for pid in left:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+            return left
+        await asyncio.sleep(0.1)
+    return []

@@ -1,0 +1,193 @@
+"""The proxy counts what is in the requests, and each distortion is what its name says."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import aiohttp
+import anyio
+import numpy as np
+import pytest
+
+from benchmarks.chaos.distortions import distort
+from benchmarks.chaos.faults import ANSWERS, LIES, Fault
+from benchmarks.chaos.film import FRAMES, SHAPES, Film, Pixels, make_film, windows_of
+from benchmarks.chaos.messages import HEADER_LENGTH, Message, answer, read_message
+from benchmarks.chaos.proxy import SiteProxy, Traffic
+from media.pictures import read_picture
+from stages import wire
+from stages.bundle import Bundle, shipped_bundle
+from stages.errors import WireError
+
+pytestmark = pytest.mark.anyio
+
+LATER = 1 << 20
+
+
+@pytest.fixture(scope="module")
+def film(tmp_path_factory: pytest.TempPathFactory) -> Film:
+    return make_film(0, tmp_path_factory.mktemp("film"))
+
+
+@pytest.fixture(scope="module")
+def shipped() -> Bundle:
+    return Bundle.load(shipped_bundle())
+
+
+def frame_of(film: Film, frame: int = 0) -> Pixels:
+    return read_picture(film.folder / f"{frame:03}.png")
+
+
+def tile_of(pixels: Pixels, window: int) -> Pixels:
+    """uint8 [1, 80, 80, 3]: what the edge sends of a window of a frame."""
+    top, left = window // 5 * 80, window % 5 * 80
+    tile = np.zeros((1, 80, 80, 3), np.uint8)
+    part = pixels[top : top + 80, left : left + 80]
+    tile[0, : part.shape[0], : part.shape[1]] = part
+    return tile
+
+
+def request(tile: Pixels, window: int) -> wire.Message:
+    index = np.array([[window]], np.int32)
+    return wire.encode_request({"tile": tile, "index": index, "extent": index.repeat(2, 1)}, ("embedding",))
+
+
+def good_answer(shipped: Bundle) -> Message:
+    """A window's embedding, as a site answers it."""
+    embedding = np.linspace(-2, 2, 5 * 5 * 192, dtype=np.float16).reshape(1, 5, 5, 192)
+    made = wire.encode_response({"embedding": embedding}, {"embedding": True})
+    return answer(
+        b"200 OK", made.body, **{HEADER_LENGTH.decode().replace("-", "_"): str(made.header_length).encode()}
+    )
+
+
+@asynccontextmanager
+async def proxied(traffic: Traffic, good: Message, *faults: Fault) -> AsyncIterator[str]:
+    """The proxy of site a, in front of a site that answers everything with `good`."""
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while await read_message(reader) is not None:
+            writer.write(good.encode())
+        writer.close()
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    port = server.sockets[0].getsockname()[1]
+    proxy = SiteProxy("a", "alpha", traffic, lambda: port, faults, seed=0)
+    async with proxy.running():
+        yield f"http://127.0.0.1:{proxy.port}/v2/models/window/infer"
+    server.close()
+
+
+async def send(url: str, *messages: wire.Message) -> list[bytes]:
+    """Each message's answer, over one connection."""
+    async with aiohttp.ClientSession() as http:
+        answers = []
+        for message in messages:
+            async with http.post(url, data=message.body, headers=message.headers) as found:
+                answers.append(await found.read())
+        return answers
+
+
+async def test_windows_are_counted_by_what_tiles_show(film: Film, shipped: Bundle) -> None:
+    probe = shipped.probe().inputs["tile"]
+    changed = tile_of(frame_of(film), 12)
+    changed[:, :, 40:] ^= 255
+    traffic = Traffic(film)
+    async with proxied(traffic, good_answer(shipped)) as url:
+        await send(url, request(tile_of(frame_of(film), 3), 3), request(tile_of(frame_of(film, 5), 14), 14))
+        assert traffic.windows == {(0, "alpha"): {3, 14}}
+        await send(url, request(probe[:1], 7))
+        assert traffic.windows == {(0, "alpha"): {3, 14}}
+        traffic.edge = 1
+        await send(url, request(tile_of(frame_of(film), 4), 9), request(changed, 12))
+    assert traffic.windows == {(0, "alpha"): {3, 14}, (1, "alpha"): {4, 12}}
+    assert (traffic.misnamed, traffic.changed, traffic.tiles["a"]) == (1, {12}, 4)
+
+
+def test_synthetic_tiles_resemble_no_film(film: Film) -> None:
+    """Black ones neither, though a tile of the film may be half padding."""
+    noise = np.random.default_rng(0).integers(0, 256, (80, 80, 3), np.uint8)
+    for tile in (noise, *(np.full((80, 80, 3), level, np.uint8) for level in (0, 99, 255))):
+        assert not film.resembles(tile)
+
+
+async def test_a_fault_begins_and_ends_by_the_tiles(film: Film, shipped: Bundle) -> None:
+    traffic = Traffic(film)
+    good = good_answer(shipped)
+    async with proxied(traffic, good, Fault("busy", "a", 1, 2, 0.0)) as url:
+        answers = await send(url, *[request(tile_of(frame_of(film), 3), 3)] * 4)
+    assert [found == good.body for found in answers] == [True, False, False, True]
+    assert traffic.done == {"busy": 2}
+
+
+async def test_another_tile_is_the_answer_to_an_earlier_one(film: Film, shipped: Bundle) -> None:
+    traffic = Traffic(film)
+    good = good_answer(shipped)
+    async with proxied(traffic, good, Fault("another_tile", "a", 1, LATER, 0.0)) as url:
+        answers = await send(
+            url, request(tile_of(frame_of(film), 3), 3), request(tile_of(frame_of(film), 4), 4)
+        )
+    assert answers == [good.body] * 2  # this site answers everything alike; what matters is that one comes
+
+
+@pytest.mark.parametrize("kind", ["stall", "cut_request", "cut_answer"])
+async def test_connections_that_end_or_hang(film: Film, shipped: Bundle, kind: str) -> None:
+    traffic = Traffic(film)
+    async with proxied(traffic, good_answer(shipped), Fault(kind, "a", 0, LATER, 0.5)) as url:
+        if kind == "stall":
+            with anyio.move_on_after(0.5) as hanging:
+                await send(url, request(tile_of(frame_of(film), 3), 3))
+            assert hanging.cancelled_caught
+        else:
+            with pytest.raises(aiohttp.ClientError):
+                await send(url, request(tile_of(frame_of(film), 3), 3))
+    assert traffic.windows == {(0, "alpha"): {3}}  # it was sent, whatever became of it
+
+
+@pytest.mark.parametrize("value", [0.0, 0.3, 0.6, 0.99])
+@pytest.mark.parametrize("kind", ["nan", "shape", "dtype", "json"])
+async def test_answers_that_are_none(shipped: Bundle, kind: str, value: float) -> None:
+    bad = distort(Fault(kind, "a", 0, 1, value), good_answer(shipped), np.random.default_rng(0))
+    length = bad.header(HEADER_LENGTH)
+    specs = [spec for spec in shipped.stage("window").outputs if spec.name == "embedding"]
+    try:
+        outputs = wire.decode_response(bad.body, length.decode() if length else None, specs, 1)
+    except WireError:
+        return
+    assert kind == "nan"
+    assert not np.isfinite(outputs["embedding"]).any()
+
+
+@pytest.mark.parametrize("kind", ["zeros", "noise", "other_weights"])
+async def test_answers_that_look_right(shipped: Bundle, kind: str) -> None:
+    good = good_answer(shipped)
+    bad = distort(Fault(kind, "a", 0, 1, 0.5), good, np.random.default_rng(0))
+    specs = [spec for spec in shipped.stage("window").outputs if spec.name == "embedding"]
+    right, wrong = (
+        wire.decode_response(each.body, (each.header(HEADER_LENGTH) or b"").decode(), specs, 1)["embedding"]
+        for each in (good, bad)
+    )
+    distance = np.sqrt(
+        np.mean((wrong - right).astype(np.float64) ** 2) / np.mean(right.astype(np.float64) ** 2)
+    )
+    assert distance == pytest.approx({"zeros": 1.0, "noise": 0.01, "other_weights": 2.5}[kind], rel=0.1)
+
+
+async def test_every_kind_of_answer_is_done_somewhere(shipped: Bundle) -> None:
+    by_the_proxy = {"stall", "cut_request", "cut_answer", "drip", "other_digest", "another_tile"}
+    for kind in {*ANSWERS, *LIES} - by_the_proxy:
+        good = good_answer(shipped)
+        for value in np.linspace(0, 0.999, 10):
+            changed = distort(Fault(kind, "a", 0, 1, float(value)), good, np.random.default_rng(0))
+            assert changed.encode() != good.encode()
+
+
+def test_films_fill_their_windows(tmp_path: Path) -> None:
+    for number in range(len(SHAPES)):
+        film = make_film(number, tmp_path / str(number))
+        last = frame_of(film, FRAMES - 1)
+        for window in windows_of(SHAPES[number]):
+            assert film.shown(tile_of(last, window)[0], window) == window
