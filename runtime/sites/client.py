@@ -98,7 +98,8 @@ class SiteClient:
     Misused when the fault is the caller's.
 
     Counts `bytes_up` and `bytes_down` of message bodies and `tiles` answered; `sent` are the window positions
-    this site was sent; `tile_s` is the time a tile takes, by the probes until whoever sends tiles knows better.
+    this site was sent; `tile_s` is the time a tile takes, by the probes until whoever sends tiles knows
+    better.
     """
 
     def __init__(

@@ -101,7 +101,7 @@ async def test_a_site_that_fails_its_tiles_is_not_trusted_for_its_probe(
         async with proxy.running() as url:
             urls["b"] = url
             listed = sites_file(tmp_path / "sites.toml", *urls.items())
-            async with run(mini_bundle, listed, source) as going:
+            async with run(mini_bundle, listed, source, "--spot-checks", "0") as going:
                 await going.says("answers its probe but fails its tiles")
                 first = len(proxy.tiles)
                 proxy.seen.clear()
