@@ -88,7 +88,7 @@ class SiteClient:
     """Talks to one site. Open with `async with`; nothing is sent before `connect`.
 
     Counts `bytes_up` and `bytes_down` of message bodies and `tiles` answered; `sent` are the window positions
-    this site was sent; `tile_s` is the time a tile takes, by the probes until whoever sends tiles knows better.
+    this site was sent; `tile_s` is the time a tile takes, as the probes showed or, later, tiles.
     """
 
     def __init__(
