@@ -53,6 +53,7 @@ async def test_what_a_run_did_can_be_scraped(mini_bundle: Bundle, tmp_path: Path
         assert found["pedsam_site_tiles_total", labels] == 15
         assert found["pedsam_site_bytes_up_total", labels] == site.bytes_up > 0
         assert found["pedsam_site_up", labels] == 1
+        assert found["pedsam_site_failures", labels] == 0
         assert found["pedsam_operator_windows_seen", site.operator] == 5
         assert found["pedsam_site_checks_total", labels] == site.checks
     assert found["pedsam_frames_doubtful_total", ""] == 0
@@ -82,6 +83,16 @@ async def test_what_the_board_does_can_be_scraped() -> None:
     untold = {"gpu_load_percent", "memory_available_bytes", "total_power_milliwatts"}
     told = {name.removeprefix("pedsam_board_") for name, _ in partly}
     assert {name.removeprefix("pedsam_board_") for name, _ in board} - told == untold
+
+
+async def test_a_site_that_fails_its_tiles_is_not_up_and_has_its_count() -> None:
+    live = FakeLive()
+    live.lose("b", "answered 500", state="failing", failures=3)
+    async with serve_metrics(live, MetricsOptions(port=0)) as line:
+        found = await scraped(line)
+    (operator,) = (site.operator for site in live.status().sites if site.name == "b")
+    assert found["pedsam_site_up", f"b {operator}"] == 0
+    assert found["pedsam_site_failures", f"b {operator}"] == 3
 
 
 async def test_off_loopback_keys_are_needed() -> None:

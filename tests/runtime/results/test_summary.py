@@ -77,6 +77,11 @@ def test_sites_are_shown_with_their_exposure_and_its_limits() -> None:
     assert "windows run at the edge" in text
 
 
+def test_a_site_that_fails_its_tiles_has_their_number() -> None:
+    text = "\n".join(printed(sites={"a": {**SITE, "state": "failing", "failures": 3}}))
+    assert "failing (3)" in text
+
+
 def test_the_board_has_rows_as_far_as_it_told() -> None:
     board = {
         "readings": 9,

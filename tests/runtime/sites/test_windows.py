@@ -150,12 +150,12 @@ async def hedging(bundle: Bundle, hasty: str = "", on_answer: OnAnswer | None = 
 async def test_a_late_site_is_passed_over_by_another_of_its_operator(mini_bundle: Bundle) -> None:
     """Nobody sees more than before. One request goes on, to see whether it is answered at all."""
     async with hedging(mini_bundle) as it:
-        before = it.ledger.exposed()
+        before, hedged = it.ledger.exposed(), it.encoder.statistics.hedged
         it.impostors["x"].script.extend([stall] * 100)
         with anyio.fail_after(60):
             await it.frame()
         assert it.ledger.exposed() == before
-        assert it.encoder.statistics.hedged == 5
+        assert it.encoder.statistics.hedged == hedged + 5
         assert it.encoder.statistics.redispatched == 0
         assert it.site("x").health is Health.READY
         await until(lambda: it.site("x").client.in_flight == 1)
@@ -226,10 +226,11 @@ async def test_a_site_that_is_slow_and_answers_in_the_end_stays(mini_bundle: Bun
 async def test_a_site_that_answers_other_tiles_does_not_hang(mini_bundle: Bundle) -> None:
     """One tile is lost on the way and never answered."""
     async with hedging(mini_bundle, hasty="x") as it:
+        hedged = it.encoder.statistics.hedged
         it.impostors["x"].script.append(stall)
         await it.frame()
         await until(lambda: it.site("x").client.in_flight == 0)
-        assert it.encoder.statistics.hedged == 1
+        assert it.encoder.statistics.hedged > hedged
         assert it.site("x").health is Health.READY
         assert it.notes.lines == []
 
