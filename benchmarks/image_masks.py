@@ -21,7 +21,9 @@ Masks = dict[tuple[int, str], dict[str, Any]]
 def read(path: Path) -> Masks:
     """COCO run-length encodings of a masks.jsonl, by frame and object."""
     lines = map(json.loads, path.read_text(encoding="utf-8").splitlines())
-    return {(line["frame"], line["object"]): line["segmentation"] for line in lines if line["segmentation"]}
+    return {
+        (line["frame"], line["object"]): line["segmentation"] for line in lines if line.get("segmentation")
+    }
 
 
 def compare(one: Masks, other: Masks) -> dict[tuple[int, str], float]:

@@ -27,8 +27,8 @@ from tests.support.processes import serving
 pytestmark = pytest.mark.anyio
 
 PROMPTS = Prompts((Prompt("cup", (150, 10, 450, 90)),))
-FRAMES = 30
-HONEST_TILES = 20  # of the liar, its synthetic ones among them
+FRAMES = 45
+HONEST_TILES = 14  # of the liar, its eight synthetic ones among them
 
 
 class Strip(Source):
@@ -91,13 +91,14 @@ def right(tmp_path_factory: pytest.TempPathFactory) -> dict[int, Any]:
     return masks(lines_of(out))
 
 
-@pytest.mark.parametrize("kind", ["zeros", "other", "noise"])
+# A check waits for four frames at most, and each of three sites is checked in turn; noise takes two checks.
+@pytest.mark.parametrize(("kind", "frames"), [("zeros", 30), ("other", 30), ("noise", 45)])
 async def test_a_site_that_begins_to_lie_is_found_and_the_frames_it_had_a_part_in_are_marked(
-    tmp_path: Path, urls: list[str], right: dict[int, Any], kind: str
+    tmp_path: Path, urls: list[str], right: dict[int, Any], kind: str, frames: int
 ) -> None:
     with lying(shipped_bundle(), urls[1], kind, HONEST_TILES) as url:
         sites = sites_file(tmp_path / "sites.toml", ("a", urls[0]), ("b", url), ("c", urls[2]))
-        summary, said = await run(tmp_path / "out", sites)
+        summary, said = await run(tmp_path / "out", sites, frames)
     states = {name: site["state"] for name, site in summary["sites"].items()}
     assert states == {"a": "ready", "b": "excluded", "c": "ready"}
     assert all(site["spot_checks"] for site in summary["sites"].values())
@@ -115,8 +116,7 @@ async def test_a_site_that_begins_to_lie_is_found_and_the_frames_it_had_a_part_i
     wrong = {frame for frame, mask in found.items() if mask != right[frame]}
     assert wrong <= doubtful
     assert wrong or kind == "noise"
-    after = set(range(max(doubtful) + 1, FRAMES))
-    assert len(after) >= 5  # within a few frames of its first lie
+    assert max(doubtful) < frames - 5
     # each mask is told to be in doubt by its own line, or by one that comes later
     written_before = named(doubts)
     for number, line in enumerate(lines):
