@@ -53,6 +53,38 @@ def test_the_demo_ends_as_the_page_shows() -> None:
     assert lines(shown)[3:] == lines(console.file.getvalue())
 
 
+def test_the_figures_of_reading_a_camera_are_measured() -> None:
+    found = measured("capture.json")
+    units = {
+        "frames/s": ("frames_per_s", 1, ""),
+        "processor time of a frame": ("processor_ms_a_frame", 1, " ms"),
+        "first picture after": ("first_picture_s", 2, " s"),
+    }
+    shown = {row[0]: row[1:] for row in table_rows(RESULTS.section("## Reading a camera"))}
+    assert shown == {
+        name: [rounded(found[way][key], digits) + unit for way in ("here", "process")]
+        for name, (key, digits, unit) in units.items()
+    }
+
+
+def test_the_counts_of_stopped_runs_are_measured() -> None:
+    found, text = measured("stops.json"), RESULTS.section("## Stopped runs")
+    counted = {
+        "while frames were under way": found["exit_codes_by_moment"]["frames under way"],
+        "during imports and options": found["exit_codes_by_moment"]["imports and options"],
+        "while camera, engines and sites were opened": found["exit_codes_by_moment"]["opening"],
+        "after the end": found["exit_codes_by_moment"]["after the end"],
+    }
+    shown = dict(row for row in table_rows(text) if row[0] in counted)
+    assert {name: sorted(counts.split(", ")) for name, counts in shown.items()} == {
+        name: sorted(f"{code}: {count}" for code, count in counts.items()) for name, counts in counted.items()
+    }
+    assert found["with_faults"] == []
+    assert f"{found['runs']} runs" in text
+    assert f"{found['two_signals']} of them by a second" in text
+    assert f"took {rounded(found['slowest_ending_s'], 1)} s to end" in text
+
+
 def test_the_readme_shows_a_part_of_it() -> None:
     (whole,) = RESULTS.blocks("")[:1]
     (part,) = (block for block in README.blocks("") if block.startswith("┏"))

@@ -120,6 +120,26 @@ anyio.run(main)
 """
 
 
+WRITING = """
+import anyio, os, signal
+from runtime.stopping import stopping
+async def main():
+    with stopping(lambda text: print(text, flush=True), lambda: None) as stop:
+        stop.then("stopping once the results are written")
+        os.kill(os.getpid(), signal.SIGTERM)
+        await anyio.sleep(0.01)
+        print("written")
+anyio.run(main)
+"""
+
+
+def test_a_signal_that_comes_while_results_are_written_waits_for_them() -> None:
+    line = [sys.executable, "-c", WRITING]
+    done = subprocess.run(line, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.splitlines() == ["stopping once the results are written", "written"]
+
+
 def test_the_third_signal_ends_the_process_whatever_it_does() -> None:
     line = [sys.executable, "-c", HANGING]
     done = subprocess.run(line, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)

@@ -162,9 +162,8 @@ def test_the_newest_picture_is_read_and_the_others_are_counted() -> None:
         until(lambda: camera.sent >= sent + 20)
         assert process.read() is not None
         assert process.skipped > 0  # what waited when it was asked
-        for _ in range(5):
-            picture = process.read()
-            assert picture is not None
+        picture = process.read()
+        assert picture is not None
         assert process.came_s is not None
         assert process.came_s <= time.perf_counter()
         assert picture.flags.c_contiguous
