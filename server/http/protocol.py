@@ -10,15 +10,18 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from typing import Any
 
-from aiohttp import HttpVersion11, web
+from aiohttp import HttpVersion11, web, web_protocol
 from aiohttp.http import RawRequestMessage
 
 from server.http.app import FAILED, error_answer
 
 PROBE_S = 0.5  # between looks whether a client that closed its half is still there
 _PROBE = b"HTTP/1.1 102 Processing\r\n\r\n"  # RFC 9110, 15.2: a client reads any number of these
+# Of one connection; aiohttp before 3.14 has no such limit.
+_MOST_WAITING = getattr(web_protocol, "MAX_MSG_QUEUE_SIZE", math.inf)
 _HEAD_END = b"\r\n\r\n"
 _CHUNKS_END = b"0\r\n\r\n"
 
@@ -26,7 +29,16 @@ _CHUNKS_END = b"0\r\n\r\n"
 class SiteProtocol(web.RequestHandler):
     """aiohttp's HTTP protocol; errors of its own are {"error": one sentence} too."""
 
-    __slots__ = ("_body_left", "_half_closed", "_message", "_passed", "_payload", "_probing", "_unanswered")
+    __slots__ = (
+        "_body_left",
+        "_half_closed",
+        "_held",
+        "_message",
+        "_passed",
+        "_payload",
+        "_probing",
+        "_unanswered",
+    )
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
@@ -34,16 +46,24 @@ class SiteProtocol(web.RequestHandler):
         self._payload: Any = None
         self._body_left = 0  # bytes of that body which are still to come, where its length is known
         self._passed = b""  # the last bytes that the parser got of what ends with a mark
+        self._held = b""  # while as many requests wait as aiohttp lets wait
         self._unanswered = 0
         self._half_closed = False
         self._probing: asyncio.TimerHandle | None = None
 
     def data_received(self, data: bytes) -> None:
-        """Pass data on request by request, up to the end of the last one."""
-        if not data:  # aiohttp goes on with what it held back
+        """Pass data on request by request, up to the end of the last one.
+
+        Without data aiohttp, which has stopped reading, goes on with what was held back.
+        """
+        if not data:
             self._pass_on(data)
+        data, self._held = self._held + data, b""
         start = 0
         while start < len(data) and not (self._is_whole and getattr(self._message, "should_close", False)):
+            if len(self._messages) >= _MOST_WAITING:
+                self._held = data[start:]
+                return
             end = self._end(data, start)
             self._pass_on(data[start:end])
             start = end

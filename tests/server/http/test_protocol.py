@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import anyio
 import anyio.lowlevel
 import pytest
 
-from server.http.protocol import PROBE_S
+from server.http.protocol import PROBE_S, SiteProtocol
 from server.serve import RunningSite
 from tests.support.clients import connected, dial, raw_infer
 from tests.support.fakes import FakeEngine, Gate, answers, fake_site, tiles, until
@@ -57,7 +58,8 @@ async def said(site: RunningSite, *parts: bytes, half: bool = True) -> bytes:
             for part in parts:
                 writer.write(part)
                 await writer.drain()
-                await anyio.lowlevel.checkpoint()
+                for _ in range(20):  # the site has the same loop: it accepts, and reads, meanwhile
+                    await anyio.lowlevel.checkpoint()
             if half:
                 writer.write_eof()
             return await reader.read()
@@ -73,6 +75,25 @@ async def test_a_half_closed_client_gets_every_answer_and_then_the_end(asked: li
         assert got.count(b"HTTP/1.1 200 OK") == requests
         assert got.count(b"HTTP/1.1") == requests
         await until(lambda: client.site.state.quotas.connections.taken == 0)
+
+
+async def test_few_requests_of_a_connection_are_held_whatever_comes_at_once() -> None:
+    gate = Gate()
+    async with connected(FakeEngine(gate)) as client:
+        reader, writer = await dial(client.site)
+        writer.write(raw_infer(1) + LIVE * 1000 + LAST)
+        await gate.entered.wait()
+        for protocol in [each for each in gc.get_objects() if isinstance(each, SiteProtocol)]:
+            assert len(protocol._messages) <= 32
+        gate.open()
+        with anyio.fail_after(60):
+            assert (await reader.read()).count(b"HTTP/1.1 200 OK") == 1002
+        writer.close()
+
+
+async def test_more_requests_at_once_than_are_held_are_answered_too() -> None:
+    async with connected() as client:
+        assert (await said(client.site, LIVE * 200)).count(b"HTTP/1.1 200 OK") == 200
 
 
 async def test_a_half_closed_client_whose_answer_takes_long_is_told_that_it_is_awaited() -> None:
