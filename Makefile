@@ -53,9 +53,11 @@ test-gpu: $(VENV)/.test
 test-triton: $(VENV)/.test $(TRITON_BIN)/.installed
 	TRITON_PYTHON=$(TRITON_BIN)/python $(BIN)/python -m pytest -m triton
 
-# make fuzz RUNS=10000000: coverage-guided fuzzing of the decoders; what breaks them is left in out/fuzz.
+# make fuzz RUNS=10000000: coverage-guided fuzzing of what a site reads of a request, and the edge of a site's answer;
+# what breaks them is left in out/fuzz.
 fuzz: $(VENV)/.test $(VENV)/.fuzz
 	$(BIN)/python -m tests.fuzz.wire -runs=$(RUNS)
+	$(BIN)/python -m tests.fuzz.sites -runs=$(RUNS)
 
 # Runs with faults drawn by seed, against real processes: about two hours on two cores, and less with make chaos
 # SEEDS=0-49. It goes on where it was interrupted; `make clean` forgets what was done.

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+from stages.stops import end_at_once, handle, interrupt_from_now_on, is_own_process, leave
+
+if is_own_process():
+    handle(end_at_once)  # before anything that takes time is imported
+
 import importlib
 import os
 from copy import copy
@@ -10,9 +15,10 @@ from typing import Any
 import click
 
 from stages.address import without_addresses
-from stages.console import lasting_output, open_missing_streams, print_anything
+from stages.console import finish_output, lasting_output, open_missing_streams, print_anything
 from stages.errors import PedsamError, printable, ungrouped
-from stages.problems import library_problem, system_problem
+from stages.machine import MB, Need, own_ceilings, require
+from stages.problems import library_problem, memory_problem, system_problem
 
 COMMANDS = {
     "export": ("export.cli", "Write a bundle from a SAM checkpoint."),
@@ -28,10 +34,16 @@ COMMANDS = {
     "evaluate": ("evaluation.cli", "Mean IoU on pictures whose instances are known."),
     "demo": ("runtime.demo.cli", "Three loopback sites and real pictures, start to finish."),
 }
+LOOP = "run"  # stops in its own way, and may leave threads behind
+
+
+LEAST = Need(40 * MB, 170 * MB)  # numpy alone; with less its libraries end the process
 
 
 class LazyGroup(click.Group):
     """Imports a command's package when the command is used: a site has no torch, an exporter no camera."""
+
+    name_used = ""  # of the command
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(COMMANDS)
@@ -40,9 +52,12 @@ class LazyGroup(click.Group):
         if name not in COMMANDS:
             return None
         try:
+            require(LEAST, f"pedsam {name}", own_ceilings())
             module = importlib.import_module(COMMANDS[name][0])
+        except PedsamError:
+            raise
         except Exception as exc:
-            if sentence := library_problem(name, exc):
+            if sentence := memory_problem(exc) or library_problem(name, exc):
                 raise click.ClickException(printable(sentence)) from exc
             raise
         command: click.Command = module.command
@@ -51,32 +66,51 @@ class LazyGroup(click.Group):
     def main(self, *args: Any, **kwargs: Any) -> Any:
         open_missing_streams()
         print_anything()
-        return super().main(*args, **kwargs)
+        try:
+            with lasting_output():
+                return super().main(*args, **kwargs)
+        except SystemExit as exc:
+            if is_own_process() and self.name_used == LOOP:
+                leave(int(exc.code or 0))
+            raise
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
         name, command, rest = super().resolve_command(ctx, args)
+        self.name_used = name or ""
+        if name != LOOP:
+            interrupt_from_now_on()
         if name is not None and command is not None and not isinstance(command, click.Group):
             _warn_of_unknown_variables(name, command)
         return name, command, rest
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
-            with lasting_output(), ungrouped():
-                return super().invoke(ctx)
+            with ungrouped():
+                result = super().invoke(ctx)
+            finish_output()
+            return result
         except PedsamError as exc:
-            raise click.ClickException(printable(str(exc))) from exc
+            failure = click.ClickException(printable(str(exc)))
+            failure.exit_code = exc.exit_code  # type: ignore[misc]
+            raise failure from exc
         except click.UsageError as exc:  # click repeats what it does not take, a camera's address too
             raise click.UsageError(_usage_sentence(exc), exc.ctx) from exc
+        except click.ClickException:
+            raise
         except Exception as exc:
-            if sentence := library_problem(ctx.invoked_subcommand or "", exc) or system_problem(exc):
+            if sentence := _problem(ctx.invoked_subcommand or "", exc):
                 raise click.ClickException(printable(sentence)) from exc
             raise
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):
             formatter.write_dl([(name, text) for name, (_, text) in COMMANDS.items()])
+
+
+def _problem(name: str, exc: Exception) -> str | None:
+    return memory_problem(exc) or library_problem(name, exc) or system_problem(exc)
 
 
 def _usage_sentence(exc: click.UsageError) -> str:

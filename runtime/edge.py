@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 from collections.abc import AsyncIterator, Callable, Collection, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 from anyio import to_thread
@@ -17,11 +16,13 @@ from runtime.sites.config import SiteConfig, operator_caps, read_sites
 from runtime.sites.health import Sites
 from runtime.sites.ledger import ExposureLedger
 from runtime.sites.reuse import Reuse
-from runtime.sites.windows import OnAnswer, open_sites
+from runtime.sites.spot_checks import SpotCheckOptions, SpotChecks, checking
+from runtime.sites.windows import OnAnswer, SiteWindows, open_sites
 from stages.bundle import Bundle
 from stages.engines.backends import engine_factories
 from stages.engines.thread import EngineThread
 from stages.errors import InputError, ungrouped
+from stages.needs import require_edge
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,7 +30,8 @@ class EdgeOptions:
     """How the edge computes and whom it trusts; see the help of `pedsam run`.
 
     Without `sites` every window runs here. `wire` None is the bundle's own format. `ledger` None is beside
-    `sites`. `reuse_threshold` is in grey levels, see `runtime.sites.reuse`.
+    `sites`. `reuse_threshold` is in grey levels, see `runtime.sites.reuse`. At most
+    `spot_checks` windows a second are checked, 0 for none, in `spot_check_share` of the engine's time.
     """
 
     sites: Path | None = None
@@ -41,18 +43,21 @@ class EdgeOptions:
     insecure: bool = False
     ledger: Path | None = None
     reuse_threshold: float = 0.0
+    spot_checks: float = SpotCheckOptions.rate
+    spot_check_share: float = SpotCheckOptions.share
 
 
 @dataclass(frozen=True)
 class Edge:
     """What is open while `open_edge` runs: engines for "global" and "decoder", the way to image embeddings,
-    the sites, and what each operator has seen."""
+    the sites, and what each operator has seen. `spot_checks` is None where no site is checked."""
 
     engines: EngineThread
     encoder: ImageEncoder
     sites: Sites
     ledger: ExposureLedger
     wire_format: str
+    spot_checks: SpotChecks | None
 
     @property
     def served_by_sites(self) -> bool:
@@ -71,7 +76,8 @@ async def open_edge(
     """Engines and sites for frames of these (height, width), open while the block runs.
 
     Raises a PedsamError, before any tile is sent, for whatever can be known to be wrong by then.
-    `on_message` gets sentences for a person when sites fail and come back; sites word part of them.
+    `on_message` gets sentences for a person when sites or the ledger fail and come back, those of the ledger
+    in another thread; sites word part of them.
     `on_answer` is told of every answer of a site.
     """
     wire_format = choose_wire(bundle, options.wire)
@@ -79,9 +85,10 @@ async def open_edge(
     check_exposure(configs, options.accept_exposure)
     windows = {window for size in sizes for window in bundle.geometry.windows_with_picture(*size)}
     names = ["global", "decoder", *(["window"] if not configs or bundle.has("window") else [])]
+    require_edge(bundle, names, options.backend, options.threads)
     factories = engine_factories(bundle, names, options.backend, options.threads)
     clients = [SiteClient(config, bundle, wire_format) for config in configs]
-    with ungrouped(), await _open_ledger(configs, len(windows), options) as ledger:
+    with ungrouped(), await _open_ledger(configs, len(windows), options, on_message) as ledger:
         operators = {config.operator for config in configs}
         check_earlier_exposure(ledger, operators, windows, options.accept_exposure, on_message)
         async with EngineThread(factories) as engines:
@@ -96,7 +103,25 @@ async def open_edge(
                 on_answer=on_answer,
             ) as sites:
                 encoder = ImageEncoder(bundle, engines, sites, local, Reuse(options.reuse_threshold))
-                yield Edge(engines, encoder, sites.sites, ledger, wire_format)
+                async with _spot_checks(
+                    sites, encoder, local, bundle, wire_format, options, on_message
+                ) as checks:
+                    yield Edge(engines, encoder, sites.sites, ledger, wire_format, checks)
+
+
+def _spot_checks(
+    sites: SiteWindows,
+    encoder: ImageEncoder,
+    local: LocalWindows | None,
+    bundle: Bundle,
+    wire_format: str,
+    options: EdgeOptions,
+    on_message: Callable[[str], None],
+) -> contextlib.AbstractAsyncContextManager[SpotChecks | None]:
+    if local is None or not options.sites or not options.spot_checks:
+        return contextlib.nullcontext()
+    chosen = SpotCheckOptions(options.spot_checks, options.spot_check_share)
+    return checking(sites, local, encoder.doubts, bundle, wire_format, chosen, on_message)
 
 
 def check_exposure(sites: Sequence[SiteConfig], accept: bool) -> None:
@@ -137,11 +162,15 @@ def check_earlier_exposure(
         )
 
 
-async def _open_ledger(sites: Sequence[SiteConfig], windows: int, options: EdgeOptions) -> ExposureLedger:
+async def _open_ledger(
+    sites: Sequence[SiteConfig], windows: int, options: EdgeOptions, on_message: Callable[[str], None]
+) -> ExposureLedger:
     """The ledger where it is asked for, else beside sites.toml; without sites one in memory."""
     operators, caps = _shares(sites, windows)
     path = ledger_path(options.sites, options.ledger)
-    return await to_thread.run_sync(partial(ExposureLedger.open, path, operators, caps, options.new_session))
+    return await to_thread.run_sync(
+        ExposureLedger.open, path, operators, caps, options.new_session, on_message
+    )
 
 
 def check_ledger(sites: Sequence[SiteConfig], windows: Collection[int], options: EdgeOptions) -> None:

@@ -14,11 +14,12 @@ from functools import partial
 import anyio
 
 from runtime.frames.canvas import Canvas
+from runtime.results.doubts import Doubts
 from runtime.results.measurements import WindowStatistics
-from runtime.sites.client import to_embedding
+from runtime.sites.answers import to_embedding
 from runtime.sites.ledger import ExposureLedger
 from runtime.sites.reuse import CachedWindow, Reuse
-from runtime.sites.windows import SiteWindows, open_sites
+from runtime.sites.windows import Answer, SiteWindows, open_sites
 from stages.bundle import Bundle
 from stages.engines.thread import EngineThread
 from stages.tensors import Array
@@ -40,6 +41,11 @@ class LocalWindows:
         self._engines = engines
         self._outputs = ["embedding_q8", "scale"] if wire_format == "int8" else ["embedding"]
 
+    @property
+    def mean_s(self) -> float:
+        """Seconds of the engine that a window takes."""
+        return self._engines.mean_s("window")
+
     async def embed(self, window: int, inputs: Mapping[str, Array], order: int = 0) -> Array:
         """The embedding [w, w, D] of a tile, rounded as the wire would."""
         outputs = await self._engines.infer("window", inputs, self._outputs, order=order)
@@ -57,35 +63,39 @@ class WindowRunner:
     async def grant(self, windows: Sequence[int]) -> None:
         """Have the ledger grant what a frame will show to whom, before any of it leaves.
 
-        Raises FrameLost, and nothing is granted, when a window can run nowhere.
+        Raises FrameLost, and nothing leaves, when a window can run nowhere.
         """
         for window in windows:
             if self.local is None and not self.sites.router.has_site(window):
                 raise self._lost(window)
         await self.sites.router.grant_together(windows)
+        for window in windows:
+            if self.local is None and self.sites.placement.withheld(window):
+                raise self._lost(window)
 
-    async def embed(self, window: int, inputs: Mapping[str, Array], order: int) -> Array:
-        """The embedding [w, w, D] of a tile. Raises FrameLost."""
-        embedding = await self.sites.embed(window, inputs)
-        if embedding is not None:
-            return embedding
+    async def embed(self, window: int, inputs: Mapping[str, Array], order: int) -> Answer:
+        """The embedding of a tile. Raises FrameLost."""
+        answer = await self.sites.embed(window, inputs)
+        if answer is not None:
+            return answer
         if self.local is None:
             raise self._lost(window)
         self.sites.statistics.local_windows += 1
-        return await self.local.embed(window, inputs, order)
+        return Answer(await self.local.embed(window, inputs, order))
 
     def _lost(self, window: int) -> FrameLost:
-        reason = self.sites.placement.why_unavailable(window)
+        reason, remedy = self.sites.placement.why_unavailable(window)
         return FrameLost(
-            f"{reason}, and this bundle has no window stage to run here; add a spare site or copy the window "
-            "stage to the edge"
+            f"{reason}, and this bundle has no window stage to run here; {remedy} or copy the window stage "
+            "to the edge"
         )
 
 
 class ImageEncoder:
     """Turns canvases into image embeddings, several at once.
 
-    `engines` run "global"; `local` is None where this machine has no window engine.
+    `engines` run "global"; `local` is None where this machine has no window engine. `doubts` knows which
+    sites the windows of a frame came from.
     """
 
     def __init__(
@@ -98,6 +108,7 @@ class ImageEncoder:
     ) -> None:
         self.windows = WindowRunner(sites, local)
         self.reuse = reuse or Reuse(None)
+        self.doubts = Doubts()
         self._engines = engines
         self._sites = sites
         self._padding = bundle.padding_embeddings()
@@ -169,11 +180,13 @@ class _Tile:
 class Encoding:
     """One canvas on its way to its image embedding; made by ImageEncoder.start. `collect`, then `finish`.
 
-    `embeddings` [windows, w, w, D] are those of padding, and of picture as they come.
+    `embeddings` [windows, w, w, D] are those of padding, and of picture as they come; `sites` computed some
+    of them.
     """
 
     def __init__(self, encoder: ImageEncoder, canvas: Canvas, order: int, embeddings: Array) -> None:
         self.embeddings = embeddings
+        self.sites: set[str] = set()
         self._encoder = encoder
         self._canvas = canvas
         self._order = order
@@ -188,6 +201,7 @@ class Encoding:
             self._count()
             await self._encoder.windows.grant([tile.window for tile in tiles if not tile.reused])
             await self._fetch(tiles)
+        self._encoder.doubts.used(self._order, self.sites)
         self._collected = True
 
     async def finish(self) -> Array:
@@ -224,7 +238,10 @@ class Encoding:
 
         async def fetch(tile: _Tile) -> None:
             try:
-                self.embeddings[tile.window] = await self._embed(tile)
+                answer = await self._embed(tile)
+                self.embeddings[tile.window] = answer.embedding
+                if answer.site is not None:
+                    self.sites.add(answer.site)
             except FrameLost as exc:
                 lost.append(exc)
                 tasks.cancel_scope.cancel()
@@ -235,7 +252,7 @@ class Encoding:
         if lost:
             raise lost[0]
 
-    async def _embed(self, tile: _Tile) -> Array:
+    async def _embed(self, tile: _Tile) -> Answer:
         if not tile.reused:
             return await self._compute(tile.window, tile.cached)
         earlier = await tile.cached.result()
@@ -245,7 +262,7 @@ class Encoding:
         self._encoder.statistics.windows_reused += 1
         return earlier
 
-    async def _compute(self, window: int, cached: CachedWindow) -> Array:
+    async def _compute(self, window: int, cached: CachedWindow) -> Answer:
         embed = self._encoder.windows.embed
         return await cached.compute(partial(embed, window, cached.inputs, self._order))
 

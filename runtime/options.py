@@ -233,6 +233,21 @@ REUSE_THRESHOLD = click.Option(
     help="Do not send a window again that changed by no more grey levels on average, for still cameras. "
     "A tile that comes tells its site that something moved in that window.",
 )
+SPOT_CHECKS = click.Option(
+    ["--spot-checks"],
+    type=Number(0, 1000),
+    default=EdgeOptions.spot_checks,
+    show_default=True,
+    help="Compute at most so many windows a second again that sites have answered, to find a site that lies; "
+    "0: none.",
+)
+SPOT_CHECK_SHARE = click.Option(
+    ["--spot-check-share"],
+    type=Number(0, 1, min_open=True),
+    default=EdgeOptions.spot_check_share,
+    show_default=True,
+    help="Spend no more of the edge's engine time on that.",
+)
 OUT = click.Option(["--out"], type=PATH, help="Directory for masks, overlays and summary.json.")
 RECORD = click.Option(
     ["--record/--no-record"],
@@ -284,7 +299,9 @@ TABLES: Mapping[str, tuple[click.Option, ...]] = {
         BUNDLE, BACKEND, THREADS, WIRE, IN_FLIGHT, KEYFRAME_EVERY, MAX_FPS, MAX_MBIT, BOXES, POINTS, TRACK,
         PROMPTS, STATE, ALLOW_UNDISTILLED, VERIFY, DRY_RUN,
     ),
-    "privacy": (SITES, ACCEPT_EXPOSURE, NEW_SESSION, INSECURE, LEDGER, REUSE_THRESHOLD),
+    "privacy": (
+        SITES, ACCEPT_EXPOSURE, NEW_SESSION, INSECURE, LEDGER, REUSE_THRESHOLD, SPOT_CHECKS, SPOT_CHECK_SHARE,
+    ),
     "sinks": (
         OUT, RECORD, RECORD_MB, TRACE, PREVIEW, PREVIEW_HOST, PREVIEW_KEYS, PREVIEW_WIDTH, METRICS_PORT,
         METRICS_HOST, METRICS_KEYS, HEARTBEAT,
@@ -306,7 +323,18 @@ KINDS: Mapping[str, frozenset[str]] = {
 }
 LIVE_ALONE = frozenset({"record_mb", "state"})
 NEEDS: Mapping[str, str] = {
-    **dict.fromkeys(("accept_exposure", "new_session", "insecure", "ledger", "max_mbit"), "sites"),
+    **dict.fromkeys(
+        (
+            "accept_exposure",
+            "new_session",
+            "insecure",
+            "ledger",
+            "max_mbit",
+            "spot_checks",
+            "spot_check_share",
+        ),
+        "sites",
+    ),
     **dict.fromkeys(("preview_host", "preview_keys", "preview_width"), "preview"),
     **dict.fromkeys(("metrics_host", "metrics_keys"), "metrics_port"),
     "record_mb": "record",

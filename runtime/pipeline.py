@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import enum
 import time
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
@@ -85,6 +85,7 @@ class FrameJob:
     recent: RecentFrame | None = None
     windows_done: anyio.Event = field(default_factory=anyio.Event)
     encoding: Encoding | None = None  # once all windows have come
+    sites: Collection[str] = ()  # that computed windows of the model run its masks come from
     objects: list[FollowedObject] = field(default_factory=list)
     reason: str = ""
 
@@ -124,6 +125,7 @@ class Pipeline:
         self._windows_s = self._engines_s = 0.0  # moving averages of a frame
         self._stopping = False
         self._last_unsegmented = True
+        self._masks_from: Collection[str] = ()  # sites of the last model run, from which masks are carried
 
     def stop(self) -> None:
         """Read no further frame; those under way are completed."""
@@ -252,7 +254,7 @@ class Pipeline:
                 started = time.perf_counter()
                 encoding = self._encoder.start(_required(job.recent).canvas, job.frame.number)
                 await encoding.collect()
-                job.encoding = encoding
+                job.encoding, job.sites = encoding, encoding.sites
                 self._pace.sent(self._encoder.bytes_up)
                 self._record_step("windows", job, started)
                 self._windows_s = _smooth(self._windows_s, time.perf_counter() - started)
@@ -299,8 +301,11 @@ class Pipeline:
         if job.fate is Fate.UNSEGMENTED:
             self._follower.keep(_required(job.recent))
         elif job.fate is Fate.CARRIED:
+            job.sites = self._masks_from
+            self._encoder.doubts.used(job.frame.number, job.sites)
             job.objects = await self._follower.carry(_required(job.recent))
         elif job.fate is Fate.COMPUTED:
+            self._masks_from = job.sites
             job.objects = await self._follower.compute(_required(job.recent))
         elif job.fate is Fate.REVISITED:
             await self._follower.compute_waiting(_required(job.recent))
@@ -318,6 +323,7 @@ class Pipeline:
                         self._unwritten_pixels -= _area(job.frame)
                         if full:
                             self._begun.notify()
+        await to_thread.run_sync(self._tell_of_doubts)
 
     async def _write(self, job: FrameJob) -> None:
         measured = self.measured
@@ -343,10 +349,17 @@ class Pipeline:
     def _result(self, job: FrameJob) -> FrameResult:
         """The frame with the masks of its objects, after all sinks took it."""
         canvas = _required(job.recent).canvas
-        result = FrameResult(job.frame, tuple(_object_result(each, canvas) for each in job.objects))
+        doubtful = self._encoder.doubts.has(job.frame.number, job.sites)
+        result = FrameResult(job.frame, tuple(_object_result(each, canvas) for each in job.objects), doubtful)
+        self._tell_of_doubts()
         for sink in self._sinks:
             sink.write(result)
         return result
+
+    def _tell_of_doubts(self) -> None:
+        for doubt in self._encoder.doubts.take_untold():
+            for sink in self._sinks:
+                sink.doubt(doubt)
 
     def _record_step(self, step: str, job: FrameJob, started_s: float) -> None:
         now_s = time.perf_counter()

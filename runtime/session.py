@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import signal
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
@@ -29,8 +28,9 @@ from runtime.objects.follower import Follower
 from runtime.objects.prompts import Prompts
 from runtime.objects.registry import ObjectRegistry
 from runtime.pipeline import Pipeline
+from runtime.results.doubts import Doubts
 from runtime.results.measurements import RunMeasurements
-from runtime.results.outcome import nothing_done, shortfalls
+from runtime.results.outcome import nothing_done, shortfalls, stopped_early
 from runtime.results.recording import Recording
 from runtime.results.run_folder import (
     MASKS,
@@ -54,8 +54,10 @@ from runtime.results.summary import summarise, write_summary
 from runtime.results.trace import NO_TRACE, Trace, check_trace
 from runtime.results.verify import iou_with_unsplit
 from runtime.run_options import RunOptions, check_run, required_out
+from runtime.stopping import Stop, stopping
 from stages.bundle import Bundle
-from stages.errors import InputError
+from stages.errors import InputError, Stopped
+from stages.stops import exit_code
 
 LOST_TOLD = 5  # lost frames that are told one by one
 _ENDLESS = (TextColumn("{task.description}"), TextColumn("{task.completed}"), TimeElapsedColumn())
@@ -74,6 +76,7 @@ class _Run:
     options: RunOptions
     messages: Messages
     folder: RunFolder | None
+    stop: Stop
 
     @property
     def keeps_earlier(self) -> bool:
@@ -104,31 +107,38 @@ async def run_session(
     What a person is to know goes through `messages`, by default new ones on `console`. `nothing_done` of the
     summary says why the run did nothing, if it did not.
 
-    Raises a PedsamError, before anything is sent, for whatever can be known to be wrong by then.
+    Signals end it as `runtime.stopping` says. Raises a PedsamError, before anything is sent, for whatever can
+    be known to be wrong by then, and Stopped when a signal came before the first frame was asked for.
     """
     messages = messages or Messages(console)
-    check_run(bundle, source, options, here=False)
-    if options.trace:
-        check_trace(options.trace)  # it is written at the end
-    with _out_folder(source, options) as folder:
-        run = _Run(bundle, source, options, messages, folder)
-        async with (
-            beating(options.heartbeat, _about(messages, "heartbeat"), options.pipeline.max_fps) as heartbeat,
-            telling(messages, lambda: source.warnings),
-            _opened(source) as sizes,
-        ):
-            prompts = prompts.inside(sizes, messages.tell, source.examples)
-            for doubt in (*prompts.doubts(), *options.doubts(source, watched=bool(watchers))):
-                messages.warn(doubt)
-            summary = await _run(run, sizes, prompts, watchers, heartbeat)
+    summary: dict[str, Any] | None = None
+    with stopping(messages.tell, source.stop) as stop, stop.instead_of_errors():
+        check_run(bundle, source, options, here=False)
+        if options.trace:
+            check_trace(options.trace)  # it is written at the end
+        with _out_folder(source, options) as folder:
+            run = _Run(bundle, source, options, messages, folder, stop)
+            summary = await _session(run, prompts, watchers)
+    if summary is None:
+        raise Stopped(stopped_early(str(stop.name)), exit_code(signal.Signals[str(stop.name)]))
+    return summary
+
+
+async def _session(run: _Run, prompts: Prompts, watchers: Sequence[Watcher]) -> dict[str, Any]:
+    source, options, messages = run.source, run.options, run.messages
+    async with (
+        beating(options.heartbeat, _about(messages, "heartbeat"), options.pipeline.max_fps) as heartbeat,
+        telling(messages, lambda: source.warnings),
+        _opened(source) as sizes,
+    ):
+        prompts = prompts.inside(sizes, messages.tell, source.examples)
+        for doubt in (*prompts.doubts(), *options.doubts(source, watched=bool(watchers))):
+            messages.warn(doubt)
+        summary = await _run(run, sizes, prompts, watchers, heartbeat)
+    run.write_summary(summary)
+    if options.verify:
+        await _add_verify(run, prompts, summary)
         run.write_summary(summary)
-        if options.verify:
-            summary["iou_with_unsplit"] = await _verify(run, prompts)
-            if summary["iou_with_unsplit"] is None:
-                nothing = "nothing was done by --verify: there is no mask to compare"
-                messages.warn(nothing)
-                summary["nothing_done"] = summary["nothing_done"] or nothing
-            run.write_summary(summary)
     return summary
 
 
@@ -186,19 +196,21 @@ async def _run(
                         _watched(live, watchers, messages.console),
                         saving_objects(options.state, objects, pipeline.frames, _about(messages, "objects")),
                     ):
-                        with _stop_on_signal(pipeline, messages.tell):
-                            measured = await pipeline.run(source)
+                        run.stop.then("stopping after the frames under way", pipeline.stop)
+                        measured = await pipeline.run(source)
+                        run.stop.then("stopping once the results are written")
     messages.report_all()  # what was held back of frames comes before what is said of all of them
-    _warn_of_shortfalls(messages, measured, prompts, source, pipeline)
+    _warn_of_shortfalls(messages, measured, prompts, source, pipeline, edge.encoder.doubts)
     asked = bool(prompts.entries) and not source.live
-    nothing = nothing_done(measured, asked=asked, stopped=pipeline.stopped)
+    nothing = nothing_done(measured, asked=asked, stopped=run.stop.name)
     if run.folder is not None and run.keeps_earlier:
         kept = f"{run.folder.path} still holds the results of an earlier run"
         if nothing is None:
             messages.warn(kept)
         else:
             nothing += f"; {kept}"
-    summary = summarise(bundle, edge, measured, source.dropped, board.summary()) | {"nothing_done": nothing}
+    summary = summarise(bundle, edge, measured, source.dropped, board.summary())
+    summary |= {"nothing_done": nothing, "stopped": run.stop.name}
     if options.trace:
         run.write_summary(summary)  # a trace that cannot be written takes nothing away
         await to_thread.run_sync(trace.write, options.trace)
@@ -227,10 +239,15 @@ def _telling_lost(messages: Messages) -> Callable[[Frame, str], None]:
 
 
 def _warn_of_shortfalls(
-    messages: Messages, measured: RunMeasurements, prompts: Prompts, source: Source, pipeline: Pipeline
+    messages: Messages,
+    measured: RunMeasurements,
+    prompts: Prompts,
+    source: Source,
+    pipeline: Pipeline,
+    doubts: Doubts,
 ) -> None:
     complete = not source.live and not pipeline.stopped
-    for text in shortfalls(measured, prompts if complete else Prompts(())):
+    for text in shortfalls(measured, prompts if complete else Prompts(()), doubts.all):
         messages.warn(text)
 
 
@@ -245,6 +262,20 @@ async def _watched(live: Live, watchers: Sequence[Watcher], console: Console) ->
             line = await stack.enter_async_context(watcher(live))
             console.print(line)
         yield
+
+
+async def _add_verify(run: _Run, prompts: Prompts, summary: dict[str, Any]) -> None:
+    """Add how well the masks are those of the unsplit model. A signal that comes only now ends that."""
+    summary["iou_with_unsplit"] = None
+    with CancelScope() as scope:
+        if run.stop.name is None:
+            run.stop.then("stopping: --verify is left undone", scope.cancel)
+        summary["iou_with_unsplit"] = await _verify(run, prompts)
+    if summary["iou_with_unsplit"] is None and not scope.cancelled_caught:
+        nothing = "nothing was done by --verify: there is no mask to compare"
+        run.messages.warn(nothing)
+        summary["nothing_done"] = summary["nothing_done"] or nothing
+    run.stop.then("stopping once the results are written")
 
 
 async def _verify(run: _Run, prompts: Prompts) -> float | None:
@@ -314,27 +345,3 @@ def _progress(console: Console, total: int | None, what: str) -> Iterator[Any]:
     with Progress(*columns, console=console, transient=True) as progress:
         task = progress.add_task(what, total=total)
         yield lambda done: progress.update(task, completed=done)
-
-
-@contextlib.contextmanager
-def _stop_on_signal(pipeline: Pipeline, say: Callable[[str], None]) -> Iterator[None]:
-    """The first Ctrl-C, SIGTERM or SIGHUP (the terminal is closed) ends the run after the frames under way,
-    with complete files; the second one aborts. A SIGHUP that is ignored, as by nohup, stays so."""
-    running = asyncio.get_running_loop()
-    signals = [signal.SIGINT, signal.SIGTERM]
-    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
-        signals.append(signal.SIGHUP)
-
-    def stop() -> None:
-        for each in signals:
-            running.remove_signal_handler(each)
-        pipeline.stop()
-        say("stopping after the frames under way")
-
-    for each in signals:
-        running.add_signal_handler(each, stop)
-    try:
-        yield
-    finally:
-        for each in signals:
-            running.remove_signal_handler(each)

@@ -21,6 +21,7 @@ _OPTIONS: tuple[tuple[str, str, click.ParamType[Any], str], ...] = (
     ("--header-timeout", "header_s", _SECONDS, "Seconds for the head of a request."),
     ("--read-timeout", "read_s", _SECONDS, "Seconds for the body of a request."),
     ("--write-timeout", "write_s", _SECONDS, "Seconds for a client to read its answer."),
+    ("--json-timeout", "json_s", _SECONDS, "Seconds to read, or to write, the JSON of a request."),
     ("--idle-timeout", "idle_s", _SECONDS, "Seconds a connection without requests is kept."),
 )
 

@@ -25,8 +25,9 @@ class Limits:
     `connections` may be open, `per_address` of them from one address (IPv6: one /64 network). The head of a
     request must arrive within `header_s` of the connection or of its first byte; a connection without a
     request is kept for `idle_s`. A body must arrive within `read_s`, with at least a byte every `stall_s`; a
-    response must be read within `write_s`. At most `requests` for inference are in progress, and their bodies
-    and responses together take at most `memory_mib`, half of it for one address.
+    response must be read within `write_s`. JSON must be read, or written, within `json_s`. At most `requests`
+    for inference are in progress, and their bodies and responses together take at most `memory_mib`, half of
+    it for one address.
     """
 
     connections: int = 256
@@ -38,6 +39,7 @@ class Limits:
     read_s: float = 30.0
     stall_s: float = 10.0
     write_s: float = 30.0
+    json_s: float = 20.0  # a hundred times what an honest tile takes, the start of the process included
 
     @property
     def memory_share_bytes(self) -> int:

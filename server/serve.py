@@ -4,7 +4,8 @@ It listens first and then loads its engines, which may take minutes: meanwhile i
 requests are answered 503. Shutdown has phases: (1) the socket stops listening, readiness turns false and new
 requests on open connections are answered 503, (2) requests in progress finish, for at most `grace_s`, (3)
 tiles that still wait or run are answered 503, other requests are cancelled and open connections are aborted,
-(4) the engines close, after their current call.
+(4) the engines close, after their current call. What is not done FORCED_S after the grace period is given up
+and the process ends; a second signal ends it at once.
 """
 
 from __future__ import annotations
@@ -12,21 +13,23 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import math
+import os
 import signal
 from collections.abc import AsyncIterator, Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
 import anyio
 
-from server.http.app import PUBLIC_PATHS, SiteHandlers
+from server.http.app import PUBLIC_PATHS, SiteHandlers, answer_limit, body_limit
 from server.http.connections import Tls
 from server.http.endpoint import Address, Endpoint
 from server.keys import load_keys, renew
 from server.limits import MIB, Limits, Quota
 from server.logs import facts
-from server.model.batcher import Batcher
+from server.model.batcher import STALL_S, Batcher
 from server.model.versions import STAGE, loaded, numbered
 from server.periodic import periodic_checks
 from server.state import SiteState
@@ -34,12 +37,16 @@ from stages.bundle import Bundle
 from stages.engines.backends import make_engine
 from stages.engines.engine import Engine
 from stages.errors import InputError
+from stages.machine import own_ceilings, require
+from stages.needs import site_need
 from stages.network import is_loopback
 from stages.places import stages_for
 
 log = logging.getLogger("pedsam.site")
 
 HEALTH_CONNECTIONS = 16  # probes open one at a time
+FORCED_S = 10.0  # after the grace period: for the engines' current call, which nobody waits for any more
+ALARM_S = 5.0  # after that: when not even the event loop runs
 
 
 @dataclass(frozen=True)
@@ -49,7 +56,7 @@ class ServeOptions:
     `keys` is the site's folder from `pedsam keys`: with it the site speaks TLS to clients that have a
     certificate and a token, else plain HTTP to anyone. A connection whose TLS handshake takes longer than
     `handshake_s` is aborted. On `health_port` of 127.0.0.1 it answers, in plain HTTP and without a token,
-    whether it is live and ready.
+    whether it is live and ready. An engine call that takes longer than `stall_s` makes it neither.
     """
 
     host: str = "127.0.0.1"
@@ -64,6 +71,7 @@ class ServeOptions:
     limits: Limits = field(default_factory=Limits)
     health_port: int | None = None
     handshake_s: float = 10.0
+    stall_s: float = STALL_S
 
 
 @dataclass(frozen=True)
@@ -100,8 +108,9 @@ async def running_site(
     """
     _check_plain_http(options)
     listed = [bundles] if isinstance(bundles, Bundle) else bundles
+    limits = options.limits if make else _limits(listed, options)
     keys = load_keys(options.keys) if options.keys else None
-    state = SiteState(numbered(listed), keys, limits=options.limits)
+    state = SiteState(numbered(listed), keys, limits=limits)
     site = SiteHandlers(state)
     endpoint, drain = _main_endpoint(site, options), partial(_drain, site, options.grace_s)
 
@@ -112,7 +121,6 @@ async def running_site(
 
     async with contextlib.AsyncExitStack() as stack:
         await stack.enter_async_context(periodic_checks(state))
-        stack.push_async_callback(site.codec.close)
         health_url = None
         if options.health_port is not None:
             health_endpoint = _health_endpoint(site, options.health_port)
@@ -121,13 +129,28 @@ async def running_site(
         stack.push_async_callback(endpoint.close, drain)  # when loading fails
         url = await endpoint.open()
         log.info("%s is live, loading %d engines", url, len(listed), extra=facts("listening", url=url))
-        loading = loaded(state.bundles, make or make_window, options.max_batch, options.max_waiting)
+        loading = loaded(
+            state.bundles, make or make_window, options.max_batch, options.max_waiting, options.stall_s
+        )
         versions = await stack.enter_async_context(loading)
         stack.push_async_callback(
             endpoint.close, drain
         )  # before the engines; the other call does nothing then
         state.open(versions)
         yield RunningSite(url, state, health_url)
+
+
+def _limits(bundles: Sequence[Bundle], options: ServeOptions) -> Limits:
+    """Those of `options`, with less memory for bodies and answers where this process may take no more.
+
+    Raises EngineError when not even the model and two of its largest requests have room.
+    """
+    least_mib = -(-2 * (body_limit(bundles) + answer_limit(bundles)) // MIB)
+    need = site_need(bundles, options.backend, options.threads, least_mib * MIB)
+    ceilings = own_ceilings()
+    require(need, f"a site with {' and '.join(bundle.geometry.name for bundle in bundles)}", ceilings)
+    more_mib = min((each.left(need) for each in ceilings), default=options.limits.memory_mib * MIB) // MIB
+    return replace(options.limits, memory_mib=min(options.limits.memory_mib, least_mib + more_mib))
 
 
 def _main_endpoint(site: SiteHandlers, options: ServeOptions) -> Endpoint:
@@ -161,26 +184,51 @@ def _check_plain_http(options: ServeOptions) -> None:
 Say = Callable[[str], None]
 
 
-async def serve(bundles: Sequence[Bundle], options: ServeOptions, say: Say = print) -> None:
-    """Serve until SIGINT or SIGTERM; SIGHUP renews the keys. `say` gets the lines for the terminal."""
+async def serve(
+    bundles: Sequence[Bundle],
+    options: ServeOptions,
+    say: Say = print,
+    make: Callable[[Bundle], Engine] | None = None,
+) -> None:
+    """Serve until SIGINT or SIGTERM; SIGHUP renews the keys. `say` gets the lines for the terminal.
+
+    From the first signal on the process is to end: see `_end_for_sure`. `make` as for `running_site`.
+    """
     loop = asyncio.get_running_loop()
     site: RunningSite | None = None
     with anyio.CancelScope() as running:
 
         def stop() -> None:
-            _announce(say, "stopping", "stopping: requests under way are finished first")
-            for number in (signal.SIGINT, signal.SIGTERM):
-                loop.add_signal_handler(number, lambda: None)  # already stopping
+            _end_for_sure(options.grace_s + FORCED_S, say)
             running.cancel()
+            _announce(say, "stopping", "stopping: requests under way are finished first")
 
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.add_signal_handler(number, stop)
-        async with running_site(bundles, options) as site:
+        async with running_site(bundles, options, make) as site:
             if options.keys:
                 loop.add_signal_handler(signal.SIGHUP, _renew_keys, site.state)
             _announce_ready(site, say)
+            _tell_of_less_memory(site.state.limits.memory_mib, options.limits.memory_mib, say)
             await anyio.sleep_forever()
     _announce_stopped(site, say)
+
+
+def _end_for_sure(within_s: float, say: Say) -> None:
+    """Have the next signal end this process at once, and `within_s` do so too, whatever hangs in it."""
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.remove_signal_handler(number)
+        signal.signal(number, signal.SIG_DFL)
+
+    def give_up() -> None:
+        sentence = f"not stopped within {within_s:g} s, so ended; an engine call does not come back"
+        say(sentence)
+        log.error("%s", sentence, extra=facts("given_up"))
+        os._exit(1)
+
+    loop.call_later(within_s, give_up)
+    signal.alarm(math.ceil(within_s + ALARM_S))
 
 
 def _announce(say: Say, event: str, sentence: str, **values: str | int) -> None:
@@ -198,6 +246,12 @@ def _announce_ready(site: RunningSite, say: Say) -> None:
     if site.health_url:
         say(f"health on {site.health_url}{PUBLIC_PATHS[-1]}")
     _announce(say, "ready", f"listening on {site.url}", url=site.url)
+
+
+def _tell_of_less_memory(memory_mib: int, wanted_mib: int, say: Say) -> None:
+    if memory_mib < wanted_mib:
+        sentence = f"bodies and answers get {memory_mib} MiB, not {wanted_mib}: memory here leaves no more"
+        _announce(say, "less_memory", sentence, mib=memory_mib)
 
 
 def _announce_stopped(site: RunningSite | None, say: Say) -> None:

@@ -35,9 +35,18 @@ class SiteState:
         self.quotas = Quotas(self.limits)
 
     @property
+    def live(self) -> bool:
+        """False when only a new start helps: an engine call does not come back, or a batcher has crashed."""
+        return self.phase is not Phase.SERVING or not self._broken
+
+    @property
     def ready(self) -> bool:
-        stopped = any(version.batcher.stopped for version in self.versions.values())
-        return self.phase is Phase.SERVING and not stopped
+        return self.phase is Phase.SERVING and not self._broken
+
+    @property
+    def _broken(self) -> bool:
+        batchers = [version.batcher for version in self.versions.values()]
+        return any(batcher.stopped or batcher.stalled for batcher in batchers)
 
     @property
     def latest(self) -> str:

@@ -6,13 +6,20 @@ import contextlib
 import errno
 import io
 import os
+import select
+import stat
 import sys
+import threading
 from collections.abc import Iterator
 from typing import IO, Any, TextIO
 
 from rich.console import Console
 
 LOG_COLUMNS = 200  # of tables, where no terminal says how wide it is
+PART_BYTES = 4096  # that a pipe which takes any takes at once
+KEPT_BYTES = 1 << 20  # that nobody has read yet
+MISSING = b"(lines are missing here, since nobody read them)\n"
+PATIENCE_S = 10.0  # at the end, with a reader that reads nothing
 _NOBODY_READS = (errno.EPIPE, errno.EIO)  # a pipe whose reader has ended, a terminal that was closed
 
 
@@ -34,51 +41,131 @@ def make_console(*, stderr: bool = False, file: IO[str] | None = None, width: in
 class LastingOutput:
     """A text stream that goes on in silence once it cannot be written: work is not lost with its words.
 
-    `error` says why, unless somebody just stopped reading.
+    Nor does work wait for somebody to read them: what a pipe or a terminal does not take now is kept, up to
+    KEPT_BYTES, and goes there with what is written later. `error` says why it cannot be written, unless
+    somebody just stopped reading. Callable from every thread.
     """
 
     def __init__(self, stream: TextIO) -> None:
         self.error: OSError | None = None
         self._stream = stream
+        self._kept = bytearray()
+        self._missing = False  # since there was too much
+        self._lock = threading.Lock()
+        self._own = _never_waiting(stream)
 
     def write(self, text: str) -> int:
-        with self._going_on():
-            self._stream.write(text)
+        if self._own is None:
+            with self._going_on():
+                self._stream.write(text)
+        else:
+            with self._lock:
+                self._keep(text.encode(self._stream.encoding, self._stream.errors or "strict"))
+                self._send()
         return len(text)
 
     def flush(self) -> None:
-        with self._going_on():
-            self._stream.flush()
+        if self._own is None:
+            with self._going_on():
+                self._stream.flush()
+        else:
+            with self._lock:
+                self._send()
+
+    def finish(self) -> None:
+        """Have everything written, unless nobody reads any of it for PATIENCE_S."""
+        self.flush()
+        with self._lock:
+            while self._kept and self._takes(PATIENCE_S):
+                self._send()
+            if self._kept:
+                self._to_nowhere()
+
+    def close(self) -> None:
+        """Of what was opened here; the stream stays open."""
+        if self._own is not None and self._own != self._stream.fileno():
+            os.close(self._own)
+        self._own = None
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._stream, name)
+
+    def _keep(self, data: bytes) -> None:
+        if len(self._kept) + len(data) > KEPT_BYTES:
+            self._missing = True
+        else:
+            self._kept += (MISSING if self._missing else b"") + data
+            self._missing = False
+
+    def _takes(self, wait_s: float) -> bool:
+        """Whether some bytes can be written now, or that cannot be known without trying."""
+        poll = select.poll()
+        poll.register(self._own or 0, select.POLLOUT)
+        return bool(poll.poll(wait_s * 1e3))
+
+    def _send(self) -> None:
+        """Write what is taken without waiting."""
+        with self._going_on(), contextlib.suppress(BlockingIOError):
+            while self._kept and self._takes(0):
+                del self._kept[: os.write(self._own or 0, self._kept[:PART_BYTES])]
 
     @contextlib.contextmanager
     def _going_on(self) -> Iterator[None]:
         try:
             yield
+        except BlockingIOError:
+            raise
         except OSError as exc:
             if exc.errno not in _NOBODY_READS:
                 self.error = exc
-            nowhere = os.open(os.devnull, os.O_WRONLY)
-            os.dup2(nowhere, self._stream.fileno())  # for what is buffered, and what follows
-            os.close(nowhere)
+            self._to_nowhere()
+
+    def _to_nowhere(self) -> None:
+        """Drop what is buffered, and what follows."""
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, self._stream.fileno())
+        if self._own is not None:
+            os.dup2(nowhere, self._own)
+        os.close(nowhere)
+        self._kept.clear()
+
+
+def _never_waiting(stream: TextIO) -> int | None:
+    """A descriptor for what the stream writes to, None where it has none. Of pipes and terminals it is a new
+    one: that it never waits does not concern the programs that share the stream."""
+    try:
+        descriptor = stream.fileno()
+        stream.flush()
+    except (OSError, ValueError):
+        return None
+    if stat.S_ISFIFO(os.fstat(descriptor).st_mode) or os.isatty(descriptor):
+        with contextlib.suppress(OSError):  # then it is asked before each write whether it takes a part
+            return os.open(f"/proc/self/fd/{descriptor}", os.O_WRONLY | os.O_NONBLOCK | os.O_NOCTTY)
+    return descriptor
 
 
 @contextlib.contextmanager
 def lasting_output() -> Iterator[None]:
-    """Standard output and errors as LastingOutput while the block runs. Raises what stopped the output."""
+    """Standard output and errors as LastingOutput while the block runs."""
     before = sys.stdout, sys.stderr
-    output, errors = map(LastingOutput, before)
-    sys.stdout, sys.stderr = output, errors
+    lasting = [LastingOutput(stream) for stream in before]
+    sys.stdout, sys.stderr = lasting
     try:
         yield
     finally:
-        output.flush()
-        errors.flush()
+        for stream in lasting:
+            stream.finish()
+            stream.close()
         sys.stdout, sys.stderr = before
-    if output.error is not None:
-        raise output.error
+
+
+def finish_output() -> None:
+    """Have everything written. Raises what stopped standard output, inside lasting_output."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, LastingOutput):
+            stream.finish()
+    if isinstance(sys.stdout, LastingOutput) and sys.stdout.error is not None:
+        raise sys.stdout.error
 
 
 def open_missing_streams() -> None:

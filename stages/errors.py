@@ -6,7 +6,9 @@ PedsamError
 │   ├── CheckpointError   a SAM checkpoint cannot be used
 │   ├── BundleError       a bundle is incomplete, damaged or of another format
 │   ├── ParityError       an exported stage does not compute what it should
-│   └── EngineError       an engine cannot be opened or was used wrongly
+│   ├── EngineError       an engine cannot be opened or was used wrongly
+│   ├── FramesLost        a run is over, and some of its frames are lost
+│   └── Stopped           a signal has ended a run before its first frame
 ├── answer the sender
 │   └── WireError         a message breaks the Open Inference Protocol; `status` is the HTTP status
 └── use another site
@@ -20,9 +22,16 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator
 
+_MAX_SENTENCE = 2000  # characters
+
 
 class PedsamError(Exception):
-    """Base of all errors here; its text is one sentence for a person."""
+    """Base of all errors here; its text is one sentence for a person.
+
+    `exit_code` is what a command that fails with it ends with.
+    """
+
+    exit_code = 1
 
 
 class InputError(PedsamError):
@@ -43,6 +52,20 @@ class ParityError(PedsamError):
 
 class EngineError(PedsamError):
     """An engine cannot be opened, or was used wrongly."""
+
+
+class FramesLost(PedsamError):
+    """A run is over, and some of its frames are lost."""
+
+    exit_code = 3
+
+
+class Stopped(PedsamError):
+    """A signal has ended a run before its first frame."""
+
+    def __init__(self, message: str, exit_code: int) -> None:
+        super().__init__(message)
+        self.exit_code = exit_code
 
 
 class WireError(PedsamError):
@@ -74,10 +97,14 @@ def printable(text: object) -> str:
 
 
 class SiteError(PedsamError):
-    """One site failed; `site` is its name."""
+    """One site failed; `site` is its name.
+
+    Its text is one line of bounded length that no terminal is steered by, whatever a site worded of it.
+    """
 
     def __init__(self, site: str, message: str) -> None:
-        super().__init__(f"site {site}: {message}")
+        text = printable(f"site {site}: {message}")
+        super().__init__(text if len(text) <= _MAX_SENTENCE else f"{text[: _MAX_SENTENCE - 3]}...")
         self.site = site
 
 

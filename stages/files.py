@@ -22,6 +22,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from stages.errors import InputError
+from stages.problems import no_more_files
 
 # A file or its folder refuses the temporary file, or the rename.
 NOT_REPLACEABLE = (errno.EBUSY, errno.EXDEV, errno.EACCES, errno.EPERM, errno.EROFS)
@@ -37,6 +38,8 @@ def writing(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as exc:
+        if full := no_more_files(exc):
+            raise InputError(f"cannot write {path}, as pedsam may open no more files {full}") from exc
         raise InputError(
             f"cannot write {path}; check free space and permissions there ({exc.strerror or exc})"
         ) from exc

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import ipaddress
 import os
+import re
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -14,6 +15,7 @@ from stages.text_files import read_text
 
 _MAX_TOKEN_BYTES = 64 << 10  # larger than what an HTTP header may hold
 _UNPRIVILEGED = 1024
+_NUMBER = re.compile("[0-9]+|0[xX][0-9a-fA-F]*")  # what ends in one the system reads as an IPv4 address
 _MAX_HOST = 253  # of RFC 1035, without the dot at its end
 _HOST_CHARACTERS = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_.")
 
@@ -51,7 +53,7 @@ def url_problem(url: str) -> str | None:
 
 
 def host_problem(host: str) -> str | None:
-    """A clause saying why no certificate can be for this host, name or IP address; None if one can."""
+    """A clause saying why this is no host name or IP address, or none of a certificate; None if it is one."""
     if ":" in host:
         return _ipv6_problem(host)
     if wrong := sorted(set(host) - _HOST_CHARACTERS):
@@ -60,11 +62,11 @@ def host_problem(host: str) -> str | None:
     labels = host.removesuffix(".").split(".")
     if long := [label for label in labels if not 0 < len(label) < 64]:
         return f"has a part of {len(long[0])} characters between its dots, expected 1 to 63"
-    if len(host) > _MAX_HOST:
+    if len(host.removesuffix(".")) > _MAX_HOST:
         return f"has {len(host)} characters, expected at most {_MAX_HOST}"
     if edged := [label for label in labels if label.startswith("-") or label.endswith("-")]:
         return f"has the part {edged[0]!r}, which begins or ends with a hyphen"
-    if labels[-1].isdigit() and not is_ip_address(host):
+    if _NUMBER.fullmatch(labels[-1]) and not is_ip_address(host):
         return "looks like an IPv4 address and is none"
     return None
 

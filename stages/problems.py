@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import errno
+import os
+
+from stages.machine import memory_ran_out, own_ceilings
 
 # The extra of pyproject.toml that installs what a command needs.
 EXTRAS = {
@@ -16,6 +19,17 @@ EXTRAS = {
 }
 # Of a file that is open already, which the error does not name.
 _USED_UP = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EMFILE, errno.ENFILE)
+
+
+# Python's and the loader's words for it: a thread's stack and a library's segments are memory too.
+_NO_MEMORY = ("can't start new thread", "failed to map segment", "cannot allocate memory", "bad_alloc")
+
+
+def memory_problem(exc: Exception) -> str | None:
+    """A sentence about memory that ran out."""
+    if isinstance(exc, MemoryError) or any(words in str(exc).lower() for words in _NO_MEMORY):
+        return memory_ran_out(own_ceilings())
+    return None
 
 
 def library_problem(name: str, exc: Exception) -> str | None:
@@ -38,3 +52,11 @@ def system_problem(exc: Exception) -> str | None:
     if exc.filename is not None:
         return f"{exc.filename}: {exc.strerror}"
     return f"the system gives no more: {exc.strerror}" if exc.errno in _USED_UP else None
+
+
+def no_more_files(exc: BaseException) -> str | None:
+    """What the system said, and what to do, where this process has as many files and sockets as it may."""
+    number = exc.errno if isinstance(exc, OSError) else None
+    if number not in (errno.EMFILE, errno.ENFILE):
+        return None
+    return f"({os.strerror(number)}); give it more with `ulimit -n`, or LimitNOFILE= of its service"

@@ -354,7 +354,12 @@ def _limits(dtype: np.dtype[Any]) -> tuple[float, float]:
 def _wanted_outputs(head: Mapping[str, Any], specs: Sequence[TensorSpec]) -> dict[str, bool]:
     all_binary = _flag(_parameters(head), "binary_data_output", False)
     entries = _entries(head, "outputs", required=False)
-    asked = {_name(entry): _wants_binary(entry, all_binary) for entry in entries}
+    asked: dict[str, bool] = {}
+    for entry in entries:
+        name = _name(entry)
+        if name in asked:
+            raise WireError(f"output {brief(name)} is asked for twice; name each output once")
+        asked[name] = _wants_binary(entry, all_binary)
     known = [spec.name for spec in specs]
     if unknown := sorted(set(asked) - set(known)):
         raise WireError(f"unexpected output {brief(unknown[0])}; the model gives {known}")

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import enum
-import json
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
@@ -24,8 +23,19 @@ from runtime.check.warnings import SiteFacts, warnings
 from runtime.edge import check_exposure
 from runtime.sites.client import TIMEOUTS, SiteClient, Timeouts, choose_wire
 from runtime.sites.config import SiteConfig
+from runtime.sites.reasons import unforeseen
+from runtime.sites.spot_checks import SpotCheckOptions
 from stages.bundle import Bundle
-from stages.errors import BundleError, EngineError, InputError, PedsamError, SiteError, SiteUntrusted
+from stages.errors import (
+    BundleError,
+    EngineError,
+    InputError,
+    PedsamError,
+    SiteError,
+    SiteUnavailable,
+    SiteUntrusted,
+    ungrouped,
+)
 from stages.network import is_loopback
 
 STEPS = ("name", "tcp", "tls", "http", "token", "digest", "probe", "backend", "speed")
@@ -35,6 +45,7 @@ _NO_ROOM = (
     "them here; fix the sites that failed, raise caps, add sites of other operators, or copy the window "
     "stage to the edge"
 )
+_NO_ENGINE = "this bundle has no window stage here; copy it to the edge, where its memory has room for it"
 
 
 class CheckState(enum.Enum):
@@ -97,12 +108,13 @@ class CheckOptions:
     wire: str | None = None
     backend: str = "auto"
     threads: int | None = None
+    spot_checks: float = SpotCheckOptions.rate
     timeouts: Timeouts = TIMEOUTS
 
 
 @dataclass
 class Report:
-    """All that was found; `notes` say why there is no prediction, or what it leaves out, `problems` why a run
+    """All that was found; `notes` say why there is no prediction, or no spot check, `problems` why a run
     would not start on this machine."""
 
     bundle: Bundle
@@ -169,6 +181,7 @@ class _Check:
                 await self._run_part(site, self._measure)
         if any(site.usable for site in report.sites):
             await self._predict()
+        report.notes += self._no_spot_checks()
         seen = [
             SiteFacts(s.config, s.addresses, s.certificate, s.headers, s.answered_at) for s in report.sites
         ]
@@ -182,12 +195,20 @@ class _Check:
             return [str(exc)]
         return []
 
+    def _no_spot_checks(self) -> list[str]:
+        """Why a run would not notice a site that lies, if it would not."""
+        why = None if self._bundle.has("window") else _NO_ENGINE
+        if not self._options.spot_checks:
+            why = "--spot-checks is 0"
+        return [f"no spot checks, so a site that lies is not found: {why}"] if why else []
+
     async def _run_part(self, site: SiteReport, part: Callable[[SiteReport], Awaitable[None]]) -> None:
         """Run one part of a site's examination; its error is recorded for the site, and the others go on."""
         try:
             await part(site)
-        except PedsamError as exc:
-            site.failed(str(exc))
+        except Exception as exc:
+            known = isinstance(exc, PedsamError)
+            site.failed(str(exc if known else SiteUnavailable(site.config.name, unforeseen(exc))))
             self._clients.pop(site.config.name, None)
 
     async def _examine(self, site: SiteReport) -> None:
@@ -222,9 +243,9 @@ class _Check:
         difference = await client.check_probe(self._probe)
         site.passed(f"{difference:.1g} of {client.tolerance(self._probe):g}")
         try:
-            site.passed(platform_of(await client.metadata()))
+            site.passed(await client.platform())
         except SiteError:  # a run does not need it
-            site.passed(platform_of(b""))
+            site.passed("unknown")
 
     async def _measure(self, site: SiteReport) -> None:
         site.alone = await measure_alone(self._clients[site.config.name], self._probe)
@@ -249,8 +270,9 @@ class _Check:
         self._say("measuring this machine's stages")
         options = self._options
         try:
-            report.edge = await measure_edge(self._bundle, report.size, options.backend, options.threads)
-        except (BundleError, EngineError) as exc:
+            with ungrouped():
+                report.edge = await measure_edge(self._bundle, report.size, options.backend, options.threads)
+        except (BundleError, EngineError, InputError) as exc:
             report.edge_error = str(exc)
             return
         if plan.at_edge and report.edge.window_s is None:
@@ -265,12 +287,3 @@ class _Check:
             for site in self._report.sites
             if site.alone and any(map(is_loopback, site.addresses))
         )
-
-
-def platform_of(metadata: bytes) -> str:
-    """Backend and device as a site's model metadata names them."""
-    try:
-        platform = json.loads(metadata)["platform"]
-    except (ValueError, KeyError, TypeError, RecursionError):
-        return "unknown"
-    return platform if isinstance(platform, str) and platform else "unknown"

@@ -26,6 +26,7 @@ from runtime.sites.client import choose_wire
 from stages.bundle import Bundle
 from stages.engines.backends import engine_factories
 from stages.engines.thread import EngineThread
+from stages.needs import require_edge
 from stages.tensors import Array
 
 RUNS = (3, 20)  # of each step, at least and at most, after a warm-up
@@ -36,9 +37,11 @@ _FPS = 30.0  # what the video's header says; it changes nothing in how long writ
 async def measure_edge(bundle: Bundle, size: tuple[int, int], backend: str, threads: int | None) -> EdgeTimes:
     """Run each step of the loop for a frame of (height, width); nothing is kept of what it writes.
 
-    Raises BundleError or EngineError when a stage cannot be opened here.
+    Raises BundleError or EngineError when a stage cannot be opened here, InputError when no file can be
+    written.
     """
     names = ["global", "decoder", *(["window"] if bundle.has("window") else [])]
+    require_edge(bundle, names, backend, threads)
     stopwatch = _Stopwatch()
     frame = _picture(*size)
     async with (

@@ -12,6 +12,7 @@ import ipaddress
 import socket
 import ssl
 import time
+import warnings
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from datetime import datetime
@@ -25,6 +26,7 @@ from cryptography.x509.oid import NameOID
 from runtime.sites.config import SiteConfig
 from runtime.sites.reasons import NO_CONNECTION, reason, unreachable, unresolved
 from stages.errors import SiteUnavailable
+from stages.words import shown
 
 HAPPY_EYEBALLS_DELAY_S = 0.25  # before the next address of a name is tried beside the first one (RFC 8305)
 
@@ -43,9 +45,12 @@ class Certificate:
     def from_der(cls, der: bytes) -> Certificate:
         found = x509.load_der_x509_certificate(der)
         key = found.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of names that are longer than they may be
+            subject, issuer = _name(found.subject), _name(found.issuer)
         return cls(
-            _name(found.subject),
-            _name(found.issuer),
+            subject,
+            issuer,
             found.not_valid_after_utc,
             hashlib.sha256(der).hexdigest(),
             hashlib.sha256(key).hexdigest(),
@@ -59,7 +64,7 @@ def _name(name: x509.Name) -> str:
         for kind in (NameOID.COMMON_NAME, NameOID.ORGANIZATION_NAME)
         for found in name.get_attributes_for_oid(kind)
     ]
-    return ", ".join(parts) or name.rfc4514_string()
+    return shown(", ".join(parts) or name.rfc4514_string())
 
 
 def host_of(site: SiteConfig) -> str:

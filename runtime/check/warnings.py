@@ -10,10 +10,10 @@ import ipaddress
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from email.utils import parsedate_to_datetime
 from pathlib import Path
 
 from runtime.check.reachability import Certificate
+from runtime.sites.answers import date_of
 from runtime.sites.config import SiteConfig
 from stages.bundle import sha256
 from stages.certificates import validity
@@ -132,11 +132,10 @@ def expiring(site: SiteFacts, now: datetime) -> list[str]:
 
 def clock(site: SiteFacts) -> list[str]:
     """A site whose clock differs from this machine's, so that certificates seem expired or not yet valid."""
-    try:
-        theirs = parsedate_to_datetime((site.headers or {}).get("Date", ""))
-        ahead = theirs - site.at if site.at else timedelta()
-    except (TypeError, ValueError):  # no Date header, or one without a time zone
+    theirs = date_of(site.headers or {})
+    if theirs is None or site.at is None:
         return []
+    ahead = theirs - site.at
     if abs(ahead) <= CLOCK:
         return []
     minutes, way = abs(ahead).total_seconds() / 60, "ahead of" if ahead > timedelta() else "behind"

@@ -5,23 +5,18 @@ from __future__ import annotations
 import os
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TypeAlias
 
 import cv2
-import numpy as np
 
 from media.videos import VideoReader
-from runtime.frames.gstreamer import (
-    JetsonVideo,
-    csi_pipeline,
-    open_pipeline,
-    stream_pipeline,
-    usb_pipeline,
-)
+from runtime.frames.capture_process import CaptureProcess
+from runtime.frames.capturing import Attempt
+from runtime.frames.gstreamer import JetsonVideo, csi_pipeline, stream_pipeline, usb_pipeline
 from runtime.frames.live_source import STEADY_S, TURNS, Capture, LiveSource
 from runtime.frames.source_kinds import Device, Sensor, place_of
 from runtime.frames.sources import Source, TurnedSource, open_source
@@ -45,6 +40,8 @@ _STREAM_ADVICE = {
 }
 _SAME_ADVICE = {"https": "http", "rtp": "udp"}
 
+Attempts: TypeAlias = Callable[[], Sequence[Attempt]]
+
 
 @dataclass(frozen=True)
 class CameraOptions:
@@ -66,30 +63,6 @@ class CameraOptions:
             raise InputError(
                 f"{self.rotate} degrees is no turn, expected one of 0, {', '.join(map(str, TURNS))}"
             )
-
-
-def tell_errors_alone(opencv: Any) -> None:
-    """Sets OpenCV's log level, by the function in `utils.logging` or, as in OpenCV 4.6, at the top."""
-    getattr(opencv.utils, "logging", opencv).setLogLevel(2)  # cv::utils::logging::LOG_LEVEL_ERROR
-
-
-# What OpenCV and FFmpeg warn of they would say again at every attempt; here it is told once.
-tell_errors_alone(cv2)
-os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
-
-
-class OpenCvCapture(Capture):
-    """A camera as OpenCV has it, in BGR."""
-
-    def __init__(self, opencv: cv2.VideoCapture) -> None:
-        self._opencv = opencv
-
-    def read(self) -> Pixels | None:
-        ok, image = self._opencv.read()
-        return np.ascontiguousarray(image[..., ::-1], np.uint8) if ok else None
-
-    def release(self) -> None:
-        self._opencv.release()
 
 
 class PacedFile(Capture):
@@ -126,19 +99,31 @@ def source_for(
     if isinstance(place, Path):
         return _files(place, camera)
     video = JetsonVideo.here()
-    live = partial(LiveSource, rotate=camera.rotate, fps=camera.fps, say=say, steady_s=steady_s)
     if isinstance(place, Sensor):
-        opening = partial(_open_csi, place.number, camera, video)
-        advice = partial(video.csi_advice, camera.size, camera.fps)
-        return live(f"csi://{place.number}", opening, asked=camera.size, advice=advice)
-    if isinstance(place, Device):
-        opening = partial(_open_usb, place, camera, video)
-        return live(text, opening, asked=camera.size, advice=_device_advice)
-    set_proxy(place, camera.proxy)
-    poll_s = (1 / camera.fps if camera.fps else POLL_S) if place.scheme in ("http", "https") else None
-    opening = partial(_open_stream, place, video)
-    return live(
-        str(place), opening, kind="stream", advice=partial(_stream_advice, place.scheme), poll_s=poll_s
+        attempts: Attempts = partial(_csi_attempts, place.number, camera, video)
+        name = f"csi://{place.number}"
+        advice: Callable[[], str] = partial(video.csi_advice, camera.size, camera.fps)
+    elif isinstance(place, Device):
+        attempts = partial(_device_attempts, place, camera, video)
+        name, advice = text, _device_advice
+    else:
+        attempts = partial(_stream_attempts, place, video)
+        name, advice = str(place), partial(_stream_advice, place.scheme)
+    stream = place if isinstance(place, Address) else None
+    process = CaptureProcess(attempts, environment_of(stream, camera.proxy))
+    polled = stream is not None and stream.scheme in ("http", "https")
+    return LiveSource(
+        name,
+        process.open,
+        rotate=camera.rotate,
+        fps=camera.fps,
+        kind="stream" if stream else "camera",
+        asked=None if stream else camera.size,
+        advice=advice,
+        poll_s=(1 / camera.fps if camera.fps else POLL_S) if polled else None,
+        steady_s=steady_s,
+        interrupt=process.stop,
+        say=say,
     )
 
 
@@ -165,74 +150,55 @@ def _files(path: Path, camera: CameraOptions) -> Source:
     return played
 
 
-def set_proxy(address: Address, proxy: Address | None) -> None:
-    """Takes the proxies of the environment away from FFmpeg and GStreamer, which would send a camera's
-    pictures through them, and sets the one that was asked for. They take it from the process alone.
+def environment_of(stream: Address | None, proxy: Address | None) -> dict[str, str]:
+    """The environment of the process that reads a camera. FFmpeg and GStreamer would send a camera's pictures
+    through the proxies of this one's, which are left out; the one that was asked for is set.
 
     Raises InputError where the stream cannot come through a proxy.
     """
-    for name in _PROXY_VARIABLES:
-        os.environ.pop(name, None)
-        os.environ.pop(name.upper(), None)
-    if proxy is None:
-        return
-    if address.scheme not in _PROXIED:
+    found = {name: value for name, value in os.environ.items() if name.lower() not in _PROXY_VARIABLES}
+    found.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")  # it would say the same at every attempt
+    if stream is None or proxy is None:
+        return found
+    if stream.scheme not in _PROXIED:
         raise InputError(
-            f"--camera-proxy is for {', '.join(_PROXIED)}; {address.scheme} has no proxy, leave it out"
+            f"--camera-proxy is for {', '.join(_PROXIED)}; {stream.scheme} has no proxy, leave it out"
         )
-    os.environ["http_proxy"] = os.environ["https_proxy"] = proxy.secret
+    return {**found, "http_proxy": proxy.secret, "https_proxy": proxy.secret}
 
 
-def _open_csi(sensor: int, camera: CameraOptions, video: JetsonVideo) -> Capture | None:
-    return _pipeline(csi_pipeline(sensor, camera.size, camera.fps)) if video.takes_csi else None
+def _csi_attempts(sensor: int, camera: CameraOptions, video: JetsonVideo) -> Sequence[Attempt]:
+    return [Attempt("pipeline", csi_pipeline(sensor, camera.size, camera.fps))] if video.takes_csi else []
 
 
-def _open_usb(device: Device, camera: CameraOptions, video: JetsonVideo) -> Capture | None:
+def _device_attempts(device: Device, camera: CameraOptions, video: JetsonVideo) -> Sequence[Attempt]:
     """A USB camera, decoded in hardware where that can be; a camera without JPEG, or whose JPEG the decoder
-    does not take, as on any other machine.
+    does not take, as on any other machine, by MJPG, which most of them need for more than a few frames a
+    second at full size.
 
     A link is followed each time: a camera that was plugged in again may have another number.
     """
     path = os.path.realpath(device.path)
-    match = re.fullmatch("/dev/video([0-9]+)", path)
-    if match is None:
-        return _open_device(path, camera)
-    number = int(match[1])
-    if video.decodes and (capture := _pipeline(usb_pipeline(number, camera.size, camera.fps))):
-        return capture
-    return _open_device(number, camera)
-
-
-def _open_device(device: int | str, camera: CameraOptions) -> Capture | None:
-    """A USB camera; MJPG is what most of them need for more than a few frames a second at full size."""
-    settings = [cv2.CAP_PROP_FOURCC, cv2.VideoWriter.fourcc(*"MJPG")]
+    settings: list[tuple[int, float]] = [(cv2.CAP_PROP_FOURCC, cv2.VideoWriter.fourcc(*"MJPG"))]
     if camera.size:
         height, width = camera.size
-        settings += [cv2.CAP_PROP_FRAME_WIDTH, width, cv2.CAP_PROP_FRAME_HEIGHT, height]
-    capture = cv2.VideoCapture(device, cv2.CAP_V4L2)
-    for name, value in zip(settings[::2], settings[1::2], strict=True):
-        capture.set(name, value)  # a camera that cannot goes on with what it has
+        settings += [(cv2.CAP_PROP_FRAME_WIDTH, width), (cv2.CAP_PROP_FRAME_HEIGHT, height)]
     if camera.fps:
-        capture.set(cv2.CAP_PROP_FPS, camera.fps)
-    capture.set(cv2.CAP_PROP_BUFFERSIZE, 1)
-    return _opened(capture)
+        settings.append((cv2.CAP_PROP_FPS, camera.fps))
+    settings.append((cv2.CAP_PROP_BUFFERSIZE, 1))
+    match = re.fullmatch("/dev/video([0-9]+)", path)
+    if match is None:
+        return [Attempt("device", path, tuple(settings))]
+    number = int(match[1])
+    decoded = [Attempt("pipeline", usb_pipeline(number, camera.size, camera.fps))] if video.decodes else []
+    return [*decoded, Attempt("device", number, tuple(settings))]
 
 
-def _open_stream(address: Address, video: JetsonVideo) -> Capture | None:
+def _stream_attempts(address: Address, video: JetsonVideo) -> Sequence[Attempt]:
     """A network stream, decoded in hardware where that can be."""
-    if video.decodes and (capture := _pipeline(stream_pipeline(address))):
-        return capture
-    limits = [cv2.CAP_PROP_OPEN_TIMEOUT_MSEC, _STREAM_MS, cv2.CAP_PROP_READ_TIMEOUT_MSEC, _STREAM_MS]
-    return _opened(cv2.VideoCapture(address.secret, cv2.CAP_FFMPEG, limits))
-
-
-def _pipeline(text: str) -> Capture | None:
-    capture = open_pipeline(text)
-    return None if capture is None else OpenCvCapture(capture)
-
-
-def _opened(capture: cv2.VideoCapture) -> Capture | None:
-    return OpenCvCapture(capture) if capture.isOpened() else None
+    limits = (cv2.CAP_PROP_OPEN_TIMEOUT_MSEC, _STREAM_MS), (cv2.CAP_PROP_READ_TIMEOUT_MSEC, _STREAM_MS)
+    decoded = [Attempt("pipeline", stream_pipeline(address))] if video.decodes else []
+    return [*decoded, Attempt("stream", address.secret, limits)]
 
 
 def _device_advice() -> str:

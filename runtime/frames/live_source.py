@@ -30,11 +30,15 @@ TURNS = {90: cv2.ROTATE_90_CLOCKWISE, 180: cv2.ROTATE_180, 270: cv2.ROTATE_90_CO
 class Capture(ABC):
     """An open camera.
 
-    `due_s` is when the picture that was read last is to be handed on, on the clock of time.perf_counter;
-    `warnings` are sentences about what was lost, known after the last picture.
+    Of the picture that was read last `due_s` is when it is to be handed on and `came_s` when it came, None
+    for now, on the clock of time.perf_counter; `skipped` is how many were left out before it. `failed` says,
+    after the last picture, that it was no proper end; `warnings` are sentences about what was lost.
     """
 
     due_s: float = 0.0
+    came_s: float | None = None
+    skipped: int = 0
+    failed: bool = False
     warnings: tuple[str, ...] = ()
 
     @abstractmethod
@@ -48,14 +52,19 @@ class Capture(ABC):
 OpenCapture = Callable[[], Capture | None]  # None: it cannot be opened now
 
 
+def _nothing_to_interrupt() -> None:
+    """Openings and reads return by themselves, within JOIN_S."""
+
+
 class LiveSource(Source):
     """Frames of a capture that a thread of its own reads, newest first. Iterate it once, on one thread.
 
     `endless` False makes the end of the capture the end of the source, else it is opened again. `asked` is
     the (height, width) that a camera was asked for: it warns of another one. `advice` says what to do when it
     gives no picture at the start. A capture that ends after one picture is opened again after `poll_s`, if
-    that is given, and has not failed. `say` gets a line when the camera fails and when it is back, after
-    `steady_s` with pictures; it is called on the reading thread.
+    that is given, and has not failed. `interrupt` ends an opening or a read that is under way, for good, and
+    is called on any thread. `say` gets a line, on the reading thread, when the camera fails and when it is
+    back, after `steady_s` with pictures.
     """
 
     is_sequence = True
@@ -75,6 +84,7 @@ class LiveSource(Source):
         poll_s: float | None = None,
         retry_s: Sequence[float] = RETRY_S,
         steady_s: float = STEADY_S,
+        interrupt: Callable[[], None] = _nothing_to_interrupt,
         say: Callable[[str], None] = lambda text: None,
     ) -> None:
         self.name = name
@@ -89,9 +99,11 @@ class LiveSource(Source):
         self._poll_s = poll_s
         self._retry_s = retry_s
         self._steady_s = steady_s
+        self._interrupt = interrupt
         self._attempt = 0  # to open it again, since it last was steady
         self._pictures = 0  # since it was opened
         self._waited_s = 0.0  # for what was read last
+        self._came_s: float | None = None
         self._works_since_s: float | None = None
         self._polls = False
         self._news = threading.Condition()
@@ -109,6 +121,7 @@ class LiveSource(Source):
         first = self._next_image()
         if first is None:
             self._release()
+            self.stop()
             raise InputError(f"{self.name} gives no picture; {self._advice()}")
         self._started_s = time.perf_counter()
         self._put(first)
@@ -121,16 +134,17 @@ class LiveSource(Source):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Stop, and wait up to JOIN_S for the reading thread: one that is inside OpenCV while Python ends
+        """Stop, and wait up to JOIN_S for the reading thread: one that is inside a library while Python ends
         aborts the process."""
         super().__exit__(kind, error, trace)
         if self._thread.is_alive():
             self._thread.join(JOIN_S)
 
     def stop(self) -> None:
-        """End the iteration and the reading thread; the camera is released once its last read returns."""
+        """End the iteration, and an opening or a read that is under way, and with it the reading thread."""
         self._stopping.set()
         self._end()
+        self._interrupt()
 
     def sizes(self) -> frozenset[tuple[int, int]]:
         if self._size is None:
@@ -164,7 +178,7 @@ class LiveSource(Source):
     def _put(self, image: Pixels) -> None:
         with self._news:
             self.dropped += self._newest is not None
-            self._newest = (time.perf_counter(), image)
+            self._newest = (self._came_s or time.perf_counter(), image)
             self._news.notify_all()
 
     def _end(self) -> None:
@@ -220,8 +234,9 @@ class LiveSource(Source):
             self.say(f"{self.name} is back")
 
     def _reopen(self) -> None:
+        failed = self._capture is not None and self._capture.failed
         self._release()
-        ended = self._pictures == 1 and self._waited_s < SILENT_S
+        ended = self._pictures == 1 and self._waited_s < SILENT_S and not failed
         if self._poll_s is not None and ended and self._ask_again(self._poll_s):
             return
         self._works_since_s = None
@@ -251,22 +266,19 @@ class LiveSource(Source):
         """An open camera, None if that fails now."""
         self.openings += 1
         self._pictures = 0
-        try:
-            return self._open_capture()
-        except cv2.error:
-            return None
+        return self._open_capture()
 
     def _next_image(self) -> Pixels | None:
         """The camera's next picture when it is due; None if it fails or is not open, or at the stop."""
         if self._capture is None:
             return None
         asked_s = time.perf_counter()
-        try:
-            image = self._capture.read()
-        except cv2.error:
-            image = None
+        image = self._capture.read()
         self._waited_s = time.perf_counter() - asked_s
-        self._pictures += image is not None
+        if image is not None:
+            self._pictures += 1
+            self._came_s = self._capture.came_s
+            self.dropped += self._capture.skipped
         return None if self._stopping.wait(self._capture.due_s - time.perf_counter()) else image
 
     def _release(self) -> None:

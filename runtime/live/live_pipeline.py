@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 
 from runtime.edge import Edge
@@ -79,6 +80,7 @@ class LivePipeline(Live):
             frames=measured.frames,
             dropped=source.dropped if source else 0,
             lost=measured.lost.count,
+            doubtful=self._edge.encoder.doubts.frames,
             limited_by=limited_by(
                 seconds, self._edge.served_by_sites, measured.in_flight, measured.sequential_engines
             ),
@@ -105,15 +107,18 @@ class LivePipeline(Live):
             )
 
     def _sites(self) -> tuple[SiteStatus, ...]:
+        checks = self._edge.spot_checks.checks if self._edge.spot_checks else Counter[str]()
         return tuple(
             SiteStatus(
                 name=site.name,
                 operator=site.operator,
                 state=site.health.value,
+                failures=site.failures,
                 tiles=site.client.tiles,
                 in_flight=site.client.in_flight,
                 bytes_up=site.client.bytes_up,
                 bytes_down=site.client.bytes_down,
+                checks=checks[site.name],
                 last_error=site.last_error,
             )
             for site in self._edge.sites

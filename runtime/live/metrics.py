@@ -25,6 +25,7 @@ _COUNTERS = {
     "frames": ("pedsam_frames", "Frames finished."),
     "dropped": ("pedsam_frames_dropped", "Frames left out for newer ones."),
     "lost": ("pedsam_frames_lost", "Frames that could not be completed."),
+    "doubtful": ("pedsam_frames_doubtful", "Frames in which a site that lied had a part."),
     "windows_sent": ("pedsam_windows_sent", "Windows sent to sites."),
     "windows_reused": ("pedsam_windows_reused", "Windows that had not changed and were not sent again."),
     "windows_hedged": ("pedsam_windows_hedged", "Windows sent to a second site for being late."),
@@ -35,6 +36,7 @@ _SITE_COUNTERS = {
     "tiles": ("pedsam_site_tiles", "Tiles a site answered."),
     "bytes_up": ("pedsam_site_bytes_up", "Bytes of message bodies sent to a site."),
     "bytes_down": ("pedsam_site_bytes_down", "Bytes of message bodies a site sent."),
+    "checks": ("pedsam_site_checks", "Tiles of a site that this edge computed again, to compare."),
 }
 
 
@@ -72,6 +74,14 @@ def _site_metrics(status: Status) -> Iterator[Metric]:
     for site in status.sites:
         up.add_metric([site.name, site.operator], float(site.state == "ready"))
     yield up
+    failing = GaugeMetricFamily(
+        "pedsam_site_failures",
+        "How often a site was taken out for a failed tile; 0 again after many good ones.",
+        labels=labels,
+    )
+    for site in status.sites:
+        failing.add_metric([site.name, site.operator], site.failures)
+    yield failing
     seen = GaugeMetricFamily(
         "pedsam_operator_windows_seen", "Window positions an operator has seen.", labels=["operator"]
     )

@@ -8,15 +8,20 @@ from typing import Any
 
 @dataclass(frozen=True, kw_only=True)
 class SiteStatus:
-    """One site. `state` is a Health's value; bytes are those of message bodies."""
+    """One site. `state` is a Health's value; bytes are those of message bodies; `checks` spot checks.
+
+    `failures` counts how often it was taken out for a failed tile, until it has answered many in a row.
+    """
 
     name: str
     operator: str
     state: str
+    failures: int
     tiles: int
     in_flight: int
     bytes_up: int
     bytes_down: int
+    checks: int
     last_error: str | None
 
 
@@ -53,9 +58,9 @@ class Status:
     """A pipeline at one moment.
 
     `fps`, `latency_ms` (median, 0 when unknown), `steps` (milliseconds a frame) and `limited_by` are of the
-    last seconds; counts are since the start. `message` is the newest line for a person. `grid` is the side of
-    the window grid; `caps` says how many windows each operator may see. `board` is None where nothing tells
-    of it.
+    last seconds; counts are since the start. In `doubtful` frames a site that lied had a part. `message` is
+    the newest line for a person. `grid` is the side of the window grid; `caps` says how many windows each
+    operator may see. `board` is None where nothing tells of it.
     """
 
     fps: float
@@ -63,6 +68,7 @@ class Status:
     frames: int
     dropped: int
     lost: int
+    doubtful: int
     limited_by: str
     paused: bool
     message: str | None

@@ -60,6 +60,7 @@ class FrameEncoder:
             "latency_s": round(result.latency_s, 4),
             "width": width,
             "height": height,
+            "doubtful": result.doubtful,
             "objects": [_described(found, size) for found in result.objects],
         }
         return protocol.encode_frame(header, self._jpeg(pixels, size))

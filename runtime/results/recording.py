@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
+from runtime.results.doubts import Doubt
 from runtime.results.result import FrameResult
 from runtime.results.sinks import Sink, close_all
 from stages.errors import InputError, PedsamError
@@ -58,6 +59,10 @@ class Recording(Sink):
                 raise
             self._write_in_place_of_older(result, exc)
         self._frames += 1
+
+    def doubt(self, doubt: Doubt) -> None:
+        for sink in self._sinks:
+            sink.doubt(doubt)
 
     def close(self) -> None:
         try:

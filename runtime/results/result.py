@@ -30,11 +30,13 @@ class ObjectResult:
 class FrameResult:
     """A finished frame with its objects.
 
-    `latency_s` from its capture until all sinks had it; 0 until then.
+    `doubtful`: a site that was found to lie had a part in its masks. `latency_s` from its capture until all
+    sinks had it; 0 until then.
     """
 
     frame: Frame
     objects: tuple[ObjectResult, ...]
+    doubtful: bool = False
     latency_s: float = 0.0
 
     @property

@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import json
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +20,10 @@ from pycocotools import mask as coco
 
 from media.pictures import write_picture
 from media.video_writer import VideoWriter
-from runtime.frames.sources import Frame
 from runtime.objects.masks import Mask, encode_mask
 from runtime.objects.prompts import Prompt
 from runtime.objects.tracking import TrackState
+from runtime.results.doubts import Doubt
 from runtime.results.result import FrameResult, ObjectResult
 from stages.durable import DurableFile
 from stages.errors import PedsamError
@@ -48,6 +48,9 @@ class Sink(ABC):
 
     @abstractmethod
     def write(self, result: FrameResult) -> None: ...
+
+    def doubt(self, doubt: Doubt) -> None:  # noqa: B027  (most have no place for it)
+        """Take in that results which were written are in doubt."""
 
     @abstractmethod
     def close(self) -> None:
@@ -96,6 +99,10 @@ class FromFirstResult(Sink):
         for sink in self._sinks:
             sink.write(result)
 
+    def doubt(self, doubt: Doubt) -> None:
+        for sink in self._sinks or ():
+            sink.doubt(doubt)
+
     def close(self) -> None:
         close_all(self._sinks or ())
 
@@ -103,7 +110,8 @@ class FromFirstResult(Sink):
 class MaskLines(Sink):
     """`masks.jsonl`: one JSON object a frame and object, its mask as COCO run-length encoding.
 
-    `state` is "tracked", "carried" (moved along by optical flow, not computed) or "lost", without a mask.
+    `state` is "tracked", "carried" (moved along by optical flow, not computed) or "lost", without a mask. A
+    line without "frame" names frames of lines before it that are in doubt (Doubt.to_json).
     """
 
     def __init__(self, path: Path, weights: str) -> None:
@@ -113,16 +121,23 @@ class MaskLines(Sink):
             self._file = DurableFile(path)
 
     def write(self, result: FrameResult) -> None:
-        lines = [json.dumps(self._line(result.frame, each)) + "\n" for each in result.objects]
-        with writing(self._path):
-            self._file.write("".join(lines).encode("ascii"))
-            self._file.keep()
+        self._append(self._line(result, each) for each in result.objects)
+
+    def doubt(self, doubt: Doubt) -> None:
+        self._append([doubt.to_json()])
 
     def close(self) -> None:
         with writing(self._path):
             self._file.close()
 
-    def _line(self, frame: Frame, found: ObjectResult) -> dict[str, Any]:
+    def _append(self, lines: Iterable[dict[str, Any]]) -> None:
+        text = "".join(json.dumps(line) + "\n" for line in lines)
+        with writing(self._path):
+            self._file.write(text.encode("ascii"))
+            self._file.keep()
+
+    def _line(self, result: FrameResult, found: ObjectResult) -> dict[str, Any]:
+        frame = result.frame
         rle = encode_mask(found.mask) if found.mask is not None else None
         return {
             "frame": frame.number,
@@ -135,6 +150,7 @@ class MaskLines(Sink):
             "area": int(coco.area(rle)) if rle else 0,
             "predicted_iou": round(found.iou, 4),
             "weights": self._weights,
+            "doubtful": result.doubtful,
         }
 
 
@@ -190,7 +206,7 @@ def banner_for(weights: str) -> str | None:
 def draw_overlay(result: FrameResult, banner: str | None) -> npt.NDArray[np.uint8]:
     """The frame with masks tinted and outlined, prompts drawn in, RGB uint8 [H, W, 3].
 
-    A carried mask is outlined only, a lost object is named at the lower edge.
+    A carried mask is outlined only, a lost object is named at the lower edge, and so is a doubt.
     """
     picture: npt.NDArray[np.uint8] = result.frame.pixels.copy()
     line = max(1, round(max(picture.shape) / 500))
@@ -200,8 +216,12 @@ def draw_overlay(result: FrameResult, banner: str | None) -> npt.NDArray[np.uint
             _draw_mask(picture, each.mask, colour, line, tinted=each.state is not TrackState.CARRIED)
         if each.prompt is not None:
             _draw_prompt(picture, each.prompt, colour, line)
-    if lost := [each.name for each in result.objects if each.state is TrackState.LOST]:
-        _draw_text(picture, f"lost: {', '.join(lost)}", picture.shape[0] - 4 * line, line)
+    lost = [each.name for each in result.objects if each.state is TrackState.LOST]
+    said = [f"lost: {', '.join(lost)}"] if lost else []
+    if result.doubtful:
+        said.append("doubtful: a site lied")
+    if said:
+        _draw_text(picture, "; ".join(said), picture.shape[0] - 4 * line, line)
     if banner:
         _draw_banner(picture, banner, line)
     return picture

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,8 +15,9 @@ from rich.text import Text
 from runtime.edge import Edge
 from runtime.results.measurements import WAITS, RunMeasurements, Series, limited_by
 from stages.bundle import Bundle
-from stages.errors import InputError
+from stages.errors import FramesLost, InputError, Stopped
 from stages.files import replace_file, writing
+from stages.stops import exit_code
 from stages.text_files import escaped
 
 
@@ -62,6 +64,8 @@ def summarise(
         "limited_by": limited_by(
             measured.seconds, edge.served_by_sites, measured.in_flight, measured.sequential_engines
         ),
+        "doubtful": [doubt.to_json() for doubt in edge.encoder.doubts.all],
+        "frames_doubtful": edge.encoder.doubts.frames,
         "board": board,
     }
 
@@ -72,11 +76,13 @@ def _sites(edge: Edge) -> dict[str, Any]:
         site.name: {
             "operator": site.operator,
             "state": site.health.value,
+            "failures": site.failures,
             "windows_seen": sorted(site.client.sent),
             "tiles_served": site.client.tiles,
             "tile_ms": round(site.client.tile_s * 1e3, 2),
             "operator_exposure": sorted(edge.ledger.exposure(site.operator)),
             "operator_cap": edge.ledger.cap(site.operator),
+            "spot_checks": edge.spot_checks.checks[site.name] if edge.spot_checks else None,
         }
         for site in edge.sites
     }
@@ -88,9 +94,15 @@ def write_summary(path: Path, summary: Mapping[str, Any]) -> None:
 
 
 def check_done(summary: Mapping[str, Any]) -> None:
-    """Raises InputError when the run did nothing."""
-    if summary["nothing_done"] is not None:
-        raise InputError(summary["nothing_done"])
+    """Raises InputError when the run did nothing, Stopped when that was because of a signal, and FramesLost
+    when frames are lost."""
+    nothing, frames, lost = (summary[key] for key in ("nothing_done", "frames", "frames_lost"))
+    if nothing is not None and summary["stopped"] is not None and not frames:
+        raise Stopped(nothing, exit_code(signal.Signals[summary["stopped"]]))
+    if nothing is not None:
+        raise InputError(nothing)
+    if lost:
+        raise FramesLost(f"the results are not complete: {lost} of {frames} frames are lost")
 
 
 def print_summary(console: Console, summary: Mapping[str, Any]) -> None:
@@ -114,6 +126,7 @@ _IF_ANY = {
     "frames_dropped": "frames dropped for newer ones",
     "frames_bare": "frames not segmented",
     "frames_carried": "frames whose masks were carried",
+    "frames_doubtful": "frames in doubt, for a site lied",
     "windows_reused": "windows unchanged, not sent again",
     "windows_hedged": "windows sent to a second site",
     "windows_run_at_edge": "windows run at the edge",
@@ -162,11 +175,15 @@ def _site_table(sites: Mapping[str, Mapping[str, Any]]) -> Table:
         seen = " ".join(map(str, site["windows_seen"])) or "none"
         share = f"{len(site['operator_exposure'])} of {site['operator_cap']}"
         table.add_row(
-            Text(name), Text(site["operator"]), site["state"], str(site["tiles_served"]), seen, share
+            Text(name), Text(site["operator"]), _state(site), str(site["tiles_served"]), seen, share
         )
     table.caption = "Exposure counts window positions; with a moving camera, content moves through positions."
     table.caption_justify = "left"
     return table
+
+
+def _state(site: Mapping[str, Any]) -> str:
+    return f"{site['state']} ({site['failures']})" if site["state"] == "failing" else str(site["state"])
 
 
 def _percentiles(seconds: Series) -> dict[str, float]:

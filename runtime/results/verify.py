@@ -109,6 +109,8 @@ def _read_masks(path: Path) -> dict[int, _Lines]:
     frames: defaultdict[int, _Lines] = defaultdict(_Lines)
     with path.open(encoding="utf-8") as lines:
         for entry in map(json.loads, lines):
+            if "frame" not in entry:  # a doubt
+                continue
             frame = frames[entry["frame"]]
             frame.masks[entry["object"]] = entry["segmentation"]
             frame.states.add(entry["state"])

@@ -14,16 +14,22 @@ spare = false                    # true: gets windows only when another site fai
 
 from __future__ import annotations
 
+import contextlib
+import ipaddress
+import posixpath
 import ssl
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit, urlunsplit
+
+from yarl import URL
 
 from stages.errors import InputError
 from stages.json_values import brief
-from stages.network import is_loopback, read_token, url_problem
+from stages.network import host_problem, is_loopback, read_token, url_problem
+from stages.problems import no_more_files
 from stages.text_files import TYPE_NAMES, Mistake, line_of, parse_toml, read_text
 
 _TYPES: dict[str, type] = {
@@ -58,8 +64,15 @@ class SiteConfig:
             if self.cert is not None:
                 context.load_cert_chain(self.cert, self.key)
         except (OSError, ssl.SSLError) as exc:
-            raise InputError(f"site {self.name}: its ca, cert or key file cannot be used ({exc})") from exc
+            problem = cannot_be_asked(exc) or f"its ca, cert or key file cannot be used ({exc})"
+            raise InputError(f"site {self.name}: {problem}") from exc
         return context
+
+
+def cannot_be_asked(exc: BaseException) -> str | None:
+    """What to say of a site where it is the edge itself that can open no more files, sockets among them."""
+    full = no_more_files(exc)
+    return f"cannot be asked, as the edge may open no more files {full}" if full else None
 
 
 def read_sites(path: Path, insecure: bool = False) -> tuple[SiteConfig, ...]:
@@ -118,7 +131,7 @@ def _site(entry: Mapping[str, Any], folder: Path, insecure: bool) -> SiteConfig:
         raise Mistake(f"site {shown} needs both cert and key, or neither", "cert")
     if entry.get("cap", 1) < 1:
         raise Mistake(f"cap of site {shown} is {brief(entry['cap'])}, expected at least 1", "cap")
-    _check_url(shown, entry["url"], insecure)
+    url = _checked_url(shown, entry["url"], insecure)
     files = {key: folder / entry[key] for key in ("token_file", "ca", "cert", "key") if key in entry}
     token = None
     if "token_file" in entry:
@@ -127,7 +140,7 @@ def _site(entry: Mapping[str, Any], folder: Path, insecure: bool) -> SiteConfig:
         except InputError as exc:
             raise Mistake(str(exc), "token_file") from exc
     return SiteConfig(
-        entry["name"], entry["operator"], entry["url"].rstrip("/"), token,
+        entry["name"], entry["operator"], url, token,
         cap=entry.get("cap"), spare=entry.get("spare", False), **files,
     )  # fmt: skip
 
@@ -138,16 +151,35 @@ def _shown(name: object) -> str:
     return str(name) if plain else brief(name)
 
 
-def _check_url(name: str, url: str, insecure: bool) -> None:
+def _checked_url(name: str, url: str, insecure: bool) -> str:
+    """The url without a slash at its end, its host as DNS has it."""
+    expected = "expected like https://host:port"
     if problem := url_problem(url):
-        raise Mistake(f"url of site {name} {problem}; expected like https://host:port", "url")
+        raise Mistake(f"url of site {name} {problem}; {expected}", "url")
+    url = _with_dns_name(url.rstrip("/"))
     parts = urlsplit(url)
-    if parts.scheme == "http" and not insecure and not is_loopback(parts.hostname or ""):
+    host = parts.hostname or ""
+    if problem := host_problem(host.partition("%")[0]):  # a link-local address has a zone behind it
+        raise Mistake(f"url of site {name} has a host that {problem}; {expected}", "url")
+    if parts.scheme == "http" and not insecure and not is_loopback(host):
         raise Mistake(
             f"site {name} is reached over plain http, where anyone on the way can read the tiles; use https, "
             "or --insecure on a network you trust",
             "url",
         )
+    return url
+
+
+def _with_dns_name(url: str) -> str:
+    """A url whose host begins with xn-- where it has other letters than ASCII and DNS can hold it."""
+    parts = urlsplit(url)
+    if url.isascii() or not parts.hostname:
+        return url
+    try:
+        host = URL.build(scheme=parts.scheme, host=parts.hostname).raw_host
+    except ValueError:  # UnicodeError is one
+        return url
+    return urlunsplit(parts._replace(netloc=f"{host}:{parts.port}" if parts.port else f"{host}"))
 
 
 def _check_together(sites: Sequence[SiteConfig]) -> None:
@@ -156,6 +188,7 @@ def _check_together(sites: Sequence[SiteConfig]) -> None:
         raise InputError(f"two sites are named {_shown(twice[0])}; give each its own name")
     if all(site.spare for site in sites):
         raise InputError("every site is a spare; at least one must not be")
+    _check_urls_apart(sites)
     for operator in {site.operator for site in sites}:
         caps = {site.cap for site in sites if site.operator == operator and site.cap is not None}
         if len(caps) > 1:
@@ -163,3 +196,27 @@ def _check_together(sites: Sequence[SiteConfig]) -> None:
                 f"the sites of operator {_shown(operator)} give different caps {sorted(caps)}; sites of one "
                 "operator share one cap"
             )
+
+
+def _check_urls_apart(sites: Sequence[SiteConfig]) -> None:
+    """Raises InputError where one url stands under two operators, each of which would get a cap for it."""
+    first: dict[tuple[str, int, str], SiteConfig] = {}
+    for site in sites:
+        other = first.setdefault(_endpoint(site.url), site)
+        if other.operator != site.operator:
+            raise InputError(
+                f"sites {_shown(other.name)} and {_shown(site.name)} have one url, but the operators "
+                f"{_shown(other.operator)} and {_shown(site.operator)}; who answers there sees the windows "
+                "of both: give them one operator, or leave one out"
+            )
+
+
+def _endpoint(url: str) -> tuple[str, int, str]:
+    """Host, port and path that a url names, the same for every spelling of it."""
+    parts = urlsplit(url)
+    host = (parts.hostname or "").rstrip(".")
+    with contextlib.suppress(ValueError):  # a name
+        address = ipaddress.ip_address(host)
+        host = str(getattr(address, "ipv4_mapped", None) or address)
+    path = posixpath.normpath("/" + unquote(parts.path).lstrip("/"))
+    return host, parts.port or (443 if parts.scheme == "https" else 80), path

@@ -18,7 +18,10 @@ from stages.geometry import Geometry
 
 
 class Placement:
-    """Windows and their operators; made by `place`. `home` is window -> operator."""
+    """Windows and their operators; made by `place`. `home` is window -> operator.
+
+    `choose_substitutes` is to be called whenever a site fails, joins or comes back.
+    """
 
     def __init__(
         self, geometry: Geometry, sites: Sites, ledger: ExposureLedger, home: Mapping[int, str]
@@ -28,20 +31,31 @@ class Placement:
         self._sites = sites
         self._ledger = ledger
         self._substitutes: dict[int, str] = {}
-        self._choose_substitutes()
-        sites.on_change.append(self._choose_substitutes)
+        self.choose_substitutes()
 
     def operators(self, window: int) -> list[str]:
         """Who may be asked for a window now, in this order; each as far as its cap goes."""
         return [table[window] for table in (self.home, self._substitutes) if window in table]
 
-    def why_unavailable(self, window: int) -> str:
-        """Why a window cannot be sent to any operator."""
+    def served(self, window: int) -> bool:
+        """Whether an operator of which a site works may have this window."""
+        return not self._sites.working().isdisjoint(self.operators(window))
+
+    def withheld(self, window: int) -> bool:
+        """Whether the ledger, which cannot be written now, is all that keeps a window from an operator."""
+        able = self._sites.working().intersection(self.operators(window))
+        seen = any(window in self._ledger.exposure(operator) for operator in able)
+        return self._ledger.why_stopped is not None and bool(able) and not seen
+
+    def why_unavailable(self, window: int) -> tuple[str, str]:
+        """Why a window cannot be sent to any operator, and what would help."""
+        if self.withheld(window):
+            return f"window {window}: {self._ledger.why_stopped}", "make it writable"
         operator = self.home.get(window)
         owner = f"operator {operator} does not answer" if operator else "no operator has it within its cap"
-        return f"window {window}: {owner}, no other operator has room under its cap"
+        return f"window {window}: {owner}, no other operator has room under its cap", "add a spare site"
 
-    def _choose_substitutes(self) -> None:
+    def choose_substitutes(self) -> None:
         """For the windows whose home operator does not work: spares first, then others."""
         working, spares = self._sites.working(), self._sites.spares()
         unserved = [window for window, operator in self.home.items() if operator not in working]

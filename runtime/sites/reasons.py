@@ -10,7 +10,7 @@ from pathlib import Path
 
 import aiohttp
 
-from runtime.sites.config import SiteConfig
+from runtime.sites.config import SiteConfig, cannot_be_asked
 from stages.address import Address
 from stages.certificates import validity
 
@@ -20,6 +20,7 @@ _NO_TLS = ("WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE")  # what a plain HTTP 
 # Alerts about a client's certificate (RFC 8446, 6.2); handshake_failure is what TLS 1.2 sends for none.
 _ABOUT_CLIENT = ("CERTIFICATE", "UNKNOWN_CA", "HANDSHAKE_FAILURE", "DECRYPT_ERROR", "ACCESS_DENIED")
 _DISCONNECTED = (errno.ECONNRESET, errno.EPIPE, errno.ECONNABORTED)
+_WHO_ANSWERS = "see the site's log, and check in sites.toml that url is that of a site"
 NO_CONNECTION = "took no connection in time; check url in sites.toml and whether the site runs"
 
 
@@ -50,16 +51,31 @@ def reason(exc: Exception, site: SiteConfig, answered: bool) -> str:
         return _tls(str(cause), site)
     if isinstance(exc, aiohttp.ClientConnectorError):
         return unreachable(exc.host, exc.port, exc.os_error)
-    return f"the request failed ({type(exc).__name__}: {exc})"
+    if isinstance(exc, aiohttp.ClientResponseError):
+        return f"gave an answer that is no HTTP ({_brief(exc.message)}); {_WHO_ANSWERS}"
+    return cannot_be_asked(exc) or f"the request failed ({type(exc).__name__}: {_brief(exc)})"
+
+
+def unforeseen(exc: Exception) -> str:
+    """What to say of an error that nothing else here knows."""
+    return cannot_be_asked(exc) or (
+        f"failed in a way that is not foreseen ({type(exc).__name__}: {_brief(exc)}); {_WHO_ANSWERS}"
+    )
+
+
+def _brief(text: object) -> str:
+    return f"{' '.join(str(text).split()):.200}"
 
 
 def unresolved(error: OSError) -> str:
     """What to say of a host name without an address."""
-    return f"its host name cannot be resolved ({error}); check url in sites.toml"
+    return cannot_be_asked(error) or f"its host name cannot be resolved ({error}); check url in sites.toml"
 
 
 def unreachable(host: str, port: int | None, error: OSError) -> str:
     """What to say of an address that takes no connection."""
+    if full := cannot_be_asked(error):
+        return full
     number = error.errno or 0  # by it, for asyncio's own words on a refusal hold the address once more
     what = os.strerror(number) if number > 0 else error.strerror or error
     where = f"{host}:{port} ({what})"

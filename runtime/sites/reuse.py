@@ -13,29 +13,31 @@ import anyio
 import cv2
 import numpy as np
 
+from runtime.sites.windows import Answer
 from stages.tensors import Array
 
 
 @dataclass
 class CachedWindow:
-    """A window: its inputs and, once `done` is set, its embedding, None if that failed."""
+    """A window: its inputs and, once `done` is set, its embedding and who computed it, None if that
+    failed."""
 
     inputs: Mapping[str, Array]
-    embedding: Array | None = None
+    answer: Answer | None = None
     done: anyio.Event = field(default_factory=anyio.Event)
 
-    async def compute(self, embed: Callable[[], Awaitable[Array]]) -> Array:
+    async def compute(self, embed: Callable[[], Awaitable[Answer]]) -> Answer:
         """What `embed` gives, kept for later frames."""
         try:
-            self.embedding = await embed()
+            self.answer = await embed()
         finally:
             self.done.set()
-        return self.embedding
+        return self.answer
 
-    async def result(self) -> Array | None:
-        """The embedding, waiting for it if it is still on its way; None if that failed."""
+    async def result(self) -> Answer | None:
+        """The answer, waiting for it if it is still on its way; None if that failed."""
         await self.done.wait()
-        return self.embedding
+        return self.answer
 
 
 class Reuse:

@@ -2,7 +2,8 @@
 
 A window that is late is sent to a second site as well. Where that one answers first, the late request goes
 on until its deadline, one a site at most. If the site answers this or any other tile by then, it is slow and
-stays in use; if it answers none, it hangs and is taken out of use.
+stays in use; if it answers none, it hangs and is taken out of use. A site that failed tiles before is tried
+with a copy of one; nobody waits for its answer.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import TypeAlias
 
@@ -20,10 +22,11 @@ from runtime.sites.client import SITE_LOG_HINT, SiteClient, SiteTimeout
 from runtime.sites.health import RECONNECT_S, Site, Sites
 from runtime.sites.hedging import Request, first_answer
 from runtime.sites.ledger import ExposureLedger
-from runtime.sites.placement import Placement, place
+from runtime.sites.placement import Placement
 from runtime.sites.routing import Route, Router
+from runtime.sites.start import PATIENCE, Patience, begin
 from stages.bundle import Bundle
-from stages.errors import InputError, SiteError, SiteUnavailable
+from stages.errors import SiteError, SiteUnavailable, ungrouped
 from stages.tensors import Array
 
 HEDGE_FACTOR = 3.0  # a tile is late after so many times the time its site should need
@@ -31,10 +34,23 @@ MIN_HEDGE_DELAY_S = 0.2  # and not before, since speeds are measured without the
 
 # Told the site, window, start and end (time.perf_counter) of every answer.
 OnAnswer: TypeAlias = Callable[[str, int, float, float], None]
+# Told the site, window, inputs and embedding of every good answer.
+OnEmbedding: TypeAlias = Callable[[Site, int, Mapping[str, Array], Array], None]
+
+
+@dataclass(frozen=True)
+class Answer:
+    """The embedding [w, w, D] of a window, and the site that computed it; None is the edge itself."""
+
+    embedding: Array
+    site: str | None = None
 
 
 class SiteWindows:
-    """Has windows computed by the sites; made by `open_sites`. Requests run in `tasks`."""
+    """Has windows computed by the sites; made by `open_sites`. Requests run in `tasks`.
+
+    `window_engine` says that the edge runs what no site may or can run.
+    """
 
     def __init__(
         self,
@@ -45,48 +61,57 @@ class SiteWindows:
         statistics: WindowStatistics,
         hedge_factor: float | None = HEDGE_FACTOR,
         on_answer: OnAnswer | None = None,
+        *,
+        window_engine: bool = True,
     ) -> None:
         self.sites = sites
         self.placement = placement
         self.ledger = ledger
         self.statistics = statistics
-        self.router = Router(sites, placement, ledger)
+        self.router = Router(sites, placement, ledger, last_resort=not window_engine)
+        self.on_embedding: OnEmbedding | None = None
         self._tasks = tasks
         self._hedge_factor = hedge_factor
         self._on_answer = on_answer
-        self._late: dict[Site, Request[Array]] = {}  # given up for a second site's answer
+        self._unwanted: dict[Site, Request[Answer]] = {}  # they go on though nobody waits for their answer
 
-    async def embed(self, window: int, inputs: Mapping[str, Array]) -> Array | None:
-        """The embedding [w, w, D] of a tile; None when no site may have it, or all that may have failed."""
+    async def embed(self, window: int, inputs: Mapping[str, Array]) -> Answer | None:
+        """The embedding of a tile; None when no site may have it, or all that may have failed."""
+        for trial in self.router.trials(window):
+            self._try_out(trial, inputs)
         tried: set[str] = set()
         while (route := await self.router.route(window, tried)) is not None:
             self.statistics.redispatched += bool(tried)
             self.statistics.windows_sent += not tried
             tried.add(route.site.name)
-            embedding = await self._infer_hedged(route, inputs, tried)
-            if embedding is not None:
-                return embedding
+            with route.site.load.holding():
+                answer = await self._infer_hedged(route, inputs, tried)
+            if answer is not None:
+                return answer
         return None
 
     def cancel_late(self) -> None:
-        """Cancel the requests that go on though nobody needs their answer any more."""
-        for request in self._late.values():
+        """Cancel the requests whose answers nobody waits for."""
+        for request in self._unwanted.values():
             request.cancel()
 
-    async def _infer_hedged(self, route: Route, inputs: Mapping[str, Array], tried: set[str]) -> Array | None:
+    async def _infer_hedged(
+        self, route: Route, inputs: Mapping[str, Array], tried: set[str]
+    ) -> Answer | None:
         """The answer of a site, or of a second one when it is late; None when neither gave a good one."""
 
-        async def infer_second() -> Array | None:
+        async def infer_second() -> Answer | None:
             if (second := self.router.second(route.window, tried)) is None:
                 return None
             self.statistics.hedged += 1
             tried.add(second.site.name)
-            return await self._infer(second, inputs)
+            with second.site.load.holding():
+                return await self._infer(second, inputs)
 
         if self._hedge_factor is None or self.router.second(route.window, tried) is None:
             return await self._infer(route, inputs)
-        late_s = max(MIN_HEDGE_DELAY_S, self._hedge_factor * route.site.expected_s)
-        first: Request[Array] = Request()
+        late_s = max(MIN_HEDGE_DELAY_S, self._hedge_factor * route.site.load.work_s)
+        first: Request[Answer] = Request()
         self._tasks.start_soon(first.run, partial(self._infer, route, inputs, first))
         try:
             answer = await first_answer(first.answer, infer_second, late_s)
@@ -97,18 +122,28 @@ class SiteWindows:
             self._give_up(route.site, first)
         return answer
 
-    def _give_up(self, site: Site, request: Request[Array]) -> None:
+    def _give_up(self, site: Site, request: Request[Answer]) -> None:
         """A second site answered first: keep this request running if it is the only such one of its site."""
         site.lost_hedges += 1
         request.given_up = True
-        if (earlier := self._late.get(site)) is not None and not earlier.ended:
+        if self._has_unwanted(site):
             request.cancel()
         else:
-            self._late[site] = request
+            self._unwanted[site] = request
+
+    def _try_out(self, route: Route, inputs: Mapping[str, Array]) -> None:
+        """Send a copy of a tile to a site on trial, one at a time."""
+        if not self._has_unwanted(route.site):
+            trial: Request[Answer] = Request()
+            self._unwanted[route.site] = trial
+            self._tasks.start_soon(trial.run, partial(self._infer, route, inputs))
+
+    def _has_unwanted(self, site: Site) -> bool:
+        return (request := self._unwanted.get(site)) is not None and not request.ended
 
     async def _infer(
-        self, route: Route, inputs: Mapping[str, Array], request: Request[Array] | None = None
-    ) -> Array | None:
+        self, route: Route, inputs: Mapping[str, Array], request: Request[Answer] | None = None
+    ) -> Answer | None:
         site = route.site
         started_s = time.perf_counter()
         try:
@@ -116,16 +151,18 @@ class SiteWindows:
         except SiteTimeout as exc:
             if request is None or not request.given_up:
                 self.sites.failed(site, exc)
-            elif site.answered_s < started_s:
+            elif site.load.answered_s < started_s:
                 self.sites.failed(site, _hangs(site, exc.timeout_s))
             return None
         except SiteError as exc:
             self.sites.failed(site, exc)
             return None
-        site.answered()
+        self.sites.answered(site)
         if self._on_answer is not None:
-            self._on_answer(site.name, route.window, started_s, site.answered_s)
-        return embedding
+            self._on_answer(site.name, route.window, started_s, site.load.answered_s)
+        if self.on_embedding is not None:
+            self.on_embedding(site, route.window, inputs, embedding)
+        return Answer(embedding, site.name)
 
 
 def _hangs(site: Site, timeout_s: float) -> SiteUnavailable:
@@ -148,36 +185,27 @@ async def open_sites(
     reconnect_s: Sequence[float] = RECONNECT_S,
     hedge_factor: float | None = HEDGE_FACTOR,
     on_answer: OnAnswer | None = None,
+    patience: Patience = PATIENCE,
 ) -> AsyncIterator[SiteWindows]:
-    """Probe all sites, assign `windows` and keep failed sites under retry while the block runs.
+    """Connect to the sites, assign `windows` and keep failed sites under retry while the block runs.
 
     Raises InputError when no site works, or the caps leave windows over, and there is no `window_engine` here
     to fall back to. `hedge_factor` None never sends to a second site.
     """
     statistics = WindowStatistics()
     async with Sites(clients, bundle.probe(), on_message, reconnect_s) as sites:
-        if clients and not window_engine:
-            _check_usable(sites)
-        placement = await place(bundle.geometry, sites, ledger, windows)
-        if clients and not window_engine:
-            _check_covered(placement, windows)
-        async with sites.reconnecting() as tasks:
-            yield SiteWindows(sites, placement, ledger, tasks, statistics, hedge_factor, on_answer)
-
-
-def _check_usable(sites: Sites) -> None:
-    if not sites.working():
-        raise InputError(
-            "no site can be used and this bundle has no window stage to run here: "
-            + "; ".join(site.last_error or site.name for site in sites)
-        )
-
-
-def _check_covered(placement: Placement, windows: Collection[int]) -> None:
-    left = len(set(windows) - set(placement.home))
-    if left:
-        raise InputError(
-            f"the caps let all operators together see {len(windows) - left} of {len(windows)} windows, "
-            "and this bundle has no window stage to run the others here; raise caps, add sites of other "
-            "operators, or copy the window stage to the edge"
-        )
+        with ungrouped():
+            async with sites.connecting() as tasks:
+                placement = await begin(
+                    bundle.geometry, sites, ledger, windows, patience, window_engine=window_engine
+                )
+                yield SiteWindows(
+                    sites,
+                    placement,
+                    ledger,
+                    tasks,
+                    statistics,
+                    hedge_factor,
+                    on_answer,
+                    window_engine=window_engine,
+                )

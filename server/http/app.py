@@ -50,7 +50,7 @@ class Loading(ServiceUnavailable):
 
 
 class SiteHandlers:
-    """Request handlers over the state of a site. Close its `codec` when no request is left.
+    """Request handlers over the state of a site; `drain` ends what they need.
 
     With keys every path but PUBLIC_PATHS needs their token. Raises InputError when the limits have no room
     for one request.
@@ -58,7 +58,7 @@ class SiteHandlers:
 
     def __init__(self, state: SiteState) -> None:
         self.state = state
-        self.codec = Codec()
+        self.codec = Codec(state.limits.json_s)
         self.body_limit = body_limit(state.bundles.values())
         state.limits.check_room_for(self.body_limit + answer_limit(state.bundles.values()))
         self._admission = Admission(state.limits, state.quotas)
@@ -91,7 +91,7 @@ class SiteHandlers:
         return app
 
     async def drain(self, grace_s: float) -> int:
-        """Refuse new requests; those in progress may finish within `grace_s`, then their tiles fail.
+        """Refuse new requests; those in progress may finish within `grace_s`, then their tiles and JSON fail.
 
         Returns how many requests were not finished by then.
         """
@@ -101,6 +101,7 @@ class SiteHandlers:
             _, late = await asyncio.wait(set(self._under_way), timeout=grace_s)
         for served in self.state.versions.values():
             served.batcher.stop()
+        await self.codec.close()
         return len(late)
 
     @web.middleware
@@ -168,7 +169,7 @@ class SiteHandlers:
         return _json({"name": "pedsam", "version": _own_version(), "extensions": extensions})
 
     async def live(self, request: web.Request) -> web.Response:
-        return _json({"live": True})
+        return _json({"live": self.state.live}, 200 if self.state.live else 503)
 
     async def is_ready(self, request: web.Request) -> web.Response:
         return _json({"ready": self.state.ready}, 200 if self.state.ready else 503)

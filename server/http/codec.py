@@ -2,28 +2,18 @@
 
 Binary tensors are views of the body and cost nothing. JSON numbers do: Python's parser holds the GIL from
 start to end, 20 ms for the pixels of one tile and far longer for hostile text. So large JSON is parsed in a
-process of its own, started by the first request that needs it.
+process of its own (server/http/json_process.py), started by the first request that needs it.
 """
 
 from __future__ import annotations
 
-import asyncio
 import math
-import multiprocessing
-import os
-import signal
-import threading
-from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
-from multiprocessing import connection
-from typing import Any, TypeVar
+from collections.abc import Mapping, Sequence
 
-import anyio
-import anyio.to_thread
 import numpy as np
 
-from server.limits import JSON_VALUES, Busy
+from server.http.json_process import JsonProcess
+from server.limits import JSON_VALUES
 from stages import wire
 from stages.errors import WireError
 from stages.tensors import Array, TensorSpec
@@ -32,14 +22,16 @@ SMALL_JSON_BYTES = 16 * 1024  # hostile JSON of this size is parsed in about 1 m
 SMALL_JSON_VALUES = 4096
 BYTES_A_VALUE = 24  # of JSON text, at most: a float32 with its comma
 
-T = TypeVar("T")
-
 
 class Codec:
-    """`wire`'s decode_request and encode_response, for an event loop. Close it when no request is left."""
+    """`wire`'s decode_request and encode_response, for an event loop.
 
-    def __init__(self) -> None:
-        self._pool: ProcessPoolExecutor | None = None
+    JSON that takes another process has `json_s` there. Decoding and encoding raise JsonUnavailable when that
+    is lost, late or closed.
+    """
+
+    def __init__(self, json_s: float) -> None:
+        self._json = JsonProcess(json_s)
 
     async def decode(
         self,
@@ -52,7 +44,7 @@ class Codec:
         """Raises WireError for what is no request, or one whose answer would be too much JSON."""
         arguments = (body, header_length, inputs, outputs, max_batch)
         if min(json_bytes(header_length, len(body)), len(body)) > SMALL_JSON_BYTES:
-            request = await self._in_json_process(wire.decode_request, *arguments)
+            request = await self._json.run(wire.decode_request, *arguments)
         else:
             request = wire.decode_request(*arguments)
         _check_answer(request, outputs)
@@ -62,40 +54,11 @@ class Codec:
         self, outputs: Mapping[str, Array], binary: Mapping[str, bool], request_id: str | None, version: str
     ) -> wire.Message:
         if sum(array.size for name, array in outputs.items() if not binary[name]) > SMALL_JSON_VALUES:
-            return await self._in_json_process(wire.encode_response, outputs, binary, request_id, version)
+            return await self._json.run(wire.encode_response, outputs, binary, request_id, version)
         return wire.encode_response(outputs, binary, request_id, version)
 
     async def close(self) -> None:
-        if self._pool is not None:
-            with anyio.CancelScope(shield=True):
-                await anyio.to_thread.run_sync(self._pool.shutdown)
-            self._pool = None
-
-    async def _in_json_process(self, call: Callable[..., T], *arguments: Any) -> T:
-        if self._pool is None:
-            spawn = multiprocessing.get_context("spawn")  # a fork would copy an engine without its threads
-            self._pool = ProcessPoolExecutor(1, mp_context=spawn, initializer=_exit_with_parent)
-        pool = self._pool
-        try:
-            return await asyncio.get_running_loop().run_in_executor(pool, call, *arguments)
-        except BrokenProcessPool as exc:  # killed, perhaps for its memory
-            if self._pool is pool:
-                self._pool = None
-            raise Busy("no process left to read JSON with") from exc
-
-
-def _exit_with_parent() -> None:
-    """In the JSON process: ignore SIGINT, and exit when the site's process does, however it ends."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    parent = multiprocessing.parent_process()
-    if parent is None:
-        raise RuntimeError("this is no child process")
-
-    def watch() -> None:
-        connection.wait([parent.sentinel])
-        os._exit(0)
-
-    threading.Thread(target=watch, daemon=True).start()
+        await self._json.close()
 
 
 def json_bytes(header_length: str | None, body_bytes: int) -> int:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from collections import deque
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import TracebackType
 
@@ -45,6 +46,50 @@ class Stopping(ServiceUnavailable):
         super().__init__("this site is stopping; use another one", 1.0)
 
 
+class Stalled(ServiceUnavailable):
+    """An engine call does not come back."""
+
+    reason = "stalled"
+
+    def __init__(self, stall_s: float) -> None:
+        super().__init__(f"the engine of this site has not answered for {stall_s:g} s; use another one", 10.0)
+
+
+STALL_S = 60.0  # for one engine call
+
+
+class Turns:
+    """Turns of the batchers that share an engine thread: each runs one batch, then the next one does.
+
+    An engine call of more than `stall_s` is a stall. It lasts until that call comes back, if it ever does.
+    """
+
+    def __init__(self, stall_s: float = STALL_S) -> None:
+        self.turn = asyncio.Lock()
+        self.stall_s = stall_s
+        self.stalled = False
+        self._on_stall: list[Callable[[], None]] = []
+
+    def on_stall(self, tell: Callable[[], None]) -> None:
+        """Have `tell` called when a stall begins."""
+        self._on_stall.append(tell)
+
+    @contextlib.contextmanager
+    def engine_call(self) -> Iterator[None]:
+        """One engine call is made in the block."""
+        timer = asyncio.get_running_loop().call_later(self.stall_s, self._stall)
+        try:
+            yield
+        finally:
+            timer.cancel()
+            self.stalled = False
+
+    def _stall(self) -> None:
+        self.stalled = True
+        for tell in self._on_stall:
+            tell()
+
+
 @dataclass(eq=False)
 class _PendingRequest:
     inputs: Mapping[str, Array]
@@ -66,8 +111,8 @@ class Batcher:
     bounds the tiles in the queue: a request that finds no room is refused at once with QueueFull; an empty
     queue has room for any one request. Serves inside `async with`, until `stop`.
 
-    Batchers of one engine thread share a `turn`: each runs one batch, then the next one does, and requests
-    that come meanwhile still join its next batch.
+    Batchers of one engine thread share `turns`; requests that come during another's turn join the next
+    batch. While the engine is stalled, requests that wait or run, and new ones, fail with Stalled.
     """
 
     def __init__(
@@ -76,14 +121,15 @@ class Batcher:
         stage: str,
         max_batch: int,
         max_waiting: int,
-        turn: asyncio.Lock | None = None,
+        turns: Turns | None = None,
     ) -> None:
         self.statistics = Statistics()
         self._engines = engines
         self._stage = stage
         self._max_batch = max_batch
         self._max_waiting = max_waiting
-        self._turn = turn or asyncio.Lock()
+        self._turns = turns or Turns()
+        self._turns.on_stall(self._fail_stalled)
         self._queue: deque[_PendingRequest] = deque()
         self._running: list[_PendingRequest] = []
         self._waiting = 0
@@ -119,6 +165,11 @@ class Batcher:
     def stopped(self) -> bool:
         return self._stopped
 
+    @property
+    def stalled(self) -> bool:
+        """Whether an engine call of this engine thread does not come back."""
+        return self._turns.stalled
+
     def stop(self) -> None:
         """Take no more tiles; requests that wait or run fail with Stopping. Calling it again does nothing.
 
@@ -127,17 +178,25 @@ class Batcher:
         self._stopped = True
         if self._task is not None:
             self._task.cancel()
-        self._fail([*self._running, *self._queue], Stopping())
+        self._fail_all(Stopping())
+
+    def _fail_stalled(self) -> None:
+        self._fail_all(Stalled(self._turns.stall_s))
+
+    def _fail_all(self, error: ServiceUnavailable) -> None:
+        self._fail([*self._running, *self._queue], error)
         self._queue.clear()
         self._waiting = 0
 
     async def submit(self, inputs: Mapping[str, Array], outputs: Sequence[str]) -> dict[str, Array]:
-        """Outputs for these tiles. Raises QueueFull, Stopping, or what the engine raised.
+        """Outputs for these tiles. Raises QueueFull, Stopping, Stalled, or what the engine raised.
 
         Cancelling it frees the tiles' place in the queue at once.
         """
         if self._stopped:
             raise Stopping
+        if self.stalled:
+            raise Stalled(self._turns.stall_s)
         request = _PendingRequest(inputs, outputs)
         if self._waiting and self._waiting + request.tiles > self._max_waiting:
             self.statistics.refused += request.tiles
@@ -156,7 +215,7 @@ class Batcher:
         try:
             while True:
                 await self._arrived.wait()
-                async with self._turn:
+                async with self._turns.turn:
                     self._running = self._take()
                     if self._running:
                         await self._run_batch(self._running)
@@ -208,7 +267,8 @@ class Batcher:
     async def _timed(self, inputs: Mapping[str, Array], outputs: Sequence[str]) -> dict[str, Array]:
         """One engine call, counted."""
         started = time.perf_counter()
-        results = await self._engines.infer(self._stage, inputs, outputs)
+        with self._turns.engine_call():
+            results = await self._engines.infer(self._stage, inputs, outputs)
         self.statistics.engine_s += time.perf_counter() - started
         self.statistics.batch_sizes[len(next(iter(inputs.values())))] += 1
         return results

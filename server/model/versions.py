@@ -21,7 +21,7 @@ import numpy as np
 from server.http.admission import reserve_answer
 from server.http.codec import Codec, answer_bytes
 from server.logs import facts
-from server.model.batcher import Batcher, ServiceUnavailable
+from server.model.batcher import STALL_S, Batcher, ServiceUnavailable, Turns
 from server.model.statistics import Statistics
 from stages import wire
 from stages.bundle import PROBE_FILE, Bundle, Stage
@@ -153,19 +153,20 @@ async def loaded(
     make: Callable[[Bundle], Engine],
     max_batch: int | None,
     max_waiting: int,
+    stall_s: float = STALL_S,
 ) -> AsyncIterator[dict[str, Version]]:
     """Every bundle with an engine that passed its check, all on one thread, for as long as the block runs.
 
     Raises BundleError or EngineError when one of them cannot be served.
     """
     factories = {number: partial(make, bundle) for number, bundle in bundles.items()}
-    turn = asyncio.Lock()
+    turns = Turns(stall_s)
     async with EngineThread(factories) as engines, contextlib.AsyncExitStack() as stack:
         versions = {}
         for number, bundle in bundles.items():
             check = await _checked(engines, number, bundle)
             engine = engines.engine(number)
-            batcher = Batcher(engines, number, max_batch or engine.preferred_batch, max_waiting, turn)
+            batcher = Batcher(engines, number, max_batch or engine.preferred_batch, max_waiting, turns)
             await stack.enter_async_context(batcher)
             versions[number] = Version(number, bundle, engine.backend, batcher, check)
             log.info(

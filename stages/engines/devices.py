@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from stages.errors import EngineError
+from stages.machine import ROOT, meminfo
 
 # CUresult: what cuInit answers where there is no GPU to use (a stub of a toolkit, or no device).
 _NO_GPU = (34, 100)
@@ -69,12 +70,12 @@ def free_bytes(device: Device, driver: Any = None) -> int:
     return free.value
 
 
-def available_bytes(meminfo: Path = Path("/proc/meminfo")) -> int:
+def available_bytes(root: Path = ROOT) -> int:
     """MemAvailable: what programs of this machine could still take without swapping."""
-    for line in meminfo.read_text(encoding="ascii").splitlines():
-        if line.startswith("MemAvailable:"):
-            return int(line.split()[1]) * 1024
-    raise EngineError(f"{meminfo} has no line MemAvailable; expected Linux 3.14 or later")
+    memory = meminfo(root)
+    if "MemAvailable" not in memory:
+        raise EngineError(f"{root}proc/meminfo has no line MemAvailable; expected Linux 3.14 or later")
+    return memory["MemAvailable"]
 
 
 def _libcuda() -> Any:

@@ -11,7 +11,9 @@ from typing import Any
 from stages.bundle import Bundle
 from stages.engines.devices import Device
 from stages.engines.engine import Engine
+from stages.engines.out_of_memory import says_out_of_memory
 from stages.errors import EngineError
+from stages.machine import default_threads, memory_ran_out, own_ceilings
 from stages.tensors import Array
 
 CUDA, CPU = "CUDAExecutionProvider", "CPUExecutionProvider"
@@ -25,7 +27,8 @@ CUDA_OPTIONS = {
 
 
 class OnnxRuntimeEngine(Engine):
-    """On the CPU, or on `device`. `threads` bounds the CPU threads of one call; the default is one a core."""
+    """On the CPU, or on `device`. `threads` bounds the CPU threads of one call; the default is one a core
+    that this process may use."""
 
     def __init__(
         self, bundle: Bundle, name: str, threads: int | None = None, device: Device | None = None
@@ -56,15 +59,15 @@ class OnnxRuntimeEngine(Engine):
             )
         path = self._bundle.verified_file(self.stage.name)
         options = onnxruntime.SessionOptions()
-        if self._threads:
-            options.intra_op_num_threads = self._threads
+        if threads := self._threads or default_threads():
+            options.intra_op_num_threads = threads
         # Idle threads would spin on the cores that other stages and sites of this machine need.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         providers = [(CUDA, CUDA_OPTIONS), CPU] if self._device else [CPU]
         try:
             session = onnxruntime.InferenceSession(path, options, providers=providers)
         except Exception as exc:  # the library's errors share no base class
-            raise EngineError(f"onnxruntime cannot load {path}: {exc}") from exc
+            raise EngineError(_problem(f"onnxruntime cannot load {path}", exc)) from exc
         if self._device and CUDA not in session.get_providers():  # it only prints that it took the CPU
             raise EngineError(
                 f"onnxruntime cannot use {self._device}: "
@@ -77,11 +80,18 @@ class OnnxRuntimeEngine(Engine):
         try:
             results = self._session.run(list(outputs), dict(feeds))
         except Exception as exc:
-            raise EngineError(f"onnxruntime failed on stage {self.stage.name}: {exc}") from exc
+            raise EngineError(_problem(f"onnxruntime failed on stage {self.stage.name}", exc)) from exc
         return dict(zip(outputs, results, strict=True))
 
     def _deactivate(self) -> None:
         self._session = None
+
+
+def _problem(what: str, exc: Exception) -> str:
+    """Its own words, but where memory ran out: of that they say where in its source."""
+    if isinstance(exc, MemoryError) or says_out_of_memory(str(exc)):
+        return f"{what}: {memory_ran_out(own_ceilings())}"
+    return f"{what}: {exc}"
 
 
 def library() -> Any:

@@ -1,4 +1,4 @@
-"""Telling from what TensorRT, CUDA and the Jetson's drivers print that memory ran out.
+"""Telling from what TensorRT, CUDA, onnxruntime and the Jetson's drivers print that memory ran out.
 
 They have many words for it, and the commonest on a small board names no memory at all: a builder that has too
 little for every kernel of a node reports that it could not find any implementation for that node.
@@ -9,7 +9,8 @@ from __future__ import annotations
 import re
 
 _SIGNS = re.compile(
-    r"out of ?memory|outofmemory|bad_alloc|cannot allocate memory|memoryallocation"
+    r"out of ?memory|outofmemory|bad_alloc|(cannot|failed to) allocate memory|memoryallocation"
+    r"|posixthread.*pthread_create failed"  # onnxruntime: no room for a thread's stack
     r"|insufficient (device )?memory|memory is insufficient"
     r"|could not find any implementation for node"
     r"|decreasing the workspace size|insufficient workspace"

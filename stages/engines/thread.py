@@ -8,6 +8,8 @@ import heapq
 import itertools
 import math
 import threading
+import time
+from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
@@ -36,6 +38,8 @@ class EngineThread:
     def __init__(self, engines: Mapping[str, Callable[[], Engine]]) -> None:
         self._factories = engines
         self._engines: dict[str, Engine] = {}
+        self._calls_of: Counter[str] = Counter()
+        self._seconds_of: defaultdict[str, float] = defaultdict(float)
         self._calls = _CallQueue()
 
     async def __aenter__(self) -> EngineThread:
@@ -64,6 +68,10 @@ class EngineThread:
         """The engine itself, for what it says of itself; run it through `infer` only."""
         return self._engines[name]
 
+    def mean_s(self, name: str) -> float:
+        """Seconds that a call of this engine took, on average of all so far; 0 of none."""
+        return self._seconds_of[name] / self._calls_of[name] if self._calls_of[name] else 0.0
+
     async def infer(
         self, name: str, feeds: Mapping[str, Array], outputs: Sequence[str] | None = None, *, order: int = 0
     ) -> dict[str, Array]:
@@ -74,7 +82,15 @@ class EngineThread:
         if name not in self._engines:
             raise EngineError(f"no engine {name!r} is open here, only {sorted(self._engines)}")
         engine = self._engines[name]
-        return await self._call(lambda: engine.infer(feeds, outputs), order)
+
+        def run() -> dict[str, Array]:
+            started_s = time.perf_counter()
+            results = engine.infer(feeds, outputs)
+            self._calls_of[name] += 1
+            self._seconds_of[name] += time.perf_counter() - started_s
+            return results
+
+        return await self._call(run, order)
 
     async def _call(self, function: Callable[[], T], order: float) -> T:
         return await asyncio.wrap_future(self._calls.put(function, order))

@@ -42,7 +42,8 @@ def board(tmp_path: Path) -> Iterator[Flashing]:
     """An Orin Nano Super with a desktop, never flashed."""
     sites = tmp_path / "sites.toml"
     tables = (
-        f'[[site]]\nname = "{name}"\noperator = "{name}"\nurl = "https://127.0.0.1:1"' for name in "abc"
+        f'[[site]]\nname = "{name}"\noperator = "{name}"\nurl = "https://127.0.0.1:{port}"'
+        for port, name in enumerate("abc", start=1)
     )
     sites.write_text("\n".join(tables))
     with flashing(tmp_path, "orin-nano-super", sites, tmp_path) as made:

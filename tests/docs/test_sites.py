@@ -47,7 +47,7 @@ def test_the_table_of_a_check_has_its_rows() -> None:
 def test_limits_are_the_defaults() -> None:
     options = {text: option for option in serve.params for text in option.opts}
     rows = table_rows(PAGE.section("## Limits of a site"))
-    assert len(rows) == 9
+    assert len(rows) == 10
     for name, default, _ in rows:
         option = options[name.strip("`")]
         own = option.get_default(click.Context(serve))

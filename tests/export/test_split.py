@@ -17,7 +17,7 @@ from runtime.frames.canvas import Canvas, make_canvas
 from runtime.objects.decode import choose_mask, decoder_inputs
 from runtime.objects.masks import iou
 from runtime.objects.prompts import Prompt
-from runtime.sites.client import to_embedding
+from runtime.sites.answers import to_embedding
 from stages.bundle import Bundle
 from stages.tensors import Array
 from tests.support.bundles import random_weights

@@ -72,7 +72,7 @@ def test_names_that_are_not_utf_8(line: list[str | Path], tmp_path: Path) -> Non
     (tmp_path / f"half_{name}.png").write_bytes((tmp_path / f"{name}.png").read_bytes()[:3000])
     line[3] = tmp_path
     result = pedsam_run(*line, *BOX)
-    assert result.exit_code == 0, result.output
+    assert result.exit_code == 3, result.output  # one of the pictures is lost
     out = tmp_path / line[5]
     assert (out / f"overlay/{name}.jpg").stat().st_size > 1000
     *_, last = (out / "masks.jsonl").read_text().splitlines()

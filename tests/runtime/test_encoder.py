@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from functools import partial
 from itertools import chain
 from pathlib import Path
@@ -37,7 +37,7 @@ from tests.support.edge import (
     status,
 )
 from tests.support.fakes import Gate, until
-from tests.support.scenes import NO_ENGINES, Scene, embeddings_of, honest, scene
+from tests.support.scenes import NO_ENGINES, LocalStamps, Scene, embeddings_of, honest, scene
 
 pytestmark = pytest.mark.anyio
 
@@ -88,10 +88,64 @@ async def test_a_frame_without_any_way_out_is_lost_and_the_next_ones_go_on(mini_
             await it.frame()
         assert all(client.in_flight == 0 for client in it.clients)
         sites["b"].always = None
-        await it.notes.wait_for("site b: is back")
+        await until(lambda: it.site("b").on_trial or it.site("b").ready)
         await it.frame()
+        assert it.notes.lines[-1] == "site b: is back and has its windows again"
         assert it.sent("b") == it.own("b")
         assert it.site("b").health is Health.READY
+
+
+async def test_windows_that_cannot_be_entered_in_the_ledger_run_at_the_edge(
+    mini_bundle: Bundle, tmp_path: Path
+) -> None:
+    folder, local = tmp_path / "state", LocalStamps(mini_bundle)
+    folder.mkdir()
+    sites = honest(mini_bundle, "abc")
+    async with scene(mini_bundle, sites, 15, local, [60], ledger=folder / "ledger") as it:
+        folder.rename(tmp_path / "elsewhere")
+        await it.frame()
+        assert it.sent("a", "b", "c") == set()
+        assert sorted(local.windows) == list(range(15))
+        (tmp_path / "elsewhere").rename(folder)
+        with anyio.fail_after(60):
+            while it.sent("a", "b", "c") < set(range(15)):
+                await it.frame()
+        folder.rename(tmp_path / "elsewhere")
+        local.windows.clear()
+        sites["b"].always = status(500)
+        await it.frame()
+        await it.frame()
+        assert sorted(local.windows) == sorted([*it.own("b")] * 2)
+        assert it.sent("a") == it.own("a") == it.ledger.exposure("operator-a")
+
+
+async def test_a_frame_that_the_ledger_stops_is_lost_for_that_reason_and_shown_to_nobody(
+    mini_bundle: Bundle, tmp_path: Path
+) -> None:
+    folder = tmp_path / "state"
+    folder.mkdir()
+    sites = honest(mini_bundle, "abc")
+    reason = (
+        r"window \d+: the exposure ledger .*state/ledger cannot be written \(No such file or directory\), "
+        "and this bundle has no window stage to run here; make it writable or copy the window stage to"
+    )
+    async with scene(mini_bundle, sites, 15, reconnect_s=[60], ledger=folder / "ledger") as it:
+        await it.frame()
+        folder.rename(tmp_path / "elsewhere")
+        await it.frame()  # nothing new is shown
+        sites["b"].always = status(500)
+        with pytest.raises(FrameLost, match=reason):
+            await it.frame()
+        before = [len(site.tiles) for site in sites.values()]
+        with pytest.raises(FrameLost, match=reason):
+            await it.frame()
+        assert [len(site.tiles) for site in sites.values()] == before
+        (tmp_path / "elsewhere").rename(folder)
+        with anyio.fail_after(60):
+            while it.sent("a", "c") < set(range(15)):
+                with suppress(FrameLost):
+                    await it.frame()
+        await it.frame()
 
 
 async def test_cancelling_a_frame_leaves_nothing_behind(mini_bundle: Bundle) -> None:

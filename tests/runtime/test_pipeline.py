@@ -7,6 +7,7 @@ import json
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import anyio
@@ -15,15 +16,19 @@ import pytest
 from aiohttp import web
 from rich.console import Console
 
+from runtime.frames.canvas import make_canvas
 from runtime.frames.sources import NOTHING, Frame
 from runtime.live.interface import Live
+from runtime.objects.follower import RecentFrame
 from runtime.objects.prompts import Prompt, PromptRequest, Prompts
 from runtime.pipeline import Fate, FrameJob, Pipeline, PipelineOptions
+from runtime.results.doubts import Doubts
 from runtime.session import run_session
 from stages.bundle import Bundle
 from stages.errors import InputError
 from tests.runtime.test_session import PROMPTS, Film, edge_only, mask_lines, options, real_sites, run
 from tests.support.edge import Impostor, sites_file
+from tests.support.pictures import photo
 
 pytestmark = pytest.mark.anyio
 
@@ -63,7 +68,8 @@ async def test_large_frames_wait_for_those_before_to_be_written(
 async def test_a_frame_that_is_done_lets_none_more_be_under_way(mini_bundle: Bundle) -> None:
     """Only new figures do: each frame whose windows have come."""
     never: Any = None
-    pipeline = Pipeline(mini_bundle.geometry, never, never, (), PipelineOptions(in_flight=3))
+    unused: Any = SimpleNamespace(doubts=Doubts())
+    pipeline = Pipeline(mini_bundle.geometry, unused, never, (), PipelineOptions(in_flight=3))
     pipeline.measured.in_flight, pipeline._ahead = 1, 3
     pipeline._windows_s, pipeline._engines_s = 10.0, 1.0
     send, receive = anyio.create_memory_object_stream[FrameJob](5)
@@ -79,6 +85,25 @@ async def test_a_frame_that_is_done_lets_none_more_be_under_way(mini_bundle: Bun
         assert pipeline.measured.frames == 5
         assert pipeline.measured.in_flight == 1
         tasks.cancel_scope.cancel()
+
+
+async def test_a_carried_mask_is_in_doubt_as_the_one_it_comes_from(mini_bundle: Bundle) -> None:
+    async def nothing(frame: RecentFrame) -> list[Any]:
+        return []
+
+    doubts = Doubts()
+    encoder: Any = SimpleNamespace(doubts=doubts)
+    follower: Any = SimpleNamespace(compute=nothing, carry=nothing)
+    pipeline = Pipeline(mini_bundle.geometry, encoder, follower, (), PipelineOptions())
+    canvas = make_canvas(photo("16:9"), mini_bundle.geometry)
+    fates = (Fate.COMPUTED, Fate.CARRIED, Fate.COMPUTED, Fate.CARRIED)
+    for number, (fate, sites) in enumerate(zip(fates, ("b", "", "a", ""), strict=True)):
+        frame = Frame(number, str(number), 0.0, photo("16:9"))
+        job = FrameJob(frame, 0.0, fate, RecentFrame(number, canvas), sites=sites)
+        await pipeline._decode(job)
+        doubts.used(number, sites)
+    assert doubts.lied("b", "").frames == [(0, 1)]
+    assert [doubts.has(number, "b") for number in (0, 1)] == [True, True]
 
 
 async def test_what_viewers_do_in_a_run_that_is_verified(mini_bundle: Bundle, tmp_path: Path) -> None:

@@ -11,11 +11,14 @@ import subprocess
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import IO
 
 import anyio
+import numpy as np
 import pytest
 from anyio.streams.text import TextReceiveStream
 from click.testing import CliRunner
+from PIL import Image
 from rich.console import Console
 
 from pedsam import main
@@ -27,7 +30,7 @@ from runtime.session import run_session
 from stages.bundle import Bundle
 from stages.errors import InputError
 from tests.support.edge import Impostor, sites_file, stall, write_photo
-from tests.support.pictures import SHAPES
+from tests.support.pictures import SHAPES, photo
 from tests.support.processes import MODULE, serving
 
 pytestmark = pytest.mark.anyio
@@ -118,13 +121,87 @@ def free_ports(number: int) -> list[int]:
         return [each.getsockname()[1] for each in held]
 
 
+async def test_a_ledger_that_goes_away_ends_no_run_and_changes_no_mask(
+    mini_bundle: Bundle, tmp_path: Path
+) -> None:
+    """Its folder is renamed under a run. Then a site is killed, whose windows others could take over if that
+    could be entered; they do when the folder is back."""
+    state, sites_toml = tmp_path / "state", tmp_path / "sites.toml"
+    state.mkdir()
+    with ExitStack() as stack:
+        sites = [stack.enter_context(serving(mini_bundle.path)) for _ in range(3)]
+        sites_file(sites_toml, *zip("abc", (site.url for site in sites), strict=True), more="cap = 15")
+        terminal = stack.enter_context((tmp_path / "terminal").open("w+"))
+        source, out = film(tmp_path / "in", 500), tmp_path / "out"
+        more = ("--sites", str(sites_toml), "--ledger", str(state / "ledger.json"))
+        with running(mini_bundle, source, out, *more, terminal=terminal) as process:
+            await until_masks(out, 1)
+            state.rename(tmp_path / "elsewhere")
+            before = exposure_in(tmp_path / "elsewhere/ledger.json")
+            sites[1].process.kill()
+            await until_said(
+                tmp_path / "terminal", "ledger.json cannot be written (No such file or directory):"
+            )
+            await until_masks(out, len(masks(out)) + 2)
+            assert exposure_in(tmp_path / "elsewhere/ledger.json") == before
+            (tmp_path / "elsewhere").rename(state)
+            await until_said(tmp_path / "terminal", "can be written again: new windows are sent")
+            process.send_signal(signal.SIGINT)
+            assert process.wait(timeout=60) == 0
+    summary = json.loads((out / "summary.json").read_text())
+    assert summary["frames_lost"] == 0
+    assert summary["windows_run_at_edge"] > 0
+    exposure = exposure_in(state / "ledger.json")
+    for name, site in summary["sites"].items():
+        assert site["operator_exposure"] == exposure[f"operator-{name}"]
+    assert exposure["operator-b"] == before["operator-b"]
+    assert exposure != before  # a or c has taken over
+    undisturbed = film(tmp_path / "same", summary["frames"])
+    with running(mini_bundle, undisturbed, tmp_path / "alone") as process:
+        process.communicate(timeout=120)
+    assert masks(out) == masks(tmp_path / "alone")
+
+
+def exposure_in(ledger: Path) -> dict[str, list[int]]:
+    exposure: dict[str, list[int]] = json.loads(ledger.read_text())["exposure"]
+    return exposure
+
+
+def film(folder: Path, frames: int) -> Path:
+    """A folder with two pictures in turn, so that no window stays as it was."""
+    folder.mkdir()
+    for number, moved in enumerate((photo("16:9"), np.roll(photo("16:9"), 4, axis=1))):
+        Image.fromarray(moved).save(folder / f"{number:03}.png")
+    for number in range(2, frames):
+        os.link(folder / f"{number % 2:03}.png", folder / f"{number:03}.png")
+    return folder
+
+
+async def until_masks(out: Path, lines: int) -> None:
+    with anyio.fail_after(60):
+        while not (out / "masks.jsonl").exists() or len(masks(out)) < lines:  # noqa: ASYNC110 (another process)
+            await anyio.sleep(0.02)
+
+
+async def until_said(terminal: Path, words: str) -> None:
+    with anyio.fail_after(60):
+        while words not in said(terminal):  # noqa: ASYNC110 (of another process)
+            await anyio.sleep(0.02)
+
+
+def said(terminal: Path) -> str:
+    """What stands there, without the breaks of its lines."""
+    return " ".join(terminal.read_text().split())
+
+
 @contextmanager
-def running(bundle: Bundle, source: Path, out: Path, *more: str) -> Iterator[subprocess.Popen[str]]:
+def running(
+    bundle: Bundle, source: Path, out: Path, *more: str, terminal: IO[str] | int = subprocess.PIPE
+) -> Iterator[subprocess.Popen[str]]:
     """`pedsam run` as a process of its own, killed at the end if it still runs."""
     line = [*MODULE, "run", "--bundle", str(bundle.path), "--source", str(source), "--out", str(out)]
     line += ["--box", "20,20,200,200", "--allow-undistilled", "--threads", "1", *more]
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
-    with subprocess.Popen(line, text=True, **pipes) as process:  # type: ignore[call-overload]
+    with subprocess.Popen(line, text=True, stdout=terminal, stderr=subprocess.STDOUT) as process:
         try:
             yield process
         finally:
@@ -135,15 +212,9 @@ def running(bundle: Bundle, source: Path, out: Path, *more: str) -> Iterator[sub
 async def test_an_interrupted_run_ends_with_complete_files(
     mini_bundle: Bundle, tmp_path: Path, how: signal.Signals
 ) -> None:
-    (tmp_path / "in").mkdir()
-    first = write_photo(tmp_path / "in/000.png")
-    for number in range(1, 500):
-        os.link(first, tmp_path / f"in/{number:03}.png")
     out = tmp_path / "out"
-    with running(mini_bundle, tmp_path / "in", out, "--verify") as process:
-        with anyio.fail_after(60):
-            while not (out / "masks.jsonl").exists() or len(masks(out)) < 3:  # noqa: ASYNC110 (of another process)
-                await anyio.sleep(0.02)
+    with running(mini_bundle, film(tmp_path / "in", 500), out, "--verify") as process:
+        await until_masks(out, 3)
         process.send_signal(how)
         output, _ = process.communicate(timeout=60)
     assert process.returncode == 0, output
@@ -191,7 +262,7 @@ async def test_a_second_interrupt_does_not_wait_for_a_stalled_site(
         sites = sites_file(tmp_path / "sites.toml", ("a", url))
         line = [*MODULE, "run", "--bundle", str(mini_bundle.path), "--source", str(picture)]
         line += ["--out", str(tmp_path / "out"), "--point", "9,9", "--allow-undistilled"]
-        line += ["--sites", str(sites), "--accept-exposure"]
+        line += ["--sites", str(sites), "--accept-exposure", "--spot-checks", "0"]
         async with await anyio.open_process(line, stderr=subprocess.STDOUT) as process:
             assert process.stdout is not None
             output = TextReceiveStream(process.stdout)

@@ -30,6 +30,7 @@ from runtime.results.sinks import MaskLines, close_all
 from runtime.results.summary import print_summary
 from runtime.run_options import RunOptions
 from runtime.session import run_session
+from runtime.stopping import Stop
 from server.serve import ServeOptions, running_site
 from stages.bundle import Bundle
 from stages.console import make_console
@@ -357,9 +358,8 @@ async def test_one_operator_alone_needs_accept_exposure(mini_bundle: Bundle, tmp
         with pytest.raises(InputError, match=r"operator operator-a alone.*--accept-exposure"):
             await run(mini_bundle, Film(1), options(tmp_path / "out", sites=sites))
         assert not (tmp_path / "out").exists()
-        summary = await run(
-            mini_bundle, Film(1), options(tmp_path / "out", sites=sites, accept_exposure=True)
-        )
+        chosen = options(tmp_path / "out", sites=sites, accept_exposure=True, spot_checks=0)
+        summary = await run(mini_bundle, Film(1), chosen)
     assert sorted(impostor.tiles) == summary["sites"]["a"]["windows_seen"] == list(range(15))
 
 
@@ -582,6 +582,11 @@ async def test_the_loop_does_not_wait_for_sizes_and_a_run_locks_its_ledger_once(
     assert threading.get_ident() not in asked
 
 
+def stop() -> Stop:
+    """Nobody has stopped the run."""
+    return Stop(lambda: None, print, lambda: None)
+
+
 @pytest.mark.parametrize("live", [False, True])
 def test_that_results_are_gone_is_told_where_there_were_any(
     mini_bundle: Bundle, tmp_path: Path, live: bool
@@ -594,7 +599,7 @@ def test_that_results_are_gone_is_told_where_there_were_any(
     source.live = live
     messages = Messages(make_console(file=text))
     with run_folder(tmp_path, ["summary.json"]) as folder:
-        whole = session._Run(mini_bundle, source, options(tmp_path, record=False), messages, folder)
+        whole = session._Run(mini_bundle, source, options(tmp_path, record=False), messages, folder, stop())
         assert session._begin(whole, folder, source.sizes()) == ()
     assert not (tmp_path / "summary.json").exists()
     assert ("which are gone now" in text.getvalue()) is not live
@@ -618,7 +623,7 @@ def test_the_last_line_about_each_site_is_true() -> None:
 def test_a_frame_whose_overlay_cannot_be_written_has_no_masks(mini_bundle: Bundle, tmp_path: Path) -> None:
     """A recording on a full disk writes that frame once more, into its next part."""
     chosen, messages = options(tmp_path), Messages(make_console(file=io.StringIO()))
-    whole = session._Run(mini_bundle, Film(1), chosen, messages, None)
+    whole = session._Run(mini_bundle, Film(1), chosen, messages, None, stop())
     sinks = session._write_into(whole, whole.source.sizes(), lambda path: None, tmp_path)
     close_all(sinks)
     assert [isinstance(sink, MaskLines) for sink in sinks] == [False, True]

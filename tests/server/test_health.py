@@ -13,6 +13,7 @@ import aiohttp
 import pytest
 
 from server.limits import Limits
+from server.state import Phase
 from stages.bundle import Bundle
 from stages.errors import InputError
 from tests.support.clients import INFER, Answer, dial
@@ -45,7 +46,7 @@ async def test_probes_need_no_certificate_there(tmp_path: Path) -> None:
             assert (await ask(site.health_url, path)).status == 200
             with pytest.raises(CLOSED):
                 await ask(site.url, path, tls=without.ssl_context())
-        site.state.versions["1"].batcher.stop()
+        site.state.phase = Phase.STOPPING
         assert (await ask(site.health_url, LIVE)).status == 200
         assert (await ask(site.health_url, READY)).status == 503
     with pytest.raises(CLOSED):

@@ -23,6 +23,7 @@ from tests.support.bundles import other_weights
 from tests.support.clients import INFER
 from tests.support.fakes import tiny_bundle
 from tests.support.processes import MODULE, SCRIPT, serving
+from tests.support.raw_http import exchange, http
 
 
 @pytest.mark.parametrize(
@@ -94,6 +95,36 @@ async def test_a_request_under_way_is_finished_after_sigterm(mini_bundle: Bundle
             assert len(await answer.read()) > windows * 9600
         assert site.wait() == (0, "")
         assert re.fullmatch(rf"stopped after {windows} tiles in \d+ batches, 0 refused", site.lines[-1])
+
+
+@pytest.mark.anyio
+async def test_what_is_asked_by_raw_bytes(mini_bundle: Bundle) -> None:
+    """A full batch, more than is kept before it is read, with a request behind its last one; half-closed."""
+    sent = wire.encode_request(blank_tiles(mini_bundle), ["embedding"])
+    twice = sent.body.replace(b'"outputs":[', b'"outputs":[{"name":"embedding"},', 1)
+    length = sent.header_length or 0
+    longer = {wire.HEADER_LENGTH: str(length + len(twice) - len(sent.body))}
+    live = http("GET", "/v2/health/live")
+    with serving(mini_bundle.path) as site:
+        last = http("POST", INFER, sent.body, {**sent.headers, "Connection": "close"})
+        reply = await exchange(site.url, last + live)
+        assert reply is not None
+        assert (reply.status, reply.headers["connection"]) == (200, "close")
+        for request, body in (
+            (live, b'{"live": true}'),
+            (http("GET", "/v2/health/ready"), b'{"ready": true}'),
+        ):
+            reply = await exchange(site.url, request, half_close=True)
+            assert reply is not None
+            assert (reply.status, reply.body) == (200, body)
+        reply = await exchange(site.url, http("POST", INFER, sent.body, sent.headers), half_close=True)
+        assert reply is not None
+        assert len(reply.body) > mini_bundle.geometry.windows * 9600
+        reply = await exchange(site.url, http("POST", INFER, twice, longer))
+        assert reply is not None
+        assert reply.fact == "400 output 'embedding' is asked for twice; name each output once"
+        site.process.terminate()
+        assert site.wait() == (0, "")
 
 
 def blank_tiles(bundle: Bundle) -> dict[str, Array]:

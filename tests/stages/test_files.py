@@ -100,6 +100,14 @@ def test_a_folder_that_is_missing_is_an_oserror(tmp_path: Path) -> None:
         replace_file(tmp_path / "missing/file", "now")
 
 
+def test_writing_says_when_it_is_files_that_are_wanting() -> None:
+    sentence = (
+        r"cannot write a/b, as pedsam may open no more files \(Too many open files\); give it more with"
+    )
+    with pytest.raises(InputError, match=sentence), writing(Path("a/b")):
+        raise OSError(errno.EMFILE, "Too many open files")
+
+
 def test_writing_says_what_could_not_be_written_and_why() -> None:
     sentence = r"^cannot write a/b; check free space and permissions there \(why\)$"
     with pytest.raises(InputError, match=sentence), writing(Path("a/b")):

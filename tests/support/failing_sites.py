@@ -19,6 +19,7 @@ from stages.bundle import Bundle
 from stages.tensors import Array
 from tests.support.edge import Behaviour, Impostor, body, config, stall, status
 from tests.support.keys import LONG_AGO, keys_for, site_at
+from tests.support.raw_sites import ANY, RawSite
 from tests.support.tls import answering, nothing, site_with
 
 WAITS = Timeouts(connect_s=30.0, answer_s=60.0, probe_s=60.0)  # a busy machine makes nobody late
@@ -153,6 +154,12 @@ async def hanging_up(bundle: Bundle, folder: Path) -> AsyncIterator[SiteConfig]:
         yield config("a", f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}")
 
 
+@asynccontextmanager
+async def no_http(bundle: Bundle, folder: Path) -> AsyncIterator[SiteConfig]:
+    async with RawSite(bundle, ANY, b"SSH-2.0-OpenSSH_9.2\r\n").running() as url:
+        yield config("a", url)
+
+
 SITE_LOG_HINT = "see the site's log, and check url in sites.toml"
 FAILING: Mapping[str, Failing] = {
     "unknown host": Failing(
@@ -178,6 +185,12 @@ FAILING: Mapping[str, Failing] = {
         "http",
         "site a: closed the connection without an answer; if it was started with --keys, change http: to "
         "https: in its url in sites.toml",
+    ),
+    "no HTTP": Failing(
+        no_http,
+        "http",
+        "site a: gave an answer that is no HTTP (*); see the site's log, and check in sites.toml that url is "
+        "that of a site",
     ),
     "expired": Failing(
         certified(ago_days=1),

@@ -51,6 +51,7 @@ class FakeSite:
     name: str
     operator: str
     state: str = "ready"
+    failures: int = 0
     tiles: int = 0
     last_error: str | None = None
     seen: set[int] = field(default_factory=set)
@@ -70,6 +71,7 @@ class FakeLive(Live):
         self.requests: list[PromptRequest] = []
         self.asked: Newest[PromptRequest] = Newest()
         self.message: str | None = None
+        self.doubtful = 0
         self.board: BoardStatus | None = None
         self.gate: anyio.Event | None = None  # prompts wait for it
         self.number = -1
@@ -120,6 +122,7 @@ class FakeLive(Live):
             frames=self.number + 1,
             dropped=4,
             lost=0,
+            doubtful=self.doubtful,
             limited_by="the global stage at the edge: 55 ms of every frame",
             paused=self._paused,
             message=self.message,
@@ -146,7 +149,7 @@ class FakeLive(Live):
         pixels = self._picture[60 : 60 + height, left : left + width]
         found = () if self._paused else tuple(self._found(name) for name in self.objects)
         frame = Frame(self.number, str(self.number), self.number / 15, pixels)
-        self._frames.put(FrameResult(frame, found, latency_s=0.132))
+        self._frames.put(FrameResult(frame, found, doubtful=self.doubtful > 0, latency_s=0.132))
 
     async def run(self, every_s: float = 0.03) -> None:
         """Frames without an end."""
@@ -154,10 +157,10 @@ class FakeLive(Live):
             self.advance()
             await anyio.sleep(every_s)
 
-    def lose(self, name: str, error: str) -> None:
-        """A site goes down."""
+    def lose(self, name: str, error: str, state: str = "down", failures: int = 1) -> None:
+        """A site goes down, or answers its probe but not its tiles."""
         self.sites = [
-            replace(site, state="down", last_error=error) if site.name == name else site
+            replace(site, state=state, failures=failures, last_error=error) if site.name == name else site
             for site in self.sites
         ]
         self.message = f"site {name} is down: {error}"
@@ -193,10 +196,12 @@ class FakeLive(Live):
             name=site.name,
             operator=site.operator,
             state=site.state,
+            failures=site.failures,
             tiles=site.tiles,
             in_flight=2 if site.state == "ready" and not self._paused else 0,
             bytes_up=site.tiles * 150_528,
             bytes_down=site.tiles * 9_600,
+            checks=0,
             last_error=site.last_error,
         )
 

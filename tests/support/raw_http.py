@@ -65,8 +65,11 @@ def chunked(body: bytes, size: int) -> bytes:
     return b"".join(b"%x\r\n%s\r\n" % (len(piece), piece) for piece in [*pieces, b""])
 
 
-async def exchange(url: str, request: bytes) -> Reply | None:
-    """The answer to these bytes, after which the sender says no more; None: hung up without one."""
+async def exchange(url: str, request: bytes, half_close: bool = False) -> Reply | None:
+    """The answer to these bytes, after which the sender says no more; None: hung up without one.
+
+    `half_close`: it says that it says no more, by closing its half of the connection.
+    """
     address = urlsplit(url)
     reader, writer = await asyncio.open_connection(address.hostname, address.port)
     try:
@@ -74,6 +77,8 @@ async def exchange(url: str, request: bytes) -> Reply | None:
             writer.write(request)
             if b"Expect: 100" not in request.partition(b"\r\n\r\n")[0]:
                 await writer.drain()
+            if half_close:
+                writer.write_eof()
             return await read_reply(reader, no_body=request.startswith(b"HEAD"))
     except (ConnectionError, asyncio.IncompleteReadError):
         return None

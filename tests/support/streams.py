@@ -15,15 +15,21 @@ from tests.support.cameras import scenery
 
 
 class NetworkCamera(ThreadingHTTPServer):
-    """Streams while `streaming` is set; answers 503 and hangs up while it is not."""
+    """Streams while `streaming` is set; answers 503 and hangs up while it is not. While `silent` is set it
+    says nothing, to those who are connected already too. `shape` is that of its pictures; `asked` is set
+    once somebody has come."""
 
     daemon_threads = True
 
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), _Handler)
         self.streaming = threading.Event()
+        self.silent = threading.Event()
+        self.asked = threading.Event()
+        self.shape = "16:9"
         self.closing = threading.Event()
         self.answered = 0  # single pictures
+        self.sent = 0  # pictures of streams
 
     @property
     def snapshot_url(self) -> str:
@@ -34,11 +40,18 @@ class NetworkCamera(ThreadingHTTPServer):
     def url(self) -> str:
         return f"http://user:secret@127.0.0.1:{self.server_port}/video.mjpg"
 
+    def be_silent(self) -> None:
+        """Return when there is something to say, or nobody to say it to."""
+        while self.silent.is_set() and not self.closing.wait(0.02):
+            pass
+
 
 class _Handler(BaseHTTPRequestHandler):
     server: NetworkCamera
 
     def do_GET(self) -> None:
+        self.server.asked.set()
+        self.server.be_silent()
         if not self.server.streaming.is_set():
             self.send_error(503)
             return
@@ -50,9 +63,11 @@ class _Handler(BaseHTTPRequestHandler):
         self.end_headers()
         with suppress(OSError):  # the viewer has gone
             for number in itertools.count():
+                self.server.be_silent()
                 if not self.server.streaming.is_set() or self.server.closing.wait(0.02):
                     return
-                self.wfile.write(_part(number % 50))
+                self.wfile.write(_part(number % 50, self.server.shape))
+                self.server.sent += 1
 
     def _answer_once(self) -> None:
         self.server.answered += 1
@@ -67,14 +82,14 @@ class _Handler(BaseHTTPRequestHandler):
         pass
 
 
-def _part(number: int) -> bytes:
-    jpeg = _jpeg(number)
+def _part(number: int, shape: str) -> bytes:
+    jpeg = _jpeg(number, shape)
     head = f"--frame\r\nContent-Type: image/jpeg\r\nContent-Length: {len(jpeg)}\r\n\r\n"
     return head.encode() + jpeg + b"\r\n"
 
 
-def _jpeg(number: int) -> bytes:
-    return bytes(cv2.imencode(".jpg", scenery(number)[..., ::-1])[1])
+def _jpeg(number: int, shape: str = "16:9") -> bytes:
+    return bytes(cv2.imencode(".jpg", scenery(number, shape)[..., ::-1])[1])
 
 
 class Proxy(ThreadingHTTPServer):

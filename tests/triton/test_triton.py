@@ -56,9 +56,10 @@ def photo(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def through(out: Path, url: str, photo: Path, wire_format: str) -> list[str]:
-    """Masks of a run through three sites that live at one url."""
+    """Masks of a run through two sites that are one server."""
     out.mkdir()
-    sites = sites_file(out / "sites.toml", *((name, url) for name in "abc"))
+    other = url.replace("127.0.0.1", "localhost")
+    sites = sites_file(out / "sites.toml", ("a", url), ("b", other))
     return run(out, "--source", str(photo), "--sites", str(sites), "--wire", wire_format)
 
 
@@ -70,7 +71,7 @@ def test_triton_gives_the_masks_that_our_own_site_gives(
         ours = through(tmp_path / "ours", own.url, photo, wire_format)
     assert through(tmp_path / "triton", site, photo, wire_format) == ours
     told = json.loads((tmp_path / "triton" / "summary.json").read_text())["sites"]
-    assert all(told[name]["tiles_served"] > 0 for name in "abc")
+    assert all(told[name]["tiles_served"] > 0 for name in "ab")
 
 
 def test_triton_gives_the_masks_of_a_run_without_sites(tmp_path: Path, site: str, photo: Path) -> None:

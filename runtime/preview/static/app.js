@@ -69,6 +69,7 @@ async function goOn() {
   const bitmap = await createImageBitmap(jpeg);
   if (!frozen) {
     picture.show(header, bitmap);
+    at("doubtful").hidden = !header.doubtful;
     if (!status?.paused || header.objects.length) showObjects(header.objects);
   }
   bitmap.close();
@@ -95,10 +96,17 @@ connection.addEventListener("status", ({ detail }) => {
   at("paused").hidden = !status.paused;
   at("pause").setAttribute("aria-pressed", status.paused);
   at("pause").firstChild.data = status.paused ? "Resume" : "Pause";
+  showDoubts(status.doubtful);
   showBoard(status.board, at("board"), at("board-warning"));
   strip.update(status);
   exposure.update(status);
 });
+
+function showDoubts(frames) {
+  const text = frames ? `a site lied: ${frames} ${frames === 1 ? "frame is" : "frames are"} in doubt` : "";
+  if (at("doubts").textContent !== text) at("doubts").textContent = text;
+  at("doubts").hidden = !text;
+}
 
 function number(value, digits) {
   return Number.isFinite(value) ? value.toFixed(digits) : "–";

@@ -132,7 +132,7 @@ class SiteLane extends Lane {
   #label(site) {
     const name = element("b", "", site.name);
     this.label.replaceChildren(element("span", "dot"), name, element("small", "", site.operator));
-    if (site.state !== "ready") this.label.append(element("span", "badge", site.state));
+    if (site.state !== "ready") this.label.append(element("span", "badge", stateOf(site)));
   }
 
   #show(site, colour, paused, now) {
@@ -147,11 +147,16 @@ class SiteLane extends Lane {
     this.draw(bars, now);
     const flows = `↑ ${bytes(this.#mean("up", now))}/s   ↓ ${bytes(this.#mean("down", now))}/s`;
     const known = `${site.tiles} tiles served, ${site.in_flight} in flight; ↑ tiles out, ↓ embeddings in`;
-    const error = (site.last_error ?? "").replace(`site ${site.name}: `, "");
+    const error = (site.last_error ?? "has not answered yet").replace(`site ${site.name}: `, "");
     const ready = site.state === "ready";
     this.value.textContent = !ready ? error : paused ? "paused" : flows;
     this.value.title = ready ? known : error;
   }
+}
+
+/** What a site's badge says; one that answers its probe but not its tiles has the number of those it failed. */
+function stateOf(site) {
+  return site.state === "failing" ? `failing (${site.failures})` : site.state;
 }
 
 /** Windows that run here, for want of a site that may see them. */

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import resource
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
@@ -18,16 +19,17 @@ from runtime.check.check import (
     SiteReport,
     Step,
     check_sites,
-    platform_of,
 )
-from runtime.check.reachability import host_of, port_of
+from runtime.check.reachability import connect_time_s, host_of, port_of
 from runtime.sites.client import SiteClient
 from runtime.sites.config import SiteConfig
 from stages.bundle import Bundle
-from stages.errors import PedsamError
+from stages.errors import InputError, PedsamError, SiteUnavailable
 from tests.support.edge import Impostor, config
 from tests.support.failing_sites import FAILING, WAITS, Failing
-from tests.support.keys import keys_for
+from tests.support.few_files import few_files
+from tests.support.keys import keys_for, site_at
+from tests.support.processes import serving
 from tests.support.tls import site_with
 
 # Not unblocked_loop: it turns asyncio's debug mode on, where a handshake that fails is an error of the loop.
@@ -147,6 +149,24 @@ async def test_one_failing_site_leaves_the_others_measured(mini_bundle: Bundle, 
     assert report.sites[0].steps[STEPS.index("backend")] == Step("backend", CheckState.OK, "unknown")
 
 
+async def test_it_says_where_a_site_that_lies_would_not_be_found(mini_bundle: Bundle, tmp_path: Path) -> None:
+    without = "no spot checks, so a site that lies is not found: "
+    for part in ("bundle.json", "edge", "global", "decoder"):
+        (tmp_path / part).symlink_to(mini_bundle.path / part)
+    async with Impostor(mini_bundle).running() as first, Impostor(mini_bundle).running() as second:
+        sites = config("a", first), config("b", second)
+        good = await checked(mini_bundle, *sites)
+        bare = await checked(Bundle.load(tmp_path), *sites)
+        options = CheckOptions(threads=1, timeouts=WAITS, spot_checks=0)
+        off = await check_sites(mini_bundle, sites, options)
+    assert not any(note.startswith(without) for note in good.notes)
+    assert bare.notes == [
+        without
+        + "this bundle has no window stage here; copy it to the edge, where its memory has room for it"
+    ]
+    assert off.notes == [without + "--spot-checks is 0"]
+
+
 class Tiring(Impostor):
     """It answers a number of probes, then fails."""
 
@@ -198,17 +218,57 @@ async def test_a_bundle_that_lacks_a_stage_is_told(mini_bundle: Bundle, tmp_path
     assert report.prediction is None
 
 
-@pytest.mark.parametrize(
-    ("metadata", "platform"),
-    [
-        (b'{"platform": "onnxruntime 1.31.1 on CPU"}', "onnxruntime 1.31.1 on CPU"),
-        (b'{"platform": 7}', "unknown"),
-        (b'{"platform": ""}', "unknown"),
-        (b"[]", "unknown"),
-        (b"<html>", "unknown"),
-        (b"\xff", "unknown"),
-        (b"[" * 100000, "unknown"),
-    ],
+NO_MORE_FILES = (
+    "site a: cannot be asked, as the edge may open no more files (Too many open files); give it more with "
+    "`ulimit -n`, or LimitNOFILE= of its service"
 )
-def test_the_platform_is_read_from_whatever_comes(metadata: bytes, platform: str) -> None:
-    assert platform_of(metadata) == platform
+
+
+async def test_an_edge_that_may_open_no_more_files_says_so_in_check_and_run(mini_bundle: Bundle) -> None:
+    """Not that the site is at fault: it is a process of its own, with files enough."""
+    with serving(mini_bundle.path) as process:
+        site = config("a", process.url)
+        async with SiteClient(site, mini_bundle, "fp16", WAITS) as client:
+            await client.connect(mini_bundle.probe())  # what is imported when it is needed is there now
+            await client.platform()
+        with few_files(spare=2):
+            report = await check_sites(mini_bundle, [site], CheckOptions(threads=1, timeouts=WAITS))
+            with pytest.raises(SiteUnavailable) as said_by_run:
+                async with SiteClient(site, mini_bundle, "fp16", WAITS) as client:
+                    await client.connect(mini_bundle.probe())
+    assert report.sites[0].failure == NO_MORE_FILES
+    assert str(said_by_run.value) == NO_MORE_FILES
+
+
+@pytest.mark.parametrize("url", ["http://127.0.0.1:1", "https://127.0.0.1:1", "http://localhost:1"])
+async def test_a_socket_that_cannot_be_made_is_not_the_sites_fault(mini_bundle: Bundle, url: str) -> None:
+    site, probe = config("a", url), mini_bundle.probe()
+    for spare in (50, 0):  # first with files enough, for what is imported when it is needed
+        async with SiteClient(site, mini_bundle, "fp16", WAITS) as client:
+            with few_files(spare), pytest.raises(SiteUnavailable) as said:
+                await client.connect(probe)
+            with few_files(spare), pytest.raises(SiteUnavailable) as said_by_check:
+                await connect_time_s(site, WAITS.connect_s)
+    assert str(said.value) == str(said_by_check.value) == NO_MORE_FILES
+
+
+async def test_a_certificate_that_cannot_be_opened_for_want_of_files(
+    mini_bundle: Bundle, tmp_path: Path
+) -> None:
+    site = site_at("https://127.0.0.1:1", keys_for(tmp_path))
+    with few_files(0), pytest.raises(InputError) as caught:
+        site.ssl_context()
+    assert str(caught.value) == NO_MORE_FILES
+
+
+async def test_an_edge_that_can_write_nothing_is_told_beside_the_sites(mini_bundle: Bundle) -> None:
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    async with Impostor(mini_bundle).running() as url:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (0, limits[1]))
+        try:
+            report = await checked(mini_bundle, config("a", url))
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert report.sites[0].usable
+    assert re.fullmatch(r"cannot write .*; check free space and permissions .*", report.edge_error or "")
+    assert not report.usable

@@ -14,13 +14,8 @@ import cv2
 import numpy as np
 import pytest
 
-from runtime.frames.cameras import (
-    CameraOptions,
-    OpenCvCapture,
-    _stream_advice,
-    source_for,
-    tell_errors_alone,
-)
+from runtime.frames.cameras import CameraOptions, _stream_advice, source_for
+from runtime.frames.capturing import tell_errors_alone
 from runtime.frames.live_source import LiveSource
 from runtime.frames.sources import Frame, Source, VideoSource
 from stages.address import Address
@@ -47,13 +42,10 @@ def take(source: Source, number: int) -> list[Frame]:
 
 def test_opencvs_pictures_become_rgb() -> None:
     """From a real capture, as of every camera and stream."""
-    with network_camera() as camera:
-        capture = OpenCvCapture(cv2.VideoCapture(camera.url, cv2.CAP_FFMPEG))
-        found = capture.read()
-        capture.release()
-    assert found is not None
-    assert found.flags.c_contiguous
-    assert np.abs(found.astype(int) - scenery(0)).mean() < 15
+    with network_camera() as camera, source_for(camera.url, CameraOptions()) as source:
+        (found,) = take(source, 1)
+    assert found.pixels.flags.c_contiguous
+    assert np.abs(found.pixels.astype(int) - scenery(0)).mean() < 15
 
 
 def test_frames_are_rgb_and_numbered_as_they_are_handed_on() -> None:
@@ -120,20 +112,6 @@ def test_an_error_of_the_reading_thread_ends_the_iteration_in_a_sentence() -> No
         with pytest.raises(InputError, match=r"test camera cannot be read any more .*: the driver is gone"):
             next(frames)
     assert camera.released == 1
-
-
-def test_an_error_of_opencv_is_a_failure_of_the_camera() -> None:
-    """It is opened again, as when a read gives nothing."""
-    camera = Camera()
-    camera.show(scenery(0))
-    with camera.source() as source:
-        frames = iter(source)
-        next(frames)
-        camera.fail(cv2.error("v4l2: no such device"))
-        camera.show(scenery(1))
-        assert np.array_equal(next(frames).pixels, scenery(1))
-        camera.unplug()
-    assert camera.opened >= 2
 
 
 def test_stopping_ends_an_iteration_that_waits_and_releases_the_camera() -> None:

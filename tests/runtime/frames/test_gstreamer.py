@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from runtime.frames.cameras import _open_stream
+from runtime.frames.cameras import _stream_attempts, environment_of
+from runtime.frames.capture_process import CaptureProcess
 from runtime.frames.gstreamer import (
     JetsonVideo,
     csi_pipeline,
@@ -164,10 +165,13 @@ def test_a_stream_that_hardware_does_not_take_is_decoded_as_elsewhere(tmp_path: 
     video = board(tmp_path, *ALL)
     assert video.decodes
     with network_camera() as camera:
-        capture = _open_stream(Address(camera.url), video)
+        attempts = _stream_attempts(Address(camera.url), video)
+        assert [attempt.kind for attempt in attempts] == ["pipeline", "stream"]
+        process = CaptureProcess(lambda: attempts, environment_of(None, None))
+        capture = process.open()
         assert capture is not None
         assert capture.read() is not None
-        capture.release()
+        process.stop()
 
 
 @pytest.mark.parametrize(

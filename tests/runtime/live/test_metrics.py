@@ -54,6 +54,8 @@ async def test_what_a_run_did_can_be_scraped(mini_bundle: Bundle, tmp_path: Path
         assert found["pedsam_site_bytes_up_total", labels] == site.bytes_up > 0
         assert found["pedsam_site_up", labels] == 1
         assert found["pedsam_operator_windows_seen", site.operator] == 5
+        assert found["pedsam_site_checks_total", labels] == site.checks
+    assert found["pedsam_frames_doubtful_total", ""] == 0
     assert found["pedsam_step_seconds", "global"] > 0
 
 

@@ -191,6 +191,25 @@ async def test_a_lost_object_and_a_lost_site_are_shown(live_tab: FakeTab) -> Non
     await expect(lane.locator(".badge")).to_have_text("down")
     await expect(lane.locator(".value")).to_have_text("connection refused")
     await expect(page.locator("#message")).to_have_text("site b is down: connection refused")
+    live_tab.live.lose("b", "answered 500", state="failing", failures=3)
+    lane = page.locator(".lane[data-site=b][data-state=failing]")
+    await expect(lane.locator(".badge")).to_have_text("failing (3)")
+    await expect(lane.locator(".value")).to_have_text("answered 500")
+
+
+async def test_frames_in_doubt_are_told_and_marked(live_tab: FakeTab) -> None:
+    count, mark = live_tab.page.locator("#doubts"), live_tab.page.locator("#doubtful")
+    await expect(live_tab.page.locator("#fps")).to_have_text("17.2")
+    await expect(count).to_be_hidden()
+    await expect(mark).to_be_hidden()
+    live_tab.live.doubtful = 37
+    live_tab.live.advance()
+    await expect(count).to_have_text("a site lied: 37 frames are in doubt")
+    await expect(mark).to_be_visible()
+    live_tab.live.doubtful = 0
+    live_tab.live.advance()
+    await expect(count).to_be_hidden()
+    await expect(mark).to_be_hidden()
 
 
 async def test_the_board_is_a_line_and_its_warnings_are_loud(live_tab: FakeTab) -> None:

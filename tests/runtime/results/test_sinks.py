@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import threading
+from dataclasses import replace
 from pathlib import Path
 
 import anyio
@@ -15,8 +16,19 @@ from runtime.frames.sources import Frame
 from runtime.objects.masks import decode_mask
 from runtime.objects.prompts import Prompt
 from runtime.objects.tracking import TrackState
+from runtime.results.doubts import Doubt
+from runtime.results.recording import Recording
 from runtime.results.result import FrameResult, ObjectResult
-from runtime.results.sinks import PALETTE, MaskLines, OverlayPictures, Sink, closing_all, draw_overlay
+from runtime.results.sinks import (
+    PALETTE,
+    FromFirstResult,
+    MaskLines,
+    OverlayPictures,
+    Sink,
+    closing_all,
+    draw_overlay,
+)
+from runtime.results.verify import _read_masks
 from stages.errors import InputError
 from tests.support.disks import limited_to
 
@@ -45,6 +57,33 @@ def test_every_object_has_a_line_and_a_lost_one_no_mask(tmp_path: Path) -> None:
     assert (cup["bbox"], cup["area"], cup["predicted_iou"]) == ([30, 20, 60, 40], 2400, 0.9124)
     assert (cup["frame"], cup["time_s"], cup["object"]) == (3, 0.1235, "cup")
     assert (cat["segmentation"], cat["bbox"], cat["area"]) == (None, None, 0)
+
+
+def test_a_doubt_is_a_line_that_names_frames_and_readers_of_masks_pass_over_it(tmp_path: Path) -> None:
+    """Also through sinks that hold others."""
+    cup = result(ObjectResult("cup", 0, TrackState.TRACKED, 0.9, MASK))
+    made = FromFirstResult(
+        lambda: [Recording(tmp_path, 10**6, lambda folder: [MaskLines(folder / "masks.jsonl", "distilled")])]
+    )
+    doubt = Doubt("b", [(1, 3)], "site b: lies")
+    made.doubt(doubt)  # of frames that were written; there are none
+    made.write(cup)
+    made.doubt(doubt)
+    made.write(replace(cup, doubtful=True))
+    made.close()
+    file = tmp_path / "part_00000001/masks.jsonl"
+    first, told, second = map(json.loads, file.read_text().splitlines())
+    assert told == {"doubtful_frames": [[1, 3]], "site": "b", "reason": "site b: lies"}
+    assert (first["doubtful"], second["doubtful"]) == (False, True)
+    assert list(_read_masks(file)) == [3]
+
+
+def test_a_frame_in_doubt_says_so_on_its_overlay() -> None:
+    cup = result(ObjectResult("cup", 0, TrackState.TRACKED, 0.9, MASK))
+    plain, marked = draw_overlay(cup, None), draw_overlay(replace(cup, doubtful=True), None)
+    changed = np.argwhere((plain != marked).any(axis=2))
+    assert len(changed) > 100
+    assert changed[:, 0].min() > 100  # at the lower edge
 
 
 def test_a_file_name_that_is_no_utf_8_is_escaped_once(tmp_path: Path) -> None:

@@ -40,6 +40,7 @@ SUMMARY: dict[str, Any] = {
 SITE = {
     "operator": "[alpha]",
     "state": "down",
+    "failures": 2,
     "windows_seen": [3, 14],
     "tiles_served": 7,
     "operator_exposure": [3, 9, 14],

@@ -18,6 +18,7 @@ from runtime.frames.canvas import Canvas, make_canvas
 from runtime.sites.client import SiteClient
 from runtime.sites.config import SiteConfig
 from runtime.sites.ledger import ExposureLedger, Grant
+from runtime.sites.start import Patience
 from runtime.sites.windows import open_sites
 from stages.bundle import Bundle, Probe
 from stages.errors import InputError, SiteUnavailable, SiteUntrusted
@@ -36,6 +37,7 @@ class Plan:
     """A session: sites with what happens to each of their calls in turn, caps, frames, an engine or none.
 
     `elsewhere` are windows that sites are shown by other ways after the first frame, the ledger allowing.
+    `delays` are turns of the event loop before a site answers for the first time; the run has no patience.
     """
 
     sites: tuple[SiteConfig, ...]
@@ -44,6 +46,7 @@ class Plan:
     frames: tuple[int, ...]
     elsewhere: tuple[tuple[str, int], ...]
     local: bool
+    delays: tuple[int, ...]
 
 
 @st.composite
@@ -62,6 +65,7 @@ def plans(draw: st.DrawFn) -> Plan:
         tuple(draw(st.lists(st.integers(0, len(SIZES) - 1), min_size=1, max_size=5))),
         tuple(draw(st.lists(st.tuples(st.sampled_from([s.name for s in sites]), st.integers(0, 24))))),
         draw(st.booleans()),
+        tuple(draw(st.sampled_from([0, 100, 1000])) for _ in sites),
     )
 
 
@@ -69,14 +73,23 @@ class FakeClient(SiteClient):
     """A site in memory. It notes in `received` what its operator sees, and does what `outcomes` say."""
 
     def __init__(
-        self, site: SiteConfig, bundle: Bundle, outcomes: tuple[Outcome, ...], received: dict[str, set[int]]
+        self,
+        site: SiteConfig,
+        bundle: Bundle,
+        outcomes: tuple[Outcome, ...],
+        delay: int,
+        received: dict[str, set[int]],
     ) -> None:
         super().__init__(site, bundle, "fp16")
+        self._delay = delay
         self._outcomes = list(outcomes)
         self._received = received[site.operator]
         self._stamp = {window: window_stamp(bundle, window) for window in range(25)}
 
     async def connect(self, probe: Probe) -> None:
+        while self._delay:
+            self._delay -= 1
+            await anyio.lowlevel.checkpoint()
         await self._suffer()
 
     async def infer(self, grant: Grant, inputs: Mapping[str, Array]) -> Array:
@@ -114,8 +127,8 @@ CANVASES = [make_canvas(np.zeros((*size, 3), np.uint8), GEOMETRIES["mini"]) for 
 async def run(plan: Plan, bundle: Bundle) -> None:
     received: dict[str, set[int]] = defaultdict(set)
     clients = [
-        FakeClient(site, bundle, outcomes, received)
-        for site, outcomes in zip(plan.sites, plan.outcomes, strict=True)
+        FakeClient(site, bundle, outcomes, delay, received)
+        for site, outcomes, delay in zip(plan.sites, plan.outcomes, plan.delays, strict=True)
     ]
     ledger = ExposureLedger.open(None, {site.name: site.operator for site in plan.sites}, plan.caps)
     local = FakeWindows(bundle) if plan.local else None
@@ -128,7 +141,10 @@ async def run(plan: Plan, bundle: Bundle) -> None:
         lambda text: None,
         window_engine=plan.local,
         reconnect_s=(0, 0),
+        patience=Patience(first_s=0.0, grace_s=0.0),
     ) as windows:
+        if windows.sites.unheard():
+            event("begun without a site")
         encoder = ImageEncoder(bundle, NO_ENGINES, windows, local)
         for number in plan.frames:
             await frame(encoder, CANVASES[number], bundle, plan.local)

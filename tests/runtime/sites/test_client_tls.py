@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import errno
+import os
 import shutil
 import socket
 import ssl
@@ -278,6 +280,18 @@ def test_errors_of_openssl_are_told_wrapped_or_not(keys: Path, text: str, words:
         aiohttp.ClientConnectorSSLError(key, ssl.SSLError(1, text)),
     ):
         assert reason(exc, site, False).startswith(words)
+
+
+@pytest.mark.parametrize("number", [errno.EMFILE, errno.ENFILE])
+def test_an_edge_without_files_is_not_the_sites_fault_at_any_moment(number: int) -> None:
+    site, full = SiteConfig("a", "alpha", "https://site.example"), OSError(number, os.strerror(number))
+    key = ConnectionKey("site.example", 443, True, True, None, None, None)
+    errors = (full, aiohttp.ClientOSError(*full.args), aiohttp.ClientConnectorDNSError(key, full))
+    for exc in (*errors, aiohttp.ClientConnectorError(key, full)):
+        assert reason(exc, site, False) == (
+            f"cannot be asked, as the edge may open no more files ({os.strerror(number)}); give it more with "
+            "`ulimit -n`, or LimitNOFILE= of its service"
+        )
 
 
 @dataclass(frozen=True)

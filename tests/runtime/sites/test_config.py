@@ -148,7 +148,10 @@ def test_plain_http_to_others_needs_insecure(tmp_path: Path, host: str) -> None:
 def test_caps_belong_to_operators(tmp_path: Path) -> None:
     sites = read(
         tmp_path,
-        site(cap="3") + site(name='"b"') + site(name='"c"', operator='"gamma"') + site(name='"d"', cap="3"),
+        site(cap="3")
+        + site(name='"b"')
+        + site(name='"c"', operator='"gamma"', url='"https://other.example"')
+        + site(name='"d"', cap="3"),
     )
     assert operator_caps(sites, 9) == {"alpha": 3, "gamma": 9}
 
@@ -159,3 +162,107 @@ def test_files_that_are_no_certificates_are_refused(tmp_path: Path, broken: str)
     text = site(ca='"not.pem"') if broken == "ca" else site(cert='"not.pem"', key='"not.pem"')
     with pytest.raises(InputError, match="site a: its ca, cert or key file cannot be used"):
         read(tmp_path, text)[0].ssl_context()
+
+
+LABEL = "x" * 64
+
+
+@pytest.mark.parametrize(
+    ("host", "words"),
+    [
+        (f"{LABEL}.example", "has a part of 64 characters between its dots, expected 1 to 63"),
+        ("a..example", "has a part of 0 characters between its dots"),
+        (".example", "has a part of 0 characters"),
+        ("example..", "has a part of 0 characters"),
+        (".", "has a part of 0 characters"),
+        (".".join(["x" * 50] * 6), "has 305 characters, expected at most 253"),
+        ("-a.example", "has the part '-a', which begins or ends with a hyphen"),
+        ("a*.example", "has '*': a name has letters of a to z"),
+        ("256.1.1.1", "looks like an IPv4 address and is none"),
+        ("127.1", "looks like an IPv4 address and is none"),
+        ("2130706433", "looks like an IPv4 address and is none"),
+        ("0x7f.0.0.0x1", "looks like an IPv4 address and is none"),
+        ("0177.0.0.1", "looks like an IPv4 address and is none"),
+        ("[::g]", ""),  # who finds it depends on the version of Python
+        (f"{'ü' * 70}.example", "has 'ü': a name has letters of a to z"),
+        ("ü..example", "has 'ü'"),
+        ("xn--a-ü.example", "has 'ü'"),
+    ],
+)
+def test_a_host_that_cannot_be_one_is_refused(tmp_path: Path, host: str, words: str) -> None:
+    with pytest.raises(InputError) as caught:
+        read(tmp_path, site(url=f'"https://{host}:8443"'))
+    assert f"line 4: url of site a has a host that {words}" in str(caught.value)
+    assert str(caught.value).endswith("; expected like https://host:port")
+    assert len(str(caught.value)) < 400
+
+
+@pytest.mark.parametrize(
+    ("host", "dns"),
+    [
+        ("bücher.example", "xn--bcher-kva.example"),
+        ("BÜCHER.example", "xn--bcher-kva.example"),
+        ("straße.example", "xn--strae-oqa.example"),
+    ],
+)
+def test_a_host_of_other_letters_is_written_as_dns_has_it(tmp_path: Path, host: str, dns: str) -> None:
+    """So that every part of a run and of a check asks for the same name."""
+    (entry,) = read(tmp_path, site(url=f'"https://{host}:8443/x/"'))
+    assert entry.url == f"https://{dns}:8443/x"
+
+
+@pytest.mark.parametrize(
+    "host", ["site.example", "Site.EXAMPLE.", f"{'x' * 63}.example", "a_b", "10.0.0.1", "[2001:DB8::1]"]
+)
+def test_other_hosts_stay_as_they_are_written(tmp_path: Path, host: str) -> None:
+    (entry,) = read(tmp_path, site(url=f'"https://{host}:8443"'))
+    assert entry.url == f"https://{host}:8443"
+
+
+def test_an_address_with_a_zone_is_taken(tmp_path: Path) -> None:
+    (entry,) = read(tmp_path, site(url='"http://[fe80::1%eth0]:8001"'), insecure=True)
+    assert entry.url == "http://[fe80::1%eth0]:8001"
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("https://site.example", "https://site.example"),
+        ("https://site.example", "https://SITE.example"),
+        ("https://site.example", "HTTPS://site.example"),
+        ("https://site.example", "https://site.example:443"),
+        ("https://site.example", "https://site.example:"),
+        ("https://site.example", "https://site.example."),
+        ("https://site.example", "https://site.example//"),
+        ("https://site.example:8443/x", "https://site.example:8443/x/"),
+        ("https://site.example:8443/x", "https://site.example:8443/%78"),
+        ("https://site.example:8443/x", "https://site.example:8443//y/../x"),
+        ("https://bücher.example", "https://xn--bcher-kva.example"),
+        ("http://127.0.0.1", "http://127.0.0.1:80"),
+        ("http://127.0.0.1:8001", "http://[::ffff:127.0.0.1]:8001"),
+        ("http://[::1]:8001", "http://[0:0:0:0:0:0:0:1]:8001"),
+        ("https://[2001:db8::a]", "https://[2001:DB8:0::A]:443"),
+    ],
+)
+def test_one_url_is_not_of_two_operators(tmp_path: Path, one: str, other: str) -> None:
+    """However it is spelled: who answers there would see the windows of both."""
+    both = site(url=f'"{one}"') + site(name='"b"', url=f'"{other}"', operator='"beta"')
+    with pytest.raises(InputError) as caught:
+        read(tmp_path, both, insecure=True)
+    assert str(caught.value).endswith(
+        "sites.toml: sites a and b have one url, but the operators alpha and beta; who answers there sees "
+        "the windows of both: give them one operator, or leave one out"
+    )
+    assert len(read(tmp_path, both.replace("beta", "alpha"), insecure=True)) == 2
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        "https://site.example:8444", "https://site2.example:8443", "https://site.example:8443/y",
+        "https://site.example:8443/X", "https://site.example",
+    ],
+)  # fmt: skip
+def test_other_urls_may_be_of_other_operators(tmp_path: Path, other: str) -> None:
+    one = site(url='"https://site.example:8443/x"')
+    assert len(read(tmp_path, one + site(name='"b"', url=f'"{other}"', operator='"beta"'))) == 2

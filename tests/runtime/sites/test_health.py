@@ -23,6 +23,7 @@ from tests.support.edge import (
     status,
 )
 from tests.support.failing_sites import SITE_LOG_HINT
+from tests.support.fakes import until
 from tests.support.scenes import NO_ENGINES, LocalStamps, Notes, embeddings_of, honest, scene
 
 pytestmark = pytest.mark.anyio
@@ -36,6 +37,8 @@ async def test_a_site_that_comes_back_has_its_windows_again(mini_bundle: Bundle)
         await it.frame()
         assert set(local.windows) == it.own("b")
         sites["b"].always = None
+        await until(lambda: it.site("b").on_trial or it.site("b").ready)
+        await it.frame()
         await it.notes.wait_for("is back")
         sites["b"].tiles.clear()
         await it.frame()

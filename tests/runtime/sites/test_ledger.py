@@ -15,7 +15,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from runtime.sites.ledger import FORMAT, ExposureLedger, Grant
+from runtime.sites.ledger import ExposureLedger, Grant
+from runtime.sites.ledger_file import FORMAT
 from stages.errors import InputError
 from tests.support.mounts import mounted_file, needs_mounts, python_with, read_only
 
@@ -270,16 +271,6 @@ def test_a_file_that_cannot_be_written_is_known_at_once(tmp_path: Path) -> None:
         InputError, match=r"cannot write .*ledger\.json\.lock .*a folder that is there and can be written"
     ):
         ExposureLedger.open(tmp_path / "missing" / "ledger.json", OPERATORS, CAPS)
-
-
-def test_nothing_is_granted_when_it_cannot_be_written(path: Path, ledger: ExposureLedger) -> None:
-    path.unlink()
-    path.mkdir()
-    for _ in range(2):
-        with pytest.raises(InputError, match="cannot be written"):
-            ledger.grant("beta-1", 0)
-    assert ledger.exposure("beta") == frozenset()
-    assert sorted(entry.name for entry in path.parent.iterdir()) == FILES
 
 
 def test_no_temporary_file_is_left_behind(path: Path) -> None:

@@ -100,3 +100,13 @@ async def test_what_a_lying_site_answered_before_is_forgotten(mini_bundle: Bundl
         honest.tiles.clear()
         await embeddings_of(it.encoder, picture(mini_bundle, 9, window))
         assert sorted(honest.tiles) == list(range(15))
+
+
+async def test_a_frame_that_reuses_a_window_has_a_part_of_the_site_that_computed_it(
+    mini_bundle: Bundle,
+) -> None:
+    async with reusing(mini_bundle, Impostor(mini_bundle)) as encoder:
+        for number in range(3):
+            await encoder.start(picture(mini_bundle), number).collect()
+        assert encoder.statistics.windows_reused == 30
+        assert encoder.doubts.lied("a", "").frames == [(0, 2)]

@@ -142,7 +142,7 @@ async def hedging(bundle: Bundle, hasty: str = "", on_answer: OnAnswer | None = 
         on_answer=on_answer,
     ) as it:
         await it.frame()
-        it.site("x").client.tile_s, it.site("y").client.tile_s = 1e-6, 1.0
+        it.site("x").client.tile_s, it.site("y").client.tile_s = 1e-6, 1000.0
         sites["x"].tiles.clear()
         yield it
 
@@ -187,13 +187,16 @@ async def test_a_site_that_hung_is_tried_again(mini_bundle: Bundle) -> None:
     sites = honest(mini_bundle, "xy")
     async with scene(mini_bundle, sites, 15, same_operator="xy", hasty="x", hedge_factor=0.01) as it:
         await it.frame()
-        it.site("x").client.tile_s, it.site("y").client.tile_s = 1e-6, 1.0
+        it.site("x").client.tile_s, it.site("y").client.tile_s = 1e-6, 1000.0
         sites["x"].script.extend([stall] * 1000)
         with anyio.fail_after(60):
             while not it.notes.lines:
                 await it.frame()
-        await it.notes.wait_for("site x: is back")
-        assert it.site("x").health is Health.READY
+        sites["x"].script.clear()
+        with anyio.fail_after(60):
+            while not it.site("x").ready:
+                await it.frame()
+        assert it.notes.lines[-1] == "site x: is back and has its windows again"
         assert it.site("x").lost_hedges == 0
 
 

@@ -86,7 +86,13 @@ OUTPUTS = [
         "400 a tensor has no name",
         SENDER,
     ),
-    says("an output twice", request(outputs=[{"name": "embedding_q8"}] * 2), SERVED, SERVED),
+    says(
+        "an output twice",
+        request(outputs=[{"name": "embedding_q8"}] * 2),
+        SERVED,
+        "400 output 'embedding_q8' is asked for twice; name each output",
+        "the two may differ in how they are wanted, as JSON or binary, and one answer cannot be both",
+    ),
     says(
         "outputs as text",
         request(outputs="scale"),

@@ -46,10 +46,10 @@ async def test_health(path: str) -> None:
         assert (await client.ask("GET", "/v3")).headers["Content-Type"] == "application/json"
 
 
-async def test_a_site_whose_batcher_stopped_is_alive_but_not_ready() -> None:
+async def test_a_site_whose_batcher_has_crashed_needs_a_new_start() -> None:
     async with connected() as client:
         client.site.batcher.stop()
-        assert (await client.ask("GET", "/v2/health/live")).status == 200
+        assert (await client.ask("GET", "/v2/health/live")).status == 503
         assert (await client.ask("GET", "/v2/health/ready")).status == 503
         response = await client.infer(1)
         assert response.status == 503

@@ -2,26 +2,24 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
-import multiprocessing
+import os
+import signal
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
-from pathlib import Path
+from contextlib import asynccontextmanager, suppress
 from typing import Any
 
-import aiohttp
 import numpy as np
 import pytest
 
 from server.http.codec import Codec, answer_bytes, json_bytes
-from server.limits import JSON_VALUES, Busy
+from server.http.json_process import JsonUnavailable
+from server.limits import JSON_VALUES
 from stages import wire
-from stages.bundle import Bundle
 from stages.errors import WireError
 from stages.tensors import Array, TensorSpec
-from tests.support.clients import INFER
-from tests.support.fakes import until
-from tests.support.processes import serving
+from tests.support.processes import children, until_gone
 
 pytestmark = pytest.mark.anyio
 
@@ -29,11 +27,12 @@ SIDE = 80
 INPUTS = (TensorSpec("tile", "uint8", ("n", SIDE, SIDE, 3)),)
 OUTPUTS = (TensorSpec("embedding", "float32", ("n", 100, 100)), TensorSpec("scale", "float16", ("n", 1)))
 PIXELS = np.random.default_rng(1).integers(0, 256, (1, SIDE, SIDE, 3), np.uint8)
+SMALL = wire.encode_request({"tile": PIXELS}, ["embedding"])
 
 
 @asynccontextmanager
 async def opened() -> AsyncIterator[Codec]:
-    codec = Codec()
+    codec = Codec(60.0)
     try:
         yield codec
     finally:
@@ -50,23 +49,25 @@ async def decode(codec: Codec, body: bytes, header_length: str | None = None) ->
 
 
 async def test_binary_data_needs_no_other_process() -> None:
+    before = children(os.getpid())
     sent = wire.encode_request({"tile": np.repeat(PIXELS, 25, axis=0)}, ["embedding"])
     async with opened() as codec:
         request = await decode(codec, sent.body, str(sent.header_length))
         await codec.encode(
             {"embedding": np.zeros((25, 100, 100), np.float32)}, {"embedding": True}, None, "1"
         )
-        assert multiprocessing.active_children() == []
+        assert children(os.getpid()) == before
     assert (request.inputs["tile"] == PIXELS).all()
 
 
 async def test_large_json_is_read_and_written_in_another_process_which_ends() -> None:
+    before = children(os.getpid())
     embedding = np.random.default_rng(2).normal(size=(1, 100, 100)).astype(np.float32)
     async with opened() as codec:
         request = await decode(codec, json_request())
         message = await codec.encode({"embedding": embedding}, {"embedding": False}, "7", "2")
-        assert len(multiprocessing.active_children()) == 1
-    assert multiprocessing.active_children() == []
+        assert len(children(os.getpid())) == len(before) + 1
+    assert children(os.getpid()) == before
     assert (request.inputs["tile"] == PIXELS).all()
     assert message == wire.encode_response({"embedding": embedding}, {"embedding": False}, "7", "2")
 
@@ -78,14 +79,35 @@ async def test_errors_come_back_as_they_are() -> None:
 
 
 async def test_a_process_that_is_gone_is_replaced() -> None:
+    before = set(children(os.getpid()))
     async with opened() as codec:
         await decode(codec, json_request())
-        (process,) = multiprocessing.active_children()
-        process.kill()
-        process.join()
-        with pytest.raises(Busy, match="no process left to read JSON with"):
+        (process,) = set(children(os.getpid())) - before
+        os.kill(process, signal.SIGKILL)
+        await until_gone(process)
+        with suppress(JsonUnavailable):  # when the loop has not heard of it yet
             await decode(codec, json_request())
         assert (await decode(codec, json_request())).batch == 1
+
+
+async def test_when_closed_it_reads_no_more_large_json() -> None:
+    async with opened() as codec:
+        await codec.close()
+        with pytest.raises(JsonUnavailable):
+            await decode(codec, json_request())
+        assert (await decode(codec, SMALL.body, str(SMALL.header_length))).batch == 1
+
+
+async def test_a_call_that_nobody_waits_for_any_more_leaves_the_process_in_order() -> None:
+    async with opened() as codec:
+        await decode(codec, json_request())
+        for _ in range(3):
+            given_up = asyncio.create_task(decode(codec, json_request()))
+            await asyncio.sleep(0)
+            given_up.cancel()
+            other = np.flip(PIXELS, axis=1)
+            request = await decode(codec, json_request(other))
+            assert (request.inputs["tile"] == other).all()
 
 
 async def test_an_answer_of_too_many_json_numbers_is_refused() -> None:
@@ -115,31 +137,3 @@ def test_what_an_answer_takes_is_known_before(binary: bool) -> None:
 )
 def test_how_much_of_a_body_is_json(header: str | None, expected: int) -> None:
     assert json_bytes(header, 99) == expected
-
-
-async def test_a_site_that_is_killed_leaves_no_process_behind(mini_bundle: Bundle) -> None:
-    probe = mini_bundle.probe().inputs
-    inputs = [
-        {"name": name, "datatype": wire.OIP_NAME[a.dtype.name], "shape": list(a.shape), "data": a.tolist()}
-        for name, a in probe.items()
-    ]
-    with serving(mini_bundle.path) as site:
-        asked = {"inputs": inputs, "outputs": [{"name": "scale"}]}
-        async with aiohttp.ClientSession(site.url) as session, session.post(INFER, json=asked) as answer:
-            await answer.read()
-        started = children(site.process.pid)
-        assert started
-        site.process.kill()
-        site.wait()
-        await until(lambda: not any(is_running(pid) for pid in started))
-
-
-def is_running(pid: int) -> bool:
-    try:
-        return "\nState:\tZ" not in Path(f"/proc/{pid}/status").read_text()
-    except OSError:
-        return False
-
-
-def children(pid: int) -> list[int]:
-    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]

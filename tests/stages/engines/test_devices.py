@@ -114,9 +114,10 @@ def test_free_memory_of_a_board_is_the_systems() -> None:
 
 
 def test_available_memory_is_read_in_bytes(tmp_path: Path) -> None:
-    meminfo = tmp_path / "meminfo"
+    meminfo = tmp_path / "proc/meminfo"
+    meminfo.parent.mkdir()
     meminfo.write_text("MemTotal: 7990000 kB\nMemFree: 1 kB\nMemAvailable:    5120 kB\n")
-    assert available_bytes(meminfo) == 5120 * 1024
+    assert available_bytes(tmp_path) == 5120 * 1024
     meminfo.write_text("MemTotal: 7990000 kB\n")
     with pytest.raises(EngineError, match="has no line MemAvailable"):
-        available_bytes(meminfo)
+        available_bytes(tmp_path)

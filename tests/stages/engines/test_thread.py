@@ -56,6 +56,21 @@ async def test_engines_are_reached_by_name() -> None:
         await engines.infer("a", tiles(1))
 
 
+async def test_the_mean_time_of_each_engines_calls_is_known() -> None:
+    gate = Gate()
+    async with EngineThread({"a": lambda: FakeEngine(gate), "b": FakeEngine}) as engines:
+        assert engines.mean_s("a") == 0
+        call = asyncio.create_task(engines.infer("a", tiles(1)))
+        await gate.entered.wait()
+        gate.open()
+        await call
+        once = engines.mean_s("a")
+        for _ in range(9):
+            await engines.infer("a", tiles(1))
+        assert 0 < engines.mean_s("a") < once
+        assert engines.mean_s("b") == 0
+
+
 async def test_an_engines_error_reaches_its_caller_and_nobody_else() -> None:
     async with EngineThread({"a": FakeEngine}) as engines:
         with pytest.raises(EngineError, match="no output"):

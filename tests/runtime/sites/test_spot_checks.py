@@ -1,0 +1,213 @@
+"""Spot checks as they run: what is chosen, what it waits for, and what comes of it."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+
+import anyio
+import numpy as np
+import pytest
+
+from runtime.sites.health import Health
+from runtime.sites.spot_checks import (
+    LATER_FRAMES,
+    Samples,
+    SpotCheckOptions,
+    SpotChecks,
+    checking,
+    synthetic_tiles,
+)
+from stages.bundle import Bundle
+from stages.errors import EngineError
+from stages.geometry import GEOMETRIES
+from stages.tensors import Array
+from tests.support.edge import Behaviour, Impostor, answers_with, status, window_stamp
+from tests.support.fakes import until
+from tests.support.scenes import LocalStamps, Scene, honest, scene
+
+pytestmark = pytest.mark.anyio
+
+PROBES = 8
+OFTEN = SpotCheckOptions(rate=1000.0, share=1.0)
+
+
+class Engine(LocalStamps):
+    """Notes the order of each call, and fails from the moment it is `broken`."""
+
+    mean_s = 0.001
+
+    def __init__(self, bundle: Bundle) -> None:
+        super().__init__(bundle)
+        self.orders: list[int] = []
+        self.broken = False
+
+    async def embed(self, window: int, inputs: Mapping[str, Array], order: int = 0) -> Array:
+        self.orders.append(order)
+        if self.broken:
+            raise EngineError("out of memory")
+        return await super().embed(window, inputs, order)
+
+
+@asynccontextmanager
+async def checked(
+    bundle: Bundle, sites: dict[str, Impostor], fallback: bool = False
+) -> AsyncIterator[tuple[Scene, SpotChecks, Engine]]:
+    local = Engine(bundle)
+    async with (
+        scene(bundle, sites, cap=15, local=local if fallback else None) as it,
+        checking(it.windows, local, it.encoder.doubts, bundle, "fp16", OFTEN, it.notes.add) as checks,
+    ):
+        yield it, checks, local
+
+
+def wrong(bundle: Bundle) -> Behaviour:
+    return answers_with(lambda b: window_stamp(b, 77)[None])
+
+
+async def test_every_site_is_checked_in_turn_and_honest_ones_stay(mini_bundle: Bundle) -> None:
+    async with checked(mini_bundle, honest(mini_bundle, "abc")) as (it, checks, _):
+        await it.frame()
+        await until(lambda: set(checks.checks) == set("abc"))
+        before = checks.checks.copy()
+        await it.frame()
+        await until(lambda: all(checks.checks[site] > before[site] for site in "abc"))
+        assert it.notes.lines == []
+        assert it.encoder.doubts.frames == 0
+
+
+async def test_a_site_that_lies_is_taken_out_by_one_check(mini_bundle: Bundle) -> None:
+    sites = honest(mini_bundle, "abc")
+    async with checked(mini_bundle, sites) as (it, checks, _):
+        await it.frame()
+        await until(lambda: set(checks.checks) == set("abc"))
+        sites["b"].script.extend([wrong(mini_bundle)] * 100)
+        with anyio.fail_after(60):
+            while it.site("b").health is Health.READY:
+                try:
+                    await it.frame()
+                except AssertionError:  # the lie
+                    await anyio.sleep(0.01)
+        assert it.site("b").health is Health.EXCLUDED
+        assert it.notes.lines[0].startswith(
+            "site b: answered a window with an embedding that differs from the edge's own by"
+        )
+        assert it.notes.lines[0].endswith("or start it with another --backend")
+        await it.frame()
+        assert {site.name for site in it.windows.sites.ready()} == {"a", "c"}
+
+
+async def test_probes_are_answered_before_the_first_check_and_count_as_no_exposure(
+    mini_bundle: Bundle,
+) -> None:
+    sites = honest(mini_bundle, "a")
+    async with checked(mini_bundle, sites) as (it, checks, _):
+        await until(lambda: len(sites["a"].tiles) == PROBES)
+        assert it.ledger.exposure("operator-a") == frozenset()
+        assert not checks.checks
+        assert it.clients[0].sent == set()
+
+
+async def test_a_site_whose_engine_is_off_is_not_used(mini_bundle: Bundle) -> None:
+    sites = honest(mini_bundle, "abc")
+    sites["c"].script.extend([wrong(mini_bundle)] * PROBES)
+    async with checked(mini_bundle, sites) as (it, _, _):
+        await it.notes.wait_for("site c: answers a synthetic tile with an embedding that differs")
+        assert it.site("c").health is Health.EXCLUDED
+
+
+async def test_a_site_that_answers_no_synthetic_tile_is_checked_all_the_same(mini_bundle: Bundle) -> None:
+    sites = honest(mini_bundle, "a")
+    sites["a"].script.append(status(500))
+    async with checked(mini_bundle, sites) as (it, checks, _):
+        await until(lambda: bool(sites["a"].tiles))
+        await it.frame()
+        await until(lambda: checks.checks["a"] >= 1)
+        assert it.site("a").health is Health.READY
+
+
+class Noting(Impostor):
+    """Counts how often it answered each tile."""
+
+    def __init__(self, bundle: Bundle) -> None:
+        super().__init__(bundle)
+        self.answered: Counter[bytes] = Counter()
+
+    async def right_answer(self, inputs: dict[str, Array]) -> Array:
+        self.answered[inputs["tile"].tobytes()] += 1
+        return await super().right_answer(inputs)
+
+
+async def test_a_site_that_comes_back_is_measured_again(mini_bundle: Bundle) -> None:
+    site = Noting(mini_bundle)
+    async with checked(mini_bundle, {"a": site}, fallback=True) as (it, _, _):
+        probes = [each for each in site.answered if each != mini_bundle.probe().inputs["tile"].tobytes()]
+        assert len(probes) == PROBES
+        site.script.append(status(500))
+        await it.frame()
+        await it.notes.wait_for("site a: is back")
+        await until(lambda: all(site.answered[probe] == 2 for probe in probes))
+
+
+async def test_checks_wait_for_the_frames_under_way_and_not_for_ever(mini_bundle: Bundle) -> None:
+    async with checked(mini_bundle, honest(mini_bundle, "a")) as (it, checks, local):
+        it.encoder.doubts.used(40, "a")
+        local.orders.clear()
+        await it.frame()
+        await until(lambda: checks.checks["a"] >= 1)
+        assert set(local.orders) <= {40 + LATER_FRAMES}
+
+
+async def test_an_engine_that_fails_ends_the_checks_and_not_the_run(mini_bundle: Bundle) -> None:
+    async with checked(mini_bundle, honest(mini_bundle, "abc")) as (it, _, local):
+        await until(lambda: len(local.orders) == PROBES)
+        local.broken = True
+        await it.frame()
+        await it.notes.wait_for("no more spot checks, so that a site that lies is not found: out of memory")
+        await it.frame()
+
+
+def test_rate_and_share_bound_the_checks() -> None:
+    assert SpotCheckOptions().interval_s(window_s=0.01) == 1
+    assert SpotCheckOptions().interval_s(window_s=1.5) == pytest.approx(30)
+    assert SpotCheckOptions(rate=0.1).interval_s(window_s=0.01) == pytest.approx(10)
+
+
+def test_each_answer_since_the_last_check_is_chosen_as_often() -> None:
+    samples: Samples[int] = Samples()
+    chosen: Counter[int] = Counter()
+    for _ in range(6000):
+        for answer in range(6):
+            samples.add("a", answer)
+        taken = samples.take("a")
+        assert taken is not None
+        chosen[taken[1]] += 1
+    assert all(850 < chosen[answer] < 1150 for answer in range(6))  # 1000 +- 5 standard deviations
+
+
+def test_the_site_that_waits_longest_is_next_and_none_without_an_answer() -> None:
+    samples: Samples[str] = Samples()
+    assert samples.take("ab") is None
+    for site in "aabbc":
+        samples.add(site, site)
+    assert [samples.take(among) for among in ("bc", "abc", "abc", "abc")] == [
+        ("b", "b"),
+        ("a", "a"),
+        ("c", "c"),
+        None,
+    ]
+
+
+@pytest.mark.parametrize("model", GEOMETRIES)
+def test_synthetic_tiles_are_inputs_of_the_window_stage_at_several_positions(model: str) -> None:
+    geometry = GEOMETRIES[model]
+    tiles, again = synthetic_tiles(geometry, 7), synthetic_tiles(geometry, 7)
+    assert len(tiles) == PROBES
+    assert len({int(each["index"][0, 0]) for each in tiles}) == PROBES
+    for each, same in zip(tiles, again, strict=True):
+        assert each["tile"].shape == (1, *geometry.tile_shape)
+        assert each["extent"].shape == (1, 2)
+        assert [str(each[name].dtype) for name in ("tile", "index", "extent")] == ["uint8", "int32", "int32"]
+        assert np.array_equal(each["tile"], same["tile"])
+    assert not np.array_equal(tiles[-1]["tile"], synthetic_tiles(geometry, 8)[-1]["tile"])
