@@ -122,6 +122,7 @@ def _line(outcome: Outcome, broken: dict[str, list[str]], measured: str, seconds
         "done": dict(outcome.traffic.done),
         "tiles": outcome.traffic.tiles_in_all,
         "codes": [edge.code for edge in outcome.edges],
+        "frames_doubtful": [(edge.summary or {}).get("frames_doubtful") for edge in outcome.edges],
         "seconds": round(seconds, 1),
         "plan": outcome.plan.as_json(),
     }

@@ -18,12 +18,12 @@ from benchmarks.chaos.judge import INVARIANTS
 from tests.support.bundles import ROOT
 
 # Chosen for what they hold and how long they take: see test_the_seeds_hold_what_they_were_chosen_for.
-SEEDS = (25, 83, 157)
+SEEDS = (83, 157)
 
 
 def test_the_seeds_hold_what_they_were_chosen_for() -> None:
     kinds = {kind for seed in SEEDS for kind in draw(seed, HONEST).kinds}
-    assert kinds >= {"kill", "edge_killed", "ledger_deleted", "json", "shape"}
+    assert kinds >= {"kill", "edge_killed", "redirect", "json", "shape"}
     assert {draw(seed, HONEST).film for seed in SEEDS} == {0}  # one run without sites is compared with
 
 
