@@ -1,32 +1,32 @@
 """One site as the edge sees it: connection, probe, tiles out, embeddings in.
 
-The only module that puts a tile on a socket, and it does so only for a Grant from the ledger.
+The only module that puts a tile on a socket, and it does so only for a Grant from the ledger. What comes back
+is read by `runtime.sites.answers`. Whatever goes wrong with a site, foreseen or not, is a SiteError here.
 """
 
 from __future__ import annotations
 
 import contextlib
-import json
-import math
-import re
+import functools
 import secrets
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Any, TypeAlias
+from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import aiohttp
 import anyio
 import numpy as np
-from multidict import MultiMapping
 
+from runtime.sites.answers import SITE_LOG_HINT as SITE_LOG_HINT
+from runtime.sites.answers import Answer, Answers, Busy, NotHere
 from runtime.sites.config import SiteConfig
 from runtime.sites.ledger import Grant
-from runtime.sites.reasons import reason
+from runtime.sites.reasons import reason, unforeseen
 from stages import wire
 from stages.bundle import Bundle, Probe
-from stages.errors import InputError, SiteError, SiteUnavailable, SiteUntrusted, WireError
+from stages.errors import InputError, SiteError, SiteUnavailable, SiteUntrusted, ungrouped
 from stages.probe import difference
 from stages.tensors import Array
 
@@ -37,13 +37,10 @@ WIRE_OUTPUTS = {
 }
 CONNECTIONS = 8  # kept-alive connections a site; tiles beyond that wait for one
 SPEED_PROBES = 3
-_MAX_CONFIG_BYTES = 1 << 20
 _MODEL_PATH = f"/v2/models/{wire.MODEL}"
-_VERSION = re.compile("[1-9][0-9]{0,17}")  # it becomes part of a path
-_SECONDS = re.compile("[0-9]{1,3}")
-SITE_LOG_HINT = "see the site's log, and check url in sites.toml"
 
-_Answer: TypeAlias = tuple[bytes, MultiMapping[str]]  # a body and the headers with it
+P = ParamSpec("P")
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -76,19 +73,33 @@ def choose_wire(bundle: Bundle, wanted: str | None) -> str:
     return wanted or offered[0]
 
 
-def to_embedding(outputs: Mapping[str, Array], dtype: str) -> Array:
-    """Window stage outputs as embeddings [n, w, w, D] of `dtype`, dequantised when they came as int8."""
-    if "embedding" in outputs:
-        return outputs["embedding"]
-    values = outputs["embedding_q8"].astype(np.float32) * outputs["scale"].astype(np.float32)
-    return values.astype(dtype)
+def _alone(
+    method: Callable[Concatenate[SiteClient, P], Coroutine[Any, Any, T]],
+) -> Callable[Concatenate[SiteClient, P], Coroutine[Any, Any, T]]:
+    """A method that raises SiteError alone, whatever goes wrong in it; a cancellation passes."""
+
+    @functools.wraps(method)
+    async def guarded(client: SiteClient, /, *args: P.args, **kwargs: P.kwargs) -> T:
+        try:
+            with ungrouped():
+                return await method(client, *args, **kwargs)
+        except (SiteError, Misused):
+            raise
+        except Exception as exc:
+            raise SiteUnavailable(client.name, unforeseen(exc)) from exc
+
+    return guarded
 
 
 class SiteClient:
     """Talks to one site. Open with `async with`; nothing is sent before `connect`.
 
+    Its methods raise SiteError for whatever goes wrong with the site, foreseen or not, and nothing else;
+    Misused when the fault is the caller's.
+
     Counts `bytes_up` and `bytes_down` of message bodies and `tiles` answered; `sent` are the window positions
-    this site was sent; `tile_s` is the time a tile takes, as the probes showed or, later, tiles.
+    this site was sent; `tile_s` is the time a tile takes, by the probes until whoever sends tiles knows
+    better.
     """
 
     def __init__(
@@ -105,7 +116,7 @@ class SiteClient:
         self._timeouts = timeouts
         self._wire = wire_format
         self._outputs = WIRE_OUTPUTS[wire_format]
-        self._specs = [s for s in bundle.stage("window").outputs if s.name in self._outputs]
+        self._answers = Answers(config.name, bundle, self._outputs)
         self._path = _MODEL_PATH
         self._http: aiohttp.ClientSession | None = None
 
@@ -137,6 +148,7 @@ class SiteClient:
         if self._http is not None:
             await self._http.close()
 
+    @_alone
     async def connect(self, probe: Probe) -> None:
         """Find this bundle's weights there by their digest, have the probe reproduced and measure the speed.
 
@@ -171,7 +183,7 @@ class SiteClient:
         is wrong.
         """
         if grant.site != self.name or [[grant.window]] != inputs["index"].tolist():
-            raise ValueError(f"{grant} does not cover this tile")
+            raise Misused(f"{grant} does not cover this tile")
         expected_s = self.tile_s * (self.in_flight + 1)
         deadline_s = max(self._timeouts.tile_s, self._timeouts.tile_factor * expected_s)
         self.sent.add(grant.window)
@@ -184,6 +196,7 @@ class SiteClient:
         row: Array = embedding[0]
         return row
 
+    @_alone
     async def check_digest(self) -> None:
         """Find the version with this bundle's weights: the first part of `connect`.
 
@@ -203,7 +216,7 @@ class SiteClient:
             found.append(await self._digest(path))
             if found[-1] == own:
                 return path
-        digests = list(dict.fromkeys(f"{digest!s:.80}" for digest in found))
+        digests = list(dict.fromkeys(found))
         named = "digest is" if len(digests) == 1 else "digests are"
         raise SiteUntrusted(
             self.name,
@@ -211,31 +224,20 @@ class SiteClient:
             "the same bundle",
         )
 
-    async def _digest(self, path: str) -> object:
-        """The site digest that the config of a version names; anything that JSON can hold."""
-        try:
-            return (await self._json(f"{path}/config"))["parameters"]["site_digest"]["string_value"]
-        except (ValueError, KeyError, TypeError, RecursionError) as exc:
-            raise SiteUntrusted(
-                self.name,
-                "its model config names no site digest; check url in sites.toml, and that `pedsam serve` "
-                "answers there",
-            ) from exc
+    async def _digest(self, path: str) -> str:
+        return self._answers.site_digest(await self._get(f"{path}/config"))
 
     async def _versions(self) -> list[str]:
-        """Versions the site lists, newest first, wire.MAX_VERSIONS at most; none when it lists none."""
         try:
-            listed = (await self._json(_MODEL_PATH))["versions"]
-            numbers = {number for number in listed if _VERSION.fullmatch(number)}
-        except (_NotHere, ValueError, KeyError, TypeError, RecursionError):
+            return self._answers.versions(await self._get(_MODEL_PATH))
+        except NotHere:
             return []
-        return sorted(numbers, key=int, reverse=True)[: wire.MAX_VERSIONS]
 
-    async def _json(self, path: str) -> Any:
+    async def _get(self, path: str) -> Answer:
         with self._within(self._timeouts.answer_s):
-            body, _ = await self._request("GET", path, None)
-        return json.loads(body)
+            return await self._request("GET", path, None)
 
+    @_alone
     async def check_probe(self, probe: Probe) -> float:
         """Have the site reproduce the probe: the second part of `connect`.
 
@@ -253,22 +255,25 @@ class SiteClient:
             )
         return found
 
+    async def probe_embedding(self, probe: Probe) -> Array:
+        """The site's answer to a synthetic tile, [1, w, w, D], as `infer` checks it."""
+        return await self._post(probe.inputs, self._timeouts.probe_s)
+
     def tolerance(self, probe: Probe) -> float:
         """The largest difference that `check_probe` lets pass."""
         return probe.tolerance[{"fp16": "float16", "fp32": "float32"}.get(self._wire, self._wire)]
 
+    @_alone
     async def ping(self) -> Mapping[str, str]:
-        """Headers of the answer to the smallest question there is; it takes no engine."""
-        with self._within(self._timeouts.answer_s):
-            _, headers = await self._request("GET", "/v2/health/live", None)
-        return headers
+        """Headers of the answer to the smallest question there is, fit to be shown; it takes no engine."""
+        return self._answers.headers(await self._get("/v2/health/live"))
 
-    async def metadata(self) -> bytes:
-        """The site's own description of its model, as it words it."""
-        with self._within(self._timeouts.answer_s):
-            body, _ = await self._request("GET", self._path, None)
-        return body
+    @_alone
+    async def platform(self) -> str:
+        """Backend and device, as the site words them in the metadata of its model."""
+        return self._answers.platform(await self._get(self._path))
 
+    @_alone
     async def run_probe(self, probe: Probe, outputs: Sequence[str] = (), copies: int = 1) -> None:
         """Have the site run the probe `copies` times in one request and answer `outputs`, for timing it.
 
@@ -278,6 +283,7 @@ class SiteClient:
         message = wire.encode_request(inputs, outputs or self._outputs)
         await self._infer(message, self._timeouts.probe_s, copies)
 
+    @_alone
     async def send_noise(self, size: int) -> None:
         """Have the site read `size` bytes that hold no tile and refuse them, for timing the way there."""
         noise = np.frombuffer(secrets.token_bytes(size), np.uint8)
@@ -285,18 +291,19 @@ class SiteClient:
         with self._within(self._timeouts.probe_s):
             await self._request("POST", f"{self._path}/infer", message, expected=400)
 
+    @_alone
     async def _post(self, inputs: Mapping[str, Array], timeout_s: float) -> Array:
         """Embeddings of these tiles. A site that says "busy" is asked again until the time is up."""
         message = wire.encode_request(inputs, self._outputs)
-        body, headers = await self._infer(message, timeout_s)
-        return self._decode(body, headers.getall(wire.HEADER_LENGTH, []), len(inputs["index"]))
+        tiles = len(inputs["index"])
+        return self._answers.embedding(await self._infer(message, timeout_s, tiles), tiles)
 
-    async def _infer(self, message: wire.Message, timeout_s: float, tiles: int = 1) -> _Answer:
+    async def _infer(self, message: wire.Message, timeout_s: float, tiles: int) -> Answer:
         with self._within(timeout_s):
             while True:
                 try:
                     return await self._request("POST", f"{self._path}/infer", message, tiles)
-                except _Busy as busy:
+                except Busy as busy:
                     await anyio.sleep(busy.retry_after_s)
 
     @contextlib.contextmanager
@@ -307,23 +314,12 @@ class SiteClient:
         except TimeoutError as exc:
             raise SiteTimeout(self.name, timeout_s) from exc
 
-    def _decode(self, body: bytes, header_lengths: Sequence[str], batch: int) -> Array:
-        try:
-            outputs = wire.decode_response(body, wire.only_length(header_lengths), self._specs, batch)
-        except WireError as exc:
-            raise SiteUntrusted(self.name, f"sent a malformed answer: {exc}; {SITE_LOG_HINT}") from exc
-        # The scale carries every infinity and NaN an int8 embedding can have.
-        floats = outputs.get("embedding", outputs.get("scale"))
-        if floats is None or not np.isfinite(floats).all():
-            raise SiteUntrusted(self.name, f"sent an embedding that is not finite; {SITE_LOG_HINT}")
-        return to_embedding(outputs, self._bundle.embedding_dtype)
-
     async def _request(
         self, method: str, path: str, message: wire.Message | None, tiles: int = 1, expected: int = 200
-    ) -> _Answer:
-        """Body and headers of an answer with status `expected`; `tiles` bounds how large it may be."""
+    ) -> Answer:
+        """The answer, which has the status `expected`; `tiles` bounds how large it may be."""
         if self._http is None:
-            raise RuntimeError("SiteClient is used outside `async with`")
+            raise Misused("SiteClient is used outside `async with`")
         try:
             async with self._http.request(
                 method,
@@ -333,21 +329,17 @@ class SiteClient:
                 allow_redirects=False,
                 timeout=aiohttp.ClientTimeout(sock_connect=self._timeouts.connect_s),
             ) as response:
-                body = await self._read(response, tiles)
-                self.bytes_up += len(message.body) if message else 0
-                self.bytes_down += len(body)
-                if response.status != expected:
-                    self._check_status(response, body)
-                return body, response.headers
+                body = await self._read(response, self._answers.largest_body(tiles))
+                answer = Answer(method, response.status, response.headers, body)
         except (aiohttp.ClientError, OSError) as exc:
             raise SiteUnavailable(self.name, reason(exc, self.config, self.bytes_down > 0)) from exc
+        self.bytes_up += len(message.body) if message else 0
+        self.bytes_down += len(body)
+        self._answers.check_status(answer, expected)
+        return answer
 
-    async def _read(self, response: aiohttp.ClientResponse, tiles: int) -> bytes:
+    async def _read(self, response: aiohttp.ClientResponse, limit: int) -> bytes:
         """The body, given up once it is larger than any good answer."""
-        limit = _MAX_CONFIG_BYTES + tiles * sum(
-            math.prod(map(int, spec.shape[1:])) * np.dtype(spec.dtype).itemsize
-            for spec in self._bundle.stage("window").outputs
-        )
         body = bytearray()
         async for chunk in response.content.iter_any():
             body += chunk
@@ -355,28 +347,9 @@ class SiteClient:
                 raise SiteUntrusted(self.name, f"sent more than {limit} bytes for one tile")
         return bytes(body)
 
-    def _check_status(self, response: aiohttp.ClientResponse, body: bytes) -> None:
-        status = response.status
-        if status == 200:
-            return
-        text = wire.error_text(body)
-        if status in (429, 503):
-            raise _Busy(self.name, text, response.headers.get("Retry-After"))
-        if status == 412:  # If-Match: the site was started again with other bundles
-            raise SiteUnavailable(
-                self.name, "no longer serves these weights under this version; it is looked at again soon"
-            )
-        if status in (400, 404) and response.method == "GET":
-            raise _NotHere(self.name, f"answered {status}: {text}; {SITE_LOG_HINT}")
-        if 300 <= status < 400:
-            raise SiteUnavailable(
-                self.name, "redirects, which is not followed; put the final url into sites.toml"
-            )
-        if status in (401, 403):
-            raise SiteUnavailable(
-                self.name, f"refuses this edge ({status}: {text}); check token_file in sites.toml"
-            )
-        raise SiteUnavailable(self.name, f"answered {status}: {text}; {SITE_LOG_HINT}")
+
+class Misused(ValueError):
+    """A SiteClient was asked for what it must not do."""
 
 
 class SiteTimeout(SiteUnavailable):
@@ -385,16 +358,3 @@ class SiteTimeout(SiteUnavailable):
     def __init__(self, site: str, timeout_s: float) -> None:
         super().__init__(site, f"gave no answer within {timeout_s:.1f} s; {SITE_LOG_HINT}")
         self.timeout_s = timeout_s
-
-
-class _NotHere(SiteUnavailable):
-    """The site does not know what was asked for."""
-
-
-class _Busy(SiteUnavailable):
-    """The site does not serve this now; ask again after `retry_after_s`."""
-
-    def __init__(self, site: str, text: str, retry_after: str | None) -> None:
-        super().__init__(site, f"does not serve this now: {text}; try again later")
-        seconds = int(retry_after) if retry_after and _SECONDS.fullmatch(retry_after) else 1
-        self.retry_after_s = min(max(float(seconds), 0.1), 10.0)
