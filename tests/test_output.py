@@ -8,6 +8,7 @@ import json
 import os
 import pty
 import shlex
+import socket
 import subprocess
 import sys
 import threading
@@ -71,6 +72,22 @@ def test_a_full_pipe_that_nobody_reads_keeps_nobody_waiting() -> None:
         output.close()
         assert set(full) == {ord("x")}
         assert os.get_blocking(writing)  # other programs may have it too
+    assert output.error is None
+
+
+def test_a_full_socket_keeps_nobody_waiting() -> None:
+    """As a service's output is one; it cannot be opened anew."""
+    ours, theirs = socket.socketpair()
+    ours.setblocking(False)
+    with contextlib.suppress(BlockingIOError):
+        while True:
+            ours.send(b"x" * 4096)
+    ours.setblocking(True)
+    with ours, theirs, os.fdopen(os.dup(ours.fileno()), "w") as stream:
+        output = LastingOutput(stream)
+        output.write("words")
+        output.flush()
+        output.close()
     assert output.error is None
 
 
