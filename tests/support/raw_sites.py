@@ -162,13 +162,17 @@ class RawSite:
         self.sends = sends
         self.asked_times = 0
         self._probe = bundle.probe()
+        self._writers: list[asyncio.StreamWriter] = []
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[str]:
         async with await asyncio.start_server(self._serve, "127.0.0.1", 0) as server:
             yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+            for writer in self._writers:
+                writer.transport.abort()
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._writers.append(writer)
         with contextlib.suppress(ConnectionError, asyncio.IncompleteReadError):
             while await self._answer(*await _read(reader), writer):
                 await writer.drain()
