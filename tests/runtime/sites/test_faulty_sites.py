@@ -64,6 +64,10 @@ class Run:
         while words not in " ".join(self.said.split()):
             self.said += await stream.receive()
 
+    async def has_results(self) -> None:
+        while not (self.out / "masks.jsonl").exists():
+            await anyio.sleep(0.05)
+
     def about(self, name: str) -> list[str]:
         """What it has told about a site, the last line of repeated ones without their number."""
         return [line for line in self.summary["messages"] if line.startswith(f"site {name}:")]
@@ -71,7 +75,7 @@ class Run:
 
 @asynccontextmanager
 async def run(bundle: Bundle, sites: Path, source: Path, *more: str) -> AsyncIterator[Run]:
-    """`pedsam run`, stopped after the block."""
+    """`pedsam run`, stopped after the block and its first frame."""
     out = source.parent / "out"
     line = [*MODULE, "run", "--bundle", str(bundle.path), "--source", str(source), "--out", str(out)]
     line += ["--sites", str(sites), "--point", "100,60", "--allow-undistilled", "--threads", "1", *more]
@@ -80,6 +84,7 @@ async def run(bundle: Bundle, sites: Path, source: Path, *more: str) -> AsyncIte
             going = Run(process, out)
             try:
                 yield going
+                await going.has_results()  # a run that is stopped before has done nothing
                 process.send_signal(signal.SIGINT)
                 assert process.stdout is not None
                 async for text in TextReceiveStream(process.stdout):
@@ -150,6 +155,7 @@ async def test_a_site_that_does_not_answer_at_the_start_holds_up_nobody_and_join
             listed = sites_file(tmp_path / "sites.toml", *urls.items())
             async with run(mini_bundle, listed, source) as going:
                 await going.says("the run begins without it")
+                await going.has_results()
                 assert proxy.tiles == []
                 proxy.always = None
                 proxy.released.set()
