@@ -65,7 +65,7 @@ class Run:
             self.said += await stream.receive()
 
     async def has_results(self) -> None:
-        while not (self.out / "masks.jsonl").exists():
+        while not (self.out / "masks.jsonl").exists():  # noqa: ASYNC110  (another process)
             await anyio.sleep(0.05)
 
     def about(self, name: str) -> list[str]:
