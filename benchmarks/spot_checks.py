@@ -219,7 +219,7 @@ async def _cost(bundle: Bundle) -> dict[str, Any]:
             site = await stack.enter_async_context(running_site(bundle, ServeOptions(port=0, threads=1)))
             entries.append(f'[[site]]\nname = "{name}"\noperator = "o{name}"\nurl = "{site.url}"\n')
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        (folder / "sites.toml").write_text("\n".join(entries))
+        (folder / "sites.toml").write_text("\n".join(entries), encoding="utf-8")
         options = EdgeOptions(sites=folder / "sites.toml", threads=1)
         edge = await stack.enter_async_context(
             open_edge(bundle, [photo.shape[:2]], options, lambda text: click.echo(text))
