@@ -39,7 +39,9 @@ class Suite:
 
     async def run(self, plan: Plan) -> tuple[Outcome, dict[str, list[str]]]:
         """Carry out a plan; what broke, by invariant."""
-        film = self._films.setdefault(plan.film, make_film(plan.film, self.folder / f"film-{plan.film}"))
+        if plan.film not in self._films:
+            self._films[plan.film] = make_film(plan.film, self.folder / f"film-{plan.film}")
+        film = self._films[plan.film]
         if plan.film not in self._undisturbed:
             self._undisturbed[plan.film] = await self._without_sites(plan.film, film)
         outcome = await carry_out(plan, film, self._pool, self.folder / "run")
@@ -64,9 +66,7 @@ async def opened_suite(folder: Path) -> AsyncIterator[Suite]:
 
 @click.command()
 @click.option("--seeds", default="0-499", show_default=True, help="As 3 or 0-499 or 1,5,7.")
-@click.option(
-    "--kinds", default=",".join(DRAWN), help="Kinds of faults to draw from  [default: all but lies]"
-)
+@click.option("--kinds", default=",".join(DRAWN), help="Kinds of faults to draw from  [default: all]")
 @click.option("--out", type=click.Path(path_type=Path), help="A JSON line for each seed.")
 @click.option("--resume", is_flag=True, help="Go on with --out: seeds that are in it are not run again.")
 @click.option("--summary", type=click.Path(path_type=Path), help="The sums of all lines of --out as JSON.")
