@@ -130,7 +130,7 @@ def _ends(outcome: Outcome, undisturbed: Masks) -> Iterator[str]:
 
 
 def _ended_by_signal(edge: EdgeEnd) -> bool:
-    """Whether its exit code is that of the signal it was sent. Else it had its frames and is judged as any."""
+    """Whether its exit code is that of the signal it was sent. Else it is judged as any."""
     if edge.stopped_by is None:
         return False
     number = edge.stopped_by
