@@ -34,6 +34,7 @@ class SiteProcess:
         self._log = folder / f"site-{name}.log"
         self._looked_at = 0  # bytes of the log
         self._process: asyncio.subprocess.Process | None = None
+        self._stopped = False  # by SIGSTOP
 
     @property
     def pid(self) -> int | None:
@@ -60,6 +61,7 @@ class SiteProcess:
     def send(self, number: signal.Signals) -> None:
         if self._process is not None:
             self._process.send_signal(number)
+            self._stopped = number == signal.SIGSTOP
 
     async def kill(self) -> None:
         await self._end(signal.SIGKILL, -signal.SIGKILL)
@@ -74,6 +76,9 @@ class SiteProcess:
             return
         children = children_of(process.pid)
         process.send_signal(number)
+        if self._stopped:  # or it would never know
+            process.send_signal(signal.SIGCONT)
+            self._stopped = False
         try:
             code = await asyncio.wait_for(process.wait(), END_S)
         except asyncio.TimeoutError:
@@ -90,10 +95,10 @@ class SiteProcess:
         """Kill what reads its large JSON, with requests under way; each gets an answer, and so does the next.
 
         `value`, 0 to 1, says when: in the first half while the process may still be starting. Does nothing to
-        a site that is down.
+        a site that is down or stopped.
         """
         process = self._process
-        if process is None:
+        if process is None or self._stopped:
             return
         if value >= 0.5:
             await self._ask_json()
