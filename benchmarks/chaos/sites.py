@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import re
 import signal
 import sys
 from collections.abc import AsyncIterator, Sequence
@@ -18,6 +19,8 @@ PEDSAM = (sys.executable, "-m", "pedsam")
 START_S = 120.0
 END_S = 30.0  # for a process to end, and for its own processes
 ANSWER_S = 30.0
+# A line of the log, which is JSON in a file and holds no traceback, or what Python prints of a crash.
+_TROUBLE = re.compile(rb'^.*("level": "(error|critical)"|Traceback)', re.MULTILINE)
 _LOOK_S = 0.02
 _JSON_REQUESTS = 20  # of one tile, 0.1 MB, under way when the process that reads them is killed
 _JSON_TRIES = 3  # after which it must be read again: the first may be the one that finds the process gone
@@ -143,8 +146,8 @@ class SiteProcess:
             log.seek(self._looked_at)
             logged = log.read()
             self._looked_at = log.tell()
-        if b"Traceback" in logged:
-            said = logged[logged.index(b"Traceback") :].decode("utf-8", "replace")
+        if found := _TROUBLE.search(logged):
+            said = logged[found.start() :].decode("utf-8", "replace")
             self.wrong.append(f"site {self.name} logged {said[:1500]}")
         wrong, self.wrong = self.wrong, []
         return wrong

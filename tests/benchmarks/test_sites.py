@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import subprocess
 import sys
 from pathlib import Path
 
 from benchmarks.chaos.sites import SiteProcess, ended_session
 from benchmarks.processes import children_of
+from server.logs import OWN, facts, logging_to
 
 NOBODY = 1 << 30  # no process has this number
 
@@ -32,6 +34,24 @@ def test_the_json_process_of_a_site_is_killed_and_another_one_reads_on(tmp_path:
         assert await site.check() == []
 
     asyncio.run(killed_twice())
+
+
+def test_an_error_that_a_site_logs_is_told_once(tmp_path: Path) -> None:
+    site = SiteProcess(tmp_path, "a")
+    log = logging.getLogger(OWN)
+    with (tmp_path / "site-a.log").open("w") as file, logging_to(file):
+        log.warning("all is well", extra=facts("busy"))
+        file.flush()
+        assert asyncio.run(site.check()) == []
+        try:
+            raise ValueError
+        except ValueError:
+            log.exception("a request failed", extra=facts("request_failed"))
+        file.flush()
+        (said,) = asyncio.run(site.check())
+    assert "request_failed" in said
+    assert "ValueError" in said
+    assert asyncio.run(site.check()) == []
 
 
 def test_a_process_with_a_session_of_its_own_is_waited_for() -> None:
