@@ -24,6 +24,7 @@ from benchmarks.chaos.judge import INVARIANTS, Masks, judge
 from benchmarks.chaos.run import Outcome, carry_out, edge_command, masks_in
 from benchmarks.chaos.sites import SiteProcess, site_pool
 from benchmarks.machine import describe
+from benchmarks.processes import die_with_starter
 
 ROOT = Path(__file__).parents[2]
 
@@ -50,8 +51,9 @@ class Suite:
     async def _without_sites(self, number: int, film: Film) -> Masks:
         out = self.folder / f"undisturbed-{number}"
         process = await asyncio.create_subprocess_exec(
-            *edge_command(film.folder, out), stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT
-        )
+            *edge_command(film.folder, out), stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT,
+            preexec_fn=die_with_starter,
+        )  # fmt: skip
         said, _ = await process.communicate()
         if process.returncode:
             raise RuntimeError(f"the run without sites failed: {said.decode()}")

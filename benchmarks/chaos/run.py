@@ -20,6 +20,7 @@ from benchmarks.chaos.faults import AT_START, Fault
 from benchmarks.chaos.film import FRAMES, PROMPTS, Film
 from benchmarks.chaos.proxy import SiteProxy, Traffic
 from benchmarks.chaos.sites import PEDSAM, SiteProcess, ended_session
+from benchmarks.processes import die_with_starter
 from stages.bundle import shipped_bundle
 
 RUN_S = 150.0  # an edge that has not ended then is stuck
@@ -193,7 +194,7 @@ class _Running:
         with log.open("wb") as output:
             self._edge = await asyncio.create_subprocess_exec(
                 *self._command(out), stdin=asyncio.subprocess.DEVNULL, stdout=output, stderr=output,
-                start_new_session=True,
+                start_new_session=True, preexec_fn=die_with_starter,
             )  # fmt: skip
         code = await _ended(self._edge)
         stopped_by = self._stopped_by if self._stopped_by != sent_before else None

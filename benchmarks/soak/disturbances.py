@@ -13,6 +13,7 @@ from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
 
 from benchmarks.chaos.sites import SiteProcess, site_pool
+from benchmarks.processes import die_with_starter
 from runtime.demo.demo import FRAME, SCENES, Pan, photo
 from runtime.frames.live_source import Capture
 from runtime.live.interface import Live
@@ -116,7 +117,9 @@ async def viewers(address: str, counts: Counter[str]) -> AsyncIterator[None]:
     """The viewers of `benchmarks.soak.viewers` while the block runs."""
     pipe = asyncio.subprocess.PIPE
     line = (sys.executable, "-m", "benchmarks.soak.viewers", address)
-    process = await asyncio.create_subprocess_exec(*line, stdin=pipe, stdout=pipe)
+    process = await asyncio.create_subprocess_exec(
+        *line, stdin=pipe, stdout=pipe, preexec_fn=die_with_starter
+    )
     try:
         yield
         said, _ = await process.communicate(b"")
