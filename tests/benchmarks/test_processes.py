@@ -36,6 +36,7 @@ def test_what_a_harness_started_is_killed_with_it(line: Sequence[str], tmp_path:
         try:
             until(lambda: _running(harness.pid))
             (child,) = _running(harness.pid)
+            os.kill(child, signal.SIGSTOP)  # it does not end by itself
         finally:
             harness.kill()
     try:
