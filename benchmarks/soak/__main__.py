@@ -24,7 +24,8 @@ from benchmarks.chaos.sites import SiteProcess
 from benchmarks.machine import describe
 from benchmarks.soak import disturbances
 from benchmarks.soak.samples import growth_per_hour, is_flat, take, value_range
-from runtime.frames.live_source import LiveSource
+from runtime.frames.cameras import CameraOptions, source_for
+from runtime.frames.sources import Source
 from runtime.live.interface import Live
 from runtime.objects.prompts import Prompts
 from runtime.objects.state_file import StateFile
@@ -32,6 +33,7 @@ from runtime.preview import PreviewOptions, preview
 from runtime.run_options import RunOptions
 from runtime.session import run_session
 from stages.bundle import Bundle, shipped_bundle
+from tests.support.streams import NetworkCamera, network_camera
 
 SAMPLE_S = 5.0
 # Whose growth is looked at: a site that was killed begins anew.
@@ -47,25 +49,28 @@ def main(minutes: float, seed: int, out: Path) -> None:
 
     Ends with 1 when a frame was lost, or memory, threads or open files were not flat.
     """
-    with tempfile.TemporaryDirectory() as scratch:
-        result = asyncio.run(soak(Bundle.load(shipped_bundle()), minutes * 60, seed, Path(scratch)))
+    bundle = Bundle.load(shipped_bundle())
+    with tempfile.TemporaryDirectory() as scratch, network_camera() as camera:
+        result = asyncio.run(soak(bundle, camera, minutes * 60, seed, Path(scratch)))
     out.parent.mkdir(parents=True, exist_ok=True)
     out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
     click.echo(json.dumps({key: value for key, value in result.items() if key != "samples"}, indent=1))
     sys.exit(0 if result["flat"] and not result["frames_lost"] and not result["sites_wrong"] else 1)
 
 
-async def soak(bundle: Bundle, seconds: float, seed: int, scratch: Path) -> dict[str, Any]:
+async def soak(
+    bundle: Bundle, camera: NetworkCamera, seconds: float, seed: int, scratch: Path
+) -> dict[str, Any]:
     samples: list[dict[str, float]] = []
     counts: Counter[str] = Counter()
     rng = random.Random(seed)  # noqa: S311  (the same disturbances every time are wanted)
-    camera = disturbances.Camera(rng)
     async with disturbances.started_sites(scratch) as (sites, toml):
-        source = LiveSource("a camera that drops out", camera.open)
+        source = source_for(camera.url, CameraOptions())
         options = RunOptions(sites=toml, threads=1, state=StateFile(scratch / "objects.json", ""))
         disturbed: list[Coroutine[Any, Any, None]] = []
         disturbed.append(_sample(sites, samples))
         disturbed.append(disturbances.kill_sites(sites, rng, counts))
+        disturbed.append(disturbances.drop_camera(camera, rng, counts))
         disturbed.append(_end(source, seconds))
         watcher = partial(_watcher, bundle, disturbed, rng, counts)
         console = Console(file=io.StringIO())
@@ -75,7 +80,7 @@ async def soak(bundle: Bundle, seconds: float, seed: int, scratch: Path) -> dict
         "machine": describe(),
         "model": bundle.description,
         "minutes": round(seconds / 60, 2),
-        "disturbances": {**counts, "camera_drops": camera.drops},
+        "disturbances": dict(counts),
         **{key: summary[key] for key in _SUMMARY_KEYS},
         "messages": summary["messages"][-6:],
         "sites_wrong": wrong,
@@ -112,7 +117,7 @@ async def _watcher(
             raise failed[0]
 
 
-async def _end(source: LiveSource, seconds: float) -> None:
+async def _end(source: Source, seconds: float) -> None:
     await anyio.sleep(seconds)
     source.stop()
 
