@@ -22,6 +22,14 @@ def children_of(pid: int) -> list[int]:
     return sorted(child for child, parent, _ in _living() if parent == pid)
 
 
+def command_of(pid: int) -> str:
+    """The command line of a process with spaces between its parts, empty for one that is gone."""
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode("utf-8", "replace")
+    except OSError:
+        return ""
+
+
 def is_alive(pid: int) -> bool:
     return any(pid == living for living, _, _ in _living())
 

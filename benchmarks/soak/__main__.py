@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import io
 import json
+import os
 import random
 import sys
 import tempfile
@@ -22,6 +23,7 @@ from rich.console import Console
 
 from benchmarks.chaos.sites import SiteProcess
 from benchmarks.machine import describe
+from benchmarks.processes import children_of, command_of
 from benchmarks.soak import disturbances
 from benchmarks.soak.samples import growth_per_hour, is_flat, take, value_range
 from runtime.frames.cameras import CameraOptions, source_for
@@ -36,6 +38,7 @@ from stages.bundle import Bundle, shipped_bundle
 from tests.support.streams import NetworkCamera, network_camera
 
 SAMPLE_S = 5.0
+CAMERA_READER = "runtime.frames.capturing"
 # Whose growth is looked at: a site that was killed begins anew.
 STEADY = [f"{name}_{unit}" for name in ("edge", "site_a") for unit in ("mb", "threads", "files")]
 
@@ -129,8 +132,15 @@ async def _sample(sites: Mapping[str, SiteProcess], samples: list[dict[str, floa
         for name, site in sites.items():
             if site.pid is not None:
                 sample |= take(site.pid, f"site_{name}")
+        for pid in _camera_readers():
+            sample |= take(pid, "camera")
         samples.append(sample)
         await anyio.sleep(SAMPLE_S)
+
+
+def _camera_readers() -> list[int]:
+    """The process that reads the camera, while there is one."""
+    return [pid for pid in children_of(os.getpid()) if CAMERA_READER in command_of(pid)]
 
 
 if __name__ == "__main__":
