@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.processes import children_of, is_alive
+from benchmarks.processes import children_of, command_of, is_alive
 from tests.runtime.frames.test_capture_process import until
 from tests.support.bundles import ROOT
 
@@ -48,6 +48,4 @@ def test_what_a_harness_started_is_killed_with_it(line: Sequence[str], tmp_path:
 
 def _running(harness: int) -> list[int]:
     """Its children that have become pedsam: then what is done before that is done."""
-    return [
-        pid for pid in children_of(harness) if b"-m\0pedsam\0" in Path(f"/proc/{pid}/cmdline").read_bytes()
-    ]
+    return [pid for pid in children_of(harness) if " -m pedsam " in command_of(pid)]
