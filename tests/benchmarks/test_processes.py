@@ -34,7 +34,7 @@ asyncio.run(main())
 def test_what_a_harness_started_is_killed_with_it(line: Sequence[str], tmp_path: Path) -> None:
     with subprocess.Popen([sys.executable, *line, str(tmp_path / "out")], cwd=ROOT) as harness:
         try:
-            until(lambda: _running(harness.pid))
+            until(lambda: bool(_running(harness.pid)))
             (child,) = _running(harness.pid)
             os.kill(child, signal.SIGSTOP)  # it does not end by itself
         finally:

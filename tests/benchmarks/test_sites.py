@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -29,6 +30,10 @@ def test_the_json_process_of_a_site_is_killed_and_another_one_reads_on(tmp_path:
             assert first
             assert second
             assert not set(first) & set(second)
+            site.send(signal.SIGSTOP)
+            await site.kill_json_process(0.0)  # it would answer nothing
+            await site.terminate()
+            assert site.wrong == []
         finally:
             await site.kill()
         assert await site.check() == []
