@@ -30,6 +30,7 @@ from typing import Any
 import click
 
 from benchmarks.machine import describe
+from benchmarks.processes import die_with_starter
 from tests.support.edge import sites_file, write_photo
 from tests.support.streams import network_camera
 
@@ -149,6 +150,7 @@ def run_stopped(stop: Stop, folder: Path) -> Ending:
             stderr=subprocess.STDOUT,
             env=environment,
             start_new_session=True,
+            preexec_fn=die_with_starter,
         )
         try:
             handled = _stop(process, stop)

@@ -24,6 +24,7 @@ from benchmarks.chaos.judge import INVARIANTS, Masks, judge
 from benchmarks.chaos.run import Outcome, carry_out, edge_command, masks_in
 from benchmarks.chaos.sites import SiteProcess, site_pool
 from benchmarks.machine import describe
+from benchmarks.processes import die_with_starter
 
 ROOT = Path(__file__).parents[2]
 
@@ -39,7 +40,9 @@ class Suite:
 
     async def run(self, plan: Plan) -> tuple[Outcome, dict[str, list[str]]]:
         """Carry out a plan; what broke, by invariant."""
-        film = self._films.setdefault(plan.film, make_film(plan.film, self.folder / f"film-{plan.film}"))
+        if plan.film not in self._films:
+            self._films[plan.film] = make_film(plan.film, self.folder / f"film-{plan.film}")
+        film = self._films[plan.film]
         if plan.film not in self._undisturbed:
             self._undisturbed[plan.film] = await self._without_sites(plan.film, film)
         outcome = await carry_out(plan, film, self._pool, self.folder / "run")
@@ -48,8 +51,9 @@ class Suite:
     async def _without_sites(self, number: int, film: Film) -> Masks:
         out = self.folder / f"undisturbed-{number}"
         process = await asyncio.create_subprocess_exec(
-            *edge_command(film.folder, out), stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT
-        )
+            *edge_command(film.folder, out), stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT,
+            preexec_fn=die_with_starter,
+        )  # fmt: skip
         said, _ = await process.communicate()
         if process.returncode:
             raise RuntimeError(f"the run without sites failed: {said.decode()}")
@@ -64,9 +68,7 @@ async def opened_suite(folder: Path) -> AsyncIterator[Suite]:
 
 @click.command()
 @click.option("--seeds", default="0-499", show_default=True, help="As 3 or 0-499 or 1,5,7.")
-@click.option(
-    "--kinds", default=",".join(DRAWN), help="Kinds of faults to draw from  [default: all but lies]"
-)
+@click.option("--kinds", default=",".join(DRAWN), help="Kinds of faults to draw from  [default: all]")
 @click.option("--out", type=click.Path(path_type=Path), help="A JSON line for each seed.")
 @click.option("--resume", is_flag=True, help="Go on with --out: seeds that are in it are not run again.")
 @click.option("--summary", type=click.Path(path_type=Path), help="The sums of all lines of --out as JSON.")

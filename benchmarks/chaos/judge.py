@@ -107,10 +107,11 @@ def _frames(outcome: Outcome, undisturbed: Masks) -> Iterator[str]:
 
 
 def _ran_on(outcome: Outcome) -> list[EdgeEnd]:
-    """The edges that a site's or the ledger's trouble must not have ended."""
+    """The edges that a site's or the ledger's trouble must not have ended; those that a signal ended before
+    their first frame are none of them."""
     if outcome.plan.kinds & set(_FAILS) or not outcome.plan.edge_windows:
         return []
-    return [edge for edge in outcome.edges if edge.stopped_by is None or edge.code == 0]
+    return [edge for edge in outcome.edges if not _ended_by_signal(edge)]
 
 
 def _ends(outcome: Outcome, undisturbed: Masks) -> Iterator[str]:
@@ -119,7 +120,7 @@ def _ends(outcome: Outcome, undisturbed: Masks) -> Iterator[str]:
         said = edge.output.strip()[-300:]
         if edge.code is None:
             yield f"did not end; last it said: {said}"
-        elif edge.stopped_by is not None and edge.code in _by_signal(edge.stopped_by):
+        elif _ended_by_signal(edge):
             continue
         elif edge.code not in EXIT_CODES:
             yield f"ended with {edge.code}: {said}"
@@ -128,9 +129,12 @@ def _ends(outcome: Outcome, undisturbed: Masks) -> Iterator[str]:
         yield from _failed(outcome, edge)
 
 
-def _by_signal(number: signal.Signals) -> tuple[int, ...]:
-    """What an edge may end with that was sent a signal, beside what it ends with otherwise."""
-    return (-number,) if number == signal.SIGKILL else (STOPPED_EARLY + number,)
+def _ended_by_signal(edge: EdgeEnd) -> bool:
+    """Whether its exit code is that of the signal it was sent. Else it is judged as any."""
+    if edge.stopped_by is None:
+        return False
+    number = edge.stopped_by
+    return edge.code == (-number if number == signal.SIGKILL else STOPPED_EARLY + number)
 
 
 def _failed(outcome: Outcome, edge: EdgeEnd) -> Iterator[str]:

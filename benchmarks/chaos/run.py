@@ -20,6 +20,7 @@ from benchmarks.chaos.faults import AT_START, Fault
 from benchmarks.chaos.film import FRAMES, PROMPTS, Film
 from benchmarks.chaos.proxy import SiteProxy, Traffic
 from benchmarks.chaos.sites import PEDSAM, SiteProcess, ended_session
+from benchmarks.processes import die_with_starter
 from stages.bundle import shipped_bundle
 
 RUN_S = 150.0  # an edge that has not ended then is stuck
@@ -98,6 +99,10 @@ class _Running:
         self._ledger = folder / "ledger/ledger.json"
         self._edge: asyncio.subprocess.Process | None = None
         self._stopped_by: signal.Signals | None = None
+        self._begun: set[asyncio.Task[None]] = set()  # faults whose time has come
+        self._over = asyncio.Event()  # set once no edge runs any more
+        # One fault at a time is done to a site.
+        self._turns = {site.name: asyncio.Lock() for site in self._plan.sites}
 
     async def run(self) -> None:
         faults = [fault for fault in self._plan.faults if not fault.distorts]
@@ -107,7 +112,8 @@ class _Running:
         await self._run_edge()
         if self._stopped_by == signal.SIGKILL:
             await self._run_edge()
-        for task in later:
+        self._over.set()
+        for task in set(later) - self._begun:
             task.cancel()
         failed = [each for each in await asyncio.gather(*later, return_exceptions=True) if each is not None]
         for error in failed:
@@ -131,9 +137,12 @@ class _Running:
     async def _do(self, fault: Fault) -> None:
         """Wait until it is time for a fault, and do it."""
         await self._traffic.reached(fault.site, fault.after)
+        if task := asyncio.current_task():
+            self._begun.add(task)
         self._traffic.done[fault.kind] += 1
         if fault.site:
-            await self._do_to_site(fault, self._pool[fault.site])
+            async with self._turns[fault.site]:
+                await self._do_to_site(fault, self._pool[fault.site])
         elif fault.kind == "ledger_deleted":
             self._ledger.unlink(missing_ok=True)
         elif fault.kind == "ledger_replaced":
@@ -165,8 +174,10 @@ class _Running:
             await site.start()
 
     async def _continue(self, fault: Fault, between_s: tuple[float, float]) -> None:
+        """After a while, or once the run is over."""
         shortest, longest = between_s
-        await asyncio.sleep(shortest + fault.value * (longest - shortest))
+        with contextlib.suppress(asyncio.TimeoutError):
+            await asyncio.wait_for(self._over.wait(), shortest + fault.value * (longest - shortest))
         self._pool[fault.site].send(signal.SIGCONT)
 
     def _stop_edge(self, number: signal.Signals) -> None:
@@ -183,7 +194,7 @@ class _Running:
         with log.open("wb") as output:
             self._edge = await asyncio.create_subprocess_exec(
                 *self._command(out), stdin=asyncio.subprocess.DEVNULL, stdout=output, stderr=output,
-                start_new_session=True,
+                start_new_session=True, preexec_fn=die_with_starter,
             )  # fmt: skip
         code = await _ended(self._edge)
         stopped_by = self._stopped_by if self._stopped_by != sent_before else None

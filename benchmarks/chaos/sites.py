@@ -5,17 +5,23 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import re
 import signal
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 
 import aiohttp
+
+from benchmarks.processes import children_of, die_with_starter, is_alive, session_of
 
 PEDSAM = (sys.executable, "-m", "pedsam")
 START_S = 120.0
 END_S = 30.0  # for a process to end, and for its own processes
 ANSWER_S = 30.0
+# A line of the log, which is JSON in a file and holds no traceback, or what Python prints of a crash.
+_TROUBLE = re.compile(rb'^.*("level": "(error|critical)"|Traceback)', re.MULTILINE)
+_LOOK_S = 0.02
 _JSON_REQUESTS = 20  # of one tile, 0.1 MB, under way when the process that reads them is killed
 _JSON_TRIES = 3  # after which it must be read again: the first may be the one that finds the process gone
 _JSON_S = 1.0  # within which it is killed
@@ -31,6 +37,7 @@ class SiteProcess:
         self._log = folder / f"site-{name}.log"
         self._looked_at = 0  # bytes of the log
         self._process: asyncio.subprocess.Process | None = None
+        self._stopped = False  # by SIGSTOP
 
     @property
     def pid(self) -> int | None:
@@ -45,6 +52,7 @@ class SiteProcess:
                 *PEDSAM, "serve", "--port", str(port), "--threads", "1", "--backend", "onnxruntime-cpu",
                 stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE, stderr=log,
                 env={**os.environ, "PYTHONUNBUFFERED": "1"}, start_new_session=True,
+                preexec_fn=die_with_starter,
             )  # fmt: skip
         assert self._process.stdout is not None  # noqa: S101
         while line := await asyncio.wait_for(self._process.stdout.readline(), START_S):
@@ -56,6 +64,7 @@ class SiteProcess:
     def send(self, number: signal.Signals) -> None:
         if self._process is not None:
             self._process.send_signal(number)
+            self._stopped = number == signal.SIGSTOP
 
     async def kill(self) -> None:
         await self._end(signal.SIGKILL, -signal.SIGKILL)
@@ -68,7 +77,11 @@ class SiteProcess:
         process, self._process, self.port = self._process, None, None
         if process is None:
             return
+        children = children_of(process.pid)
         process.send_signal(number)
+        if self._stopped:  # or it would never know
+            process.send_signal(signal.SIGCONT)
+            self._stopped = False
         try:
             code = await asyncio.wait_for(process.wait(), END_S)
         except asyncio.TimeoutError:
@@ -78,22 +91,27 @@ class SiteProcess:
             await process.wait()
         if code != expected:
             self.wrong.append(f"site {self.name} ended with {code} after {number.name}")
-        if left := await ended_session(process.pid):
+        if left := await ended_session(process.pid, children):
             self.wrong.append(f"site {self.name} left processes {left}")
 
     async def kill_json_process(self, value: float) -> None:
         """Kill what reads its large JSON, with requests under way; each gets an answer, and so does the next.
 
-        `value`, 0 to 1, says when: in the first half while the process may still be starting.
+        `value`, 0 to 1, says when: in the first half while the process may still be starting. Does nothing to
+        a site that is down or stopped.
         """
-        if self._process is None:
+        process = self._process
+        if process is None or self._stopped:
             return
         if value >= 0.5:
             await self._ask_json()
         asked = [asyncio.create_task(self._ask_json()) for _ in range(_JSON_REQUESTS)]
         await asyncio.sleep(value % 0.5 * 2 * _JSON_S)
-        for pid in _spawned(self._process.pid):
+        killed = await _children(process.pid)
+        for pid in killed:
             os.kill(pid, signal.SIGKILL)
+        if not killed:
+            self.wrong.append(f"site {self.name} has no JSON process to kill")
         answers = [*await asyncio.gather(*asked), *[await self._ask_json() for _ in range(_JSON_TRIES)]]
         if None in answers or answers[-1] != 200:
             self.wrong.append(f"site {self.name} answered {answers} after its JSON process was killed")
@@ -128,8 +146,8 @@ class SiteProcess:
             log.seek(self._looked_at)
             logged = log.read()
             self._looked_at = log.tell()
-        if b"Traceback" in logged:
-            said = logged[logged.index(b"Traceback") :].decode("utf-8", "replace")
+        if found := _TROUBLE.search(logged):
+            said = logged[found.start() :].decode("utf-8", "replace")
             self.wrong.append(f"site {self.name} logged {said[:1500]}")
         wrong, self.wrong = self.wrong, []
         return wrong
@@ -154,26 +172,20 @@ async def site_pool(folder: Path, names: str) -> AsyncIterator[dict[str, SitePro
             await site.kill()
 
 
-def session_of(leader: int) -> list[int]:
-    """The living processes of a session (Linux); zombies are none."""
-    found = []
-    for path in Path("/proc").glob("[0-9]*/stat"):
-        with contextlib.suppress(OSError):
-            state, _, _, session = path.read_text(encoding="latin-1").rpartition(")")[2].split()[:4]
-            if int(session) == leader and state != "Z":
-                found.append(int(path.parent.name))
-    return sorted(found)
+async def _children(pid: int) -> list[int]:
+    """The children of a process, as soon as it has any; none after ANSWER_S."""
+    for _ in range(int(ANSWER_S / _LOOK_S)):
+        if found := children_of(pid):
+            return found
+        await asyncio.sleep(_LOOK_S)
+    return []
 
 
-def _spawned(leader: int) -> list[int]:
-    """Processes of a session that Python's multiprocessing has started for work: not its resource tracker."""
-    return [pid for pid in session_of(leader) if b"spawn_main" in Path(f"/proc/{pid}/cmdline").read_bytes()]
-
-
-async def ended_session(leader: int) -> list[int]:
-    """Wait until no process of a session is left; those that are after END_S are killed and returned."""
+async def ended_session(leader: int, others: Sequence[int] = ()) -> list[int]:
+    """Wait until no process of a session is left, and none of these others; those that are after END_S are
+    killed and returned."""
     deadline = asyncio.get_running_loop().time() + END_S
-    while left := session_of(leader):
+    while left := [*session_of(leader), *filter(is_alive, others)]:
         if asyncio.get_running_loop().time() > deadline:
             for pid in left:
                 with contextlib.suppress(ProcessLookupError):

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import io
 import json
+import os
 import random
 import sys
 import tempfile
@@ -22,9 +23,11 @@ from rich.console import Console
 
 from benchmarks.chaos.sites import SiteProcess
 from benchmarks.machine import describe
+from benchmarks.processes import children_of, command_of
 from benchmarks.soak import disturbances
 from benchmarks.soak.samples import growth_per_hour, is_flat, take, value_range
-from runtime.frames.live_source import LiveSource
+from runtime.frames.cameras import CameraOptions, source_for
+from runtime.frames.sources import Source
 from runtime.live.interface import Live
 from runtime.objects.prompts import Prompts
 from runtime.objects.state_file import StateFile
@@ -32,8 +35,10 @@ from runtime.preview import PreviewOptions, preview
 from runtime.run_options import RunOptions
 from runtime.session import run_session
 from stages.bundle import Bundle, shipped_bundle
+from tests.support.streams import NetworkCamera, network_camera
 
 SAMPLE_S = 5.0
+CAMERA_READER = "runtime.frames.capturing"
 # Whose growth is looked at: a site that was killed begins anew.
 STEADY = [f"{name}_{unit}" for name in ("edge", "site_a") for unit in ("mb", "threads", "files")]
 
@@ -47,25 +52,28 @@ def main(minutes: float, seed: int, out: Path) -> None:
 
     Ends with 1 when a frame was lost, or memory, threads or open files were not flat.
     """
-    with tempfile.TemporaryDirectory() as scratch:
-        result = asyncio.run(soak(Bundle.load(shipped_bundle()), minutes * 60, seed, Path(scratch)))
+    bundle = Bundle.load(shipped_bundle())
+    with tempfile.TemporaryDirectory() as scratch, network_camera() as camera:
+        result = asyncio.run(soak(bundle, camera, minutes * 60, seed, Path(scratch)))
     out.parent.mkdir(parents=True, exist_ok=True)
     out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
     click.echo(json.dumps({key: value for key, value in result.items() if key != "samples"}, indent=1))
     sys.exit(0 if result["flat"] and not result["frames_lost"] and not result["sites_wrong"] else 1)
 
 
-async def soak(bundle: Bundle, seconds: float, seed: int, scratch: Path) -> dict[str, Any]:
+async def soak(
+    bundle: Bundle, camera: NetworkCamera, seconds: float, seed: int, scratch: Path
+) -> dict[str, Any]:
     samples: list[dict[str, float]] = []
     counts: Counter[str] = Counter()
     rng = random.Random(seed)  # noqa: S311  (the same disturbances every time are wanted)
-    camera = disturbances.Camera(rng)
     async with disturbances.started_sites(scratch) as (sites, toml):
-        source = LiveSource("a camera that drops out", camera.open)
+        source = source_for(camera.url, CameraOptions())
         options = RunOptions(sites=toml, threads=1, state=StateFile(scratch / "objects.json", ""))
         disturbed: list[Coroutine[Any, Any, None]] = []
         disturbed.append(_sample(sites, samples))
         disturbed.append(disturbances.kill_sites(sites, rng, counts))
+        disturbed.append(disturbances.drop_camera(camera, rng, counts))
         disturbed.append(_end(source, seconds))
         watcher = partial(_watcher, bundle, disturbed, rng, counts)
         console = Console(file=io.StringIO())
@@ -75,7 +83,7 @@ async def soak(bundle: Bundle, seconds: float, seed: int, scratch: Path) -> dict
         "machine": describe(),
         "model": bundle.description,
         "minutes": round(seconds / 60, 2),
-        "disturbances": {**counts, "camera_drops": camera.drops},
+        "disturbances": dict(counts),
         **{key: summary[key] for key in _SUMMARY_KEYS},
         "messages": summary["messages"][-6:],
         "sites_wrong": wrong,
@@ -112,7 +120,7 @@ async def _watcher(
             raise failed[0]
 
 
-async def _end(source: LiveSource, seconds: float) -> None:
+async def _end(source: Source, seconds: float) -> None:
     await anyio.sleep(seconds)
     source.stop()
 
@@ -124,8 +132,15 @@ async def _sample(sites: Mapping[str, SiteProcess], samples: list[dict[str, floa
         for name, site in sites.items():
             if site.pid is not None:
                 sample |= take(site.pid, f"site_{name}")
+        for pid in _camera_readers():
+            sample |= take(pid, "camera")
         samples.append(sample)
         await anyio.sleep(SAMPLE_S)
+
+
+def _camera_readers() -> list[int]:
+    """The process that reads the camera, while there is one."""
+    return [pid for pid in children_of(os.getpid()) if CAMERA_READER in command_of(pid)]
 
 
 if __name__ == "__main__":

@@ -13,48 +13,20 @@ from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
 
 from benchmarks.chaos.sites import SiteProcess, site_pool
-from runtime.demo.demo import FRAME, SCENES, Pan, photo
-from runtime.frames.live_source import Capture
+from benchmarks.processes import die_with_starter
+from runtime.demo.demo import FRAME
 from runtime.live.interface import Live
 from runtime.objects.prompts import PromptRequest
 from stages.errors import InputError
-from stages.tensors import Pixels
+from tests.support.streams import NetworkCamera
 
 SITES = "abc"
 STEADY = "a"  # the site that is never killed, whose growth can be seen
 STREAM_S = (20.0, 60.0)  # between two drops of the camera
+GONE_S = (0.0, 5.0)  # until it streams again
 ALIVE_S = (20.0, 60.0)  # between two deaths of a site
 DEAD_S = (0.0, 15.0)  # until it is started again
 CLICK_S = 1.0
-
-
-class Camera:
-    """Opens pans that end after a while, and every third time cannot be opened; `drops` counts the ends."""
-
-    def __init__(self, rng: random.Random) -> None:
-        self.drops = 0
-        self._rng = rng
-        self._tries = 0
-
-    def open(self) -> Capture | None:
-        self._tries += 1
-        if self._tries % 3 == 0:
-            return None
-        return _Dropping(self, round(self._rng.uniform(*STREAM_S) * 10))
-
-
-class _Dropping(Pan):
-    def __init__(self, camera: Camera, pictures: int) -> None:
-        super().__init__(photo(SCENES[0].photo), SCENES[0])
-        self._camera = camera
-        self._left = pictures
-
-    def read(self) -> Pixels | None:  # type: ignore[override]
-        if self._left == 0:
-            self._camera.drops += 1
-            return None
-        self._left -= 1
-        return super().read()
 
 
 @contextlib.asynccontextmanager
@@ -92,6 +64,16 @@ async def kill_sites(sites: Mapping[str, SiteProcess], rng: random.Random, count
         await site.start(port)
 
 
+async def drop_camera(camera: NetworkCamera, rng: random.Random, counts: Counter[str]) -> None:
+    """End the camera's stream now and then; until it streams again it refuses whoever asks."""
+    while True:
+        await asyncio.sleep(rng.uniform(*STREAM_S))
+        camera.streaming.clear()
+        counts["camera_drops"] += 1
+        await asyncio.sleep(rng.uniform(*GONE_S))
+        camera.streaming.set()
+
+
 async def click(live: Live, rng: random.Random, counts: Counter[str]) -> None:
     """What viewers do: objects come, are refined and go; sending is paused now and then."""
     names: list[str] = []
@@ -116,7 +98,9 @@ async def viewers(address: str, counts: Counter[str]) -> AsyncIterator[None]:
     """The viewers of `benchmarks.soak.viewers` while the block runs."""
     pipe = asyncio.subprocess.PIPE
     line = (sys.executable, "-m", "benchmarks.soak.viewers", address)
-    process = await asyncio.create_subprocess_exec(*line, stdin=pipe, stdout=pipe)
+    process = await asyncio.create_subprocess_exec(
+        *line, stdin=pipe, stdout=pipe, preexec_fn=die_with_starter
+    )
     try:
         yield
         said, _ = await process.communicate(b"")

@@ -115,6 +115,12 @@ BROKEN: dict[str, tuple[str, Callable[[], Outcome]]] = {
     "an edge that hangs": ("ends", edge(code=None)),
     "an edge that aborts": ("ends", edge(code=-6)),
     "an edge that a site ended": ("ends", edge(code=1)),
+    "an edge that does nothing when it is stopped": (
+        "ends",
+        edge(code=1, summary=None, masks=[], stopped_by=signal.SIGTERM),
+    ),
+    "an edge that loses frames when it is stopped": ("ends", edge(code=3, stopped_by=signal.SIGTERM)),
+    "an edge with the code of another signal": ("ends", edge(code=130, stopped_by=signal.SIGTERM)),
     "an edge that dies of SIGTERM": ("ends", edge(code=-15, stopped_by=signal.SIGTERM)),
     "a damaged ledger that is used": ("ends", edge(DAMAGED)),
     "a traceback": ("output", edge(output="Traceback (most recent call last):\nValueError")),
