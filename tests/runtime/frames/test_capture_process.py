@@ -185,6 +185,16 @@ def test_neither_its_command_line_nor_signals_for_the_terminal_reach_it() -> Non
         assert process.pid == pid
 
 
+@pytest.mark.parametrize("name", ["queue", "cv2", "runtime"])
+def test_nothing_is_imported_from_the_folder_where_a_run_is_started(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / f"{name}.py").write_text("raise SystemExit(1)\n", encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    with network_camera() as camera, reading(camera) as process:
+        assert process.open() is process
+
+
 def test_it_ends_with_the_process_that_started_it() -> None:
     """Also while it is inside OpenCV."""
     with network_camera() as camera:
