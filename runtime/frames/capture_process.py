@@ -90,7 +90,12 @@ class CaptureProcess(Capture):
             if found is None or "ended" in found:
                 self._reading = False
                 return None
-            return self._newest(child, found)
+            try:
+                return self._newest(child, found)
+            except OSError:  # of memory or of files there are no more now
+                self.failed = True
+                self._end()
+                return None
 
     def release(self) -> None:
         with self._using:

@@ -21,6 +21,7 @@ from runtime.frames.capture_process import CaptureProcess
 from runtime.frames.gstreamer import JetsonVideo
 from stages.address import Address
 from tests.support.cameras import scenery
+from tests.support.few_files import few_files
 from tests.support.streams import NetworkCamera, network_camera
 
 ROOT = Path(__file__).parents[3]
@@ -122,6 +123,18 @@ def test_what_gives_nothing_for_too_long_is_ended_and_can_be_opened_again() -> N
         assert process.read() is None
         assert process.open() is process
         assert process.read() is not None
+
+
+def test_a_picture_that_cannot_be_taken_out_is_a_lost_connection() -> None:
+    with network_camera() as camera, reading(camera) as process:
+        assert process.open() is process
+        with few_files(0):
+            assert process.read() is None
+        assert process.failed
+        assert process.pid is None
+        assert process.open() is process
+        assert process.read() is not None
+        assert not process.failed
 
 
 def test_what_cannot_be_opened_is_asked_again_in_the_same_process() -> None:
