@@ -20,7 +20,8 @@ PART_BYTES = 4096  # that a pipe which takes any takes at once
 KEPT_BYTES = 1 << 20  # that nobody has read yet
 MISSING = b"(lines are missing here, since nobody read them)\n"
 PATIENCE_S = 10.0  # at the end, with a reader that reads nothing
-_NOBODY_READS = (errno.EPIPE, errno.EIO)  # a pipe whose reader has ended, a terminal that was closed
+# A pipe or a socket whose reader has ended, a terminal that was closed.
+_NOBODY_READS = (errno.EPIPE, errno.ECONNRESET, errno.EIO)
 
 
 def make_console(*, stderr: bool = False, file: IO[str] | None = None, width: int | None = None) -> Console:
@@ -164,8 +165,9 @@ def finish_output() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, LastingOutput):
             stream.finish()
-    if isinstance(sys.stdout, LastingOutput) and sys.stdout.error is not None:
-        raise sys.stdout.error
+    error = sys.stdout.error if isinstance(sys.stdout, LastingOutput) else None
+    if error is not None:
+        raise OSError(error.errno, error.strerror, "standard output") from error
 
 
 def open_missing_streams() -> None:
