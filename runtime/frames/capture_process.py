@@ -200,9 +200,9 @@ class _Child:
 
     def interrupt(self) -> None:
         """End it now. Whoever waits to receive something gets None."""
+        self.process.kill()
         with contextlib.suppress(OSError):
             self._socket.shutdown(socket.SHUT_RDWR)
-        self.process.kill()
 
     def close(self) -> None:
         """Once it was interrupted, and nobody uses it."""

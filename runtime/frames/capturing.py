@@ -180,5 +180,8 @@ def main() -> None:
     tell_errors_alone(cv2)
     orders = _Orders(outside)
     places = _Places(memory, orders.free)
-    while True:
-        _serve(orders.openings.get(), places, outside)
+    try:
+        while True:
+            _serve(orders.openings.get(), places, outside)
+    except OSError:  # whoever started this has ended, or of memory there is no more
+        os._exit(1)

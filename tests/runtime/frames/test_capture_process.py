@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import queue
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -18,6 +19,7 @@ import pytest
 
 from runtime.frames.cameras import CameraOptions, _stream_attempts, environment_of, source_for
 from runtime.frames.capture_process import CaptureProcess
+from runtime.frames.capturing import packet_of
 from runtime.frames.gstreamer import JetsonVideo
 from stages.address import Address
 from tests.support.cameras import scenery
@@ -219,6 +221,20 @@ def test_it_ends_with_the_process_that_started_it() -> None:
             time.sleep(0.5)  # what was sent before is read
             holder.kill()
             until(lambda: not is_there(pid))
+
+
+def test_without_memory_for_a_picture_it_ends_in_silence() -> None:
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    code = "from runtime.frames import capturing; capturing.main()"
+    with network_camera() as camera, ours, theirs, Path("/dev/null").open() as memory:
+        files = (theirs.fileno(), memory.fileno())
+        ours.send(packet_of(_stream_attempts(Address(camera.url), JetsonVideo.here())))
+        line = [sys.executable, "-c", code, *map(str, files)]
+        done = subprocess.run(
+            line, pass_fds=files, check=False, capture_output=True, text=True, cwd=ROOT, timeout=60
+        )
+        assert ours.recv(100) == b'{"opened": true}'
+    assert (done.returncode, "Traceback" in done.stderr) == (1, False)
 
 
 def test_pictures_are_those_of_opencv_in_rgb() -> None:
