@@ -41,6 +41,7 @@ from stages.machine import own_ceilings, require
 from stages.needs import site_need
 from stages.network import is_loopback
 from stages.places import stages_for
+from stages.stops import stop_signals
 
 log = logging.getLogger("pedsam.site")
 
@@ -190,20 +191,22 @@ async def serve(
     say: Say = print,
     make: Callable[[Bundle], Engine] | None = None,
 ) -> None:
-    """Serve until SIGINT or SIGTERM; SIGHUP renews the keys. `say` gets the lines for the terminal.
+    """Serve until SIGINT, SIGTERM or, without keys, SIGHUP, which else renews them. `say` gets the
+    lines for the terminal.
 
     From the first signal on the process is to end: see `_end_for_sure`. `make` as for `running_site`.
     """
     loop = asyncio.get_running_loop()
     site: RunningSite | None = None
+    stops = [number for number in stop_signals() if number != signal.SIGHUP or options.keys is None]
     with anyio.CancelScope() as running:
 
         def stop() -> None:
-            _end_for_sure(options.grace_s + FORCED_S, say)
+            _end_for_sure(stops, options.grace_s + FORCED_S, say)
             running.cancel()
             _announce(say, "stopping", "stopping: requests under way are finished first")
 
-        for number in (signal.SIGINT, signal.SIGTERM):
+        for number in stops:
             loop.add_signal_handler(number, stop)
         async with running_site(bundles, options, make) as site:
             if options.keys:
@@ -214,10 +217,10 @@ async def serve(
     _announce_stopped(site, say)
 
 
-def _end_for_sure(within_s: float, say: Say) -> None:
-    """Have the next signal end this process at once, and `within_s` do so too, whatever hangs in it."""
+def _end_for_sure(stops: Sequence[signal.Signals], within_s: float, say: Say) -> None:
+    """Have the next of `stops` end this process at once, and `within_s` do so too, whatever hangs in it."""
     loop = asyncio.get_running_loop()
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in stops:
         loop.remove_signal_handler(number)
         signal.signal(number, signal.SIG_DFL)
 

@@ -20,7 +20,8 @@ PART_BYTES = 4096  # that a pipe which takes any takes at once
 KEPT_BYTES = 1 << 20  # that nobody has read yet
 MISSING = b"(lines are missing here, since nobody read them)\n"
 PATIENCE_S = 10.0  # at the end, with a reader that reads nothing
-_NOBODY_READS = (errno.EPIPE, errno.EIO)  # a pipe whose reader has ended, a terminal that was closed
+# A pipe or a socket whose reader has ended, a terminal that was closed.
+_NOBODY_READS = (errno.EPIPE, errno.ECONNRESET, errno.EIO)
 
 
 def make_console(*, stderr: bool = False, file: IO[str] | None = None, width: int | None = None) -> Console:
@@ -76,7 +77,7 @@ class LastingOutput:
         """Have everything written, unless nobody reads any of it for PATIENCE_S."""
         self.flush()
         with self._lock:
-            while self._kept and self._takes(PATIENCE_S):
+            while self._own is not None and self._kept and self._takes(self._own, PATIENCE_S):
                 self._send()
             if self._kept:
                 self._to_nowhere()
@@ -97,17 +98,18 @@ class LastingOutput:
             self._kept += (MISSING if self._missing else b"") + data
             self._missing = False
 
-    def _takes(self, wait_s: float) -> bool:
+    @staticmethod
+    def _takes(own: int, wait_s: float) -> bool:
         """Whether some bytes can be written now, or that cannot be known without trying."""
         poll = select.poll()
-        poll.register(self._own or 0, select.POLLOUT)
+        poll.register(own, select.POLLOUT)
         return bool(poll.poll(wait_s * 1e3))
 
     def _send(self) -> None:
         """Write what is taken without waiting."""
         with self._going_on(), contextlib.suppress(BlockingIOError):
-            while self._kept and self._takes(0):
-                del self._kept[: os.write(self._own or 0, self._kept[:PART_BYTES])]
+            while self._own is not None and self._kept and self._takes(self._own, 0):
+                del self._kept[: os.write(self._own, self._kept[:PART_BYTES])]
 
     @contextlib.contextmanager
     def _going_on(self) -> Iterator[None]:
@@ -164,8 +166,9 @@ def finish_output() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, LastingOutput):
             stream.finish()
-    if isinstance(sys.stdout, LastingOutput) and sys.stdout.error is not None:
-        raise sys.stdout.error
+    error = sys.stdout.error if isinstance(sys.stdout, LastingOutput) else None
+    if error is not None:
+        raise OSError(error.errno, error.strerror, "standard output") from error
 
 
 def open_missing_streams() -> None:

@@ -1,8 +1,9 @@
 """What this process may take of its machine: memory and cores, as a shell, a container or a service allows.
 
 Read from files below a root, which is / but in tests: /proc/meminfo, /proc/self/cgroup, and the control
-groups under /sys/fs/cgroup in their versions 2 (memory.max, cpu.max) and 1 (memory.limit_in_bytes,
-cpu.cfs_quota_us). A group has the limits of every group above it too.
+groups under /sys/fs/cgroup in their versions 2 (memory.max, memory.swap.max, cpu.max) and 1
+(memory.limit_in_bytes, memory.memsw.limit_in_bytes, cpu.cfs_quota_us). A group has the limits of every group
+above it too.
 """
 
 from __future__ import annotations
@@ -102,12 +103,27 @@ def _address_space(limit: int | None) -> Iterator[Ceiling]:
 
 
 def _of_groups(root: Path) -> Iterator[Ceiling]:
-    for folder in _groups(root, "memory"):
-        for name in ("memory.max", "memory.limit_in_bytes"):
-            for line in _lines(folder / name):
-                if line != "max":
-                    told = f"its container or service allows {{size}} ({folder.name or 'cgroup'}/{name})"
-                    yield Ceiling(int(line), told, "raise that limit")
+    """Of memory and swap together: in version 1 the second limit is of both, in version 2 of swap alone."""
+    folders = tuple(_groups(root, "memory"))
+    free = meminfo(root).get("SwapFree", 0)
+    swap = min([free, *(bound for folder in folders for bound in _bounds(folder / "memory.swap.max"))])
+    for folder in folders:
+        for bound in _bounds(folder / "memory.max"):
+            yield _of_group(folder / "memory.max", bound, bound + swap)
+        for bound in _bounds(folder / "memory.limit_in_bytes"):
+            both = min([bound + free, *_bounds(folder / "memory.memsw.limit_in_bytes")])
+            yield _of_group(folder / "memory.limit_in_bytes", bound, both)
+
+
+def _of_group(file: Path, memory: int, with_swap: int) -> Ceiling:
+    size = "{size} with swap" if with_swap > memory else "{size}"
+    told = f"its container or service allows {size} ({file.parent.name or 'cgroup'}/{file.name})"
+    return Ceiling(with_swap, told, "raise that limit")
+
+
+def _bounds(file: Path) -> list[int]:
+    """What a file limits to, none where it is not there."""
+    return [int(line) for line in _lines(file) if line != "max"]
 
 
 def _of_the_machine(root: Path) -> Iterator[Ceiling]:

@@ -7,6 +7,7 @@ import errno
 import json
 import os
 import pty
+import select
 import shlex
 import socket
 import subprocess
@@ -46,6 +47,22 @@ def test_a_full_disk_is_kept_for_the_end() -> None:
             output.flush()
     assert output.error is not None
     assert output.error.errno == errno.ENOSPC
+
+
+def test_a_connection_that_was_reset_is_no_error() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        ours = socket.create_connection(server.getsockname())
+        theirs, _ = server.accept()
+    ours.send(b"words")
+    theirs.recv(1, socket.MSG_PEEK)
+    theirs.close()  # what is unread then resets it
+    with os.fdopen(ours.detach(), "w") as stream:
+        select.select([stream], [], [], 60)
+        output = LastingOutput(stream)
+        for _ in range(3):
+            output.write("words")
+            output.flush()
+    assert output.error is None
 
 
 def full_pipe() -> tuple[int, int]:
@@ -216,6 +233,21 @@ def test_a_full_disk_that_nothing_else_has_told_is_one_sentence(number: int) -> 
     result = CliRunner().invoke(group, ["x"])
     assert result.exit_code == 1
     assert result.output == f"Error: results.json: {os.strerror(number)}\n"
+
+
+@pytest.mark.parametrize(
+    ("where", "why"), [("1</dev/null", "Bad file descriptor"), (">/dev/full", "No space left on device")]
+)
+def test_standard_output_that_cannot_be_written_is_one_sentence(where: str, why: str) -> None:
+    code = (
+        "import click; from pedsam import LazyGroup\n"
+        "group = LazyGroup('pedsam')\n"
+        "group.get_command = lambda ctx, name: click.Command('x', callback=lambda: click.echo('words'))\n"
+        "group.main(['x'])"
+    )
+    line = f"{shlex.join([sys.executable, '-c', code])} {where}"
+    done = subprocess.run(["/bin/sh", "-c", line], check=False, cwd=ROOT, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (1, f"Error: standard output: {why}\n")
 
 
 @pytest.mark.parametrize("closed", [">&-", "2>&-", ">&- 2>&-", "<&- >&- 2>&-"])

@@ -30,6 +30,7 @@ from stages.engines.plans import Attempt, PlanKey, PlanRecord, read_record, save
 from stages.engines.tensorrt_engine import tensorrt_library
 from stages.errors import EngineError, printable
 from stages.files import remove_left_over, replace_file
+from stages.stops import handle
 
 SAMPLE_S = 0.1
 _PRINTED_BYTES, _PRINTED_CHARACTERS = 8192, 300  # of a child's standard error: read, and shown
@@ -162,6 +163,7 @@ def _last_line(printed: str) -> str:
 
 def _child(task: Task, answers: Connection, errors: str) -> None:
     """Sends fractions, then a PlanRecord or an EngineError."""
+    handle(signal.SIG_DFL)  # TensorRT never returns to Python, so to a handler that pedsam.py has set
     # Drivers and compilers write why they end the process there, past Python and TensorRT's logger.
     os.dup2(os.open(errors, os.O_WRONLY | os.O_APPEND), 2)
     stage = task.job.stage

@@ -17,7 +17,6 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import cv2
@@ -30,8 +29,6 @@ from stages.tensors import Pixels
 OPEN_S = 60.0  # what takes longer to open hangs: OpenCV's own limits, one after another, are shorter
 PICTURE_S = 30.0  # so is what gives no picture for so long
 ENDED_S = 2.0  # a process that is killed is gone by then, unless a driver holds it
-_MODULE = "runtime.frames.capturing"
-_ROOT = Path(__file__).parents[2]
 
 
 class CaptureProcess(Capture):
@@ -93,7 +90,12 @@ class CaptureProcess(Capture):
             if found is None or "ended" in found:
                 self._reading = False
                 return None
-            return self._newest(child, found)
+            try:
+                return self._newest(child, found)
+            except OSError:  # of memory or of files there are no more now
+                self.failed = True
+                self._end()
+                return None
 
     def release(self) -> None:
         with self._using:
@@ -143,11 +145,15 @@ class _Child:
         self._memory = os.memfd_create("pedsam-camera")
         self._map: mmap.mmap | None = None
         files = (theirs.fileno(), self._memory)
+        # It finds the modules where this process does, wherever it was started.
+        line = (
+            f"import sys; sys.path[:] = {sys.path!r}; from runtime.frames import capturing; capturing.main()"
+        )
         try:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", _MODULE, *map(str, files)],
+                [sys.executable, "-c", line, *map(str, files)],
                 stdin=subprocess.DEVNULL,
-                env=_importing(os.environ if environment is None else environment),
+                env=environment,
                 pass_fds=files,
                 start_new_session=True,  # the terminal's Ctrl-C is not for it
             )
@@ -194,9 +200,9 @@ class _Child:
 
     def interrupt(self) -> None:
         """End it now. Whoever waits to receive something gets None."""
+        self.process.kill()
         with contextlib.suppress(OSError):
             self._socket.shutdown(socket.SHUT_RDWR)
-        self.process.kill()
 
     def close(self) -> None:
         """Once it was interrupted, and nobody uses it."""
@@ -207,9 +213,3 @@ class _Child:
     def _close_files(self) -> None:
         self._socket.close()
         os.close(self._memory)
-
-
-def _importing(environment: Mapping[str, str]) -> dict[str, str]:
-    """An environment in which this project is found, wherever the process begins."""
-    paths = [str(_ROOT), *filter(None, [environment.get("PYTHONPATH")])]
-    return {**environment, "PYTHONPATH": os.pathsep.join(paths)}

@@ -1,8 +1,6 @@
 """Reads a camera or a stream with OpenCV, in a process of its own that can be killed at any moment.
 
-    python -m runtime.frames.capturing SOCKET MEMORY
-
-The arguments are numbers of open files: a socket of packets, and memory shared with whoever started this.
+Its arguments are numbers of open files: a socket of packets, and memory shared with whoever started this.
 A packet is a JSON object. From outside comes {"open": [...]}, ways to open it, of which the first that works
 is taken, and {"free": N}, a place in the memory whose picture was taken out. From here come {"opened": true
 or false}; for each picture {"at": byte where it begins, "place": N, "height", "width", "came_s":
@@ -182,9 +180,8 @@ def main() -> None:
     tell_errors_alone(cv2)
     orders = _Orders(outside)
     places = _Places(memory, orders.free)
-    while True:
-        _serve(orders.openings.get(), places, outside)
-
-
-if __name__ == "__main__":
-    main()
+    try:
+        while True:
+            _serve(orders.openings.get(), places, outside)
+    except OSError:  # whoever started this has ended, or of memory there is no more
+        os._exit(1)

@@ -30,7 +30,8 @@ T = TypeVar("T")
 END_S = 5.0  # for a process that was killed to be gone
 _LENGTH_BYTES = 8
 _PR_SET_PDEATHSIG = 1
-_BROKEN = (ConnectionError, asyncio.IncompleteReadError, pickle.UnpicklingError, EOFError)
+# OSError: of a pipe that breaks, or of files or processes there are no more for a new one.
+_BROKEN = (OSError, asyncio.IncompleteReadError, pickle.UnpicklingError, EOFError)
 
 
 class JsonUnavailable(Busy):
@@ -83,10 +84,10 @@ class JsonProcess:
     async def _ask(self, function: Callable[..., Any], arguments: tuple[object, ...]) -> Any:
         try:
             with anyio.fail_after(self._answer_s):
+                self._check_open()
                 if self._process is None or self._process.returncode is not None:
                     self._process = await _started()
-                if self._closed:
-                    raise ConnectionAbortedError
+                    self._check_open()
                 failed, value = await _exchange(self._process, (function, arguments))
         except TimeoutError as exc:
             await self._kill()
@@ -97,6 +98,10 @@ class JsonProcess:
         if failed:
             raise value
         return value
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise ConnectionAbortedError
 
     async def _kill(self) -> None:
         process, self._process = self._process, None

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+import re
 from typing import Any
 
 from aiohttp import HttpVersion11, web, web_protocol
@@ -24,6 +25,8 @@ _PROBE = b"HTTP/1.1 102 Processing\r\n\r\n"  # RFC 9110, 15.2: a client reads an
 _MOST_WAITING = getattr(web_protocol, "MAX_MSG_QUEUE_SIZE", math.inf)
 _HEAD_END = b"\r\n\r\n"
 _CHUNKS_END = b"0\r\n\r\n"
+_EMPTY_LINES = re.compile(rb"[\r\n]+")
+_MOST_CUTS = 64  # of a chunked body, where what is in its chunks looks like its end; then it is left whole
 
 
 class SiteProtocol(web.RequestHandler):
@@ -31,6 +34,7 @@ class SiteProtocol(web.RequestHandler):
 
     __slots__ = (
         "_body_left",
+        "_cuts",
         "_half_closed",
         "_held",
         "_message",
@@ -45,6 +49,7 @@ class SiteProtocol(web.RequestHandler):
         self._message: Any = None  # the newest request, and its body
         self._payload: Any = None
         self._body_left = 0  # bytes of that body which are still to come, where its length is known
+        self._cuts = 0  # of that body, where it looked to end if it is chunked
         self._passed = b""  # the last bytes that the parser got of what ends with a mark
         self._held = b""  # while as many requests wait as aiohttp lets wait
         self._unanswered = 0
@@ -79,7 +84,17 @@ class SiteProtocol(web.RequestHandler):
         """Where to cut, not behind the end of the request whose data begin at `start`."""
         if self._body_left:
             return min(start + self._body_left, len(data))
-        mark = _HEAD_END if self._is_whole else _CHUNKS_END
+        if not self._is_whole:
+            end = len(data) if self._cuts == _MOST_CUTS else self._behind(_CHUNKS_END, data, start)
+            self._cuts += end < len(data)
+            return end
+        empty = _EMPTY_LINES.match(data, start)
+        if empty and not self._passed.strip(b"\r\n"):  # before a request
+            return empty.end()
+        return self._behind(_HEAD_END, data, start)
+
+    def _behind(self, mark: bytes, data: bytes, start: int) -> int:
+        """Where the first mark ends, or the data."""
         seam = self._passed[1 - len(mark) :]  # the mark may have begun in what came before
         found = (seam + data[start : start + len(mark) - 1]).find(mark)
         if found >= 0:
@@ -104,8 +119,11 @@ class SiteProtocol(web.RequestHandler):
                 body.set_exception(web.RequestPayloadError("the body is no HTTP"))
 
     def _begin_body(self) -> None:
+        """Of a request whose head has come, and perhaps a part of the body with it."""
+        self._cuts = 0
         if not self._payload.is_eof() and not self._message.chunked:
-            self._body_left = int(self._message.headers.get("Content-Length", 0))
+            length = int(self._message.headers.get("Content-Length", 0))
+            self._body_left = length - self._payload.total_bytes
 
     def eof_received(self) -> bool | None:  # type: ignore[override]  # aiohttp's returns None alone
         """Whether to keep the connection, because requests that have come whole are not answered yet.

@@ -27,7 +27,9 @@ from tests.support.raw_http import exchange, http
 
 
 @pytest.mark.parametrize(
-    ("number", "command"), [(signal.SIGTERM, MODULE), (signal.SIGINT, SCRIPT)], ids=["SIGTERM", "SIGINT"]
+    ("number", "command"),
+    [(signal.SIGTERM, MODULE), (signal.SIGINT, SCRIPT), (signal.SIGHUP, MODULE)],
+    ids=["SIGTERM", "SIGINT", "SIGHUP"],
 )
 def test_a_site_says_what_it_serves_and_stops_when_told(
     mini_bundle: Bundle, number: signal.Signals, command: Sequence[str]

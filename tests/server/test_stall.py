@@ -6,6 +6,7 @@ The site is a process of its own around an engine that fails on purpose (tests/s
 from __future__ import annotations
 
 import asyncio
+import signal
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -105,7 +106,8 @@ async def test_sigterm_ends_a_site_whose_engine_never_comes_back() -> None:
         assert "given_up" in complaints
 
 
-async def test_a_second_signal_does_not_wait_for_it() -> None:
+@pytest.mark.parametrize("second", [signal.SIGTERM, signal.SIGHUP])
+async def test_a_second_signal_does_not_wait_for_it(second: signal.Signals) -> None:
     async with odd_site("hangs", grace_s=600) as odd:
         asked = asyncio.create_task(odd.infer())
         await odd.until_health(503, 503)
@@ -114,5 +116,5 @@ async def test_a_second_signal_does_not_wait_for_it() -> None:
         assert (
             await asyncio.to_thread(odd.site.read_line) == "stopping: requests under way are finished first"
         )
-        odd.site.process.terminate()
-        assert (await odd.wait())[0] == -15
+        odd.site.process.send_signal(second)
+        assert (await odd.wait())[0] == -second

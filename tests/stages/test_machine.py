@@ -95,6 +95,62 @@ def test_the_least_limit_of_memory_holds(tmp_path: Path, name: str) -> None:
     require(Need(expected_mb * MB, 900 * MB), "an edge", given)
 
 
+SWAP = {
+    "v2": (V2, {"system.slice/pedsam.service/memory.max": "150000000"}, 150 + 102, True),
+    "v2 with less for the group": (
+        "0::/",
+        {"memory.max": "150000000", "memory.swap.max": "30000000"},
+        180,
+        True,
+    ),
+    "v2 with all there is": ("0::/", {"memory.max": "150000000", "memory.swap.max": "max"}, 252, True),
+    "v2, a group above has none": (
+        V2,
+        {"system.slice/pedsam.service/memory.max": "150000000", "system.slice/memory.swap.max": "0"},
+        150,
+        False,
+    ),
+    "v1": (V1, {"memory/docker/1f/memory.limit_in_bytes": "150000000"}, 252, True),
+    "v1 with a limit of both": (
+        V1,
+        {
+            "memory/docker/1f/memory.limit_in_bytes": "150000000",
+            "memory/docker/1f/memory.memsw.limit_in_bytes": "180000000",
+        },
+        180,
+        True,
+    ),
+    "v1 without swap": (
+        V1,
+        {
+            "memory/docker/1f/memory.limit_in_bytes": "150000000",
+            "memory/docker/1f/memory.memsw.limit_in_bytes": "150000000",
+        },
+        150,
+        False,
+    ),
+    "v1 without a limit of both": (
+        V1,
+        {
+            "memory/docker/1f/memory.limit_in_bytes": "150000000",
+            "memory/docker/1f/memory.memsw.limit_in_bytes": NEVER,
+        },
+        252,
+        True,
+    ),
+}
+
+
+@pytest.mark.parametrize("name", SWAP)
+def test_a_group_has_the_swap_that_is_free_unless_it_is_limited(tmp_path: Path, name: str) -> None:
+    groups, files, expected_mb, told = SWAP[name]
+    here = root(tmp_path, groups, files)
+    (here / "proc/meminfo").write_text("SwapFree: 100000 kB\n")
+    (ceiling,) = ceilings(here)
+    assert ceiling.bytes // MB == expected_mb
+    assert (" allows {size} with swap (" in ceiling.told) is told
+
+
 def test_free_memory_counts_with_swap_and_with_what_this_process_has(tmp_path: Path) -> None:
     here = root(tmp_path, V2, {})
     (here / "proc/meminfo").write_text("MemTotal: 900000 kB\nMemAvailable: 100000 kB\nSwapFree: 20000 kB\n")

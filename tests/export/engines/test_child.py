@@ -14,6 +14,7 @@ from stages.bundle import Bundle
 from stages.engines.plans import plan_key, plan_path, save_plan
 from stages.engines.tensorrt_engine import tensorrt_library
 from stages.errors import EngineError
+from stages.stops import end_at_once, handle, stop_signals
 from tests.support.engines import BOARD, record_of
 
 SAMPLES = Path(__file__).parents[2] / "jetson/samples"
@@ -78,6 +79,29 @@ def test_what_a_dying_builder_writes_to_standard_error_is_heard(bundle: Bundle, 
     ) as ended:
         build_in_child(replace(broken, key=replace(task.key, library_version=library)), lambda fraction: None)
     assert not isinstance(ended.value, MemoryRanOut)
+
+
+class TellingKey:
+    """Instead of a build, says what the signals do. To unpickle it does what importing pedsam.py does."""
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return _telling_key, ()
+
+    @property
+    def library(self) -> str:
+        raise EngineError(" ".join(f"{signal.getsignal(number)!r}" for number in stop_signals()))
+
+
+def _telling_key() -> TellingKey:
+    handle(end_at_once)
+    return TellingKey()
+
+
+def test_a_signal_ends_a_builder_at_once_also_inside_tensorrt(task: Task) -> None:
+    telling = replace(task, key=TellingKey(), present=False)  # type: ignore[arg-type]
+    with pytest.raises(EngineError) as told:
+        build_in_child(telling, lambda fraction: None)
+    assert str(told.value) == " ".join([repr(signal.SIG_DFL)] * len(stop_signals()))
 
 
 def test_without_a_folder_for_its_errors_there_is_a_sentence(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import queue
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -18,9 +19,11 @@ import pytest
 
 from runtime.frames.cameras import CameraOptions, _stream_attempts, environment_of, source_for
 from runtime.frames.capture_process import CaptureProcess
+from runtime.frames.capturing import packet_of
 from runtime.frames.gstreamer import JetsonVideo
 from stages.address import Address
 from tests.support.cameras import scenery
+from tests.support.few_files import few_files
 from tests.support.streams import NetworkCamera, network_camera
 
 ROOT = Path(__file__).parents[3]
@@ -124,6 +127,18 @@ def test_what_gives_nothing_for_too_long_is_ended_and_can_be_opened_again() -> N
         assert process.read() is not None
 
 
+def test_a_picture_that_cannot_be_taken_out_is_a_lost_connection() -> None:
+    with network_camera() as camera, reading(camera) as process:
+        assert process.open() is process
+        with few_files(0):
+            assert process.read() is None
+        assert process.failed
+        assert process.pid is None
+        assert process.open() is process
+        assert process.read() is not None
+        assert not process.failed
+
+
 def test_what_cannot_be_opened_is_asked_again_in_the_same_process() -> None:
     with network_camera() as camera, reading(camera) as process:
         camera.streaming.clear()
@@ -185,6 +200,16 @@ def test_neither_its_command_line_nor_signals_for_the_terminal_reach_it() -> Non
         assert process.pid == pid
 
 
+@pytest.mark.parametrize("name", ["queue", "cv2", "runtime"])
+def test_nothing_is_imported_from_the_folder_where_a_run_is_started(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / f"{name}.py").write_text("raise SystemExit(1)\n", encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    with network_camera() as camera, reading(camera) as process:
+        assert process.open() is process
+
+
 def test_it_ends_with_the_process_that_started_it() -> None:
     """Also while it is inside OpenCV."""
     with network_camera() as camera:
@@ -196,6 +221,20 @@ def test_it_ends_with_the_process_that_started_it() -> None:
             time.sleep(0.5)  # what was sent before is read
             holder.kill()
             until(lambda: not is_there(pid))
+
+
+def test_without_memory_for_a_picture_it_ends_in_silence() -> None:
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    code = "from runtime.frames import capturing; capturing.main()"
+    with network_camera() as camera, ours, theirs, Path("/dev/null").open() as memory:
+        files = (theirs.fileno(), memory.fileno())
+        ours.send(packet_of(_stream_attempts(Address(camera.url), JetsonVideo.here())))
+        line = [sys.executable, "-c", code, *map(str, files)]
+        done = subprocess.run(
+            line, pass_fds=files, check=False, capture_output=True, text=True, cwd=ROOT, timeout=60
+        )
+        assert ours.recv(100) == b'{"opened": true}'
+    assert (done.returncode, "Traceback" in done.stderr) == (1, False)
 
 
 def test_pictures_are_those_of_opencv_in_rgb() -> None:

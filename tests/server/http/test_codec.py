@@ -13,12 +13,14 @@ from typing import Any
 import numpy as np
 import pytest
 
+from server.http import json_process
 from server.http.codec import Codec, answer_bytes, json_bytes
 from server.http.json_process import JsonUnavailable
 from server.limits import JSON_VALUES
 from stages import wire
 from stages.errors import WireError
 from stages.tensors import Array, TensorSpec
+from tests.support.few_files import few_files
 from tests.support.processes import children, until_gone
 
 pytestmark = pytest.mark.anyio
@@ -90,7 +92,17 @@ async def test_a_process_that_is_gone_is_replaced() -> None:
         assert (await decode(codec, json_request())).batch == 1
 
 
-async def test_when_closed_it_reads_no_more_large_json() -> None:
+async def test_one_that_cannot_be_started_is_lost_until_it_can() -> None:
+    async with opened() as codec:
+        with few_files(0), pytest.raises(JsonUnavailable):
+            await decode(codec, json_request())
+        assert (await decode(codec, json_request())).batch == 1
+
+
+async def test_when_closed_it_reads_no_more_large_json_and_starts_nothing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.delattr(json_process, "_started")
     async with opened() as codec:
         await codec.close()
         with pytest.raises(JsonUnavailable):

@@ -9,6 +9,7 @@ from pathlib import Path
 import anyio
 import anyio.lowlevel
 import pytest
+from aiohttp import web
 
 from server.http.protocol import PROBE_S, SiteProtocol
 from server.serve import RunningSite
@@ -207,3 +208,50 @@ async def test_a_body_that_is_no_http_is_refused_at_once_also_in_a_packet_of_its
         assert got.startswith(b"HTTP/1.1 400 ")
         assert got.count(b"HTTP/1.1 ") == 1
         assert b"the body cannot be read" in got
+
+
+# How much work it is
+
+
+@pytest.fixture
+def pieces(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Bytes of each piece that aiohttp's parser got."""
+    passed: list[int] = []
+    received = web.RequestHandler.data_received
+
+    def noted(protocol: web.RequestHandler, data: bytes) -> None:
+        passed.append(len(data))
+        received(protocol, data)
+
+    monkeypatch.setattr(web.RequestHandler, "data_received", noted)
+    return passed
+
+
+FALSE_ENDS = CHUNKED.partition(b"\r\n\r\n")[0] + b"\r\n\r\n" + chunked(b"0\r\n\r\n" * 40_000, 200_000)
+
+
+@pytest.mark.parametrize("sent", [b"\r\n" * 100_000 + READY, FALSE_ENDS], ids=["empty lines", "false ends"])
+async def test_few_pieces_are_passed_on_whatever_comes(sent: bytes, pieces: list[int]) -> None:
+    async with connected() as client:
+        got = await said(client.site, sent + LIVE)
+    assert got.count(b"HTTP/1.1 ") == 2
+    assert b"HTTP/1.1 200 OK" in got
+    assert sum(pieces) == len(sent + LIVE)
+    assert len(pieces) < 1000  # 64, and one for each packet
+
+
+@pytest.mark.parametrize("cut", [1, 100])
+async def test_behind_a_body_with_false_ends_all_is_as_ever(cut: int) -> None:
+    async with connected() as client:
+        for last in (raw_infer(1), CHUNKED):
+            for first, rest in ((FALSE_ENDS + last[:-cut], last[-cut:]), (FALSE_ENDS, last)):
+                got = await said(client.site, first, rest + READY, raw_infer(2))
+                assert got.count(b"HTTP/1.1 200 OK") == 3
+                assert got.count(b"HTTP/1.1 ") == 4
+
+
+async def test_the_next_chunked_body_is_cut_off_again(pieces: list[int]) -> None:
+    async with connected() as client:
+        got = await said(client.site, FALSE_ENDS, CHUNKED + READY)
+    assert got.count(b"HTTP/1.1 200 OK") == 2
+    assert len(READY) in pieces
