@@ -34,7 +34,7 @@ from stages.geometry import Geometry
 from stages.probe import difference as probe_difference
 from stages.tensors import Array
 
-LATER_FRAMES = 4  # a check goes before frames that come so much later: it waits, and not for ever
+LATER_FRAMES = 4  # a check waits for so many, about those under way, and goes before later ones
 LEARNING_S = 30.0  # for all probes of a site; who takes longer is measured by what any engine may differ
 BEGIN_S = 2.0  # a run waits so long for the probes of the sites it begins with
 _NOISE = 4.0  # grey levels, of a sensor
@@ -94,13 +94,12 @@ class Samples(Generic[T]):
 
 @dataclass(frozen=True)
 class _Answered:
-    """A window that a site answered when the newest frame had the number `newest`."""
+    """A window that a site answered when the frames up to `until` were done, overtaken ones too."""
 
     site: Site
-    window: int
     inputs: Mapping[str, Array]
     embedding: Array
-    newest: int
+    until: int
 
 
 class SpotChecks:
@@ -143,7 +142,8 @@ class SpotChecks:
 
     def answered(self, site: Site, window: int, inputs: Mapping[str, Array], embedding: Array) -> None:
         """Told of every good answer of a site."""
-        self._samples.add(site.name, _Answered(site, window, inputs, embedding, self._doubts.newest))
+        until = self._doubts.newest - LATER_FRAMES
+        self._samples.add(site.name, _Answered(site, inputs, embedding, until))
         self._news.set()
 
     async def run(self) -> None:
@@ -251,7 +251,7 @@ class SpotChecks:
         self.checks[site.name] += 1
         verdict = trust.judge(found)
         if verdict is Verdict.GOOD:
-            self._doubts.honest(site.name, answered.newest)
+            self._doubts.honest(site.name, answered.until)
         elif verdict is Verdict.LIED:
             self._lied(site, f"answered a window with an embedding that {_differs(found, trust.limit)}")
 

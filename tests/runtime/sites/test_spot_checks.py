@@ -229,6 +229,15 @@ async def test_checks_wait_for_the_frames_under_way_and_not_for_ever(mini_bundle
         assert set(local.orders) <= {40 + LATER_FRAMES}
 
 
+async def test_a_good_check_says_nothing_of_frames_that_may_still_be_under_way(mini_bundle: Bundle) -> None:
+    async with checked(mini_bundle, honest(mini_bundle, "a")) as (it, checks, _):
+        for number in (20, 40):
+            it.encoder.doubts.used(number, "a")
+        await it.frame()
+        await until(lambda: checks.checks["a"] >= 1)
+        assert it.encoder.doubts.lied("a", "it lies").frames == [(40, 40)]
+
+
 async def test_an_engine_that_fails_ends_the_checks_and_not_the_run(mini_bundle: Bundle) -> None:
     async with checked(mini_bundle, honest(mini_bundle, "abc")) as (it, _, local):
         await until(lambda: len(local.orders) == 1 + PROBES)
