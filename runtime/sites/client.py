@@ -47,7 +47,8 @@ T = TypeVar("T")
 class Timeouts:
     """How long to wait for a site: to take a connection, to answer what needs no engine, a probe, a tile.
 
-    A tile is late after `tile_factor` times what the probes let expect, and not before `tile_s`.
+    A tile is late after `tile_factor` times what the probes let expect, and not before `tile_s`. A slow site
+    gets `probe_s` more than is expected at most, for the time it is given is by its own answers.
     """
 
     connect_s: float = 5.0
@@ -159,7 +160,7 @@ class SiteClient:
         self.tile_s = await self._measure_tile_s(probe)
 
     async def _measure_tile_s(self, probe: Probe) -> float:
-        """Seconds a tile takes with several under way; what fails here fails again with the first tile."""
+        """Seconds a tile takes with several under way. Raises the SiteError of one that fails."""
         failures: list[SiteError] = []
 
         async def post() -> None:
@@ -185,7 +186,8 @@ class SiteClient:
         if grant.site != self.name or [[grant.window]] != inputs["index"].tolist():
             raise Misused(f"{grant} does not cover this tile")
         expected_s = self.tile_s * (self.in_flight + 1)
-        deadline_s = max(self._timeouts.tile_s, self._timeouts.tile_factor * expected_s)
+        patience_s = min(self._timeouts.tile_factor * expected_s, expected_s + self._timeouts.probe_s)
+        deadline_s = max(self._timeouts.tile_s, patience_s)
         self.sent.add(grant.window)
         self.in_flight += 1
         try:
