@@ -301,12 +301,17 @@ class SiteClient:
         return self._answers.embedding(await self._infer(message, timeout_s, tiles), tiles)
 
     async def _infer(self, message: wire.Message, timeout_s: float, tiles: int) -> Answer:
-        with self._within(timeout_s):
-            while True:
-                try:
-                    return await self._request("POST", f"{self._path}/infer", message, tiles)
-                except Busy as busy:
-                    await anyio.sleep(busy.retry_after_s)
+        said: str | None = None
+        try:
+            with self._within(timeout_s):
+                while True:
+                    try:
+                        return await self._request("POST", f"{self._path}/infer", message, tiles)
+                    except Busy as busy:
+                        said = busy.text
+                        await anyio.sleep(busy.retry_after_s)
+        except SiteTimeout as exc:
+            raise SiteTimeout(self.name, timeout_s, said) from exc
 
     @contextlib.contextmanager
     def _within(self, timeout_s: float) -> Iterator[None]:
@@ -355,8 +360,9 @@ class Misused(ValueError):
 
 
 class SiteTimeout(SiteUnavailable):
-    """The site gave no answer within `timeout_s`."""
+    """The site gave no answer within `timeout_s`, or none but that it is busy; `said` are its words then."""
 
-    def __init__(self, site: str, timeout_s: float) -> None:
-        super().__init__(site, f"gave no answer within {timeout_s:.1f} s; {SITE_LOG_HINT}")
+    def __init__(self, site: str, timeout_s: float, said: str | None = None) -> None:
+        busy = "" if said is None else f", only that it does not serve this now: {said}"
+        super().__init__(site, f"gave no answer within {timeout_s:.1f} s{busy}; {SITE_LOG_HINT}")
         self.timeout_s = timeout_s

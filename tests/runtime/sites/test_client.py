@@ -171,7 +171,11 @@ async def compressed(site: Impostor, request: web.Request) -> web.StreamResponse
 
 FAILURES: dict[str, tuple[Behaviour, type[SiteError], str]] = {
     "stalls": (stall, SiteTimeout, "gave no answer within 0.3 s"),
-    "stays busy": (status(503, "full", Retry_After="1"), SiteTimeout, "no answer within 0.3 s"),
+    "stays busy": (
+        status(503, "full", Retry_After="1"),
+        SiteTimeout,
+        "within 0.3 s, only .* this now: full;",
+    ),
     "500": (status(500, '{"error": "engine  broke"}'), SiteUnavailable, "answered 500: engine broke"),
     "404": (status(404, "\x1b[31m[/red]"), SiteUnavailable, "answered 404"),
     "302": (status(302, Location="http://127.0.0.1:1/"), SiteUnavailable, "redirects.*final url"),
