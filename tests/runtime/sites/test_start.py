@@ -266,7 +266,7 @@ async def test_a_late_site_that_fails_is_told_and_joins(mini_bundle: Bundle) -> 
         c.answers.set()
         await start.notes.wait_for("is broken")
         c.fails = None
-        await start.notes.wait_for(JOINED)
+        await start.notes.wait_for(f"site c: {JOINED}")
     assert start.said == [BEGINS, "is broken", JOINED]
 
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import re
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping
 from contextlib import asynccontextmanager
 from functools import partial
+from typing import Any
 
 import anyio
 import numpy as np
@@ -159,7 +160,7 @@ class Scripted(SiteClient):
 @asynccontextmanager
 async def scripted(
     bundle: Bundle, client: Scripted, reconnect_s: float
-) -> AsyncIterator[tuple[SiteWindows, Callable[[], Awaitable[Array]], LocalStamps, Notes]]:
+) -> AsyncIterator[tuple[SiteWindows, Callable[[], Coroutine[Any, Any, Array]], LocalStamps, Notes]]:
     """It alone beside the edge's engine, and how to embed a frame."""
     canvas, local, notes = canvas_of("16:9", bundle.geometry), LocalStamps(bundle), Notes()
     async with open_sites(
