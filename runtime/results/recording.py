@@ -6,6 +6,7 @@ import errno
 import shutil
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 from runtime.results.doubts import Doubt
@@ -50,19 +51,20 @@ class Recording(Sink):
         self._next_part()
 
     def write(self, result: FrameResult) -> None:
-        try:
+        def rotate_and_write() -> None:
             if self._frames and self._frames % self._check_every == 0:
                 self._rotate()
             self._write(result)
-        except InputError as exc:
-            if not _is_full(exc):
-                raise
-            self._write_in_place_of_older(result, exc)
+
+        self._make_room_for(rotate_and_write, partial(self._write, result))
         self._frames += 1
 
     def doubt(self, doubt: Doubt) -> None:
-        for sink in self._sinks:
-            sink.doubt(doubt)
+        def write() -> None:
+            for sink in self._sinks:
+                sink.doubt(doubt)
+
+        self._make_room_for(write, write)
 
     def close(self) -> None:
         try:
@@ -75,15 +77,24 @@ class Recording(Sink):
         for sink in self._sinks:
             sink.write(result)
 
-    def _write_in_place_of_older(self, result: FrameResult, error: InputError) -> None:
-        """Delete the oldest parts, one by one, until there is room for the result in a new one. Raises an
-        InputError when there is none then."""
+    def _make_room_for(self, write: Callable[[], None], again: Callable[[], None]) -> None:
+        """Call `write`, and `again` in a new part where the disk is full."""
+        try:
+            write()
+        except InputError as exc:
+            if not _is_full(exc):
+                raise
+            self._write_in_place_of_older(again, exc)
+
+    def _write_in_place_of_older(self, write: Callable[[], None], error: InputError) -> None:
+        """Delete the oldest parts, one by one, until there is room for what `write` writes in a new one.
+        Raises an InputError when there is none then."""
         for part in self._parts():
             if part != self._part and self._delete(part):
                 self._end_part()
                 try:
                     self._next_part()
-                    self._write(result)
+                    write()
                 except InputError as exc:
                     if not _is_full(exc):
                         raise

@@ -51,6 +51,7 @@ class Busy(SiteUnavailable):
 
     def __init__(self, site: str, text: str, retry_after_s: float) -> None:
         super().__init__(site, f"does not serve this now: {text}; try again later")
+        self.text = text
         self.retry_after_s = retry_after_s
 
 

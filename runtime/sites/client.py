@@ -47,7 +47,8 @@ T = TypeVar("T")
 class Timeouts:
     """How long to wait for a site: to take a connection, to answer what needs no engine, a probe, a tile.
 
-    A tile is late after `tile_factor` times what the probes let expect, and not before `tile_s`.
+    A tile is late after `tile_factor` times what the probes let expect, and not before `tile_s`. A slow site
+    gets `probe_s` more than is expected at most, for the time it is given is by its own answers.
     """
 
     connect_s: float = 5.0
@@ -159,7 +160,7 @@ class SiteClient:
         self.tile_s = await self._measure_tile_s(probe)
 
     async def _measure_tile_s(self, probe: Probe) -> float:
-        """Seconds a tile takes with several under way; what fails here fails again with the first tile."""
+        """Seconds a tile takes with several under way. Raises the SiteError of one that fails."""
         failures: list[SiteError] = []
 
         async def post() -> None:
@@ -185,7 +186,8 @@ class SiteClient:
         if grant.site != self.name or [[grant.window]] != inputs["index"].tolist():
             raise Misused(f"{grant} does not cover this tile")
         expected_s = self.tile_s * (self.in_flight + 1)
-        deadline_s = max(self._timeouts.tile_s, self._timeouts.tile_factor * expected_s)
+        patience_s = min(self._timeouts.tile_factor * expected_s, expected_s + self._timeouts.probe_s)
+        deadline_s = max(self._timeouts.tile_s, patience_s)
         self.sent.add(grant.window)
         self.in_flight += 1
         try:
@@ -299,12 +301,17 @@ class SiteClient:
         return self._answers.embedding(await self._infer(message, timeout_s, tiles), tiles)
 
     async def _infer(self, message: wire.Message, timeout_s: float, tiles: int) -> Answer:
-        with self._within(timeout_s):
-            while True:
-                try:
-                    return await self._request("POST", f"{self._path}/infer", message, tiles)
-                except Busy as busy:
-                    await anyio.sleep(busy.retry_after_s)
+        said: str | None = None
+        try:
+            with self._within(timeout_s):
+                while True:
+                    try:
+                        return await self._request("POST", f"{self._path}/infer", message, tiles)
+                    except Busy as busy:
+                        said = busy.text
+                        await anyio.sleep(busy.retry_after_s)
+        except SiteTimeout as exc:
+            raise SiteTimeout(self.name, timeout_s, said) from exc
 
     @contextlib.contextmanager
     def _within(self, timeout_s: float) -> Iterator[None]:
@@ -353,8 +360,9 @@ class Misused(ValueError):
 
 
 class SiteTimeout(SiteUnavailable):
-    """The site gave no answer within `timeout_s`."""
+    """The site gave no answer within `timeout_s`, or none but that it is busy; `said` are its words then."""
 
-    def __init__(self, site: str, timeout_s: float) -> None:
-        super().__init__(site, f"gave no answer within {timeout_s:.1f} s; {SITE_LOG_HINT}")
+    def __init__(self, site: str, timeout_s: float, said: str | None = None) -> None:
+        busy = "" if said is None else f", only that it does not serve this now: {said}"
+        super().__init__(site, f"gave no answer within {timeout_s:.1f} s{busy}; {SITE_LOG_HINT}")
         self.timeout_s = timeout_s

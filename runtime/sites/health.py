@@ -46,8 +46,8 @@ class Site:
     `last_error` is what last went wrong there, None while it works. `failures` counts how often it was taken
     out for a failed tile, until FORGIVEN_AFTER good ones in a row. `suspect` says that its probe has not
     failed since, and `on_trial` that a copy of a tile may try whether it works. `late` is what was told of it
-    while it did not answer at the start. `lost_hedges` is how many of its tiles a second site had to answer
-    since it last answered one.
+    while it did not answer at the start, and `worked` that it was in use before. `lost_hedges` is how many of
+    its tiles a second site had to answer since it last answered one.
     """
 
     client: SiteClient
@@ -57,6 +57,7 @@ class Site:
     suspect: bool = False
     on_trial: bool = False
     late: str | None = None
+    worked: bool = False
     lost_hedges: int = 0
     load: Load = field(init=False)
     _good: int = 0  # tiles since the last one that failed
@@ -93,7 +94,7 @@ class Site:
 
     def works(self) -> None:
         """Note that the site is to be used."""
-        self.health, self.last_error = Health.READY, None
+        self.health, self.last_error, self.worked = Health.READY, None, True
         self.suspect = self.on_trial = self._told_failing = False
         self.late = None
         self.lost_hedges = 0
@@ -266,9 +267,9 @@ class Sites:
         return chain(self._reconnect_s[attempt - 1 :], repeat(self._reconnect_s[-1]))
 
     def _use(self, site: Site) -> None:
-        if site.last_error is not None:
+        if site.last_error is not None and site.worked:
             self.tell(site, "is back and has its windows again")
-        elif site.late is not None:
+        elif site.last_error is not None or site.late is not None:
             self.tell(site, "has joined and has its windows")
         site.works()
         site.load.given_s = max(each.load.given_s for each in self if each.operator == site.operator)

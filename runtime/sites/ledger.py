@@ -155,7 +155,11 @@ class ExposureLedger:
     def grant_again(self, site: str, window: int) -> Grant | None:
         """A grant for a window that the site's operator was granted before, else None. Writes nothing."""
         operator = _look_up(self._operators, "site", site)
-        return Grant(site, operator, window) if window in self._granted[operator] else None
+        return Grant(site, operator, window) if window in self.granted(operator) else None
+
+    def granted(self, operator: str) -> frozenset[int]:
+        """The windows that need no write to be granted to an operator again; part of `exposure`."""
+        return _look_up(self._granted, "operator", operator)
 
     def exposure(self, operator: str) -> frozenset[int]:
         """The windows an operator has seen in this session; InputError for one the ledger does not know."""

@@ -22,12 +22,14 @@ UNKNOWN_AFTER_S = 10.0  # nobody knows of a site without an answer for so long w
 class Load:
     """The tiles of one site, under way and answered. Seconds are by `clock`.
 
-    `answered_s` is when the site last answered; `given_s` are the seconds of all tiles it was given. The
-    seconds a tile takes are `tile_s` of the client, whose deadlines follow them.
+    `answered_s` is when the site last answered, `connected_s` when it last answered its probes; `given_s` are
+    the seconds of all tiles it was given. The seconds a tile takes are `tile_s` of the client, whose
+    deadlines follow them.
     """
 
     def __init__(self, client: SiteClient, clock: Callable[[], float] = time.perf_counter) -> None:
         self.answered_s = -math.inf
+        self.connected_s = -math.inf
         self.given_s = 0.0
         self._client = client
         self._clock = clock
@@ -67,7 +69,7 @@ class Load:
 
     def connected(self) -> None:
         """Note that the site has answered its probes."""
-        self.answered_s = self._clock()
+        self.answered_s = self.connected_s = self._clock()
 
     def answered(self) -> None:
         """Note that the site has answered a tile."""

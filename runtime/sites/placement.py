@@ -44,8 +44,8 @@ class Placement:
     def withheld(self, window: int) -> bool:
         """Whether the ledger, which cannot be written now, is all that keeps a window from an operator."""
         able = self._sites.working().intersection(self.operators(window))
-        seen = any(window in self._ledger.exposure(operator) for operator in able)
-        return self._ledger.why_stopped is not None and bool(able) and not seen
+        granted = any(window in self._ledger.granted(operator) for operator in able)
+        return self._ledger.why_stopped is not None and bool(able) and not granted
 
     def why_unavailable(self, window: int) -> tuple[str, str]:
         """Why a window cannot be sent to any operator, and what would help."""
@@ -61,6 +61,8 @@ class Placement:
         unserved = [window for window, operator in self.home.items() if operator not in working]
         held = {operator: self._held(operator) for operator in working}
         rooms = {operator: max(0, self._ledger.cap(operator) - len(held[operator])) for operator in working}
+        grid = range(self._geometry.windows)  # a ledger that was changed under this run may say anything
+        held = {operator: seen.intersection(grid) for operator, seen in held.items()}
         self._substitutes = {}
         for group in (working & spares, working - spares):
             left = [window for window in unserved if window not in self._substitutes]

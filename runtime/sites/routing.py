@@ -56,7 +56,7 @@ class Router:
         new = [
             (site.name, window)
             for site, window in chosen
-            if window not in self._ledger.exposure(site.operator)
+            if window not in self._ledger.granted(site.operator)
         ]
         if new:
             await to_thread.run_sync(self._ledger.grant_all, new)

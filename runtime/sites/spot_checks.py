@@ -25,17 +25,18 @@ import numpy as np
 from anyio.abc import TaskGroup
 
 from runtime.results.doubts import Doubts, in_words
-from runtime.sites.health import Site, Sites
+from runtime.sites.health import Health, Site, Sites
 from runtime.sites.trust import Tolerance, Trust, Verdict, difference, tolerance
 from runtime.sites.windows import SiteWindows
 from stages.bundle import Bundle, Probe
 from stages.errors import EngineError, SiteUnavailable, SiteUntrusted, ungrouped
 from stages.geometry import Geometry
+from stages.probe import difference as probe_difference
 from stages.tensors import Array
 
-LATER_FRAMES = 4  # a check goes before frames that come so much later: it waits, and not for ever
+LATER_FRAMES = 4  # a check waits for so many, about those under way, and goes before later ones
 LEARNING_S = 30.0  # for all probes of a site; who takes longer is measured by what any engine may differ
-BEGIN_S = 10.0  # a run waits so long for the probes of the sites it begins with
+BEGIN_S = 2.0  # a run waits so long for the probes of the sites it begins with
 _NOISE = 4.0  # grey levels, of a sensor
 _WHY = "it lies, or its engine computes something else: leave it out, or start it with another --backend"
 
@@ -93,19 +94,19 @@ class Samples(Generic[T]):
 
 @dataclass(frozen=True)
 class _Answered:
-    """A window that a site answered when the newest frame had the number `newest`."""
+    """A window that a site answered when the frames up to `until` were done, overtaken ones too."""
 
     site: Site
-    window: int
     inputs: Mapping[str, Array]
     embedding: Array
-    newest: int
+    until: int
 
 
 class SpotChecks:
     """Checks the answers that `answered` is told of while `run` runs.
 
-    `tiles` are inputs of the window stage that show nothing. `checks` counts by site. `measured` is set once
+    `probe` is the bundle's, which the edge's own engine has to reproduce; `tiles` are inputs of the window
+    stage that show nothing. `checks` counts by site. `measured` is set once
     the probes of the first sites are compared. `say` gets sentences for a person.
     """
 
@@ -114,6 +115,7 @@ class SpotChecks:
         sites: Sites,
         local: Recompute,
         doubts: Doubts,
+        probe: Probe,
         tiles: Sequence[Mapping[str, Array]],
         tolerance: Tolerance,
         options: SpotCheckOptions,
@@ -124,6 +126,7 @@ class SpotChecks:
         self._sites = sites
         self._local = local
         self._doubts = doubts
+        self._probe = probe
         self._tiles = tiles
         self._tolerance = tolerance
         self._options = options
@@ -133,17 +136,20 @@ class SpotChecks:
         self._measured: set[Site] = set()  # its probes are compared, or are on their way
         self._under_way = 0  # sites whose probes are
         self._able: set[str] = set()  # sites that can be checked
+        self._liars: set[str] = set()
         self._samples: Samples[_Answered] = Samples()
         self._news = anyio.Event()
 
     def answered(self, site: Site, window: int, inputs: Mapping[str, Array], embedding: Array) -> None:
         """Told of every good answer of a site."""
-        self._samples.add(site.name, _Answered(site, window, inputs, embedding, self._doubts.newest))
+        until = self._doubts.newest - LATER_FRAMES
+        self._samples.add(site.name, _Answered(site, inputs, embedding, until))
         self._news.set()
 
     async def run(self) -> None:
-        """Check until cancelled, or until the edge's engine fails, which is told."""
+        """Check until cancelled, or until the edge's engine fails or is found to be wrong, which is told."""
         try:
+            await self._check_engine()
             await self._compute_probes()
             with ungrouped():
                 async with anyio.create_task_group() as tasks:
@@ -155,8 +161,24 @@ class SpotChecks:
 
     async def _compute_probes(self) -> None:
         for inputs in self._tiles:
-            own = await self._local.embed(int(inputs["index"][0, 0]), inputs, self._order)
-            self._probes.append(Probe(inputs, own, {}))
+            self._probes.append(Probe(inputs, await self._own(inputs), {}))
+
+    async def _check_engine(self) -> None:
+        """Raises EngineError where sites would be compared with an engine that is wrong."""
+        found = probe_difference(self._probe, await self._own(self._probe.inputs))
+        allowed = max(self._probe.tolerance.values())
+        if not found <= allowed:
+            raise EngineError(
+                f"the window stage here answers the probe with a difference of {found:.3f}, allowed "
+                f"{allowed}; copy the bundle again, and build its engine again where it has one"
+            )
+
+    async def _own(self, inputs: Mapping[str, Array]) -> Array:
+        """The edge's own embedding [1, w, w, D] of a tile."""
+        own = await self._local.embed(int(inputs["index"][0, 0]), inputs, self._order)
+        if not np.isfinite(own).all():
+            raise EngineError("the window stage here computes values that are not finite")
+        return own[None]
 
     async def _check_on(self) -> None:
         while True:
@@ -202,7 +224,7 @@ class SpotChecks:
             self._lied(site, f"answers a synthetic tile with an embedding that {_differs(worst, most)}")
             return
         self._trust[site.name].connected(worst)
-        if site.ready:
+        if site.health is not Health.EXCLUDED:  # one that fails now and then is no less to be checked
             self._able.add(site.name)
             self._news.set()
 
@@ -222,17 +244,22 @@ class SpotChecks:
 
     async def _check(self, answered: _Answered) -> None:
         site = answered.site
-        own = await self._local.embed(answered.window, answered.inputs, self._order)
-        found, trust = difference(answered.embedding, own), self._trust[site.name]
+        own = await self._own(answered.inputs)
+        if site.name in self._liars:
+            return
+        found, trust = difference(answered.embedding, own[0]), self._trust[site.name]
         self.checks[site.name] += 1
         verdict = trust.judge(found)
         if verdict is Verdict.GOOD:
-            self._doubts.honest(site.name, answered.newest)
+            self._doubts.honest(site.name, answered.until)
         elif verdict is Verdict.LIED:
             self._lied(site, f"answered a window with an embedding that {_differs(found, trust.limit)}")
 
     def _lied(self, site: Site, what: str) -> None:
-        """Take a site out of use, and mark the frames that may show what it did."""
+        """Take a site out of use, and mark the frames that may show what it did; once."""
+        if site.name in self._liars:
+            return
+        self._liars.add(site.name)
         self._able.discard(site.name)
         error = SiteUntrusted(site.name, f"{what}; {_WHY}")
         doubt = self._doubts.lied(site.name, str(error))
@@ -293,6 +320,7 @@ async def checking(
         windows.sites,
         local,
         doubts,
+        bundle.probe(),
         synthetic_tiles(bundle.geometry, secrets.randbits(64)),
         tolerance(bundle.stage("window").precision, wire_format),
         options,

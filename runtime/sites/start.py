@@ -56,7 +56,8 @@ async def begin(
     if not sites.ready():
         sites.tell_unheard(FIRST)
         await _wait(sites, math.inf if needed else patience.first_s - patience.grace_s, sites.ready)
-    await _wait(sites, patience.grace_s, lambda: False)
+    if sites.ready():
+        await _wait(sites, patience.grace_s, lambda: False)
     if needed:
         _check_usable(sites)
     placement = await place(geometry, sites, ledger, windows)

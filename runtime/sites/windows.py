@@ -2,19 +2,22 @@
 
 A window that is late is sent to a second site as well. Where that one answers first, the late request goes
 on until its deadline, one a site at most. If the site answers this or any other tile by then, it is slow and
-stays in use; if it answers none, it hangs and is taken out of use. A site that failed tiles before is tried
-with a copy of one; nobody waits for its answer.
+stays in use; if it answers none, it hangs and is taken out of use. Where one tile of a site gets no answer in
+time, its other ones go elsewhere at once. A site that failed tiles before is tried with a copy of one; nobody
+waits for its answer.
 """
 
 from __future__ import annotations
 
 import contextlib
 import time
+from collections import defaultdict
 from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import TypeAlias
 
+from anyio import CancelScope
 from anyio.abc import TaskGroup
 
 from runtime.results.measurements import WindowStatistics
@@ -73,6 +76,7 @@ class SiteWindows:
         self._tasks = tasks
         self._hedge_factor = hedge_factor
         self._on_answer = on_answer
+        self._under_way: defaultdict[Site, set[CancelScope]] = defaultdict(set)
         self._unwanted: dict[Site, Request[Answer]] = {}  # they go on though nobody waits for their answer
 
     async def embed(self, window: int, inputs: Mapping[str, Array]) -> Answer | None:
@@ -147,15 +151,14 @@ class SiteWindows:
         site = route.site
         started_s = time.perf_counter()
         try:
-            embedding = await site.client.infer(route.grant, inputs)
+            embedding = await self._ask(route, inputs)
         except SiteTimeout as exc:
-            if request is None or not request.given_up:
-                self.sites.failed(site, exc)
-            elif site.load.answered_s < started_s:
-                self.sites.failed(site, _hangs(site, exc.timeout_s))
+            self._timed_out(site, exc, started_s, given_up=request is not None and request.given_up)
             return None
         except SiteError as exc:
             self.sites.failed(site, exc)
+            return None
+        if embedding is None:
             return None
         self.sites.answered(site)
         if self._on_answer is not None:
@@ -163,6 +166,28 @@ class SiteWindows:
         if self.on_embedding is not None:
             self.on_embedding(site, route.window, inputs, embedding)
         return Answer(embedding, site.name)
+
+    async def _ask(self, route: Route, inputs: Mapping[str, Array]) -> Array | None:
+        """The site's embedding; None when another of its tiles got no answer in time meanwhile."""
+        scopes, scope = self._under_way[route.site], CancelScope()
+        scopes.add(scope)
+        try:
+            with scope:
+                return await route.site.client.infer(route.grant, inputs)
+        finally:
+            scopes.discard(scope)
+        return None
+
+    def _timed_out(self, site: Site, error: SiteTimeout, started_s: float, *, given_up: bool) -> None:
+        """Take a site out of use, and its tiles under way from it.
+
+        Unless it is only slow, for it answered something since, or has come back since.
+        """
+        alive_s = site.load.answered_s if given_up else site.load.connected_s
+        if alive_s < started_s:
+            self.sites.failed(site, _hangs(site, error.timeout_s) if given_up else error)
+            for scope in tuple(self._under_way[site]):
+                scope.cancel()
 
 
 def _hangs(site: Site, timeout_s: float) -> SiteUnavailable:

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from runtime.frames.sources import Frame
+from runtime.results.doubts import Doubt
 from runtime.results.recording import Recording
 from runtime.results.result import FrameResult
 from runtime.results.sinks import Sink
@@ -100,10 +101,18 @@ class OnDisk(Heavy):
         self._disk = disk
 
     def write(self, result: FrameResult) -> None:
+        self._check_room()
+        super().write(result)
+
+    def doubt(self, doubt: Doubt) -> None:
+        self._check_room()
+        with self.path.open("ab") as file:
+            file.write(doubt.reason.encode())
+
+    def _check_room(self) -> None:
         with writing(self.path):
             if size(self._disk.folder) >= self._disk.room:
                 raise OSError(self._disk.error, "no room")
-        super().write(result)
 
 
 @pytest.mark.parametrize("error", [errno.ENOSPC, errno.EDQUOT])
@@ -115,6 +124,17 @@ def test_a_full_disk_takes_the_oldest_part_and_the_newest_frame_stays(tmp_path: 
     frames = b"".join(file.read_bytes()[::1000] for file in sorted(tmp_path.rglob("frames")))
     assert frames == bytes(range(100))[-len(frames) :]
     assert len(frames) >= 10
+
+
+def test_a_full_disk_takes_the_oldest_part_for_a_doubt_too(tmp_path: Path) -> None:
+    recording = Recording(tmp_path, 20_000, Disk(tmp_path, 15_000).make, check_every=1)
+    for number in range(15):
+        recording.write(result(number))
+    oldest, *_ = parts(tmp_path)
+    recording.doubt(Doubt("b", [(3, 9)], "it lied"))
+    recording.close()
+    assert not oldest.exists()
+    assert (parts(tmp_path)[-1] / "frames").read_bytes() == b"it lied"
 
 
 def test_a_disk_that_one_part_fills_ends_the_recording(tmp_path: Path) -> None:

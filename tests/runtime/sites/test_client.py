@@ -171,7 +171,11 @@ async def compressed(site: Impostor, request: web.Request) -> web.StreamResponse
 
 FAILURES: dict[str, tuple[Behaviour, type[SiteError], str]] = {
     "stalls": (stall, SiteTimeout, "gave no answer within 0.3 s"),
-    "stays busy": (status(503, "full", Retry_After="1"), SiteTimeout, "no answer within 0.3 s"),
+    "stays busy": (
+        status(503, "full", Retry_After="1"),
+        SiteTimeout,
+        "within 0.3 s, only .* this now: full;",
+    ),
     "500": (status(500, '{"error": "engine  broke"}'), SiteUnavailable, "answered 500: engine broke"),
     "404": (status(404, "\x1b[31m[/red]"), SiteUnavailable, "answered 404"),
     "302": (status(302, Location="http://127.0.0.1:1/"), SiteUnavailable, "redirects.*final url"),
@@ -259,6 +263,17 @@ async def test_the_deadline_grows_with_what_is_under_way(mini_bundle: Bundle) ->
                 tasks.start_soon(send, 1)
                 tasks.start_soon(send, 2)
     assert [text.split("within ")[1][:5] for text in failures] == ["0.2 s", "0.4 s"]
+
+
+async def test_a_slow_site_has_no_deadline_without_an_end(mini_bundle: Bundle) -> None:
+    """It answered its probes as slowly as it could."""
+    impostor, short = Impostor(mini_bundle, stall), Timeouts(probe_s=0.1, tile_s=0.1)
+    async with impostor.running() as url:
+        site = config("a", url)
+        async with SiteClient(site, mini_bundle, "fp16", short) as client:
+            client.tile_s = 0.2
+            with pytest.raises(SiteTimeout, match=r"no answer within 0\.3 s"):
+                await client.infer(grant_for(site, 7), tile(mini_bundle, 7))
 
 
 async def test_a_cancelled_tile_leaves_nothing_behind(mini_bundle: Bundle) -> None:

@@ -75,7 +75,7 @@ async def test_a_site_whose_port_is_closed_at_the_start_joins_when_it_opens(mini
             await embeddings_of(encoder, canvas)
             assert len(set(local.windows)) == 7
             async with late.running(port):
-                await notes.wait_for("site late: is back")
+                await notes.wait_for("site late: has joined")
                 await embeddings_of(encoder, canvas)
             assert len(set(late.tiles)) == 7
             assert len(set(early.tiles)) == 8

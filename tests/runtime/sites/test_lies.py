@@ -17,6 +17,7 @@ from runtime.frames.sources import Frame, Source
 from runtime.objects.prompts import Prompt, Prompts
 from runtime.run_options import RunOptions
 from runtime.session import run_session
+from runtime.sites import spot_checks
 from stages.bundle import Bundle, shipped_bundle
 from stages.console import make_console
 from tests.support.edge import sites_file
@@ -44,6 +45,12 @@ class Strip(Source):
         for number in range(self.count):
             picture = np.roll(photo("16:9")[120:220], 5 * number, axis=1)
             yield Frame(number, f"{number:03}", float(number), picture)
+
+
+@pytest.fixture(autouse=True)
+def _begins_after_the_probes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However busy the machine is."""
+    monkeypatch.setattr(spot_checks, "BEGIN_S", 60.0)
 
 
 @pytest.fixture(scope="module")

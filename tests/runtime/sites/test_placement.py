@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import anyio
 import pytest
 from aiohttp import web
 
+from runtime.encoder import FrameLost
+from runtime.sites.health import Health
 from stages.bundle import Bundle
+from tests.support.disks import limited_to
 from tests.support.edge import (
     Impostor,
     status,
@@ -72,3 +76,41 @@ async def test_a_session_that_goes_on_keeps_its_assignment(mini_bundle: Bundle, 
             seen[run] = [it.sent(name) for name in "abc"]
     assert seen["first"] == seen["second"]
     assert len(seen["first"][0]) > len(seen["new"][0])  # the speeds would have mattered
+
+
+def write_into(ledger: Path, operator: str, windows: range) -> None:
+    """As another program may, under the run."""
+    content = json.loads(ledger.read_text())
+    content["exposure"][operator] = list(windows)
+    ledger.write_text(json.dumps(content))
+
+
+async def test_a_ledger_that_was_given_windows_outside_the_grid_ends_no_run(
+    mini_bundle: Bundle, tmp_path: Path
+) -> None:
+    """They count for the cap all the same."""
+    ledger, sites, local = tmp_path / "ledger", honest(mini_bundle, "abc"), LocalStamps(mini_bundle)
+    async with scene(mini_bundle, sites, 15, local, ledger=ledger, reconnect_s=[60]) as it:
+        write_into(ledger, "operator-a", range(990, 1000))
+        await it.frame()
+        sites["b"].always = status(500)
+        await it.frame()
+        await it.frame()
+        assert it.site("b").health is Health.DOWN
+        assert it.sent("a", "c") == set(range(15))
+        assert len(it.sent("a")) <= 5
+
+
+async def test_what_others_wrote_into_a_ledger_is_withheld_while_it_cannot_be_written(
+    mini_bundle: Bundle, tmp_path: Path
+) -> None:
+    """The frame is lost before a tile of it leaves."""
+    ledger, sites = tmp_path / "ledger", honest(mini_bundle, "abc")
+    async with scene(mini_bundle, sites, 15, ledger=ledger) as it:
+        for name in "abc":
+            write_into(ledger, f"operator-{name}", range(15))
+        with limited_to(10):
+            for _ in range(2):
+                with pytest.raises(FrameLost, match=r"cannot be written .* make it writable"):
+                    await it.frame()
+        assert it.sent(*"abc") == set()

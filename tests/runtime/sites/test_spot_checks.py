@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
@@ -9,6 +10,7 @@ from contextlib import asynccontextmanager
 import anyio
 import numpy as np
 import pytest
+from aiohttp import web
 
 from runtime.sites.health import Health
 from runtime.sites.spot_checks import (
@@ -20,10 +22,10 @@ from runtime.sites.spot_checks import (
     synthetic_tiles,
 )
 from stages.bundle import Bundle
-from stages.errors import EngineError
+from stages.errors import EngineError, SiteUnavailable
 from stages.geometry import GEOMETRIES
 from stages.tensors import Array
-from tests.support.edge import Behaviour, Impostor, answers_with, status, window_stamp
+from tests.support.edge import Behaviour, Impostor, answers_with, canvas_of, status, window_stamp
 from tests.support.fakes import until
 from tests.support.scenes import LocalStamps, Scene, honest, scene
 
@@ -34,7 +36,8 @@ OFTEN = SpotCheckOptions(rate=1000.0, share=1.0)
 
 
 class Engine(LocalStamps):
-    """Notes the order of each call, and fails from the moment it is `broken`."""
+    """Notes the order of each call. It fails from the moment it is `broken`, and answers `wrong` instead of
+    what is right."""
 
     mean_s = 0.001
 
@@ -42,19 +45,27 @@ class Engine(LocalStamps):
         super().__init__(bundle)
         self.orders: list[int] = []
         self.broken = False
+        self.wrong: Array | None = None
+        self._probe = bundle.probe()
 
     async def embed(self, window: int, inputs: Mapping[str, Array], order: int = 0) -> Array:
         self.orders.append(order)
         if self.broken:
             raise EngineError("out of memory")
+        if self.wrong is not None:
+            return self.wrong
+        if np.array_equal(inputs["tile"], self._probe.inputs["tile"]):
+            probe: Array = self._probe.embedding[0]
+            return probe
         return await super().embed(window, inputs, order)
 
 
 @asynccontextmanager
 async def checked(
-    bundle: Bundle, sites: dict[str, Impostor], fallback: bool = False
+    bundle: Bundle, sites: dict[str, Impostor], fallback: bool = False, wrong: Array | None = None
 ) -> AsyncIterator[tuple[Scene, SpotChecks, Engine]]:
     local = Engine(bundle)
+    local.wrong = wrong
     async with (
         scene(bundle, sites, cap=15, local=local if fallback else None) as it,
         checking(it.windows, local, it.encoder.doubts, bundle, "fp16", OFTEN, it.notes.add) as checks,
@@ -127,6 +138,63 @@ async def test_a_site_that_answers_no_synthetic_tile_is_checked_all_the_same(min
         assert it.site("a").health is Health.READY
 
 
+async def test_a_site_that_is_out_of_use_when_its_probes_end_is_checked_all_the_same(
+    mini_bundle: Bundle,
+) -> None:
+    """One that failed a tile by then evaded its checks."""
+    sites, started = honest(mini_bundle, "a"), anyio.Event()
+
+    async def fail(site: Impostor, request: web.Request) -> web.StreamResponse:
+        await started.wait()
+        site.always = status(500)
+        it.windows.sites.failed(it.site("a"), SiteUnavailable("a", "is down"))
+        return web.Response(status=500)
+
+    sites["a"].script.append(fail)
+    async with checked(mini_bundle, sites, fallback=True) as (it, checks, _):
+        started.set()
+        await checks.measured.wait()
+        inputs = canvas_of("16:9", mini_bundle.geometry).window_inputs(7)
+        checks.answered(it.site("a"), 7, inputs, window_stamp(mini_bundle, 77))
+        await it.notes.wait_for("site a: answered a window with an embedding that differs")
+        assert it.site("a").health is Health.EXCLUDED
+
+
+class Waiting(Impostor):
+    """Answers synthetic tiles when `release` is set, and wrongly."""
+
+    def __init__(self, bundle: Bundle) -> None:
+        super().__init__(bundle)
+        self.release, self.asked = anyio.Event(), 0
+        canvas = canvas_of("16:9", bundle.geometry)
+        tiles = [bundle.probe().inputs["tile"], *(canvas.window_inputs(w)["tile"] for w in canvas.windows)]
+        self._others = {tile.tobytes() for tile in tiles}
+
+    async def right_answer(self, inputs: dict[str, Array]) -> Array:
+        if inputs["tile"].tobytes() in self._others:
+            return await super().right_answer(inputs)
+        self.asked += 1
+        await self.release.wait()
+        wrong: Array = window_stamp(self.bundle, 77)[None]
+        return wrong
+
+
+async def test_a_lie_that_is_found_twice_is_told_once(mini_bundle: Bundle) -> None:
+    """The site fails and comes back while its first probe is on its way, and gets them again."""
+    site = Waiting(mini_bundle)
+    async with checked(mini_bundle, {"a": site}, fallback=True) as (it, checks, _):
+        await until(lambda: site.asked == 1)
+        await it.frame()
+        it.windows.sites.failed(it.site("a"), SiteUnavailable("a", "is down"))
+        with anyio.fail_after(20):
+            while site.asked < 2:
+                await it.frame()
+                await anyio.sleep(0.01)
+        site.release.set()
+        await checks.measured.wait()
+        assert [doubt.site for doubt in it.encoder.doubts.take_untold()] == ["a"]
+
+
 class Noting(Impostor):
     """Counts how often it answered each tile."""
 
@@ -161,13 +229,51 @@ async def test_checks_wait_for_the_frames_under_way_and_not_for_ever(mini_bundle
         assert set(local.orders) <= {40 + LATER_FRAMES}
 
 
+async def test_a_good_check_says_nothing_of_frames_that_may_still_be_under_way(mini_bundle: Bundle) -> None:
+    async with checked(mini_bundle, honest(mini_bundle, "a")) as (it, checks, _):
+        for number in (20, 40):
+            it.encoder.doubts.used(number, "a")
+        await it.frame()
+        await until(lambda: checks.checks["a"] >= 1)
+        assert it.encoder.doubts.lied("a", "it lies").frames == [(40, 40)]
+
+
 async def test_an_engine_that_fails_ends_the_checks_and_not_the_run(mini_bundle: Bundle) -> None:
     async with checked(mini_bundle, honest(mini_bundle, "abc")) as (it, _, local):
-        await until(lambda: len(local.orders) == PROBES)
+        await until(lambda: len(local.orders) == 1 + PROBES)
         local.broken = True
         await it.frame()
         await it.notes.wait_for("no more spot checks, so that a site that lies is not found: out of memory")
         await it.frame()
+
+
+@pytest.mark.parametrize(
+    ("value", "words"),
+    [
+        (3.0, r"answers the probe with a difference of .*, allowed"),
+        (float("nan"), "values that are not finite"),
+    ],
+)
+async def test_an_engine_of_the_edge_that_is_wrong_excludes_no_site(
+    mini_bundle: Bundle, value: float, words: str
+) -> None:
+    wrong = np.full_like(window_stamp(mini_bundle, 0), value)
+    async with checked(mini_bundle, honest(mini_bundle, "abc"), wrong=wrong) as (it, checks, _):
+        await it.frame()
+        (line,) = it.notes.lines
+        assert re.match(
+            f"no more spot checks, so that a site that lies is not found: the window .*{words}", line
+        )
+        assert not checks.checks
+        assert len(it.windows.sites.ready()) == 3
+
+
+async def test_an_engine_of_the_edge_that_becomes_wrong_says_no_site_was_honest(mini_bundle: Bundle) -> None:
+    async with checked(mini_bundle, honest(mini_bundle, "abc")) as (it, checks, local):
+        local.wrong = np.full_like(window_stamp(mini_bundle, 0), float("nan"))
+        await it.frame()
+        await it.notes.wait_for("no more spot checks")
+        assert not checks.checks
 
 
 def test_rate_and_share_bound_the_checks() -> None:

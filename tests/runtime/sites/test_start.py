@@ -258,7 +258,7 @@ async def test_caps_that_can_never_be_enough_are_refused_without_waiting(mini_bu
             pass
 
 
-async def test_a_late_site_that_fails_is_told_and_comes_back(mini_bundle: Bundle) -> None:
+async def test_a_late_site_that_fails_is_told_and_joins(mini_bundle: Bundle) -> None:
     start = Start(mini_bundle)
     c = start.clients["c"]
     async with start.begun():
@@ -266,8 +266,8 @@ async def test_a_late_site_that_fails_is_told_and_comes_back(mini_bundle: Bundle
         c.answers.set()
         await start.notes.wait_for("is broken")
         c.fails = None
-        await start.notes.wait_for("is back")
-    assert start.said == [BEGINS, "is broken", "is back and has its windows again"]
+        await start.notes.wait_for(f"site c: {JOINED}")
+    assert start.said == [BEGINS, "is broken", JOINED]
 
 
 def test_the_grace_is_short() -> None:

@@ -3,30 +3,40 @@
 from __future__ import annotations
 
 import re
-from collections.abc import AsyncIterator
+from collections import deque
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping
 from contextlib import asynccontextmanager
+from functools import partial
+from typing import Any
 
 import anyio
 import numpy as np
 import pytest
 from aiohttp import web
 
+from runtime.encoder import ImageEncoder
+from runtime.sites.client import SiteClient, SiteTimeout
 from runtime.sites.health import Health
-from runtime.sites.windows import OnAnswer
-from stages.bundle import Bundle
-from stages.errors import InputError
+from runtime.sites.ledger import Grant
+from runtime.sites.windows import OnAnswer, SiteWindows, open_sites
+from stages.bundle import Bundle, Probe
+from stages.errors import InputError, SiteUnavailable
+from stages.tensors import Array
 from tests.support.edge import (
     Behaviour,
     Impostor,
     answers_with,
     body,
+    canvas_of,
+    config,
+    ledger_for,
     stall,
     status,
     window_stamp,
 )
 from tests.support.failing_sites import SITE_LOG_HINT
 from tests.support.fakes import until
-from tests.support.scenes import LocalStamps, Scene, honest, scene
+from tests.support.scenes import NO_ENGINES, LocalStamps, Notes, Scene, embeddings_of, honest, scene
 
 pytestmark = pytest.mark.anyio
 
@@ -126,6 +136,87 @@ async def test_the_ledger_has_the_last_word(mini_bundle: Bundle) -> None:
         await it.frame()
         assert it.sent("a") == set()
         assert set(local.windows) == it.own("a")
+
+
+Deed = Callable[[], Awaitable[None]]
+
+
+class Scripted(SiteClient):
+    """A site in memory. With its first tiles it does what `script` says, which raises SiteError."""
+
+    def __init__(self, bundle: Bundle, *script: Deed) -> None:
+        super().__init__(config("a"), bundle, "fp16")
+        self.script, self._stamps = deque(script), bundle
+
+    async def connect(self, probe: Probe) -> None:
+        pass
+
+    async def infer(self, grant: Grant, inputs: Mapping[str, Array]) -> Array:
+        if self.script:
+            await self.script.popleft()()
+        return window_stamp(self._stamps, grant.window)
+
+
+@asynccontextmanager
+async def scripted(
+    bundle: Bundle, client: Scripted, reconnect_s: float
+) -> AsyncIterator[tuple[SiteWindows, Callable[[], Coroutine[Any, Any, Array]], LocalStamps, Notes]]:
+    """It alone beside the edge's engine, and how to embed a frame."""
+    canvas, local, notes = canvas_of("16:9", bundle.geometry), LocalStamps(bundle), Notes()
+    async with open_sites(
+        bundle,
+        [client],
+        ledger_for([client.config], 15),
+        canvas.windows,
+        notes.add,
+        window_engine=True,
+        reconnect_s=[reconnect_s],
+    ) as windows:
+        encoder = ImageEncoder(bundle, NO_ENGINES, windows, local)
+        yield windows, partial(embeddings_of, encoder, canvas), local, notes
+
+
+async def test_the_other_tiles_of_a_site_that_hangs_do_not_wait_for_their_deadlines(
+    mini_bundle: Bundle,
+) -> None:
+    """They go elsewhere when the first one is late."""
+
+    async def late() -> None:
+        await until(lambda: not client.script)
+        raise SiteTimeout("a", 5.0)
+
+    client = Scripted(mini_bundle, late, *[anyio.sleep_forever] * 14)
+    async with scripted(mini_bundle, client, 60) as (_, frame, local, notes):
+        with anyio.fail_after(60):
+            await frame()
+        assert sorted(local.windows) == list(range(15))
+        assert notes.lines == [f"site a: gave no answer within 5.0 s; {SITE_LOG_HINT}"]
+
+
+async def test_an_old_tile_does_not_take_out_a_site_that_has_come_back(mini_bundle: Bundle) -> None:
+    back = anyio.Event()
+
+    async def fail() -> None:
+        raise SiteUnavailable("a", "answered 500")
+
+    async def late() -> None:
+        await back.wait()
+        raise SiteTimeout("a", 5.0)
+
+    client = Scripted(mini_bundle)
+    async with scripted(mini_bundle, client, 0.01) as (windows, frame, _, notes):
+        await frame()
+        client.script.extend([late, fail])
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(frame)
+            await notes.wait_for("answered 500")
+            with anyio.fail_after(60):
+                while not windows.sites.ready():
+                    await frame()
+                    await anyio.sleep(0.01)
+            back.set()
+        assert [line.removeprefix("site a: ")[:7] for line in notes.lines] == ["answere", "is back"]
+        assert len(windows.sites.ready()) == 1
 
 
 @asynccontextmanager
