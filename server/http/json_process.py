@@ -108,7 +108,8 @@ class JsonProcess:
         if process is None:
             return
         with anyio.CancelScope(shield=True), contextlib.suppress(ProcessLookupError):
-            process.kill()
+            if process.returncode is None:  # process.kill() would reap it, which asyncio's own watcher does
+                os.kill(process.pid, signal.SIGKILL)
             with anyio.move_on_after(END_S):
                 await process.wait()
 
