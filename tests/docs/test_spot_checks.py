@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from runtime.sites.spot_checks import LATER_FRAMES, SpotCheckOptions
+from runtime.sites.spot_checks import BEGIN_S, LATER_FRAMES, SpotCheckOptions
 from runtime.sites.trust import Trust, tolerance
 from tests.support.documents import ROOT, Document, table_rows
 
@@ -21,14 +21,17 @@ LIMITS, NOISE = (table_rows(PAGE.section(name)) for name in ("## When it is a li
 
 @pytest.mark.parametrize("row", LIMITS, ids=lambda row: f"{row[0]} {row[1]}")
 def test_limits_are_those_of_the_code(row: list[str]) -> None:
-    stages, wires, usual, most, slack, limit = row
+    stages, wires, usual, most, slack, limit, largest = row
     for stage in stages.split(", "):
         for wire in ("fp32", "fp16", "int8") if wires == "all" else wires.split(", "):
             known = tolerance(stage, wire)
             assert f"{100 * known.usual:g} %" == usual
             assert f"{100 * known.most:g} %" == most
             assert {"√3": 1.73}.get(slack) == round(known.slack, 2) or float(slack) == known.slack
-            assert f"{100 * Trust(known).limit:.3g} %" == limit
+            trust = Trust(known)
+            assert f"{100 * trust.limit:.3g} %" == limit
+            trust.connected(known.most)
+            assert f"{100 * trust.limit:.2g} %" == largest
 
 
 @pytest.mark.parametrize("row", NOISE, ids=lambda row: row[0])
@@ -53,7 +56,8 @@ def test_the_other_figures_are_those_that_were_measured() -> None:
     assert round(100 * RESULTS["cost"]["share_of_engine_time"], 1) <= 2.6
     default = SpotCheckOptions()
     assert f"--spot-checks {default.rate:g} --spot-check-share {default.share}" in PAGE.text
-    assert (LATER_FRAMES, "fourth frame" in PAGE.text) == (4, True)
+    assert (LATER_FRAMES, "fourth frame" in PAGE.text, "four frames before" in PAGE.text) == (4, True, True)
+    assert f"have answered them, or after {BEGIN_S:g} s." in PAGE.text
 
 
 def test_the_examples_of_the_formula_are_right() -> None:
