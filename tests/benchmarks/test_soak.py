@@ -70,5 +70,4 @@ def test_seconds_of_a_soak(tmp_path: Path) -> None:
     assert found["frames"] > 0
     assert (found["frames_lost"], found["sites_wrong"]) == (0, [])
     assert found["disturbances"]["viewer_quick"] > 0
-    assert any("camera_mb" in each for each in found["samples"])
     assert {"edge_mb", "edge_threads", "edge_files", "site_a_mb", "site_b_mb"} <= set(found["samples"][0])

@@ -85,7 +85,7 @@ async def test_the_board_is_on_the_page_in_the_metrics_the_trace_and_the_summary
     assert board["memory_available_mb_least"] > 0  # of this machine
     events = json.loads((tmp_path / "trace.json").read_text())["traceEvents"]
     loads = [e["args"]["value"] for e in events if e["ph"] == "C" and e["name"] == "GPU load (%)"]
-    assert loads == [0, 63]
+    assert loads[:2] == [0, 63]
     assert "board, mean / peak power" in rest
     ((pid, _),) = starts(program)
     with pytest.raises(ProcessLookupError):
