@@ -121,7 +121,8 @@ class SiteProxy:
 
     async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()
-        assert task is not None  # noqa: S101
+        if task is None:
+            raise RuntimeError("a connection is served outside a task")
         self._tasks.add(task)
         try:
             await self._traffic.connected()

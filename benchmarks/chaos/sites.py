@@ -54,7 +54,8 @@ class SiteProcess:
                 env={**os.environ, "PYTHONUNBUFFERED": "1"}, start_new_session=True,
                 preexec_fn=die_with_starter,
             )  # fmt: skip
-        assert self._process.stdout is not None  # noqa: S101
+        if self._process.stdout is None:
+            raise RuntimeError("a site was started without a pipe")
         while line := await asyncio.wait_for(self._process.stdout.readline(), START_S):
             if line.startswith(b"listening on "):
                 self.port = int(line.rsplit(b":", 1)[1])
