@@ -38,7 +38,7 @@ from stages.bundle import Bundle, shipped_bundle
 from tests.support.streams import NetworkCamera, network_camera
 
 SAMPLE_S = 5.0
-CAMERA_READER = "runtime.frames.capturing"
+CAMERA_READER = "capturing.main()"  # in its command line
 # Whose growth is looked at: a site that was killed begins anew.
 STEADY = [f"{name}_{unit}" for name in ("edge", "site_a") for unit in ("mb", "threads", "files")]
 
