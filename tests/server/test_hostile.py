@@ -108,15 +108,18 @@ async def test_an_honest_client_is_served_beside_ten_hostile_ones(
             before = resident_mib(process.process.pid, "VmRSS")
             attack = asyncio.create_task(hostile.attack())
             until = time.monotonic() + DEADLINE_S
-            while not (hostile.cut_off.keys() >= KINDS and min(hostile.cut_off.values()) >= 3):
-                assert time.monotonic() < until, hostile.cut_off
+            while (
+                hostile.cut_off.keys() < KINDS
+                or min(hostile.cut_off.values()) < 3
+                or counted.largest.get("connections", 0) <= PER_ADDRESS  # until the attack was seen
+            ):
+                assert time.monotonic() < until, (hostile.cut_off, counted.largest)
                 assert not attack.done()
                 await honest.ask(5)
                 await counted.ask()
             attack.cancel()
             await asyncio.wait([attack])
             await honest.ask(5)
-            assert counted.largest["connections"] > PER_ADDRESS  # the attack was seen
             assert counted.largest["connections"] <= MAX_CONNECTIONS
             assert counted.largest["requests_under_way"] <= MAX_REQUESTS
             assert 0 < counted.largest["held_bytes"] <= MAX_HELD_BYTES
