@@ -132,7 +132,8 @@ class LedgerFile:
         except OSError as exc:
             self._on_message(
                 f"the exposure ledger {self.path} is not what this run has written, and cannot be written "
-                f"again ({why_unwritable(exc)}); the next run does not know what operators have seen in this one"
+                f"again ({why_unwritable(exc)}); the next run does not know what operators have seen in this "
+                "one"
             )
         finally:
             self._lock.close()
