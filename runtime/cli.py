@@ -25,6 +25,7 @@ from runtime.results.summary import check_done, print_summary
 from runtime.run_options import RunOptions, check_run
 from runtime.session import Watcher, run_session
 from runtime.watchers import metrics_watcher, preview_watcher
+from stages.allocator import give_memory_back
 from stages.bundle import Bundle, shipped_bundle
 from stages.console import make_console
 from stages.errors import InputError
@@ -59,6 +60,7 @@ class SectionedCommand(click.Command):
 )
 def command(bundle: Path | None, source: str, **options: Any) -> None:
     """Segment a camera, a video or pictures: windows through the sites, everything else here."""
+    give_memory_back()
     console = make_console()
     messages = Messages(console)
     camera = values_of(CameraOptions, options, "camera_") | {"picture_fps": options.pop("fps")}

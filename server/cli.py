@@ -14,6 +14,7 @@ from server.limit_options import limit_options
 from server.limits import Limits
 from server.logs import FORMS, logging_to
 from server.serve import ServeOptions, serve
+from stages.allocator import give_memory_back
 from stages.bundle import Bundle, shipped_bundle
 from stages.errors import EngineError
 from stages.options import (
@@ -97,6 +98,7 @@ def command(
 
     Several bundles are versions 1, 2, ... of one model. An edge finds the version of its own bundle itself.
     """
+    give_memory_back()
     warn_of_idle_options({}, _IDLE_BESIDE)
     options = ServeOptions(
         host, port, backend, threads, max_batch, queue, grace, insecure, keys, Limits(**limits), health_port

@@ -34,6 +34,7 @@ from runtime.objects.state_file import StateFile
 from runtime.preview import PreviewOptions, preview
 from runtime.run_options import RunOptions
 from runtime.session import run_session
+from stages.allocator import give_memory_back
 from stages.bundle import Bundle, shipped_bundle
 from tests.support.streams import NetworkCamera, network_camera
 
@@ -52,6 +53,7 @@ def main(minutes: float, seed: int, out: Path) -> None:
 
     Ends with 1 when a frame was lost, or memory, threads or open files were not flat.
     """
+    give_memory_back()  # as pedsam run does
     bundle = Bundle.load(shipped_bundle())
     with tempfile.TemporaryDirectory() as scratch, network_camera() as camera:
         result = asyncio.run(soak(bundle, camera, minutes * 60, seed, Path(scratch)))
