@@ -1,8 +1,8 @@
 """How glibc's malloc keeps memory, for processes that run for days.
 
 By default each thread gets an arena of its own, eight a core, and the size from which arrays are mapped apart
-grows to 32 MiB with what was freed. Frames and embeddings then lie between small things in many arenas, and what
-is free there is not given back: a live run of mini grew to 400 MB where it needs 330.
+grows to 32 MiB with what was freed. Frames and embeddings then lie between small things in many arenas, and
+what is free there is not given back: a live run of mini grew to 400 MB where it needs 330.
 
 Source: mallopt(3).
 """
