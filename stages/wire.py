@@ -45,7 +45,7 @@ OIP_NAME = {dtype: name for name, dtype in DATATYPES.items()}
 
 _MAX_SIDES = 16
 _MAX_INT64 = (1 << 63) - 1  # what the extension says a size fits into
-_ERROR_BYTES = 4096
+_ERROR_CHARACTERS = 4096
 
 if sys.byteorder != "little":  # pragma: no cover
     raise ImportError("this wire format needs a little-endian machine")
@@ -176,12 +176,12 @@ def only_length(values: Sequence[str]) -> str | None:
 
 def error_text(body: bytes) -> str:
     """The sentence in an error body: sites send {"error": ...} as JSON or as text, proxies send anything."""
-    text = body[:_ERROR_BYTES].decode("utf-8", "replace")
+    text = body.decode("utf-8", "replace")
     try:
         said = json.loads(text)["error"]
     except (ValueError, KeyError, TypeError, RecursionError):
         said = None
-    words = " ".join((said if isinstance(said, str) else text).split())[:300]
+    words = " ".join((said if isinstance(said, str) else text)[:_ERROR_CHARACTERS].split())[:300]
     return printable(words) or "no explanation"  # nothing in it may steer the terminal it is shown on
 
 

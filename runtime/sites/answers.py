@@ -29,6 +29,7 @@ _MAX_JSON_BYTES = 1 << 20
 _MAX_DIGEST = 80  # characters of one that is shown
 _VERSION = re.compile("[1-9][0-9]{0,17}")  # it becomes part of a path
 _SECONDS = re.compile("[0-9]{1,3}")
+_REDIRECTS = (301, 302, 303, 307, 308)
 _MIN_WAIT_S, _MAX_WAIT_S = 0.1, 10.0
 
 
@@ -85,7 +86,7 @@ class Answers:
             )
         if status in (400, 404) and answer.method == "GET":
             raise NotHere(self._site, f"answered {status}: {text}; {SITE_LOG_HINT}")
-        if 300 <= status < 400:
+        if status in _REDIRECTS:
             raise SiteUnavailable(
                 self._site, "redirects, which is not followed; put the final url into sites.toml"
             )

@@ -85,6 +85,7 @@ class LedgerFile:
         A damaged file is copied to NAME.damaged-TIME. A lock whose file is gone is taken again. Raises
         OSError when another run has it by now, or the file cannot be read or kept.
         """
+        self._make_room()
         self._keep_lock()
         content = self._content()
         if content in self._own:
@@ -127,6 +128,7 @@ class LedgerFile:
     def close(self, exposure: Exposure) -> None:
         """Let the file go, which holds `exposure` then, or `on_message` is told."""
         try:
+            self._make_room()
             if not self._holds(exposure):
                 self.write(self.united(exposure))
         except OSError as exc:
@@ -158,12 +160,23 @@ class LedgerFile:
         self._found = self._found or what
         return exposure
 
+    def _make_room(self) -> None:
+        """Make a folder again that is gone; what is no file in the place of one becomes NAME.damaged-TIME."""
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        if os.path.lexists(self.path) and not self.path.is_file():
+            kept = self._name_of_damaged()
+            self.path.rename(kept)
+            self._found = f"was replaced under this run by what is no file, which is kept as {kept.name}"
+
     def _keep_damaged(self, content: bytes) -> Path:
         """A copy, so that there is never no ledger; of the same file it is made once."""
-        kept = self.path.with_name(f"{self.path.name}.damaged-{self.path.stat().st_mtime_ns}")
+        kept = self._name_of_damaged()
         if not kept.exists():
             replace_file(kept, content, durable=True)
         return kept
+
+    def _name_of_damaged(self) -> Path:
+        return self.path.with_name(f"{self.path.name}.damaged-{self.path.lstat().st_mtime_ns}")
 
     def _keep_lock(self) -> None:
         if not self._is_locked():

@@ -84,6 +84,8 @@ def unreachable(host: str, port: int | None, error: OSError) -> str:
 
 def _disconnected(cause: BaseException) -> bool:
     kinds = (aiohttp.ServerDisconnectedError, aiohttp.ClientPayloadError, ConnectionResetError)
+    if type(cause) is aiohttp.ClientOSError and cause.errno is None and cause.__cause__ is not None:
+        return _disconnected(cause.__cause__)  # aiohttp could not write the request's body
     if isinstance(cause, kinds) or (isinstance(cause, OSError) and cause.errno in _DISCONNECTED):
         return True
     return "EOF occurred in violation of protocol" in str(cause)  # ssl.SSLEOFError, wrapped or not

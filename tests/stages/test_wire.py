@@ -278,7 +278,7 @@ def test_what_json_cannot_hold_is_not_sent_as_json() -> None:
         (b'{"error": "two\\nlines"}', "two lines"),
         (b'{"error": {"code": 5}}', '{"error": {"code": 5}}'),
         (b'{"error": ' + b"[" * 900 + b"]" * 900 + b"}", '{"error": ' + "[" * 290),
-        (b'{"error": "' + b"x" * 5000 + b'"}', '{"error": "' + "x" * 289),
+        (b'{"error": "' + b"x" * 5000 + b'"}', "x" * 300),
         (b'{"message": "no"}', '{"message": "no"}'),
         (b"plain text", "plain text"),
         (b'"text"', '"text"'),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import json
 import re
 import socket
 from collections.abc import AsyncIterator
@@ -177,8 +178,14 @@ FAILURES: dict[str, tuple[Behaviour, type[SiteError], str]] = {
         "within 0.3 s, only .* this now: full;",
     ),
     "500": (status(500, '{"error": "engine  broke"}'), SiteUnavailable, "answered 500: engine broke"),
+    "500, at length": (
+        status(500, json.dumps({"error": "engine broke" + " on" * 9999})),
+        SiteUnavailable,
+        "answered 500: engine broke on on",
+    ),
     "404": (status(404, "\x1b[31m[/red]"), SiteUnavailable, "answered 404"),
     "302": (status(302, Location="http://127.0.0.1:1/"), SiteUnavailable, "redirects.*final url"),
+    "304": (status(304, ""), SiteUnavailable, "answered 304"),
     "401": (status(401, "who?"), SiteUnavailable, "refuses this edge .401: who?.*token"),
     "204": (status(204, ""), SiteUnavailable, "answered 204"),
     "hangs up": (hang_up, SiteUnavailable, "closed the connection"),

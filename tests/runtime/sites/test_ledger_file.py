@@ -72,22 +72,16 @@ def session_of(exposure: dict[str, list[int]]) -> str:
     return json.dumps({"format": FORMAT, "session": LONG_AGO, "exposure": exposure})
 
 
-def folder_gone(book: Book) -> Callable[[], object]:
+def folder_is_a_file(book: Book) -> Callable[[], object]:
     folder = book.path.parent
     folder.rename(folder.with_name("elsewhere"))
-    return lambda: folder.with_name("elsewhere").rename(folder)
+    folder.touch()
 
+    def mend() -> None:
+        folder.unlink()
+        folder.with_name("elsewhere").rename(folder)
 
-def file_is_a_folder(book: Book) -> Callable[[], object]:
-    book.path.unlink()
-    book.path.mkdir()
-    return book.path.rmdir
-
-
-def file_is_a_pipe(book: Book) -> Callable[[], object]:
-    book.path.unlink()
-    os.mkfifo(book.path)
-    return book.path.unlink
+    return mend
 
 
 def lock_is_a_folder(book: Book) -> Callable[[], object]:
@@ -102,7 +96,7 @@ def disk_full(book: Book) -> Callable[[], object]:
     return full.close
 
 
-FAULTS = [folder_gone, file_is_a_folder, file_is_a_pipe, lock_is_a_folder, disk_full]
+FAULTS = [folder_is_a_file, lock_is_a_folder, disk_full]
 Fault = Callable[[Book], Callable[[], object]]
 
 
@@ -136,7 +130,7 @@ def test_while_it_cannot_be_written_new_windows_wait_and_granted_ones_go_on(
 
 @pytest.mark.parametrize("failures", range(len(RETRY_S) + 2))
 def test_it_is_tried_again_after_a_wait_that_grows(book: Book, ledger: ExposureLedger, failures: int) -> None:
-    mend = folder_gone(book)
+    mend = folder_is_a_file(book)
     waits_s = [*RETRY_S, RETRY_S[-1], RETRY_S[-1]]
     assert ledger.grant("beta-1", 0) is None
     for wait_s in waits_s[:failures]:
@@ -152,7 +146,7 @@ def test_it_is_tried_again_after_a_wait_that_grows(book: Book, ledger: ExposureL
 
 def test_a_second_outage_begins_with_the_first_wait_and_is_told(book: Book, ledger: ExposureLedger) -> None:
     for window in range(2):
-        mend = folder_gone(book)
+        mend = folder_is_a_file(book)
         assert ledger.grant("beta-1", window) is None
         mend()
         book.now_s += RETRY_S[0]
@@ -216,12 +210,16 @@ def deleted(book: Book) -> None:
     book.path.unlink()
 
 
+def folder_gone(book: Book) -> None:
+    shutil.rmtree(book.path.parent)
+
+
 def folder_replaced(book: Book) -> None:
     folder_gone(book)
     book.path.parent.mkdir()
 
 
-@pytest.mark.parametrize("tamper", [deleted, folder_replaced])
+@pytest.mark.parametrize("tamper", [deleted, folder_gone, folder_replaced])
 def test_a_ledger_that_was_deleted_is_written_again_at_the_next_new_window(
     book: Book, ledger: ExposureLedger, tamper: Callable[[Book], None]
 ) -> None:
@@ -237,6 +235,33 @@ def test_a_ledger_that_was_deleted_is_written_again_at_the_next_new_window(
     ]
     with pytest.raises(InputError, match="another run uses"):
         book.open()
+
+
+PLACERS: list[Callable[[Path], object]] = [
+    Path.mkdir,
+    os.mkfifo,
+    lambda path: path.symlink_to("/dev/zero"),
+]
+
+
+@pytest.mark.parametrize("place", PLACERS, ids=["folder", "pipe", "device"])
+@pytest.mark.parametrize("at_the_end", [True, False])
+def test_what_is_no_file_in_its_place_is_put_aside(
+    book: Book, place: Callable[[Path], object], at_the_end: bool
+) -> None:
+    with book.open() as ledger:
+        assert ledger.grant("beta-1", 7)
+        book.path.unlink()
+        place(book.path)
+        if not at_the_end:
+            assert ledger.grant("alpha-1", 1)
+    assert book.on_disk == {"alpha": set() if at_the_end else {1}, "beta": {7}}
+    (aside,) = book.path.parent.glob("*.damaged-*")
+    assert not aside.is_file()
+    assert book.said == [
+        f"the exposure ledger {book.path} was replaced under this run by what is no file, which is kept as "
+        f"{aside.name}; it is written again with all that operators have seen in this session"
+    ]
 
 
 @pytest.mark.parametrize("in_place", [True, False])
@@ -377,10 +402,10 @@ def test_a_ledger_that_is_gone_at_the_end_is_written_again(book: Book) -> None:
 def test_one_that_cannot_be_written_at_the_end_is_told(book: Book) -> None:
     with book.open() as ledger:
         ledger.grant("beta-1", 7)
-        mend = folder_gone(book)
+        mend = folder_is_a_file(book)
     assert book.said == [
         f"the exposure ledger {book.path} is not what this run has written, and cannot be written again "
-        "(No such file or directory); the next run does not know what operators have seen in this one"
+        "(File exists); the next run does not know what operators have seen in this one"
     ]
     mend()
     with book.open() as ledger:  # its lock was let go
