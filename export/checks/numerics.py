@@ -137,7 +137,7 @@ def _window_inputs(code: TileCode, g: Geometry, picture: Pixels) -> tuple[Tensor
 
 def _image_embedding(run: Run, inputs: Sequence[Tensor]) -> Tensor:
     """Image embedding fp32 [1, 256, E, E] of the inputs of all windows."""
-    parts = zip(*(each.split(BATCH) for each in inputs), strict=True)
+    parts = zip(*(torch.split(each, BATCH) for each in inputs), strict=True)
     embedding = torch.cat([run("window", part)[0] for part in parts])
     result: Tensor = run("global", (embedding,))
     return result

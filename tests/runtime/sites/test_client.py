@@ -54,7 +54,7 @@ async def connected(
 
 
 def tile(bundle: Bundle, window: int) -> dict[str, Array]:
-    return canvas_of("16:9", bundle.geometry).window_inputs(window)
+    return canvas_of("16:9", bundle.geometry).window_inputs([window], bundle)
 
 
 @pytest.fixture(scope="module")
