@@ -141,7 +141,7 @@ class Bundle:
 
     @property
     def description(self) -> str:
-        """Model, weight status, precisions lower than fp32, code: "vit_b (distilled weights, fp16, dct:10/3)"."""
+        """Model, weights, precisions lower than fp32, code: "vit_b (distilled weights, fp16, dct:10/3)"."""
         low = sorted({s.precision for s in self.stages.values() if not s.precision.startswith("fp32")})
         coded = [self.tiles.name] if self.tiles != RGB else []
         return f"{self.geometry.name} ({', '.join([f'{self.weights} weights', *low, *coded])})"

@@ -31,8 +31,8 @@ PROMPTS = ("--box", "40,20,190,200", "--box", "90,60,180,150")
 
 @dataclass(frozen=True, eq=False)
 class Film:
-    """A folder of pictures. `tiles` are all its tiles as they are sent, uint8 [n, ...]; `shows` maps the bytes
-    of each to the windows that look so."""
+    """A folder of pictures. `tiles` are all its tiles as they are sent, uint8 [n, ...]; `shows` maps the
+    bytes of each to the windows that look so."""
 
     folder: Path
     tiles: Pixels

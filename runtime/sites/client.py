@@ -229,8 +229,8 @@ class SiteClient:
         own, codes = self._bundle, set(found.values())
         if None not in codes and own.code not in codes:
             return (
-                f"serves another code: {' or '.join(sorted(map(str, codes)))}, and this bundle's is {own.code}; "
-                "give both the same bundle"
+                f"serves another code: {' or '.join(sorted(map(str, codes)))}, and this bundle's is "
+                f"{own.code}; give both the same bundle"
             )
         named = "digest is" if len(found) == 1 else "digests are"
         return (

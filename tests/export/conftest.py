@@ -15,7 +15,7 @@ from tests.support.bundles import TINY, graph_bundle, random_weights, tiny_bundl
 
 @pytest.fixture(scope="session")
 def graphs(request: pytest.FixtureRequest) -> Callable[..., Bundle]:
-    """Writes graphs with random weights, unchecked: graphs(model, precision), or with a code of tiles last."""
+    """Writes graphs with random weights, unchecked: graphs(model, precision[, code of tiles])."""
     return partial(graph_bundle, request.config)
 
 

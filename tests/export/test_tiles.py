@@ -55,7 +55,7 @@ def test_the_graph_decodes_as_numpy_does(sam: Sam, tmp_path: Path, name: str) ->
     code = TileCode.parse(name)
     coded, extents = some_tiles(code)
     expected = expected_pixels(code, coded, extents)
-    assert 1 < expected.std()
+    assert expected.std() > 0.5
     module = TilePixels(sam, MINI, code)
     inputs = torch.from_numpy(coded), torch.from_numpy(extents)
     assert np.abs(module(*inputs).numpy() - expected).max() < 1e-4

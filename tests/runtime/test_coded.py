@@ -1,4 +1,4 @@
-"""A bundle with coded tiles through the edge and real sites: split = whole, lengths, and sites of other codes."""
+"""A bundle with coded tiles through the edge and real sites: split = whole, lengths, sites of other codes."""
 
 from __future__ import annotations
 
@@ -103,13 +103,15 @@ async def test_a_site_that_serves_another_code_is_refused_and_both_are_named(
     coded: Bundle, coarser: Bundle
 ) -> None:
     assert coded.site_digest != coarser.site_digest
-    async with running_site(coarser, ServeOptions(port=0, threads=1)) as site:
-        async with SiteClient(config("a", site.url), coded, "fp32", PATIENT) as client:
-            with pytest.raises(SiteUntrusted) as caught:
-                await client.connect(coded.probe())
+    async with (
+        running_site(coarser, ServeOptions(port=0, threads=1)) as site,
+        SiteClient(config("a", site.url), coded, "fp32", PATIENT) as client,
+    ):
+        with pytest.raises(SiteUntrusted) as caught:
+            await client.connect(coded.probe())
     assert str(caught.value) == (
-        "site a: serves another code: dct:6/3 tiles, 24 components a token, and this bundle's is dct:10/3 tiles, "
-        "24 components a token; give both the same bundle"
+        "site a: serves another code: dct:6/3 tiles, 24 components a token, and this bundle's is "
+        "dct:10/3 tiles, 24 components a token; give both the same bundle"
     )
 
 
@@ -130,11 +132,11 @@ async def test_while_edges_change_over_a_site_serves_both_codes_as_versions(
 
 async def test_a_tile_of_another_code_is_a_400_in_a_sentence(coded: Bundle, coarser: Bundle) -> None:
     canvas = canvas_of("16:9", coded.geometry)
-    async with running_site(coded, ServeOptions(port=0, threads=1)) as site:
-        async with SiteClient(config("a", site.url), coded, "fp32", PATIENT) as client:
-            await client.connect(coded.probe())
-            inputs = canvas.window_inputs([0], coarser)
-            with pytest.raises(
-                SiteUnavailable, match=r"answered 400: tile has shape \[1, 120\], expected \[n, 184\]"
-            ):
-                await client.infer(grant_for(client.config, 0), inputs)
+    wrong = canvas.window_inputs([0], coarser)
+    async with (
+        running_site(coded, ServeOptions(port=0, threads=1)) as site,
+        SiteClient(config("a", site.url), coded, "fp32", PATIENT) as client,
+    ):
+        await client.connect(coded.probe())
+        with pytest.raises(SiteUnavailable, match=r"400: tile has shape \[1, 120\], expected \[n, 184\]"):
+            await client.infer(grant_for(client.config, 0), wrong)

@@ -60,7 +60,7 @@ def tiny_bundle(config: pytest.Config, kind: str) -> Bundle:
 
 
 def graph_bundle(config: pytest.Config, model: str, precision: str, tiles: str = "rgb") -> Bundle:
-    """Window, global and decoder of `model` with random weights in a precision and a code, from pytest's cache.
+    """Window, global and decoder of `model` with random weights, in a precision and a code, from the cache.
 
     Its graphs are written as an export writes them, and nothing else: no parity, no probe.
     """
