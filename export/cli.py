@@ -11,7 +11,7 @@ from export.precision import DTYPES, stage_precisions
 from stages.errors import CheckpointError
 from stages.geometry import GEOMETRIES, Geometry
 from stages.options import PATH, PathType
-from stages.tile_code import TileCode
+from stages.tile_code import RGB, TileCode
 
 if TYPE_CHECKING:
     from export.sam import Weights
@@ -47,8 +47,8 @@ if TYPE_CHECKING:
 @click.option(
     "--photos",
     type=PathType(exists=True, file_okay=False),
-    help="Photographs to check fp16 or bf16 with, for overflow and for masks beside those of fp32. Default: "
-    "one synthetic picture.",
+    help="Photographs to check fp16 or bf16 with, for overflow and for masks beside those of fp32, and coded "
+    "tiles. Default: one synthetic picture.",
 )
 @click.option(
     "--compact",
@@ -81,8 +81,10 @@ def command(
     all_fp32 = set(by_stage.values()) == {"fp32"}
     if compact and not all_fp32:
         raise click.UsageError("--compact is for fp32; fp16 and bf16 store half-size weights as they are")
-    if photos is not None and all_fp32:
-        raise click.UsageError("--photos checks a lower precision; give --precision fp16 or bf16 too")
+    if photos is not None and all_fp32 and code == RGB:
+        raise click.UsageError(
+            "--photos checks a lower precision or coded tiles; give --precision fp16 or bf16, or --tiles, too"
+        )
 
     from export.exporter import ExportOptions, export_bundle  # torch takes seconds to import
 

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from export.checks.coding import measure_coding
 from export.checks.memory import StageMemory, stage_memory
 from export.checks.numerics import measure_numerics
 from export.checks.parity import SEED, check_chain, compare_stage, format_parity, opened
@@ -35,7 +36,7 @@ from stages.engines.plans import ENGINES, axis_sizes
 from stages.errors import BundleError
 from stages.files import writing
 from stages.geometry import Geometry
-from stages.tensors import Array
+from stages.tensors import Array, Pixels
 from stages.tile_code import RGB, TileCode
 from stages.tile_inputs import blank_canvas, tile_on_canvas, window_inputs
 
@@ -54,7 +55,7 @@ class ExportOptions:
     """How to write a bundle.
 
     `precisions` says which precision each stage's matrix products compute in; `photos` is a folder of
-    pictures to check lower ones with. `compact` rounds weights to fp16 and stores them so; fp32 stages still
+    pictures to check them and `tiles` with. `compact` rounds weights to fp16 and stores them so; fp32 stages still
     compute in fp32. `tiles` is how tiles are sent.
     """
 
@@ -125,13 +126,13 @@ def _write(
     weights: Weights, geometry: Geometry, work: Path, options: ExportOptions, say: Callable[[str], None]
 ) -> None:
     bundle = empty_bundle(weights, geometry, work, options)
-    rounded = _check_numerics(weights.sam, geometry, options, say)
+    measured = _check_numerics(weights.sam, geometry, options, say) | _check_code(geometry, options, say)
     plans = stage_plans(weights.sam, geometry, options.embedding_dtype, options.precisions, options.tiles)
     for plan in plans:
         bundle = add_stage(bundle, plan, say, options.compact)
         gc.collect()  # an exported program holds on to its module's tensors in cycles
     bundle = _add_edge_files(bundle)
-    bundle = replace(bundle, parity=check_chain(bundle, weights.sam, say) | rounded)
+    bundle = replace(bundle, parity=check_chain(bundle, weights.sam, say) | measured)
     bundle.save()
 
 
@@ -160,14 +161,35 @@ def _check_numerics(
     """Where a stage has a lower precision: what it does to pictures. First, since it needs no graph."""
     if set(options.precisions.values()) == {"fp32"}:
         return {}
-    pictures = check_pictures(geometry, options.photos)
+    pictures, what = _pictures(geometry, options)
     dtype, tiles = options.embedding_dtype, options.tiles
     exact = stage_plans(sam, geometry, dtype, tiles=tiles)
     low = stage_plans(sam, geometry, dtype, options.precisions, tiles)
     numerics = measure_numerics(exact, low, geometry, pictures, tiles)
-    what = "one synthetic picture" if options.photos is None else f"{len(pictures)} of {options.photos}"
     say(f"rounding against fp32 on {what}: {numerics.text}")
     return numerics.parity
+
+
+def _check_code(geometry: Geometry, options: ExportOptions, say: Callable[[str], None]) -> dict[str, float]:
+    """What coding tiles does to pictures."""
+    if options.tiles == RGB:
+        return {}
+    pictures, what = _pictures(geometry, options)
+    coding = measure_coding(options.tiles, geometry, pictures)
+    say(
+        f"tiles    {options.tiles.name}, {options.tiles.tile_bytes(geometry)} B each, on {what}: "
+        f"{coding.psnr_db:.1f} dB, {100 * coding.saturated:.2f} % of coefficients saturate"
+    )
+    return coding.parity
+
+
+def _pictures(geometry: Geometry, options: ExportOptions) -> tuple[list[Pixels], str]:
+    """Pictures to check with, and what they are."""
+    pictures = check_pictures(geometry, options.photos)
+    return (
+        pictures,
+        "one synthetic picture" if options.photos is None else f"{len(pictures)} of {options.photos}",
+    )
 
 
 def add_stage(bundle: Bundle, plan: StagePlan, say: Callable[[str], None], compact: bool = False) -> Bundle:
