@@ -1,4 +1,4 @@
-"""What codes of tiles cost and lose: time to code a frame on one core, bytes, and PSNR of decoded photographs.
+"""What codes of tiles cost and lose: time to code a frame on one core, bytes, PSNR of decoded photographs.
 
     python -m benchmarks.tile_code --photos FOLDER --out benchmarks/results/tile_code.json
 

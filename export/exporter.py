@@ -54,9 +54,9 @@ PROBE_TOLERANCE = {
 class ExportOptions:
     """How to write a bundle.
 
-    `precisions` says which precision each stage's matrix products compute in; `photos` is a folder of
-    pictures to check them and `tiles` with. `compact` rounds weights to fp16 and stores them so; fp32 stages still
-    compute in fp32. `tiles` is how tiles are sent.
+    `precisions` says which precision each stage's matrix products compute in, `tiles` how tiles are sent;
+    `photos` is a folder of pictures to check lower precisions and coded tiles with. `compact` rounds weights
+    to fp16 and stores them so; fp32 stages still compute in fp32.
     """
 
     embedding_dtype: str = "float16"

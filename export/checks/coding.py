@@ -1,4 +1,4 @@
-"""What a code of tiles does to pictures: how far decoded pixels are off, and how many coefficients saturate."""
+"""What a code of tiles does to pictures: the error of decoded pixels, and coefficients that saturate."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Coding:
 
 
 def measure_coding(code: TileCode, geometry: Geometry, pictures: Sequence[Pixels]) -> Coding:
-    """Code and decode pictures RGB uint8 [rows, cols, 3] of canvas size, or smaller at the bottom and right."""
+    """Code and decode pictures RGB uint8 [rows, cols, 3] of canvas size, or smaller at bottom and right."""
     squares, count, saturated = 0.0, 0, []
     windows = range(geometry.windows)
     for picture in pictures:
