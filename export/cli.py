@@ -11,6 +11,7 @@ from export.precision import DTYPES, stage_precisions
 from stages.errors import CheckpointError
 from stages.geometry import GEOMETRIES, Geometry
 from stages.options import PATH, PathType
+from stages.tile_code import RGB, TileCode
 
 if TYPE_CHECKING:
     from export.sam import Weights
@@ -46,13 +47,21 @@ if TYPE_CHECKING:
 @click.option(
     "--photos",
     type=PathType(exists=True, file_okay=False),
-    help="Photographs to check fp16 or bf16 with, for overflow and for masks beside those of fp32. Default: "
-    "one synthetic picture.",
+    help="Photographs to check fp16 or bf16 with, for overflow and for masks beside those of fp32, and coded "
+    "tiles. Default: one synthetic picture.",
 )
 @click.option(
     "--compact",
     is_flag=True,
     help="Round weights to fp16 and store them so: half the size on disk. Stages still compute in fp32.",
+)
+@click.option(
+    "--tiles",
+    default="rgb",
+    show_default=True,
+    metavar="rgb|dct:L/C",
+    help="What a tile is sent as: its pixels, or the first L luma and C chroma DCT coefficients of each "
+    "block, one byte each. dct:10/3 is 1/16.7 of the bytes, dct:15/6 1/10.7.",
 )
 @click.option("--out", type=PATH, required=True, help="Directory of the bundle.")
 def command(
@@ -63,21 +72,25 @@ def command(
     precisions: tuple[str, ...],
     photos: Path | None,
     compact: bool,
+    tiles: str,
     out: Path,
 ) -> None:
     """Write a bundle: SAM, its blocks reordered, as ONNX stages compared with PyTorch."""
     by_stage = stage_precisions(precisions)
+    code = TileCode.parse(tiles)
     all_fp32 = set(by_stage.values()) == {"fp32"}
     if compact and not all_fp32:
         raise click.UsageError("--compact is for fp32; fp16 and bf16 store half-size weights as they are")
-    if photos is not None and all_fp32:
-        raise click.UsageError("--photos checks a lower precision; give --precision fp16 or bf16 too")
+    if photos is not None and all_fp32 and code == RGB:
+        raise click.UsageError(
+            "--photos checks a lower precision or coded tiles; give --precision fp16 or bf16, or --tiles, too"
+        )
 
     from export.exporter import ExportOptions, export_bundle  # torch takes seconds to import
 
     geometry = GEOMETRIES[model]
     weights = _weights(geometry, checkpoint, random_weights)
-    options = ExportOptions(embedding, compact, by_stage, photos)
+    options = ExportOptions(embedding, compact, by_stage, photos, code)
     bundle = export_bundle(weights, geometry, out, options, click.echo)
     click.echo(f"{out}: {bundle.description}, site digest {bundle.site_digest}")
     if bundle.weights != "distilled":

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from export.checks.coding import measure_coding
 from export.checks.memory import StageMemory, stage_memory
 from export.checks.numerics import measure_numerics
 from export.checks.parity import SEED, check_chain, compare_stage, format_parity, opened
@@ -35,7 +36,9 @@ from stages.engines.plans import ENGINES, axis_sizes
 from stages.errors import BundleError
 from stages.files import writing
 from stages.geometry import Geometry
-from stages.tensors import Array
+from stages.tensors import Array, Pixels
+from stages.tile_code import RGB, TileCode
+from stages.tile_inputs import blank_canvas, tile_on_canvas, window_inputs
 
 # Largest difference of a site's answer to the probe, as a fraction of the embedding's largest value, by the
 # precision of the window stage. Engines of other precisions stay within it; other weights are off by about
@@ -51,15 +54,16 @@ PROBE_TOLERANCE = {
 class ExportOptions:
     """How to write a bundle.
 
-    `precisions` says which precision each stage's matrix products compute in; `photos` is a folder of
-    pictures to check lower ones with. `compact` rounds weights to fp16 and stores them so; fp32 stages still
-    compute in fp32.
+    `precisions` says which precision each stage's matrix products compute in, `tiles` how tiles are sent;
+    `photos` is a folder of pictures to check lower precisions and coded tiles with. `compact` rounds weights
+    to fp16 and stores them so; fp32 stages still compute in fp32.
     """
 
     embedding_dtype: str = "float16"
     compact: bool = False
     precisions: Mapping[str, str] = field(default_factory=lambda: FP32)
     photos: Path | None = None
+    tiles: TileCode = RGB
 
 
 @torch.no_grad()
@@ -122,12 +126,13 @@ def _write(
     weights: Weights, geometry: Geometry, work: Path, options: ExportOptions, say: Callable[[str], None]
 ) -> None:
     bundle = empty_bundle(weights, geometry, work, options)
-    rounded = _check_numerics(weights.sam, geometry, options, say)
-    for plan in stage_plans(weights.sam, geometry, options.embedding_dtype, options.precisions):
+    measured = _check_numerics(weights.sam, geometry, options, say) | _check_code(geometry, options, say)
+    plans = stage_plans(weights.sam, geometry, options.embedding_dtype, options.precisions, options.tiles)
+    for plan in plans:
         bundle = add_stage(bundle, plan, say, options.compact)
         gc.collect()  # an exported program holds on to its module's tensors in cycles
     bundle = _add_edge_files(bundle)
-    bundle = replace(bundle, parity=check_chain(bundle, weights.sam, say) | rounded)
+    bundle = replace(bundle, parity=check_chain(bundle, weights.sam, say) | measured)
     bundle.save()
 
 
@@ -145,6 +150,8 @@ def empty_bundle(weights: Weights, geometry: Geometry, path: Path, options: Expo
         stages={},
         edge_files={},
         probe_tolerance=PROBE_TOLERANCE[options.precisions["window"]],
+        components=geometry.dim,
+        tiles=options.tiles,
     )
 
 
@@ -154,13 +161,35 @@ def _check_numerics(
     """Where a stage has a lower precision: what it does to pictures. First, since it needs no graph."""
     if set(options.precisions.values()) == {"fp32"}:
         return {}
-    pictures = check_pictures(geometry, options.photos)
-    exact = stage_plans(sam, geometry, options.embedding_dtype)
-    low = stage_plans(sam, geometry, options.embedding_dtype, options.precisions)
-    numerics = measure_numerics(exact, low, geometry, pictures)
-    what = "one synthetic picture" if options.photos is None else f"{len(pictures)} of {options.photos}"
+    pictures, what = _pictures(geometry, options)
+    dtype, tiles = options.embedding_dtype, options.tiles
+    exact = stage_plans(sam, geometry, dtype, tiles=tiles)
+    low = stage_plans(sam, geometry, dtype, options.precisions, tiles)
+    numerics = measure_numerics(exact, low, geometry, pictures, tiles)
     say(f"rounding against fp32 on {what}: {numerics.text}")
     return numerics.parity
+
+
+def _check_code(geometry: Geometry, options: ExportOptions, say: Callable[[str], None]) -> dict[str, float]:
+    """What coding tiles does to pictures."""
+    if options.tiles == RGB:
+        return {}
+    pictures, what = _pictures(geometry, options)
+    coding = measure_coding(options.tiles, geometry, pictures)
+    say(
+        f"tiles    {options.tiles.name}, {options.tiles.tile_bytes(geometry)} B each, on {what}: "
+        f"{coding.psnr_db:.1f} dB, {100 * coding.saturated:.2f} % of coefficients saturate"
+    )
+    return coding.parity
+
+
+def _pictures(geometry: Geometry, options: ExportOptions) -> tuple[list[Pixels], str]:
+    """Pictures to check with, and what they are."""
+    pictures = check_pictures(geometry, options.photos)
+    return (
+        pictures,
+        "one synthetic picture" if options.photos is None else f"{len(pictures)} of {options.photos}",
+    )
 
 
 def add_stage(bundle: Bundle, plan: StagePlan, say: Callable[[str], None], compact: bool = False) -> Bundle:
@@ -197,35 +226,31 @@ def largest_memory(bundle: Bundle, name: str) -> StageMemory:
 
 def _add_edge_files(bundle: Bundle) -> Bundle:
     (bundle.path / EDGE_FOLDER).mkdir()
-    g = bundle.geometry
     with opened(bundle, "window") as engine:
         blank = [
-            engine.infer(blank_window(g, index), ["embedding"])["embedding"] for index in range(g.windows)
+            engine.infer(blank_window(bundle, index), ["embedding"])["embedding"]
+            for index in range(bundle.geometry.windows)
         ]
-        probe = probe_inputs(g)
+        probe = probe_inputs(bundle)
         answer = engine.infer(probe, ["embedding"])["embedding"].astype(np.float32)
     np.save(bundle.path / PADDING_FILE, np.concatenate(blank))
     np.savez(bundle.path / PROBE_FILE, **{"embedding": answer, **probe})  # type: ignore[arg-type]
     return replace(bundle, edge_files=hash_files(bundle.path, (PADDING_FILE, PROBE_FILE)))
 
 
-def blank_window(geometry: Geometry, index: int) -> dict[str, Array]:
+def blank_window(bundle: Bundle, index: int) -> dict[str, Array]:
     """Inputs of the window stage for a window without any picture."""
-    return {
-        "tile": np.zeros((1, *geometry.tile_shape), np.uint8),
-        "index": np.array([[index]], np.int32),
-        "extent": np.zeros((1, 2), np.int32),
-    }
+    g = bundle.geometry
+    return window_inputs(bundle, blank_canvas(g), g.extents(0, 0), [index])
 
 
-def probe_inputs(geometry: Geometry) -> dict[str, Array]:
+def probe_inputs(bundle: Bundle) -> dict[str, Array]:
     """A synthetic tile for the corner window, where padding of pixels and of tokens both matter."""
-    side = geometry.tile_px
+    g = bundle.geometry
+    side, corner = g.tile_px, g.windows - 1
     rng = np.random.default_rng(SEED)
     ramp = np.add.outer(np.arange(side), 2 * np.arange(side))[..., None] % 200
     tile = (ramp + rng.integers(0, 56, (side, side, 3))).astype(np.uint8)
-    return {
-        "tile": tile[None],
-        "index": np.array([[geometry.windows - 1]], np.int32),
-        "extent": np.array([[side // 2 - 3, side // 3]], np.int32),
-    }
+    extents = g.extents(g.image_size, g.image_size)
+    extents[corner] = 0, 0, side // 2 - 3, side // 3
+    return window_inputs(bundle, tile_on_canvas(tile, corner, g), extents, [corner])

@@ -12,7 +12,7 @@ from export.sam import build_sam
 from pedsam import main
 from stages.bundle import Bundle
 from stages.geometry import GEOMETRIES
-from tests.support.bundles import export_log
+from tests.support.bundles import export_log, tiny_bundle
 from tests.support.engines import linked
 
 WEIGHTS = Path(__file__).parents[2] / "assets/mini.safetensors"
@@ -31,8 +31,16 @@ REFUSALS = {
     "mini without": (["--model", "mini"], "mini has no official weights"),
     "both": (["--model", "mini", "--random-weights", "--checkpoint", "x"], "either --checkpoint or"),
     "unknown model": (["--model", "vit_x", "--random-weights"], "'vit_x' is not one of"),
+    "no code": (["--model", "mini", "--random-weights", "--tiles", "dct:99"], "expected rgb, or dct:L/C"),
+    "photos for nothing": (["--model", "mini", "--random-weights", "--photos", "."], "or coded tiles; give"),
     "missing file": (["--model", "vit_b", "--checkpoint", "nowhere.pth"], "nowhere.pth does not exist"),
 }
+
+
+def test_a_coded_export_says_what_the_code_loses(request: pytest.FixtureRequest) -> None:
+    bundle = tiny_bundle(request.config, "dct:10/3")
+    assert 20 < bundle.parity["tiles_psnr_db"] < 60
+    assert 0 <= bundle.parity["tiles_saturated"] < 0.05
 
 
 @pytest.mark.parametrize("case", REFUSALS)

@@ -10,6 +10,7 @@ from export.decoder import DecoderStage
 from export.modules import GlobalStage, WholeStage, WindowStage, quantise, reordered_encoder
 from export.sam import Sam, build_sam, randomise
 from stages.geometry import GEOMETRIES
+from stages.tile_code import RGB
 from tests.export.examples import decoder_example
 from tests.support.bundles import TINY, random_weights
 
@@ -25,7 +26,7 @@ def sam() -> Sam:
 
 def random_tiles(count: int) -> Tensor:
     generator = torch.Generator().manual_seed(1)
-    return torch.randint(0, 256, (count, *MINI.tile_shape), generator=generator, dtype=torch.uint8)
+    return torch.randint(0, 256, (count, RGB.tile_bytes(MINI)), generator=generator, dtype=torch.uint8)
 
 
 def all_windows(rows: int, cols: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -63,7 +64,7 @@ def test_window_embeddings_equal_segment_anythings_window_blocks(sam: Sam, size:
 def test_padded_tokens_are_deselected_not_multiplied(sam: Sam) -> None:
     """Infinity in a padded token must not reach the others: multiplying it by zero would make NaN of all."""
     stage = WindowStage(sam, MINI, torch.float32)
-    corner = (random_tiles(1), torch.tensor([[MINI.windows - 1]]), torch.tensor([[30, 30]]))
+    corner = (random_tiles(1), torch.tensor([[MINI.windows - 1]]), torch.tensor([[0, 0, 30, 30]]))
     clean = stage.encode(*corner)
     on_canvas = stage._on_canvas(corner[1])
     assert 0 < on_canvas.sum() < on_canvas.numel()
@@ -79,7 +80,7 @@ def test_padding_matters_enough_to_be_tested(sam: Sam) -> None:
         def _on_canvas(self, index: Tensor) -> Tensor:
             return torch.ones_like(super()._on_canvas(index))
 
-    corner = (random_tiles(1), torch.tensor([[MINI.windows - 1]]), torch.tensor([[30, 30]]))
+    corner = (random_tiles(1), torch.tensor([[MINI.windows - 1]]), torch.tensor([[0, 0, 30, 30]]))
     stage = WindowStage(sam, MINI, torch.float32)
     right, wrong = stage.encode(*corner), Unpadded(sam, MINI, torch.float32).encode(*corner)
     inside = stage._on_canvas(corner[1]).expand_as(right)
@@ -95,9 +96,11 @@ def test_a_window_depends_on_its_own_pixels_alone(sam: Sam) -> None:
 
 def test_pixels_beyond_the_extent_do_not_matter(sam: Sam) -> None:
     stage = WindowStage(sam, MINI, torch.float32)
-    tile, index, extent = random_tiles(1), torch.tensor([[6]]), torch.tensor([[33, 41]])
+    tile, index, extent = random_tiles(1), torch.tensor([[6]]), torch.tensor([[3, 5, 33, 41]])
     other = tile.clone()
-    other[:, 33:], other[:, :, 41:] = 255, 7
+    pixels = other.view(80, 80, 3)
+    pixels[:3], pixels[33:], pixels[:, :5], pixels[:, 41:] = 9, 255, 1, 7
+    pixels[3:33, 5:41] = tile.view(80, 80, 3)[3:33, 5:41]
     assert torch.equal(stage.encode(tile, index, extent), stage.encode(other, index, extent))
 
 
@@ -106,9 +109,7 @@ def test_whole_and_chain_equal_the_reordered_encoder() -> None:
     randomise(model, seed=3)
     tiles, index, extent = all_windows(384, 301)
     chain = GlobalStage(model, MINI)(WindowStage(model, MINI, torch.float32).encode(tiles, index, extent))
-    canvas = torch.zeros((1, 384, 384, 3), dtype=torch.uint8)
-    canvas[0, :, :301] = picture_of(tiles, 384, 301)[0].permute(1, 2, 0)
-    whole = WholeStage(model, MINI)(canvas, torch.tensor([[384, 301]]))
+    whole = WholeStage(model, MINI)(tiles, extent)
     reference = reordered_encoder(model.image_encoder, MINI)(model.preprocess(picture_of(tiles, 384, 301)))
     assert torch.allclose(chain, reference, atol=5e-5)
     assert torch.allclose(whole, reference, atol=5e-5)
@@ -138,8 +139,8 @@ def _output(sam: Sam, part: str) -> Tensor:
     """What one stage of TINY makes of a fixed input; built anew, so that tables it cuts are cut again."""
     generator = torch.Generator().manual_seed(5)
     if part == "window":
-        tile = torch.randint(0, 256, (1, *TINY.tile_shape), generator=generator, dtype=torch.uint8)
-        whole_tile = torch.tensor([[TINY.tile_px, TINY.tile_px]])
+        tile = torch.randint(0, 256, (1, RGB.tile_bytes(TINY)), generator=generator, dtype=torch.uint8)
+        whole_tile = torch.tensor([[0, 0, TINY.tile_px, TINY.tile_px]])
         return WindowStage(sam, TINY, torch.float32).encode(tile, torch.tensor([[0]]), whole_tile)
     if part == "global":
         embedding = torch.randn((TINY.windows, *TINY.embedding_shape), generator=generator)
