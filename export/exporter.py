@@ -17,9 +17,10 @@ from export.checks.numerics import measure_numerics
 from export.checks.parity import SEED, check_chain, compare_stage, format_parity, opened
 from export.checks.pictures import check_pictures
 from export.compact import round_weights
+from export.components import choose_projection
 from export.onnx_files import write_onnx
 from export.precision import FP32, STAGES
-from export.sam import PIXEL_MEAN, PIXEL_STD, Sam, Weights
+from export.sam import PIXEL_MEAN, PIXEL_STD, Weights
 from export.stages import StagePlan, stage_plans
 from stages.bundle import (
     EDGE_FOLDER,
@@ -52,14 +53,15 @@ class ExportOptions:
     """How to write a bundle.
 
     `precisions` says which precision each stage's matrix products compute in; `photos` is a folder of
-    pictures to check lower ones with. `compact` rounds weights to fp16 and stores them so; fp32 stages still
-    compute in fp32.
+    pictures to check lower ones with, and to fit `components` to (see `choose_projection`). `compact` rounds
+    weights to fp16 and stores them so; fp32 stages still compute in fp32.
     """
 
     embedding_dtype: str = "float16"
     compact: bool = False
     precisions: Mapping[str, str] = field(default_factory=lambda: FP32)
     photos: Path | None = None
+    components: int | None = None
 
 
 @torch.no_grad()
@@ -79,6 +81,7 @@ def export_bundle(
     _check_replaceable(out)
     if options.compact:
         weights = replace(weights, sam=round_weights(weights.sam))
+    weights = replace(weights, projection=choose_projection(weights, options.components, options.photos, say))
     with writing(out):
         out.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=f".{out.name}-", dir=out.parent) as scratch:
@@ -122,12 +125,13 @@ def _write(
     weights: Weights, geometry: Geometry, work: Path, options: ExportOptions, say: Callable[[str], None]
 ) -> None:
     bundle = empty_bundle(weights, geometry, work, options)
-    rounded = _check_numerics(weights.sam, geometry, options, say)
-    for plan in stage_plans(weights.sam, geometry, options.embedding_dtype, options.precisions):
+    rounded = _check_numerics(weights, options, say)
+    dtype, projection = options.embedding_dtype, weights.projection
+    for plan in stage_plans(weights.sam, geometry, dtype, options.precisions, projection):
         bundle = add_stage(bundle, plan, say, options.compact)
         gc.collect()  # an exported program holds on to its module's tensors in cycles
     bundle = _add_edge_files(bundle)
-    bundle = replace(bundle, parity=check_chain(bundle, weights.sam, say) | rounded)
+    bundle = replace(bundle, parity=check_chain(bundle, weights, say) | rounded)
     bundle.save()
 
 
@@ -149,15 +153,16 @@ def empty_bundle(weights: Weights, geometry: Geometry, path: Path, options: Expo
 
 
 def _check_numerics(
-    sam: Sam, geometry: Geometry, options: ExportOptions, say: Callable[[str], None]
+    weights: Weights, options: ExportOptions, say: Callable[[str], None]
 ) -> dict[str, float]:
     """Where a stage has a lower precision: what it does to pictures. First, since it needs no graph."""
     if set(options.precisions.values()) == {"fp32"}:
         return {}
-    pictures = check_pictures(geometry, options.photos)
-    exact = stage_plans(sam, geometry, options.embedding_dtype)
-    low = stage_plans(sam, geometry, options.embedding_dtype, options.precisions)
-    numerics = measure_numerics(exact, low, geometry, pictures)
+    sam, g, dtype, projection = weights.sam, weights.geometry, options.embedding_dtype, weights.projection
+    pictures = check_pictures(g, options.photos)
+    exact = stage_plans(sam, g, dtype, projection=projection)
+    low = stage_plans(sam, g, dtype, options.precisions, projection)
+    numerics = measure_numerics(exact, low, g, pictures)
     what = "one synthetic picture" if options.photos is None else f"{len(pictures)} of {options.photos}"
     say(f"rounding against fp32 on {what}: {numerics.text}")
     return numerics.parity

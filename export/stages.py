@@ -13,6 +13,7 @@ from export.decoder import DecoderStage
 from export.layers import lowered
 from export.modules import GlobalStage, WholeStage, WindowStage
 from export.precision import DTYPES, FP32
+from export.projection import Projection
 from export.sam import Sam
 from stages.geometry import Geometry
 from stages.tensors import TensorSpec
@@ -34,14 +35,18 @@ class StagePlan:
 
 
 def stage_plans(
-    sam: Sam, geometry: Geometry, embedding_dtype: str, precisions: Mapping[str, str] = FP32
+    sam: Sam,
+    geometry: Geometry,
+    embedding_dtype: str,
+    precisions: Mapping[str, str] = FP32,
+    projection: Projection | None = None,
 ) -> tuple[StagePlan, ...]:
     """Plans of all stages in the order a frame meets them, each in its own precision."""
     plans = (
-        _window(sam, geometry, embedding_dtype),
-        _global(sam, geometry, embedding_dtype),
+        _window(sam, geometry, embedding_dtype, projection),
+        _global(sam, geometry, embedding_dtype, projection),
         _decoder(sam, geometry),
-        _whole(sam, geometry),
+        _whole(sam, geometry, projection),
     )
     return tuple(_in_precision(plan, precisions[plan.name]) for plan in plans)
 
@@ -51,16 +56,21 @@ def _in_precision(plan: StagePlan, precision: str) -> StagePlan:
     return replace(plan, build=lambda: lowered(plan.build(), dtype), precision=precision)
 
 
-def _window(sam: Sam, g: Geometry, embedding_dtype: str) -> StagePlan:
-    rows, cols, dim = g.embedding_shape
+def _embedding_shape(g: Geometry, projection: Projection | None) -> tuple[int, int, int]:
+    """Shape of one window's embedding as it travels: rows, columns (tokens), components."""
+    return g.window, g.window, projection.components if projection else g.dim
+
+
+def _window(sam: Sam, g: Geometry, embedding_dtype: str, projection: Projection | None) -> StagePlan:
+    rows, cols, components = _embedding_shape(g, projection)
     inputs = (
         TensorSpec("tile", "uint8", ("n", *g.tile_shape)),
         TensorSpec("index", "int32", ("n", 1), (0, g.windows - 1)),
         TensorSpec("extent", "int32", ("n", 2), (0, g.tile_px)),
     )
     outputs = (
-        TensorSpec("embedding", embedding_dtype, ("n", rows, cols, dim)),
-        TensorSpec("embedding_q8", "int8", ("n", rows, cols, dim)),
+        TensorSpec("embedding", embedding_dtype, ("n", rows, cols, components)),
+        TensorSpec("embedding_q8", "int8", ("n", rows, cols, components)),
         TensorSpec("scale", "float16", ("n", rows, cols, 1)),
     )
 
@@ -74,19 +84,21 @@ def _window(sam: Sam, g: Geometry, embedding_dtype: str) -> StagePlan:
         "window",
         inputs,
         outputs,
-        lambda: WindowStage(sam, g, getattr(torch, embedding_dtype)),
+        lambda: WindowStage(sam, g, getattr(torch, embedding_dtype), projection),
         examples,
     )
 
 
-def _global(sam: Sam, g: Geometry, embedding_dtype: str) -> StagePlan:
-    embedding = TensorSpec("embedding", embedding_dtype, (g.windows, *g.embedding_shape))
+def _global(sam: Sam, g: Geometry, embedding_dtype: str, projection: Projection | None) -> StagePlan:
+    shape = (g.windows, *_embedding_shape(g, projection))
+    embedding = TensorSpec("embedding", embedding_dtype, shape)
 
     def examples(generator: torch.Generator) -> tuple[Tensor, ...]:
-        shape = (g.windows, *g.embedding_shape)
         return (torch.randn(shape, generator=generator).to(getattr(torch, embedding_dtype)),)
 
-    return StagePlan("global", (embedding,), (_image_embedding(g),), lambda: GlobalStage(sam, g), examples)
+    return StagePlan(
+        "global", (embedding,), (_image_embedding(g),), lambda: GlobalStage(sam, g, projection), examples
+    )
 
 
 def _decoder(sam: Sam, g: Geometry) -> StagePlan:
@@ -115,7 +127,7 @@ def _decoder(sam: Sam, g: Geometry) -> StagePlan:
     return StagePlan("decoder", inputs, outputs, lambda: DecoderStage(sam), examples)
 
 
-def _whole(sam: Sam, g: Geometry) -> StagePlan:
+def _whole(sam: Sam, g: Geometry, projection: Projection | None) -> StagePlan:
     inputs = (
         TensorSpec("canvas", "uint8", (1, g.image_size, g.image_size, 3)),
         TensorSpec("extent", "int32", (1, 2), (0, g.image_size)),
@@ -125,7 +137,13 @@ def _whole(sam: Sam, g: Geometry) -> StagePlan:
         extent = torch.tensor([[g.image_size, g.image_size - 21]], dtype=torch.int32)
         return _pixels(generator, (1, g.image_size, g.image_size, 3)), extent
 
-    return StagePlan("whole", inputs, (_image_embedding(g),), lambda: WholeStage(sam, g), examples)
+    return StagePlan(
+        "whole",
+        inputs,
+        (_image_embedding(g),),
+        lambda: WholeStage(sam, g, projection=projection),
+        examples,
+    )
 
 
 def _image_embedding(g: Geometry) -> TensorSpec:

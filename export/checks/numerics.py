@@ -7,7 +7,7 @@ picture.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -120,16 +120,22 @@ def _require_finite(stage: str, peak: Peak) -> None:
 
 def _image_embedding(run: Run, g: Geometry, picture: Pixels) -> Tensor:
     """Image embedding fp32 [1, 256, E, E] of a picture cut into windows."""
+    embedding = torch.cat([run("window", inputs)[0] for inputs in window_tensors(picture, g)])
+    result: Tensor = run("global", (embedding,))
+    return result
+
+
+def window_tensors(picture: Pixels, g: Geometry) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    """Inputs of the window stage for all windows of a picture [rows, cols, 3] on its canvas, BATCH at a time."""
     rows, cols = picture.shape[:2]
     padded = np.zeros((g.grid * g.tile_px, g.grid * g.tile_px, 3), np.uint8)
     padded[:rows, :cols] = picture
     tiles = torch.from_numpy(cut(padded, g))
     index = torch.arange(g.windows, dtype=torch.int32)[:, None]
     extent = torch.from_numpy(g.extents(rows, cols))
-    parts = [slice(start, start + BATCH) for start in range(0, g.windows, BATCH)]
-    embedding = torch.cat([run("window", (tiles[part], index[part], extent[part]))[0] for part in parts])
-    result: Tensor = run("global", (embedding,))
-    return result
+    for start in range(0, g.windows, BATCH):
+        part = slice(start, start + BATCH)
+        yield tiles[part], index[part], extent[part]
 
 
 def cut(picture: Pixels, g: Geometry) -> Pixels:
