@@ -67,8 +67,10 @@ def _pictures(weights: Weights, components: int, photos: Path | None) -> list[Ca
     if weights.status == "untrained":
         return [partial(made_picture, g, seed) for seed in range(len(SHAPES))]
     held = weights.projection
-    instead = f"leave --components out for the {held.components} that the weights hold" if held else (
-        f"give --components {g.dim} to leave the embedding as it is"
+    instead = (
+        f"leave --components out for the {held.components} that the weights hold"
+        if held
+        else (f"give --components {g.dim} to leave the embedding as it is")
     )
     raise InputError(
         f"--components {components} is fitted to photographs: give --photos FOLDER with some dozens like "

@@ -100,17 +100,18 @@ def check_chain(bundle: Bundle, weights: Weights, say: Callable[[str], None]) ->
 
     say("chain    against the reordered encoder run whole: " + format_parity(parity))
     wire = {"float32": "fp32", "float16": "fp16"}[bundle.embedding_dtype]
-    split = (wire, _computes_in(bundle, "window"), _computes_in(bundle, "global"))
+    split = (wire, computes_in(bundle, "window"), computes_in(bundle, "global"))
     for name, what, precisions in (
         ("chain_pytorch", "the chain of stages in PyTorch", ("fp32",)),
         ("chain", "the chain of stages", split),
-        ("whole", "the whole stage", (_computes_in(bundle, "whole"),)),
+        ("whole", "the whole stage", (computes_in(bundle, "whole"),)),
     ):
         _require(what, parity[name], embedding_tolerance(precisions) * float(np.abs(reference).max()))
     return parity
 
 
-def _computes_in(bundle: Bundle, stage: str) -> str:
+def computes_in(bundle: Bundle, stage: str) -> str:
+    """Precision of a stage's matrix products."""
     return bundle.stage(stage).precision.split()[0]  # "fp32 from fp16 weights"
 
 

@@ -52,7 +52,10 @@ def exported_bundle(config: pytest.Config, model: str, dtype: str) -> Bundle:
 
 
 def tiny_bundle(config: pytest.Config, kind: str) -> Bundle:
-    """A bundle of TINY with random weights in a precision, or "compact", from pytest's cache."""
+    """A bundle of TINY with random weights in a precision, or "compact", from pytest's cache.
+
+    "fp16-8" has embeddings of 8 components.
+    """
     return _kept(config, f"tiny-{kind}", partial(_export_tiny, kind))
 
 
@@ -101,7 +104,9 @@ def _export_tiny(kind: str, path: Path) -> None:
     if kind == "compact":
         options = ExportOptions("float32", compact=True)
     else:
-        options = ExportOptions(precisions=stage_precisions([kind]))
+        precision, _, components = kind.partition("-")
+        held = int(components) if components else None
+        options = ExportOptions(precisions=stage_precisions([precision]), components=held)
     export_bundle(random_weights(TINY), TINY, path, options, lambda line: None)
 
 
