@@ -46,9 +46,9 @@ if TYPE_CHECKING:
 @click.option(
     "--photos",
     type=PathType(exists=True, file_okay=False),
-    help="Photographs to fit --components to, some dozens like those the cameras will show, and to check fp16 "
-    "or bf16 with, for overflow and for masks beside those of fp32. Default of that check: one synthetic "
-    "picture.",
+    help="Photographs to fit --components to, some dozens like those the cameras will show, and to check "
+    "fp16 or bf16 with, for overflow and for masks beside those of fp32. Default of that check: one "
+    "synthetic picture.",
 )
 @click.option(
     "--components",

@@ -18,7 +18,6 @@ from export.projection import Projection, fit_projection
 from export.sam import Weights
 from media.pictures import read_picture
 from stages.errors import InputError
-from stages.geometry import Geometry
 from stages.tensors import Pixels
 
 TOKENS_A_CHANNEL = 100  # to fit with; on mini, twice as many keep 0.05 % more of other pictures' variance

@@ -136,8 +136,8 @@ def _projection(beside: dict[str, Tensor], path: Path) -> Projection | None:
     if mean is None or basis is None or kept is None or kept.numel() != 1 or not _is_basis(mean, basis):
         shapes = ", ".join(f"{name} {list(tensor.shape)}" for name, tensor in held.items())
         raise CheckpointError(
-            f"{path} holds a projection that is none ({shapes}): expected a mean, orthonormal columns and the "
-            "variance kept; make the file again with pedsam train or distill"
+            f"{path} holds a projection that is none ({shapes}): expected a mean, orthonormal columns and "
+            "the variance kept; make the file again with pedsam train or distill"
         )
     return Projection(mean, basis, float(kept))
 
@@ -191,7 +191,8 @@ def whole_sam(geometry: Geometry | None, checkpoint: Checkpoint) -> Weights:
     projection = checkpoint.projection
     if projection is not None and len(projection.mean) != found.dim:
         raise CheckpointError(
-            f"{path} holds a projection of {len(projection.mean)} channels, expected {found.dim} of {found.name}"
+            f"{path} holds a projection of {len(projection.mean)} channels, expected {found.dim} of "
+            f"{found.name}; make the file again with pedsam train or distill"
         )
     sam = _sam_of(found, state, path)
     return Weights(sam, found, checkpoint.status, checkpoint.trained_on, projection)

@@ -126,7 +126,7 @@ def _image_embedding(run: Run, g: Geometry, picture: Pixels) -> Tensor:
 
 
 def window_tensors(picture: Pixels, g: Geometry) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-    """Inputs of the window stage for all windows of a picture [rows, cols, 3] on its canvas, BATCH at a time."""
+    """Inputs of the window stage for all windows of a picture [rows, cols, 3], BATCH at a time."""
     rows, cols = picture.shape[:2]
     padded = np.zeros((g.grid * g.tile_px, g.grid * g.tile_px, 3), np.uint8)
     padded[:rows, :cols] = picture

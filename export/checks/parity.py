@@ -77,7 +77,8 @@ def opened(bundle: Bundle, name: str) -> Iterator[Engine]:
 def check_chain(bundle: Bundle, weights: Weights, say: Callable[[str], None]) -> dict[str, float]:
     """Compare the chain of stages and `whole` with segment_anything's own encoder, reordered, run whole.
 
-    A projection is a step between its window blocks and its global ones. Returns the largest absolute differences. Raises ParityError for one beyond `export.checks.tolerances`.
+    A projection is a step between its window blocks and its global ones. Returns the largest absolute
+    differences. Raises ParityError for one beyond `export.checks.tolerances`.
     """
     g = bundle.geometry
     rows, cols = g.resized(2, 3)
