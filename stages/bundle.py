@@ -98,7 +98,8 @@ class Bundle:
     `weights` is one of WEIGHT_STATUS, `trained_on` says where they come from, `embedding_dtype` is the
     dtype of the window stage's `embedding` ("float16", or "float32" for tests), `parity` holds what the
     export measured for the chain of stages. `tiles` is how a tile is sent, and `components` how many
-    values a token of an embedding travels as; `variance_kept`, 0 to 1, is their share of its variance.
+    values a token of an embedding travels as; `variance_kept`, 0 to 1, is their share of its variance. `measured` is
+    what `pedsam evaluate --record` found of its masks, nothing before that.
     """
 
     path: Path
@@ -115,6 +116,7 @@ class Bundle:
     parity: Mapping[str, float] = field(default_factory=dict)
     components: int = field(kw_only=True)
     variance_kept: float = 1.0
+    measured: Mapping[str, Any] = field(default_factory=dict)
     tiles: TileCode = RGB
     format: int = FORMAT
 
@@ -136,6 +138,11 @@ class Bundle:
     @property
     def _what_travels(self) -> dict[str, Any]:
         return {"tiles": self.tiles.to_json(), "components": self.components}
+
+    @property
+    def _since_format_2(self) -> dict[str, Any]:
+        measured = {"measured": dict(self.measured)} if self.measured else {}
+        return {**self._what_travels, "variance_kept": self.variance_kept, **measured}
 
     @property
     def embedding_shape(self) -> tuple[int, int, int]:
@@ -221,7 +228,7 @@ class Bundle:
             "pixel_std": list(self.pixel_std),
             "weights": {"status": self.weights, "trained_on": self.trained_on},
             "embedding_dtype": self.embedding_dtype,
-            **({**self._what_travels, "variance_kept": self.variance_kept} if self.format > 1 else {}),
+            **(self._since_format_2 if self.format > 1 else {}),
             "stages": {name: stage.to_json() for name, stage in self.stages.items()},
             "edge_files": dict(self.edge_files),
             "probe_tolerance": dict(self.probe_tolerance),
@@ -325,6 +332,7 @@ def _what_travels(manifest: Mapping[str, Any]) -> dict[str, Any]:
         "tiles": TileCode.from_json(manifest["tiles"]),
         "components": int(manifest["components"]),
         "variance_kept": float(manifest["variance_kept"]),
+        "measured": dict(manifest.get("measured", {})),
     }
 
 

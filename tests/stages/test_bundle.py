@@ -17,6 +17,7 @@ import pytest
 from stages.bundle import MANIFEST, PADDING_FILE, PROBE_FILE, Bundle, Stage, hash_files
 from stages.engines.backends import make_engine
 from stages.errors import BundleError, EngineError
+from stages.tile_code import TileCode
 from tests.support.fakes import INPUTS, OUTPUTS, answers, tiles, tiny_bundle
 
 WINDOW_FILES = ("window/model.onnx", "window/model.onnx.data")
@@ -53,6 +54,19 @@ def stage(name: str, root: Path, files: tuple[str, ...]) -> Stage:
 def test_what_was_saved_is_loaded(saved: Bundle) -> None:
     assert Bundle.load(saved.path) == saved
     assert Bundle.load(str(saved.path)) == saved
+
+
+def test_what_travels_is_saved_too(saved: Bundle) -> None:
+    changed = replace(saved, components=2, variance_kept=0.875, measured={"miou": {"box": 0.7}})
+    changed.save()
+    assert Bundle.load(saved.path) == changed
+    assert changed.embedding_shape == (2, 2, 2)
+    assert changed.is_coded
+    assert not saved.is_coded
+    assert replace(saved, tiles=TileCode.parse("dct:10/3")).is_coded
+    assert changed.site_digest != saved.site_digest
+    assert not saved.probe().by_largest
+    assert replace(saved, format=1).probe().by_largest
 
 
 def test_saving_leaves_only_the_manifest_and_can_be_repeated(saved: Bundle) -> None:
