@@ -24,8 +24,8 @@ def require_recordable(bundle: Bundle | None, options: EvaluateOptions) -> Bundl
         raise InputError(f"{where} has format 1, which holds no mean IoU; export the bundle again")
     if bundle.weights != "distilled":
         raise InputError(
-            f"--record is for distilled weights, and those of {bundle.path} are {bundle.weights}: their masks "
-            "say nothing of the model; leave --record out"
+            f"--record is for distilled weights, and those of {bundle.path} are {bundle.weights}: their "
+            "masks say nothing of the model; leave --record out"
         )
     if options.blur or options.limit is not None:
         raise InputError("--record keeps the mean of all pictures as they are; leave --blur and --limit out")

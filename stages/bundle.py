@@ -98,8 +98,8 @@ class Bundle:
     `weights` is one of WEIGHT_STATUS, `trained_on` says where they come from, `embedding_dtype` is the
     dtype of the window stage's `embedding` ("float16", or "float32" for tests), `parity` holds what the
     export measured for the chain of stages. `tiles` is how a tile is sent, and `components` how many
-    values a token of an embedding travels as; `variance_kept`, 0 to 1, is their share of its variance. `measured` is
-    what `pedsam evaluate --record` found of its masks, nothing before that.
+    values a token of an embedding travels as; `variance_kept`, 0 to 1, is their share of its variance.
+    `measured` is what `pedsam evaluate --record` found of its masks, nothing before that.
     """
 
     path: Path

@@ -74,9 +74,11 @@ async def test_a_site_that_answers_otherwise_is_refused(components_bundle: Bundl
     """A tenth of noise in every component, as of other weights, is far beyond the probe's tolerance."""
     probe = components_bundle.probe()
     other = replace(probe, embedding=probe.embedding * np.float32(1.1))
-    async with running_site(components_bundle, ServeOptions(port=0, threads=1)) as site:
-        async with SiteClient(config("a", site.url), components_bundle, wire) as client:
-            await client.connect(probe)
-            assert await client.check_probe(probe) < 0.7 * client.tolerance(probe)
-            with pytest.raises(SiteUntrusted, match="answers the probe with a difference of 0.09"):
-                await client.check_probe(other)
+    async with (
+        running_site(components_bundle, ServeOptions(port=0, threads=1)) as site,
+        SiteClient(config("a", site.url), components_bundle, wire) as client,
+    ):
+        await client.connect(probe)
+        assert await client.check_probe(probe) < 0.7 * client.tolerance(probe)
+        with pytest.raises(SiteUntrusted, match=r"answers the probe with a difference of 0\.09"):
+            await client.check_probe(other)
