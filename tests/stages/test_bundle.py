@@ -17,6 +17,7 @@ import pytest
 from stages.bundle import MANIFEST, PADDING_FILE, PROBE_FILE, Bundle, Stage, hash_files
 from stages.engines.backends import make_engine
 from stages.errors import BundleError, EngineError
+from stages.geometry import GEOMETRIES
 from stages.tile_code import TileCode
 from tests.support.fakes import INPUTS, OUTPUTS, answers, tiles, tiny_bundle
 
@@ -67,6 +68,15 @@ def test_what_travels_is_saved_too(saved: Bundle) -> None:
     assert changed.site_digest != saved.site_digest
     assert not saved.probe().by_largest
     assert replace(saved, format=1).probe().by_largest
+
+
+@pytest.mark.parametrize(
+    ("model", "size"), [("vit_b", 301056), ("vit_l", 401408), ("vit_h", 501760), ("mini", 9600)]
+)
+def test_bytes_of_a_windows_embedding_in_fp16(model: str, size: int) -> None:
+    geometry = GEOMETRIES[model]
+    bundle = replace(tiny_bundle(), geometry=geometry, components=geometry.dim)
+    assert np.empty(bundle.embedding_shape, np.float16).nbytes == size
 
 
 def test_saving_leaves_only_the_manifest_and_can_be_repeated(saved: Bundle) -> None:
