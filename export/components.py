@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from export.checks.numerics import window_tensors
+from export.checks.numerics import in_parts, window_tensors
 from export.checks.pictures import made_picture, photographs, resized
 from export.modules import WindowStage
 from export.projection import Projection, fit_projection
@@ -19,6 +19,7 @@ from export.sam import Weights
 from media.pictures import read_picture
 from stages.errors import InputError
 from stages.tensors import Pixels
+from stages.tile_code import TileCode
 
 TOKENS_A_CHANNEL = 100  # to fit with; on mini, twice as many keep 0.05 % more of other pictures' variance
 # Rows to columns of the pictures, in turn, so that padding below and at the right is among what is fitted.
@@ -26,12 +27,16 @@ SHAPES = ((9, 16), (3, 4), (4, 3), (1, 1), (201, 333))
 
 
 def choose_projection(
-    weights: Weights, components: int | None, photos: Path | None, say: Callable[[str], None]
+    weights: Weights,
+    components: int | None,
+    tiles: TileCode,
+    photos: Path | None,
+    say: Callable[[str], None],
 ) -> Projection | None:
     """The projection for `components` of an export; None where embeddings travel whole.
 
     Without `components` it is what the weights hold. Weights that are trained are fitted to `photos`, random
-    ones to synthetic pictures. Raises InputError where there is nothing to fit to, or more components than
+    ones to synthetic pictures, as tiles in the code `tiles` show them. Raises InputError where there is nothing to fit to, or more components than
     channels.
     """
     held, dim = weights.projection, weights.geometry.dim
@@ -46,7 +51,7 @@ def choose_projection(
             say(f"--components {dim} is every channel: the projection that the weights hold is left out")
         return None
     pictures = _pictures(weights, components, photos)
-    fitted = fit_projection(picture_tokens(weights, pictures), components)
+    fitted = fit_projection(picture_tokens(weights, tiles, pictures), components)
     what = "synthetic pictures" if photos is None else str(photos)
     say(f"{_text(fitted, dim)}, fitted to {len(pictures)} of {what}")
     return fitted
@@ -84,13 +89,15 @@ def spread(paths: Sequence[Path], count: int) -> list[Path]:
 
 
 @torch.no_grad()
-def picture_tokens(weights: Weights, pictures: Sequence[Callable[[], Pixels]]) -> Iterator[Tensor]:
+def picture_tokens(
+    weights: Weights, tiles: TileCode, pictures: Sequence[Callable[[], Pixels]]
+) -> Iterator[Tensor]:
     """The tokens fp32 [n, D] of every picture that lie on the canvas, padding there included."""
     g = weights.geometry
-    stage = WindowStage(weights.sam, g, torch.float32)
+    stage = WindowStage(weights.sam, g, torch.float32, tiles)
     for number, read in enumerate(pictures):
         picture = resized(cropped(read(), SHAPES[number % len(SHAPES)]), g)
-        for tile, index, extent in window_tensors(picture, g):
+        for tile, index, extent in in_parts(window_tensors(tiles, g, picture)):
             on_canvas = stage.canvas_tokens[index[:, 0].long(), ..., 0]
             yield stage.encode(tile, index, extent)[on_canvas]
 

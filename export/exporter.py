@@ -38,13 +38,13 @@ from stages.files import writing
 from stages.geometry import Geometry
 from stages.probe import relative_rms
 from stages.tensors import Array
+from stages.tile_code import RGB, TileCode
+from stages.tile_inputs import blank_canvas, tile_on_canvas, window_inputs
 
 # Largest difference of a site's answer to the probe, relative RMS, by the precision of the window stage.
 # Engines of other precisions stay within it (benchmarks/spot_checks.py); other weights are off by about one.
 PROBE_TOLERANCE = {"fp32": 1e-2, "fp16": 1e-2, "bf16": 5e-2}
-INT8_SLACK = (
-    1.5  # int8 adds what rounding changes of the probe, and no more than so many times that elsewhere
-)
+INT8_SLACK = 1.5  # times what int8 changes of the probe itself
 
 
 @dataclass(frozen=True)
@@ -52,14 +52,15 @@ class ExportOptions:
     """How to write a bundle.
 
     `precisions` says which precision each stage's matrix products compute in; `photos` is a folder of
-    pictures to check lower ones with, and to fit `components` to (see `choose_projection`). `compact` rounds
-    weights to fp16 and stores them so; fp32 stages still compute in fp32.
+    pictures to check lower ones with, and to fit `components` to (see `choose_projection`). `tiles` is how
+    tiles are sent. `compact` rounds weights to fp16 and stores them so; fp32 stages still compute in fp32.
     """
 
     embedding_dtype: str = "float16"
     compact: bool = False
     precisions: Mapping[str, str] = field(default_factory=lambda: FP32)
     photos: Path | None = None
+    tiles: TileCode = RGB
     components: int | None = None
 
 
@@ -80,7 +81,9 @@ def export_bundle(
     _check_replaceable(out)
     if options.compact:
         weights = replace(weights, sam=round_weights(weights.sam))
-    weights = replace(weights, projection=choose_projection(weights, options.components, options.photos, say))
+    weights = replace(
+        weights, projection=choose_projection(weights, options.components, options.tiles, options.photos, say)
+    )
     with writing(out):
         out.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=f".{out.name}-", dir=out.parent) as scratch:
@@ -125,13 +128,17 @@ def _write(
 ) -> None:
     bundle = empty_bundle(weights, geometry, work, options)
     rounded = _check_numerics(weights, options, say)
-    dtype, projection = options.embedding_dtype, weights.projection
-    for plan in stage_plans(weights.sam, geometry, dtype, options.precisions, projection):
+    for plan in _plans(weights, options, options.precisions):
         bundle = add_stage(bundle, plan, say, options.compact)
         gc.collect()  # an exported program holds on to its module's tensors in cycles
     bundle = _add_edge_files(bundle)
     bundle = replace(bundle, parity=check_chain(bundle, weights, say) | rounded)
     bundle.save()
+
+
+def _plans(weights: Weights, options: ExportOptions, precisions: Mapping[str, str]) -> tuple[StagePlan, ...]:
+    sam, g, dtype = weights.sam, weights.geometry, options.embedding_dtype
+    return stage_plans(sam, g, dtype, precisions, options.tiles, weights.projection)
 
 
 def empty_bundle(weights: Weights, geometry: Geometry, path: Path, options: ExportOptions) -> Bundle:
@@ -151,6 +158,7 @@ def empty_bundle(weights: Weights, geometry: Geometry, path: Path, options: Expo
         probe_tolerance={},
         components=projection.components if projection else geometry.dim,
         variance_kept=projection.variance_kept if projection else 1.0,
+        tiles=options.tiles,
     )
 
 
@@ -158,11 +166,10 @@ def _check_numerics(weights: Weights, options: ExportOptions, say: Callable[[str
     """Where a stage has a lower precision: what it does to pictures. First, since it needs no graph."""
     if set(options.precisions.values()) == {"fp32"}:
         return {}
-    sam, g, dtype, projection = weights.sam, weights.geometry, options.embedding_dtype, weights.projection
+    g = weights.geometry
     pictures = check_pictures(g, options.photos)
-    exact = stage_plans(sam, g, dtype, projection=projection)
-    low = stage_plans(sam, g, dtype, options.precisions, projection)
-    numerics = measure_numerics(exact, low, g, pictures)
+    exact, low = _plans(weights, options, FP32), _plans(weights, options, options.precisions)
+    numerics = measure_numerics(exact, low, g, pictures, options.tiles)
     what = "one synthetic picture" if options.photos is None else f"{len(pictures)} of {options.photos}"
     say(f"rounding against fp32 on {what}: {numerics.text}")
     return numerics.parity
@@ -202,12 +209,12 @@ def largest_memory(bundle: Bundle, name: str) -> StageMemory:
 
 def _add_edge_files(bundle: Bundle) -> Bundle:
     (bundle.path / EDGE_FOLDER).mkdir()
-    g = bundle.geometry
     with opened(bundle, "window") as engine:
         blank = [
-            engine.infer(blank_window(g, index), ["embedding"])["embedding"] for index in range(g.windows)
+            engine.infer(blank_window(bundle, index), ["embedding"])["embedding"]
+            for index in range(bundle.geometry.windows)
         ]
-        probe = probe_inputs(g)
+        probe = probe_inputs(bundle)
         answer = engine.infer(probe)
     embedding = answer["embedding"].astype(np.float32)
     np.save(bundle.path / PADDING_FILE, np.concatenate(blank))
@@ -224,23 +231,19 @@ def _probe_tolerance(bundle: Bundle, answer: Mapping[str, Array]) -> dict[str, f
     return {"float32": floats, "float16": floats, "int8": int8}
 
 
-def blank_window(geometry: Geometry, index: int) -> dict[str, Array]:
+def blank_window(bundle: Bundle, index: int) -> dict[str, Array]:
     """Inputs of the window stage for a window without any picture."""
-    return {
-        "tile": np.zeros((1, *geometry.tile_shape), np.uint8),
-        "index": np.array([[index]], np.int32),
-        "extent": np.zeros((1, 2), np.int32),
-    }
+    g = bundle.geometry
+    return window_inputs(bundle, blank_canvas(g), g.extents(0, 0), [index])
 
 
-def probe_inputs(geometry: Geometry) -> dict[str, Array]:
+def probe_inputs(bundle: Bundle) -> dict[str, Array]:
     """A synthetic tile for the corner window, where padding of pixels and of tokens both matter."""
-    side = geometry.tile_px
+    g = bundle.geometry
+    side, corner = g.tile_px, g.windows - 1
     rng = np.random.default_rng(SEED)
     ramp = np.add.outer(np.arange(side), 2 * np.arange(side))[..., None] % 200
     tile = (ramp + rng.integers(0, 56, (side, side, 3))).astype(np.uint8)
-    return {
-        "tile": tile[None],
-        "index": np.array([[geometry.windows - 1]], np.int32),
-        "extent": np.array([[side // 2 - 3, side // 3]], np.int32),
-    }
+    extents = g.extents(g.image_size, g.image_size)
+    extents[corner] = 0, 0, side // 2 - 3, side // 3
+    return window_inputs(bundle, tile_on_canvas(tile, corner, g), extents, [corner])

@@ -14,7 +14,7 @@ import numpy.typing as npt
 from stages.bundle import Bundle
 from stages.geometry import Geometry
 from stages.tensors import Array, Pixels
-from stages.tile_code import TileCode
+from stages.tile_code import TileCode, cut
 
 Extents = npt.NDArray[np.int32]
 
@@ -43,19 +43,21 @@ def whole_inputs(bundle: Bundle, pixels: Pixels, extents: Extents) -> dict[str, 
     return coded_canvas(bundle.tiles, bundle.geometry, pixels, extents)
 
 
-def coded_canvas(
-    code: TileCode, geometry: Geometry, pixels: Pixels, extents: Extents
-) -> dict[str, Array]:
+def coded_canvas(code: TileCode, geometry: Geometry, pixels: Pixels, extents: Extents) -> dict[str, Array]:
     """Inputs of a whole stage of format 2."""
     return {"tile": code.encode(pixels, extents, range(geometry.windows), geometry), "extent": extents}
 
 
+def blank_canvas(geometry: Geometry) -> Pixels:
+    """A black canvas that whole windows tile, RGB [grid * S, grid * S, 3]."""
+    size = geometry.grid * geometry.tile_px
+    return np.zeros((size, size, 3), np.uint8)
+
+
 def tile_on_canvas(tile: Pixels, window: int, geometry: Geometry) -> Pixels:
     """A canvas that is black but for one tile [S, S, 3]."""
-    side = geometry.tile_px
-    row, col = divmod(window, geometry.grid)
-    pixels = np.zeros((geometry.grid * side, geometry.grid * side, 3), np.uint8)
-    pixels[row * side : (row + 1) * side, col * side : (col + 1) * side] = tile
+    pixels = blank_canvas(geometry)
+    cut(pixels, window, geometry)[:] = tile
     return pixels
 
 

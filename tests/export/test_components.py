@@ -17,6 +17,7 @@ from export.sam import Weights
 from stages.errors import InputError
 from stages.geometry import GEOMETRIES
 from stages.tensors import Pixels
+from stages.tile_code import RGB, TileCode
 from tests.support.bundles import TINY
 
 HELD = Projection(torch.zeros(24), torch.eye(24)[:, :5], 0.875)
@@ -42,20 +43,20 @@ def trained(weights: Weights, projection: Projection | None = None) -> Weights:
 
 def test_the_weights_projection_is_taken(tiny_weights: Weights, said: list[str]) -> None:
     weights = trained(tiny_weights, HELD)
-    assert choose_projection(weights, None, None, said.append) is HELD
-    assert choose_projection(weights, 5, None, said.append) is HELD
+    assert choose_projection(weights, None, RGB, None, said.append) is HELD
+    assert choose_projection(weights, 5, RGB, None, said.append) is HELD
     sentence = "embedding of 5 components for 24 channels, 87.5 % of the variance, as the weights hold it"
     assert said == [sentence] * 2
 
 
 def test_none_where_nothing_asks_for_one(tiny_weights: Weights, said: list[str]) -> None:
-    assert choose_projection(trained(tiny_weights), None, None, said.append) is None
-    assert choose_projection(trained(tiny_weights), 24, None, said.append) is None
+    assert choose_projection(trained(tiny_weights), None, RGB, None, said.append) is None
+    assert choose_projection(trained(tiny_weights), 24, RGB, None, said.append) is None
     assert said == []
 
 
 def test_every_channel_leaves_the_weights_projection_out(tiny_weights: Weights, said: list[str]) -> None:
-    assert choose_projection(trained(tiny_weights, HELD), 24, None, said.append) is None
+    assert choose_projection(trained(tiny_weights, HELD), 24, RGB, None, said.append) is None
     assert said == ["--components 24 is every channel: the projection that the weights hold is left out"]
 
 
@@ -71,14 +72,14 @@ def test_what_cannot_be_fitted_is_one_sentence(
     tiny_weights: Weights, held: Projection | None, components: int, words: str
 ) -> None:
     with pytest.raises(InputError, match=words):
-        choose_projection(trained(tiny_weights, held), components, None, print)
+        choose_projection(trained(tiny_weights, held), components, RGB, None, print)
 
 
 @pytest.mark.parametrize("held", [None, HELD])
 def test_photos_are_fitted(
     tiny_weights: Weights, held: Projection | None, photos: Path, said: list[str]
 ) -> None:
-    found = choose_projection(trained(tiny_weights, held), 8, photos, said.append)
+    found = choose_projection(trained(tiny_weights, held), 8, RGB, photos, said.append)
     assert found is not None
     assert found.components == 8
     assert 0.5 < found.variance_kept < 1
@@ -89,8 +90,8 @@ def test_photos_are_fitted(
 
 
 def test_random_weights_are_fitted_to_synthetic_pictures(tiny_weights: Weights, said: list[str]) -> None:
-    first = choose_projection(tiny_weights, 8, None, said.append)
-    again = choose_projection(tiny_weights, 8, None, said.append)
+    first = choose_projection(tiny_weights, 8, RGB, None, said.append)
+    again = choose_projection(tiny_weights, 8, RGB, None, said.append)
     assert first is not None
     assert again is not None
     assert torch.equal(first.basis, again.basis)
@@ -105,16 +106,27 @@ def test_tokens_are_those_of_the_canvas_alone(tiny_weights: Weights) -> None:
         seen.append(np.full((30, 60, 3), 200, np.uint8))
         return seen[-1]
 
-    tokens = torch.cat(list(picture_tokens(tiny_weights, [picture] * 2)))
+    tokens = torch.cat(list(picture_tokens(tiny_weights, RGB, [picture] * 2)))
     assert tokens.shape == (2 * TINY.tokens**2, TINY.dim)
     assert len(seen) == 2
     blank = WindowStage(tiny_weights.sam, TINY, torch.float32).encode(
-        torch.zeros((1, *TINY.tile_shape), dtype=torch.uint8),
+        torch.zeros((1, RGB.tile_bytes(TINY)), dtype=torch.uint8),
         torch.tensor([[TINY.windows - 1]]),
-        torch.zeros((1, 2), dtype=torch.int32),
+        torch.zeros((1, 4), dtype=torch.int32),
     )
     assert torch.isclose(tokens, blank[0, 0, 0], atol=1e-4).all(dim=1).any()  # of the corner, in 16:9
     assert not (tokens == 0).all(dim=1).any()
+
+
+def test_what_is_fitted_is_what_the_code_of_tiles_shows(tiny_weights: Weights, photos: Path) -> None:
+    """Noise is mostly what few coefficients leave out."""
+    plain, coded = (
+        choose_projection(trained(tiny_weights), 8, TileCode.parse(code), photos, print)
+        for code in ("rgb", "dct:3/1")
+    )
+    assert plain is not None
+    assert coded is not None
+    assert coded.variance_kept > plain.variance_kept + 0.01
 
 
 @pytest.mark.parametrize("shape", SHAPES)
