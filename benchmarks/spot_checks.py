@@ -17,6 +17,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AsyncExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -61,14 +62,15 @@ def main(out: Path) -> None:
     torch.set_num_threads(1)
     geometry = GEOMETRIES["mini"]
     photos = [make_canvas(np.asarray(getattr(data, name)()), geometry) for name in PHOTOS]
-    tiles = [canvas.window_inputs(window) for canvas in photos for window in canvas.windows]
-    probes = [tile for seed in range(SYNTHETIC) for tile in synthetic_tiles(geometry, seed)]
     weights = load_weights(None, TRAINED)
+    coded = empty_bundle(weights, geometry, Path(), ExportOptions("float32"))
+    tiles = [canvas.window_inputs([window], coded) for canvas in photos for window in canvas.windows]
+    probes = [tile for seed in range(SYNTHETIC) for tile in synthetic_tiles(coded, seed)]
     plans = {
         p: _window(stage_plans(weights.sam, geometry, "float32", stage_precisions([p]))) for p in _PRECISIONS
     }
     with tempfile.TemporaryDirectory() as folder:
-        bundle = empty_bundle(weights, geometry, Path(folder), ExportOptions("float32"))
+        bundle = replace(coded, path=Path(folder))
         bundle = write_stage(bundle, plans["fp32"], plans["fp32"].build().eval())
         path = str(bundle.path / bundle.stage("window").file)
         own = _session(path, onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL)

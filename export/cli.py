@@ -68,8 +68,8 @@ if TYPE_CHECKING:
     default="rgb",
     show_default=True,
     metavar="rgb|dct:L/C",
-    help="What a tile is sent as: its pixels, or the first L luma and C chroma DCT coefficients of each block, "
-    "one byte each. dct:10/3 is 1/16.7 of the bytes, dct:15/6 1/10.7.",
+    help="What a tile is sent as: its pixels, or the first L luma and C chroma DCT coefficients of each "
+    "block, one byte each. dct:10/3 is 1/16.7 of the bytes, dct:15/6 1/10.7.",
 )
 @click.option("--out", type=PATH, required=True, help="Directory of the bundle.")
 def command(

@@ -36,8 +36,8 @@ def choose_projection(
     """The projection for `components` of an export; None where embeddings travel whole.
 
     Without `components` it is what the weights hold. Weights that are trained are fitted to `photos`, random
-    ones to synthetic pictures, as tiles in the code `tiles` show them. Raises InputError where there is nothing to fit to, or more components than
-    channels.
+    ones to synthetic pictures, as tiles in the code `tiles` show them. Raises InputError where there is
+    nothing to fit to, or more components than channels.
     """
     held, dim = weights.projection, weights.geometry.dim
     if components is None or (held and held.components == components):

@@ -52,8 +52,8 @@ class ExportOptions:
     """How to write a bundle.
 
     `precisions` says which precision each stage's matrix products compute in; `photos` is a folder of
-    pictures to check lower ones with, and to fit `components` to (see `choose_projection`). `tiles` is how
-    tiles are sent. `compact` rounds weights to fp16 and stores them so; fp32 stages still compute in fp32.
+    pictures to check lower ones with, and to fit `components` to (see `choose_projection`). `compact` rounds
+    weights to fp16 and stores them so; fp32 stages still compute in fp32. `tiles` is how tiles are sent.
     """
 
     embedding_dtype: str = "float16"

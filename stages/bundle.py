@@ -156,9 +156,15 @@ class Bundle:
 
     @property
     def description(self) -> str:
-        """Model, weight status, and precisions lower than fp32: "vit_b (distilled weights, fp16)"."""
+        """Model, weights, precisions lower than fp32, code: "vit_b (distilled weights, fp16, dct:10/3)"."""
         low = sorted({s.precision for s in self.stages.values() if not s.precision.startswith("fp32")})
-        return f"{self.geometry.name} ({', '.join([f'{self.weights} weights', *low])})"
+        coded = [self.tiles.name] if self.tiles != RGB else []
+        return f"{self.geometry.name} ({', '.join([f'{self.weights} weights', *low, *coded])})"
+
+    @property
+    def code(self) -> str:
+        """What travels to a site and back, for a person: "dct:10/3 tiles, 192 components a token"."""
+        return f"{self.tiles.name} tiles, {self.components} components a token"
 
     def stage(self, name: str) -> Stage:
         if name not in self.stages:

@@ -21,6 +21,7 @@ from stages.errors import EngineError, InputError
 from stages.probe import difference
 from tests.support.bundles import TINY, random_weights
 from tests.support.disks import limited_to
+from tests.support.noise import noise_windows
 
 
 def test_the_probe_is_answered_and_padding_is_what_the_window_stage_makes_of_nothing(
@@ -30,7 +31,7 @@ def test_the_probe_is_answered_and_padding_is_what_the_window_stage_makes_of_not
     engine = make_engine(mini_bundle, "window")
     engine.open()
     answer = engine.infer(probe.inputs)["embedding"]
-    blanks = [engine.infer(blank_window(mini_bundle.geometry, i))["embedding"][0] for i in (0, 12, 24)]
+    blanks = [engine.infer(blank_window(mini_bundle, i))["embedding"][0] for i in (0, 12, 24)]
     engine.close()
     assert np.abs(answer.astype(np.float32) - probe.embedding).max() < 1e-3 * np.abs(probe.embedding).max()
     assert np.allclose(padding[[0, 12, 24]], blanks, atol=1e-2)
@@ -39,11 +40,8 @@ def test_the_probe_is_answered_and_padding_is_what_the_window_stage_makes_of_not
 
 def test_batches_of_any_size_up_to_25_agree(mini_bundle: Bundle) -> None:
     g = mini_bundle.geometry
-    feeds = {
-        "tile": np.random.default_rng(0).integers(0, 256, (g.windows, *g.tile_shape), np.uint8),
-        "index": np.arange(g.windows, dtype=np.int32)[:, None],
-        "extent": g.extents(300, 384),
-    }
+    ends = {window: (bottom, right) for window, (*_, bottom, right) in enumerate(g.extents(300, 384))}
+    feeds = noise_windows(mini_bundle, ends)
     engine = make_engine(mini_bundle, "window")
     engine.open()
     together = engine.infer(feeds)

@@ -12,6 +12,7 @@ from export.modules import GlobalStage, WholeStage, WindowStage, quantise, reord
 from export.projection import Project, Projection, fit_projection
 from export.sam import Sam, build_sam, randomise
 from stages.geometry import GEOMETRIES, Geometry
+from stages.tile_code import RGB
 from tests.export.examples import decoder_example
 from tests.support.bundles import TINY, random_weights
 
@@ -27,7 +28,7 @@ def sam() -> Sam:
 
 def random_tiles(count: int) -> Tensor:
     generator = torch.Generator().manual_seed(1)
-    return torch.randint(0, 256, (count, *MINI.tile_shape), generator=generator, dtype=torch.uint8)
+    return torch.randint(0, 256, (count, RGB.tile_bytes(MINI)), generator=generator, dtype=torch.uint8)
 
 
 def all_windows(rows: int, cols: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -65,7 +66,7 @@ def test_window_embeddings_equal_segment_anythings_window_blocks(sam: Sam, size:
 def test_padded_tokens_are_deselected_not_multiplied(sam: Sam) -> None:
     """Infinity in a padded token must not reach the others: multiplying it by zero would make NaN of all."""
     stage = WindowStage(sam, MINI, torch.float32)
-    corner = (random_tiles(1), torch.tensor([[MINI.windows - 1]]), torch.tensor([[30, 30]]))
+    corner = (random_tiles(1), torch.tensor([[MINI.windows - 1]]), torch.tensor([[0, 0, 30, 30]]))
     clean = stage.encode(*corner)
     on_canvas = stage._on_canvas(corner[1])
     assert 0 < on_canvas.sum() < on_canvas.numel()
@@ -81,7 +82,7 @@ def test_padding_matters_enough_to_be_tested(sam: Sam) -> None:
         def _on_canvas(self, index: Tensor) -> Tensor:
             return torch.ones_like(super()._on_canvas(index))
 
-    corner = (random_tiles(1), torch.tensor([[MINI.windows - 1]]), torch.tensor([[30, 30]]))
+    corner = (random_tiles(1), torch.tensor([[MINI.windows - 1]]), torch.tensor([[0, 0, 30, 30]]))
     stage = WindowStage(sam, MINI, torch.float32)
     right, wrong = stage.encode(*corner), Unpadded(sam, MINI, torch.float32).encode(*corner)
     inside = stage._on_canvas(corner[1]).expand_as(right)
@@ -97,9 +98,11 @@ def test_a_window_depends_on_its_own_pixels_alone(sam: Sam) -> None:
 
 def test_pixels_beyond_the_extent_do_not_matter(sam: Sam) -> None:
     stage = WindowStage(sam, MINI, torch.float32)
-    tile, index, extent = random_tiles(1), torch.tensor([[6]]), torch.tensor([[33, 41]])
+    tile, index, extent = random_tiles(1), torch.tensor([[6]]), torch.tensor([[3, 5, 33, 41]])
     other = tile.clone()
-    other[:, 33:], other[:, :, 41:] = 255, 7
+    pixels = other.view(80, 80, 3)
+    pixels[:3], pixels[33:], pixels[:, :5], pixels[:, 41:] = 9, 255, 1, 7
+    pixels[3:33, 5:41] = tile.view(80, 80, 3)[3:33, 5:41]
     assert torch.equal(stage.encode(tile, index, extent), stage.encode(other, index, extent))
 
 
@@ -109,12 +112,10 @@ def test_whole_and_chain_equal_the_reordered_encoder(components: int | None) -> 
     randomise(model, seed=3)
     tiles, index, extent = all_windows(384, 301)
     projection = random_projection(MINI, components) if components else None
-    embedding = WindowStage(model, MINI, torch.float32, projection).encode(tiles, index, extent)
+    embedding = WindowStage(model, MINI, torch.float32, RGB, projection).encode(tiles, index, extent)
     assert embedding.shape[-1] == (components or MINI.dim)
     chain = GlobalStage(model, MINI, projection)(embedding)
-    canvas = torch.zeros((1, 384, 384, 3), dtype=torch.uint8)
-    canvas[0, :, :301] = picture_of(tiles, 384, 301)[0].permute(1, 2, 0)
-    whole = WholeStage(model, MINI, projection=projection)(canvas, torch.tensor([[384, 301]]))
+    whole = WholeStage(model, MINI, projection=projection)(tiles, extent)
     encoder = reordered_encoder(model.image_encoder, MINI, projection)
     reference = encoder(model.preprocess(picture_of(tiles, 384, 301)))
     assert torch.allclose(chain, reference, atol=5e-5)
@@ -140,7 +141,7 @@ def random_projection(geometry: Geometry, components: int) -> Projection:
 def test_components_are_those_of_the_embedding_and_zero_off_the_canvas(sam: Sam) -> None:
     """By select after the projection, which makes -mean @ basis of the zeros of a token off the canvas."""
     projection, inputs = random_projection(MINI, 48), all_windows(216, 384)
-    stage = WindowStage(sam, MINI, torch.float16, projection)
+    stage = WindowStage(sam, MINI, torch.float16, RGB, projection)
     found = stage.encode(*inputs)
     expected = Project(projection)(WindowStage(sam, MINI, torch.float32).encode(*inputs))
     on_canvas = stage._on_canvas(inputs[1]).expand_as(found)
@@ -156,15 +157,11 @@ def test_components_are_those_of_the_embedding_and_zero_off_the_canvas(sam: Sam)
 
 def test_stages_of_fp16_project_in_fp32() -> None:
     """`lowered` leaves it alone: its product is small, and what it rounds would be in every token."""
-    weights, projection = random_weights(TINY), random_projection(TINY, 8)
-    for stage in (
-        WindowStage(weights.sam, TINY, torch.float16, projection),
-        GlobalStage(weights.sam, TINY, projection),
-    ):
-        low = lowered(stage, torch.float16)
-        part = low.project if isinstance(low, WindowStage) else low.restore
-        dtypes = {buffer.dtype for buffer in part.buffers()}
-        assert dtypes == {torch.float32}
+    sam, projection = random_weights(TINY).sam, random_projection(TINY, 8)
+    window = lowered(WindowStage(sam, TINY, torch.float16, RGB, projection), torch.float16)
+    last = lowered(GlobalStage(sam, TINY, projection), torch.float16)
+    for part in (window.get_submodule("project"), last.get_submodule("restore")):
+        assert {buffer.dtype for buffer in part.buffers()} == {torch.float32}
         assert not list(part.parameters())
 
 
@@ -181,18 +178,20 @@ def _output(sam: Sam, part: str, projection: Projection | None = None) -> Tensor
     """What one stage of TINY makes of a fixed input; built anew, so that tables it cuts are cut again."""
     generator = torch.Generator().manual_seed(5)
     if part == "window":
-        tile = torch.randint(0, 256, (1, *TINY.tile_shape), generator=generator, dtype=torch.uint8)
-        whole_tile = torch.tensor([[TINY.tile_px, TINY.tile_px]])
-        stage = WindowStage(sam, TINY, torch.float32, projection)
+        tile = torch.randint(0, 256, (1, RGB.tile_bytes(TINY)), generator=generator, dtype=torch.uint8)
+        whole_tile = torch.tensor([[0, 0, TINY.tile_px, TINY.tile_px]])
+        stage = WindowStage(sam, TINY, torch.float32, RGB, projection)
         return stage.encode(tile, torch.tensor([[0]]), whole_tile)
     if part == "global":
         components = projection.components if projection else TINY.dim
         shape = (TINY.windows, TINY.window, TINY.window, components)
         return GlobalStage(sam, TINY, projection).forward(torch.randn(shape, generator=generator))
     if part == "whole":
-        side = TINY.image_size
-        canvas = torch.randint(0, 256, (1, side, side, 3), generator=generator, dtype=torch.uint8)
-        return WholeStage(sam, TINY, projection=projection)(canvas, torch.tensor([[side, side]]))
+        shape = (TINY.windows, RGB.tile_bytes(TINY))
+        tiles = torch.randint(0, 256, shape, generator=generator, dtype=torch.uint8)
+        extents = torch.from_numpy(TINY.extents(TINY.image_size, TINY.image_size))
+        whole: Tensor = WholeStage(sam, TINY, projection=projection)(tiles, extents)
+        return whole
     masks, iou = DecoderStage(sam).forward(*decoder_example(TINY))
     return torch.cat([masks.flatten(), iou.flatten()])
 

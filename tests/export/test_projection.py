@@ -15,7 +15,8 @@ def dominated_tokens() -> Tensor:
     generator = torch.Generator().manual_seed(2)
     sizes = 20 / torch.arange(1, 25).float() ** 1.2
     mixing = torch.linalg.qr(torch.randn((24, 24), generator=generator))[0]
-    return 3 + torch.randn((1000, 24), generator=generator) * sizes @ mixing
+    tokens: Tensor = 3 + torch.randn((1000, 24), generator=generator) * sizes @ mixing
+    return tokens
 
 
 def error(x: Tensor, y: Tensor) -> float:

@@ -48,9 +48,9 @@ def graph_of(bundle: Bundle, stage: str) -> onnx.ModelProto:
 
 
 @pytest.mark.parametrize("stage", STAGES)
-@pytest.mark.parametrize("precision", ["fp16", "bf16", "fp16-8"])
-def test_every_node_is_in_the_table(tiny: Callable[[str], Bundle], precision: str, stage: str) -> None:
-    assert set(problems(graph_of(tiny(precision), stage))) == set()
+@pytest.mark.parametrize("kind", ["fp16", "bf16", "dct:10/3", "fp16-8"])
+def test_every_node_is_in_the_table(tiny: Callable[[str], Bundle], kind: str, stage: str) -> None:
+    assert set(problems(graph_of(tiny(kind), stage))) == set()
 
 
 @pytest.mark.parametrize("stage", STAGES)

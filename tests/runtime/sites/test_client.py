@@ -54,7 +54,7 @@ async def connected(
 
 
 def tile(bundle: Bundle, window: int) -> dict[str, Array]:
-    return canvas_of("16:9", bundle.geometry).window_inputs(window)
+    return canvas_of("16:9", bundle.geometry).window_inputs([window], bundle)
 
 
 @pytest.fixture(scope="module")
@@ -142,7 +142,7 @@ async def test_a_site_that_names_the_digest_but_runs_other_weights_is_found_out(
         (b"[]", "names no site digest"),
         (b"<html>", "names no site digest"),
         (b"[" * 100_000, "names no site digest"),
-        (b'{"parameters": {"site_digest": {"string_value": null}}}', "serves other weights"),
+        (b'{"parameters": {"site_digest": {"string_value": null}}}', "names no site digest"),
         (b'{"parameters": {"site_digest": {"string_value": ["x"]}}}', "serves other weights"),
     ],
 )

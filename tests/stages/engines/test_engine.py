@@ -21,6 +21,7 @@ from stages.errors import EngineError
 from stages.tensors import Array
 from tests.support.bundles import ROOT
 from tests.support.fakes import FakeEngine, answers, tiles, tiny_bundle
+from tests.support.noise import noise_windows
 
 # Batches are computed by other kernels than single tiles; fp16 outputs of size one differ by a step or two.
 BATCH_TOLERANCE = 4e-3
@@ -131,13 +132,9 @@ def window(mini_bundle: Bundle) -> Iterator[Engine]:
 
 
 def mini_tiles(bundle: Bundle, count: int) -> dict[str, Any]:
-    rng = np.random.default_rng(0)
     side = bundle.geometry.tile_px
-    return {
-        "tile": rng.integers(0, 256, (count, side, side, 3), np.uint8),
-        "index": np.array([[0], [13], [24]], np.int32)[:count],
-        "extent": np.array([[side, side], [side, 41], [7, 30]], np.int32)[:count],
-    }
+    three = noise_windows(bundle, {0: (side, side), 13: (side, 41), 24: (7, 30)})
+    return {name: array[:count] for name, array in three.items()}
 
 
 def test_the_backend_names_itself(window: Engine) -> None:
