@@ -11,7 +11,7 @@ from export.precision import DTYPES, stage_precisions
 from stages.errors import CheckpointError
 from stages.geometry import GEOMETRIES, Geometry
 from stages.options import PATH, Count, PathType
-from stages.tile_code import TileCode
+from stages.tile_code import RGB, TileCode
 
 if TYPE_CHECKING:
     from export.sam import Weights
@@ -48,8 +48,8 @@ if TYPE_CHECKING:
     "--photos",
     type=PathType(exists=True, file_okay=False),
     help="Photographs to fit --components to, some dozens like those the cameras will show, and to check "
-    "fp16 or bf16 with, for overflow and for masks beside those of fp32. Default of that check: one "
-    "synthetic picture.",
+    "fp16 or bf16 with, for overflow and for masks beside those of fp32, and coded tiles. Default of those "
+    "checks: one synthetic picture.",
 )
 @click.option(
     "--components",
@@ -90,12 +90,14 @@ def command(
     all_fp32 = set(by_stage.values()) == {"fp32"}
     if compact and not all_fp32:
         raise click.UsageError("--compact is for fp32; fp16 and bf16 store half-size weights as they are")
+
     from export.exporter import ExportOptions, export_bundle  # torch takes seconds to import
 
     geometry = GEOMETRIES[model]
-    if photos is not None and all_fp32 and components in (None, geometry.dim):
+    if photos is not None and all_fp32 and code == RGB and components in (None, geometry.dim):
         raise click.UsageError(
-            "--photos fits fewer --components or checks a lower --precision; give one of them too"
+            "--photos fits fewer --components, and checks a lower --precision and coded --tiles; give one of "
+            "them too"
         )
     weights = _weights(geometry, checkpoint, random_weights)
     options = ExportOptions(embedding, compact, by_stage, photos, code, components)

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from export.checks.coding import measure_coding
 from export.checks.memory import StageMemory, stage_memory
 from export.checks.numerics import measure_numerics
 from export.checks.parity import SEED, check_chain, compare_stage, computes_in, format_parity, opened
@@ -37,7 +38,7 @@ from stages.errors import BundleError
 from stages.files import writing
 from stages.geometry import Geometry
 from stages.probe import relative_rms
-from stages.tensors import Array
+from stages.tensors import Array, Pixels
 from stages.tile_code import RGB, TileCode
 from stages.tile_inputs import blank_canvas, tile_on_canvas, window_inputs
 
@@ -51,9 +52,10 @@ INT8_SLACK = 1.5  # times what int8 changes of the probe itself
 class ExportOptions:
     """How to write a bundle.
 
-    `precisions` says which precision each stage's matrix products compute in; `photos` is a folder of
-    pictures to check lower ones with, and to fit `components` to (see `choose_projection`). `compact` rounds
-    weights to fp16 and stores them so; fp32 stages still compute in fp32. `tiles` is how tiles are sent.
+    `precisions` says which precision each stage's matrix products compute in, `tiles` how tiles are sent;
+    `photos` is a folder of pictures to check lower precisions and coded tiles with, and to fit `components`
+    to (see `choose_projection`). `compact` rounds weights to fp16 and stores them so; fp32 stages still
+    compute in fp32.
     """
 
     embedding_dtype: str = "float16"
@@ -127,12 +129,12 @@ def _write(
     weights: Weights, geometry: Geometry, work: Path, options: ExportOptions, say: Callable[[str], None]
 ) -> None:
     bundle = empty_bundle(weights, geometry, work, options)
-    rounded = _check_numerics(weights, options, say)
+    measured = _check_numerics(weights, options, say) | _check_code(geometry, options, say)
     for plan in _plans(weights, options, options.precisions):
         bundle = add_stage(bundle, plan, say, options.compact)
         gc.collect()  # an exported program holds on to its module's tensors in cycles
     bundle = _add_edge_files(bundle)
-    bundle = replace(bundle, parity=check_chain(bundle, weights, say) | rounded)
+    bundle = replace(bundle, parity=check_chain(bundle, weights, say) | measured)
     bundle.save()
 
 
@@ -166,13 +168,33 @@ def _check_numerics(weights: Weights, options: ExportOptions, say: Callable[[str
     """Where a stage has a lower precision: what it does to pictures. First, since it needs no graph."""
     if set(options.precisions.values()) == {"fp32"}:
         return {}
-    g = weights.geometry
-    pictures = check_pictures(g, options.photos)
+    pictures, what = _pictures(weights.geometry, options)
     exact, low = _plans(weights, options, FP32), _plans(weights, options, options.precisions)
-    numerics = measure_numerics(exact, low, g, pictures, options.tiles)
-    what = "one synthetic picture" if options.photos is None else f"{len(pictures)} of {options.photos}"
+    numerics = measure_numerics(exact, low, weights.geometry, pictures, options.tiles)
     say(f"rounding against fp32 on {what}: {numerics.text}")
     return numerics.parity
+
+
+def _check_code(geometry: Geometry, options: ExportOptions, say: Callable[[str], None]) -> dict[str, float]:
+    """What coding tiles does to pictures."""
+    if options.tiles == RGB:
+        return {}
+    pictures, what = _pictures(geometry, options)
+    coding = measure_coding(options.tiles, geometry, pictures)
+    say(
+        f"tiles    {options.tiles.name}, {options.tiles.tile_bytes(geometry)} B each, on {what}: "
+        f"{coding.psnr_db:.1f} dB, {100 * coding.saturated:.2f} % of coefficients saturate"
+    )
+    return coding.parity
+
+
+def _pictures(geometry: Geometry, options: ExportOptions) -> tuple[list[Pixels], str]:
+    """Pictures to check with, and what they are."""
+    pictures = check_pictures(geometry, options.photos)
+    return (
+        pictures,
+        "one synthetic picture" if options.photos is None else f"{len(pictures)} of {options.photos}",
+    )
 
 
 def add_stage(bundle: Bundle, plan: StagePlan, say: Callable[[str], None], compact: bool = False) -> Bundle:

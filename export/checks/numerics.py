@@ -144,7 +144,7 @@ def _image_embedding(run: Run, inputs: Sequence[Tensor]) -> Tensor:
 
 def in_parts(inputs: Sequence[Tensor]) -> Iterator[tuple[Tensor, ...]]:
     """The inputs of BATCH windows at a time."""
-    return zip(*(each.split(BATCH) for each in inputs), strict=True)
+    return zip(*(torch.split(each, BATCH) for each in inputs), strict=True)
 
 
 def _masks(run: Run, g: Geometry, image_embedding: Tensor) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 
 from export.engines.build import CHOICES
@@ -19,7 +20,8 @@ from jetson.budget import (
 from stages.bundle import EDGE_FOLDER
 from stages.geometry import GEOMETRIES
 from stages.places import PLACES
-from tests.support.documents import Document, table_rows
+from stages.tile_code import TileCode
+from tests.support.documents import ROOT, Document, table_rows
 
 PAGE = Document.read("docs/engines.md")
 SITES = Document.read("docs/sites.md")
@@ -54,6 +56,20 @@ def test_what_is_built_for_each_choice() -> None:
         assert named(rows[place]) == [*part.needed, *part.optional]
     assert named(rows["not given"]) == list(CHOICES["available"])
     assert set(CHOICES["all"]) - set(CHOICES["available"]) == {named(rows["all"])[0]}
+
+
+def test_what_codes_of_tiles_cost_and_lose() -> None:
+    path = ROOT / "benchmarks/results/tile_code.json"
+    measured = {row["code"]: row for row in json.loads(path.read_text(encoding="utf-8"))["codes"]}
+    rows = {row[0].strip("`"): row[1:] for row in table_rows(PAGE.section("## What a tile is sent as"))}
+    assert list(rows) == list(measured)
+    for name, (vit_b, mini, error, milliseconds) in rows.items():
+        code, found = TileCode.parse(name), measured[name]
+        assert vit_b == f"{code.tile_bytes(GEOMETRIES['vit_b']):,}"
+        assert mini == f"{code.tile_bytes(GEOMETRIES['mini']):,}"
+        assert error == ("none" if name == "rgb" else f"{found['vit_b']['psnr_db']:.1f} dB")
+        assert milliseconds == f"{found['encode_ms']:.1f} ms"
+        assert found["encode_ms"] <= 6
 
 
 def test_memory_of_a_build() -> None:

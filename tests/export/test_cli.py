@@ -12,7 +12,7 @@ from export.sam import build_sam
 from pedsam import main
 from stages.bundle import Bundle
 from stages.geometry import GEOMETRIES
-from tests.support.bundles import export_log
+from tests.support.bundles import export_log, tiny_bundle
 from tests.support.engines import linked
 
 WEIGHTS = Path(__file__).parents[2] / "assets/mini.safetensors"
@@ -31,14 +31,24 @@ REFUSALS = {
     "components without photos": ([*MINI, "--components", "64"], "give --photos FOLDER with some dozens"),
     "no components": ([*MINI, "--components", "0"], "0 is not in the range"),
     "too many components": ([*MINI, "--components", "193"], "more than the 192 channels"),
-    "photos for nothing": ([*MINI, "--photos", "."], "--photos fits fewer --components or checks a lower"),
-    "photos for all": ([*MINI, "--photos", ".", "--components", "192"], "--photos fits fewer --components"),
+    "photos for nothing": ([*MINI, "--photos", "."], "--photos fits fewer --components, and"),
+    "photos for all": (
+        [*MINI, "--photos", ".", "--components", "192"],
+        "--photos fits fewer --components, and",
+    ),
     "no weights": (["--model", "vit_h"], "sam_vit_h_4b8939.pth (2.56 GB) and give --checkpoint"),
     "mini without": (["--model", "mini"], "mini has no official weights"),
     "both": (["--model", "mini", "--random-weights", "--checkpoint", "x"], "either --checkpoint or"),
     "unknown model": (["--model", "vit_x", "--random-weights"], "'vit_x' is not one of"),
+    "no code": (["--model", "mini", "--random-weights", "--tiles", "dct:99"], "expected rgb, or dct:L/C"),
     "missing file": (["--model", "vit_b", "--checkpoint", "nowhere.pth"], "nowhere.pth does not exist"),
 }
+
+
+def test_a_coded_export_says_what_the_code_loses(request: pytest.FixtureRequest) -> None:
+    bundle = tiny_bundle(request.config, "dct:10/3")
+    assert 20 < bundle.parity["tiles_psnr_db"] < 60
+    assert 0 <= bundle.parity["tiles_saturated"] < 0.05
 
 
 @pytest.mark.parametrize("case", REFUSALS)

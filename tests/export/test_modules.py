@@ -187,8 +187,8 @@ def _output(sam: Sam, part: str, projection: Projection | None = None) -> Tensor
         shape = (TINY.windows, TINY.window, TINY.window, components)
         return GlobalStage(sam, TINY, projection).forward(torch.randn(shape, generator=generator))
     if part == "whole":
-        shape = (TINY.windows, RGB.tile_bytes(TINY))
-        tiles = torch.randint(0, 256, shape, generator=generator, dtype=torch.uint8)
+        size = (TINY.windows, RGB.tile_bytes(TINY))
+        tiles = torch.randint(0, 256, size, generator=generator, dtype=torch.uint8)
         extents = torch.from_numpy(TINY.extents(TINY.image_size, TINY.image_size))
         whole: Tensor = WholeStage(sam, TINY, projection=projection)(tiles, extents)
         return whole

@@ -37,6 +37,8 @@ EXPORTING = (
     "stages/bundle.py",
     "stages/geometry.py",
     "stages/tensors.py",
+    "stages/tile_code.py",
+    "stages/tile_inputs.py",
     "tests/support/bundles.py",
 )
 DOCUMENTED = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
