@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 
 from export.modules import quantise
-from export.projection import Project, Restore, fit_projection, project, restore, spreading_rotation
+from export.projection import Project, Restore, fit_projection, project, restore
+from stages.tile_code import dct_matrix
 
 
 def dominated_tokens() -> Tensor:
@@ -62,18 +63,11 @@ def test_other_numbers_of_components_are_refused(components: int) -> None:
         fit_projection([dominated_tokens()], components)
 
 
-@pytest.mark.parametrize("size", [1, 2, 7, 64])
-def test_the_rotation_is_one_and_spreads(size: int) -> None:
-    rotation = spreading_rotation(size)
-    assert torch.allclose(rotation @ rotation.T, torch.eye(size, dtype=torch.float64), atol=1e-12)
-    assert rotation.abs().max() <= (2 / size) ** 0.5 + 1e-12
-
-
 def test_one_int8_scale_a_token_suits_all_components() -> None:
     """The first component alone would decide the step of all others otherwise."""
     x = dominated_tokens()
     spread = Project(fit_projection([x], 16))(x)
-    unspread = spread @ spreading_rotation(16).T.float()
+    unspread = spread @ torch.from_numpy(dct_matrix(16)).T.float()
     assert int8_error(spread) < 0.6 * int8_error(unspread)
 
 
