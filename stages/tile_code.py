@@ -267,8 +267,14 @@ def _blocks(picture: Pixels) -> Pixels:
 @functools.cache
 def _dct(size: int) -> npt.NDArray[np.float64]:
     """Basis of the orthonormal DCT-II: [MOST, size, size], its first coefficients in zigzag order."""
-    steps = np.arange(size)
-    line = np.cos(np.pi * (2 * steps[None] + 1) * steps[:, None] / (2 * size)) * math.sqrt(2 / size)
-    line[0] /= math.sqrt(2)
+    line = dct_matrix(size)
     order = sorted(np.ndindex(size, size), key=lambda at: (sum(at), at[1 - sum(at) % 2]))
     return np.stack([np.outer(line[row], line[col]) for row, col in order[:MOST]])
+
+
+def dct_matrix(size: int) -> npt.NDArray[np.float64]:
+    """The orthonormal DCT-II of a line: [frequencies, places], both `size`."""
+    steps = np.arange(size)
+    matrix = np.cos(np.pi * (2 * steps[None] + 1) * steps[:, None] / (2 * size)) * math.sqrt(2 / size)
+    matrix[0] /= math.sqrt(2)
+    return matrix

@@ -15,7 +15,7 @@ from runtime.frames.canvas import Canvas, make_canvas
 from stages.errors import InputError
 from stages.geometry import GEOMETRIES, Geometry
 from stages.tensors import Pixels
-from stages.tile_code import BLOCK, MACRO, OFFSET, RGB, TileCode, cut
+from stages.tile_code import BLOCK, MACRO, OFFSET, RGB, TileCode, cut, dct_matrix
 from tests.support.fakes import TINY
 from tests.support.pictures import photo
 
@@ -268,3 +268,10 @@ def test_repeated_border_pixels_ring_less_than_black() -> None:
     repeated = np.abs(there_and_back(code, bright, end)[:13] - 220).max()
     black = np.abs(there_and_back(code, bright)[:13] - 220).max()
     assert repeated < 1 < 15 < black
+
+
+@pytest.mark.parametrize("size", [1, 2, 7, 64])
+def test_the_dct_is_a_rotation_that_spreads(size: int) -> None:
+    matrix = dct_matrix(size)
+    assert np.allclose(matrix @ matrix.T, np.eye(size), atol=1e-12)
+    assert np.abs(matrix).max() <= (2 / size) ** 0.5 + 1e-12

@@ -88,7 +88,7 @@ def test_every_stage_of_vit_b_builds_in_fp32(exported: Callable[[str, str], Bund
 
 
 @pytest.mark.parametrize("name", STAGES)
-@pytest.mark.parametrize("kind", ["fp16", "bf16", "dct:10/3"])
+@pytest.mark.parametrize("kind", ["fp16", "bf16", "dct:10/3", "fp16-8"])
 def test_every_stage_of_a_tiny_model_builds(tiny: Callable[[str], Bundle], kind: str, name: str) -> None:
     bundle = tiny(kind)
     assert looks_built(build(TRT, job_of(bundle, name), on), bundle, name)
