@@ -157,7 +157,7 @@ def whole_sam(geometry: Geometry | None, checkpoint: Checkpoint) -> Weights:
     found = GEOMETRIES[_model_of(state, path)]
     if geometry is not None and found != geometry:
         raise CheckpointError(f"{path} holds {found.name} weights; give --model {found.name}")
-    return Weights(_sam_of(found, state, path), found, checkpoint.status, checkpoint.trained_on)
+    return Weights(sam_of(found, state, path), found, checkpoint.status, checkpoint.trained_on)
 
 
 def _model_of(state: Mapping[str, Tensor], path: Path) -> str:
@@ -176,7 +176,7 @@ def _model_of(state: Mapping[str, Tensor], path: Path) -> str:
     )
 
 
-def _sam_of(geometry: Geometry, state: Mapping[str, Tensor], path: Path) -> Sam:
+def sam_of(geometry: Geometry, state: Mapping[str, Tensor], path: Path) -> Sam:
     """A SAM that holds these very tensors."""
     sam = empty_sam(geometry)
     check_fit(sam.state_dict(), state, f"{path} does not fit {geometry.name}")
