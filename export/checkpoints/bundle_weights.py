@@ -1,50 +1,23 @@
-"""SAM's weights read back from the graphs of a bundle, so that another bundle of them needs no checkpoint.
-
-The exporter keeps most tensors under the names that their modules have. Of the others a graph holds what it
-computes with:
-
-    weight of a Linear        transposed, in the MatMul before the Add of its bias
-    rel_pos_h, rel_pos_w      as `position_table` makes them, in one or more blocks of queries
-    tensors of LayerNorm2d    [C, 1, 1], in the Mul and Add after the convolution before it
-    pos_embed                 cut into windows, with zeros beyond the canvas
-    embeddings of prompts     as rows of tables that no other constant has the shape of
-
-`pedsam export --compact` puts a Cast behind a constant. Nothing is guessed: a tensor that lies in a graph in
-another form is an error that names it.
-"""
+"""SAM's weights read back from a bundle, so that another bundle of them needs no checkpoint."""
 
 from __future__ import annotations
 
-import re
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
 from pathlib import Path
 
 import click
-import numpy as np
-import onnx_ir as ir
-import torch
-from torch import Tensor
 
 from export.checkpoints.load import Say, empty_sam, load_weights, sam_of
-from export.modules import position_table
-from export.sam import Weights, window_partition, window_unpartition
+from export.checkpoints.stage_graph import StageGraph
+from export.sam import Weights
 from stages.bundle import Bundle
 from stages.errors import BundleError
 from stages.geometry import GEOMETRIES, Geometry
 
 _STAGES = ("window", "global", "decoder")  # they hold all of SAM between them
-_LOWER = ("bf16", "fp16")  # precisions of stages that store rounded weights
-_COMPACT = "fp32 from fp16 weights"
-_NORM_2D = re.compile(r"(.*(?:neck|mask_downscaling|output_upscaling))\.(\d+)\.(weight|bias)")
-_TABLE = re.compile(r"(.*)\.rel_pos_([hw])")
-# Rows of the decoder's tables, in the order in which DecoderStage joins them, and how many dimensions those have.
-_ROWS = {
-    "prompts.not_a_point_embed.weight": (2, slice(0, 1)),
-    **{f"prompts.point_embeddings.{i}.weight": (2, slice(i + 1, i + 2)) for i in range(4)},
-    "decoder.iou_token.weight": (3, slice(0, 1)),
-    "decoder.mask_tokens.weight": (3, slice(1, 5)),
-}
+# What stages of a precision round weights to. Compact ones stay what they are when exported so again.
+_LOWER = {"fp16": "fp16", "bf16": "bf16"}
+_COMPACT = {"fp32 from fp16 weights": "fp16"}
 
 
 def weights_of(path: Path, say: Say = click.echo) -> Weights:
@@ -62,8 +35,7 @@ def weights_of(path: Path, say: Say = click.echo) -> Weights:
             f"{', '.join(GEOMETRIES)}; use the pedsam that exported it"
         )
     weights = load_bundle_weights(bundle)
-    compact = "fp16" if _COMPACT in _precisions(bundle) else ""
-    rounded = _lower(bundle) or compact
+    rounded = _rounded_to(bundle, {**_LOWER, **_COMPACT})
     note = f", which its export rounded to {rounded}" if rounded else ""
     say(f"{path}: {bundle.description} read back{note}")
     return weights
@@ -77,30 +49,31 @@ def load_bundle_weights(bundle: Bundle) -> Weights:
     a stage lacks.
     """
     geometry = bundle.geometry
-    graphs = {stage: _Graph.load(bundle.verified_file(stage), geometry) for stage in _STAGES}
+    graphs = {stage: StageGraph.load(bundle.verified_file(stage), geometry) for stage in _STAGES}
     state = {}
     for name, tensor in empty_sam(geometry).state_dict().items():
         stage, inner = _place(name, geometry)
-        state[name] = graphs[stage].find(inner, tensor.shape)
-        if state[name] is None:
+        found = graphs[stage].find(inner, tensor.shape)
+        if found is None:
             raise BundleError(
-                f"{bundle.path / bundle.stage(stage).file} holds {name} {list(tensor.shape)} in no form known "
-                "here; export again from a checkpoint"
+                f"{bundle.path / bundle.stage(stage).file} holds {name} {list(tensor.shape)} in no form "
+                "known here; export again from a checkpoint"
             )
-    note = f"; rounded to {_lower(bundle)}"
-    trained_on = bundle.trained_on
-    if _lower(bundle) and not trained_on.endswith(note):
-        trained_on += note
-    return Weights(sam_of(geometry, state, bundle.path), geometry, bundle.weights, trained_on)
+        state[name] = found
+    sam = sam_of(geometry, state, bundle.path)
+    return Weights(sam, geometry, bundle.weights, _trained_on(bundle))
 
 
-def _precisions(bundle: Bundle) -> set[str]:
-    return {bundle.stage(stage).precision for stage in _STAGES}
+def _trained_on(bundle: Bundle) -> str:
+    rounded = _rounded_to(bundle, _LOWER)
+    note = f"; rounded to {rounded}" if rounded else ""
+    return bundle.trained_on.removesuffix(note) + note
 
 
-def _lower(bundle: Bundle) -> str:
-    """The precisions that stages store rounded weights of: "fp16", "bf16 and fp16", or nothing."""
-    return " and ".join(sorted(_precisions(bundle).intersection(_LOWER)))
+def _rounded_to(bundle: Bundle, stored: Mapping[str, str]) -> str:
+    """Dtypes of `stored` that weights of stages are in: "fp16", "bf16 and fp16", or nothing."""
+    precisions = {bundle.stage(stage).precision for stage in _STAGES}
+    return " and ".join(sorted({stored[precision] for precision in precisions & stored.keys()}))
 
 
 def _place(name: str, geometry: Geometry) -> tuple[str, str]:
@@ -117,141 +90,3 @@ def _place(name: str, geometry: Geometry) -> tuple[str, str]:
         if int(block) in blocks:
             return stage, f"blocks.{blocks.index(int(block))}.{rest}"
     raise ValueError(name)
-
-
-@dataclass(frozen=True)
-class _Graph:
-    """Nodes of one stage in the order they run, and its constants by the names that nodes use."""
-
-    nodes: tuple[ir.Node, ...]
-    constants: Mapping[str, ir.TensorProtocol]
-    geometry: Geometry
-
-    @classmethod
-    def load(cls, path: Path, geometry: Geometry) -> _Graph:
-        graph = ir.load(path).graph
-        constants = {
-            name: value.const_value for name, value in graph.initializers.items() if value.const_value is not None
-        }
-        for node in graph:
-            if node.op_type == "Cast" and (tensor := constants.get(_name(node.inputs[0]))) is not None:
-                constants[_name(node.outputs[0])] = tensor
-        return cls(tuple(graph), constants, geometry)
-
-    def find(self, name: str, shape: torch.Size) -> Tensor | None:
-        """The tensor that modules call `name`, fp32; None where nothing of its shape has its place."""
-        found = self._as_it_is(name)
-        if found is None:
-            found = self._in_another_form(name, shape)
-        return found if found is not None and found.shape == shape else None
-
-    def _in_another_form(self, name: str, shape: torch.Size) -> Tensor | None:
-        if name == "pos_embed":
-            return self._position_embedding()
-        if name in _ROWS:
-            dimensions, rows = _ROWS[name]
-            return self._rows((1,) * (dimensions - 2) + (5, shape[-1]), rows)
-        if name == "prompts.no_mask_embed.weight":
-            found = self._only((1, shape[-1], 1, 1))
-            return None if found is None else found.reshape(1, -1)
-        if match := _TABLE.fullmatch(name):
-            return self._relative_positions(*match.groups())
-        if match := _NORM_2D.fullmatch(name):
-            return self._norm_2d(match[1], int(match[2]), match[3])
-        return self._linear(name.removesuffix(".weight"))
-
-    def _as_it_is(self, name: str | None) -> Tensor | None:
-        """The constant of this name, fp32."""
-        tensor = self.constants.get(name or "")
-        return None if tensor is None else torch.from_numpy(tensor.numpy().astype(np.float32))
-
-    def _only(self, shape: Sequence[int]) -> Tensor | None:
-        """The floating-point constant of this shape, where just one has it."""
-        named = {
-            id(tensor): name
-            for name, tensor in self.constants.items()
-            if tuple(tensor.shape) == tuple(shape) and tensor.dtype.is_floating_point()
-        }
-        return self._as_it_is(*named.values()) if len(named) == 1 else None
-
-    def _user(self, name: str) -> int | None:
-        """The place of the first node that takes the constant `name`."""
-        users = (i for i, node in enumerate(self.nodes) if name in map(_name, node.inputs))
-        return next(users, None)
-
-    def _linear(self, layer: str) -> Tensor | None:
-        """A Linear's weight [out, in]: MatMul(x, weight transposed), then Add of the bias."""
-        place = self._user(f"{layer}.bias")
-        if place is None:
-            return None
-        for value in self.nodes[place].inputs:
-            product = value.producer() if value is not None else None
-            if product is not None and product.op_type == "MatMul":
-                found = self._as_it_is(_name(product.inputs[1]))
-                return None if found is None else found.T.contiguous()
-        return None
-
-    def _norm_2d(self, layers: str, place: int, tensor: str) -> Tensor | None:
-        """A LayerNorm2d's weight or bias [C]: Mul(weight, x) after the convolution before it, then Add."""
-        start = self._user(f"{layers}.{place - 1}.weight")
-        if start is None:
-            return None
-        for operator in ("Mul", "Add")[: 1 if tensor == "weight" else 2]:
-            found, start = self._next_scale(operator, start)
-        return found
-
-    def _next_scale(self, operator: str, start: int) -> tuple[Tensor | None, int]:
-        """The constant [C, 1, 1] that the next such node after `start` takes, as [C], and that node's place."""
-        for place, node in enumerate(self.nodes[start + 1 :], start + 1):
-            for value in node.inputs if node.op_type == operator else ():
-                found = self._as_it_is(_name(value))
-                if found is not None and found.ndim == 3 and found.shape[1:] == (1, 1):
-                    return found.flatten(), place
-        return None, len(self.nodes)
-
-    def _relative_positions(self, attention: str, axis: str) -> Tensor | None:
-        """SAM's table of one axis [2*size - 1, d] from the matrices [query, d, key] that a graph has of it.
-
-        Those of rows come in the order of their queries; those of columns are met once for each block of
-        rows, on queries transposed before.
-        """
-        start, stop = self._user(f"{attention}.qkv.bias"), self._user(f"{attention}.proj.bias")
-        if start is None or stop is None:
-            return None
-        met = [
-            table
-            for node in self.nodes[start:stop]
-            if node.op_type == "MatMul" and (table := self._as_it_is(_name(node.inputs[1]))) is not None
-            if table.ndim == 3 and _is_transposed(node.inputs[0]) == (axis == "w")
-        ]
-        if not met:
-            return None
-        table = torch.cat(met) if axis == "h" else met[0]
-        # query 0 meets keys 0.. as rows size-1 down to 0; queries 1.. meet key 0 as rows size..
-        rows = torch.cat([table[0].flip(1).T, table[1:, :, 0]])
-        same = table.shape[0] == table.shape[2] and torch.equal(position_table(rows, len(table)), table)
-        return rows if same else None
-
-    def _position_embedding(self) -> Tensor | None:
-        """SAM's position embedding [1, T, T, D] from that of all windows [windows, w, w, D]."""
-        g = self.geometry
-        positions = self._only((g.windows, g.window, g.window, g.dim))
-        if positions is None:
-            return None
-        padded = (g.grid * g.window, g.grid * g.window)
-        whole = window_unpartition(positions, g.window, padded, (g.tokens, g.tokens)).contiguous()
-        return whole if torch.equal(window_partition(whole, g.window)[0], positions) else None
-
-    def _rows(self, shape: Sequence[int], rows: slice) -> Tensor | None:
-        """Rows of the only constant of this shape, [rows, C]."""
-        table = self._only(shape)
-        return None if table is None else table.reshape(-1, shape[-1])[rows].clone()
-
-
-def _name(value: ir.Value | None) -> str:
-    return (value.name if value is not None else None) or ""
-
-
-def _is_transposed(value: ir.Value | None) -> bool:
-    node = value.producer() if value is not None else None
-    return node is not None and node.op_type == "Transpose"
