@@ -131,8 +131,8 @@ class StageGraph:
     def _relative_positions(self, attention: str, axis: str) -> Tensor | None:
         """SAM's table of one axis [2*size - 1, d] from the matrices [query, d, key] that a graph has of it.
 
-        Blocks of queries come in order, each with a part of the matrices of rows (cut off by the exporter or,
-        where it leaves a Slice, as the graph runs) and with all those of columns, whose queries are transposed
+        Blocks of queries come in order, each with a part of the matrices of rows, which the exporter cut or
+        leaves to a Slice of the graph, and with all matrices of columns, whose queries are transposed
         before.
         """
         start, stop = self._user(f"{attention}.qkv.bias"), self._user(f"{attention}.proj.bias")
