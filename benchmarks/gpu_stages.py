@@ -185,7 +185,9 @@ def _feeds(g: Geometry, embedding_dtype: Any, stage: str, size: int) -> dict[str
             "extent": np.full((size, 2), g.tile_px, np.int32),
         }
     if stage == "global":
-        return {"embedding": rng.standard_normal((g.windows, *g.embedding_shape)).astype(embedding_dtype)}
+        return {
+            "embedding": rng.standard_normal((g.windows, g.window, g.window, g.dim)).astype(embedding_dtype)
+        }
     return {
         "image_embedding": rng.standard_normal((1, g.prompt_dim, g.tokens, g.tokens)).astype(np.float32),
         "point_coords": (rng.random((size, 2, 2)) * g.image_size).astype(np.float32),

@@ -36,10 +36,11 @@ from export.stages import StagePlan, stage_plans
 from runtime.edge import EdgeOptions, open_edge
 from runtime.frames.canvas import make_canvas
 from runtime.sites.spot_checks import synthetic_tiles
-from runtime.sites.trust import Trust, Verdict, difference, tolerance
+from runtime.sites.trust import Trust, Verdict, tolerance
 from server.serve import ServeOptions, running_site
 from stages.bundle import Bundle, shipped_bundle
 from stages.geometry import GEOMETRIES
+from stages.probe import relative_rms
 from stages.tensors import Array
 
 PHOTOS = ("astronaut", "coffee", "chelsea", "rocket")
@@ -135,7 +136,7 @@ def _differences(
     """Of tiles and of probes, and what the limit of such a site is."""
 
     def found(inputs: Inputs) -> float:
-        return difference(_received(engine(inputs), wire), _received(own(inputs), wire))
+        return relative_rms(_received(engine(inputs), wire), _received(own(inputs), wire))
 
     shown, of_tiles = [found(probe) for probe in probes], [found(tile) for tile in tiles]
     precision = "bf16" if name == "bf16" else "fp16"
@@ -159,14 +160,14 @@ def _differences(
 def _another_tile(own: Callable[[Inputs], Outputs], tiles: list[dict[str, Array]]) -> dict[str, Any]:
     """Differences from the embedding of another tile, and of one that shows the same at another position."""
     embeddings = [_received(own(tile), "fp16") for tile in tiles]
-    others = [difference(embeddings[i - 1], embeddings[i]) for i in range(len(tiles))]
+    others = [relative_rms(embeddings[i - 1], embeddings[i]) for i in range(len(tiles))]
     plain = [{**tiles[0], "tile": np.full_like(tiles[0]["tile"], grey)} for grey in (0, 128)]
     places = [
         [_received(own({**p, "index": np.array([[w]], np.int32)}), "fp16") for w in (6, 7)] for p in plain
     ]
     return {
         "smallest_percent": _percent(min(others)),
-        "same_content_elsewhere_percent": [_percent(difference(a, b)) for a, b in places],
+        "same_content_elsewhere_percent": [_percent(relative_rms(a, b)) for a, b in places],
     }
 
 
@@ -187,7 +188,7 @@ def _found(
         trust = Trust(tolerance("fp32", wire))
         for number in range(1, CHECKS + 1):
             answer = outputs[rng.integers(len(outputs))]
-            differences.append(difference(_noisy(answer, wire, level, rng), _received(answer, wire)))
+            differences.append(relative_rms(_noisy(answer, wire, level, rng), _received(answer, wire)))
             if trust.judge(differences[-1]) is Verdict.LIED:
                 needed.append(number)
                 break

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import click
+from torch import Tensor
 
 from export.checkpoints.load import Say, empty_sam, load_weights, sam_of
 from export.checkpoints.stage_graph import StageGraph
+from export.projection import Projection
 from export.sam import Weights
 from stages.bundle import Bundle
 from stages.errors import BundleError
@@ -42,7 +44,7 @@ def weights_of(path: Path, say: Say = click.echo) -> Weights:
 
 
 def load_bundle_weights(bundle: Bundle) -> Weights:
-    """The SAM whose stages a bundle holds, in fp32 and its own block order, with what is known of it.
+    """The SAM and the projection whose stages a bundle holds, in fp32, with what is known of the weights.
 
     Its tensors are those exported, bit for bit; of fp16 and bf16 stages they are the rounded ones, which
     `trained_on` says. Raises BundleError that names the file which is missing or damaged, or the tensor that
@@ -50,18 +52,25 @@ def load_bundle_weights(bundle: Bundle) -> Weights:
     """
     geometry = bundle.geometry
     graphs = {stage: StageGraph.load(bundle.verified_file(stage), geometry) for stage in _STAGES}
-    state = {}
-    for name, tensor in empty_sam(geometry).state_dict().items():
+
+    def read(name: str, shape: Sequence[int]) -> Tensor:
         stage, inner = _place(name, geometry)
-        found = graphs[stage].find(inner, tensor.shape)
+        found = graphs[stage].find(inner, shape)
         if found is None:
             raise BundleError(
-                f"{bundle.path / bundle.stage(stage).file} holds {name} {list(tensor.shape)} in no form "
-                "known here; export again from a checkpoint"
+                f"{bundle.path / bundle.stage(stage).file} holds {name} {list(shape)} in no form known here; "
+                "export again from a checkpoint"
             )
-        state[name] = found
+        return found
+
+    state = {name: read(name, tensor.shape) for name, tensor in empty_sam(geometry).state_dict().items()}
+    projection = None
+    if bundle.components != geometry.dim:
+        mean = read("projection.mean", (geometry.dim,))
+        basis = read("projection.basis", (geometry.dim, bundle.components))
+        projection = Projection(mean, basis, bundle.variance_kept)
     sam = sam_of(geometry, state, bundle.path)
-    return Weights(sam, geometry, bundle.weights, _trained_on(bundle))
+    return Weights(sam, geometry, bundle.weights, _trained_on(bundle), projection)
 
 
 def _trained_on(bundle: Bundle) -> str:
@@ -77,8 +86,10 @@ def _rounded_to(bundle: Bundle, stored: Mapping[str, str]) -> str:
 
 
 def _place(name: str, geometry: Geometry) -> tuple[str, str]:
-    """The stage that holds a tensor of SAM's, and the name that its module has there."""
+    """The stage that holds a tensor of SAM's or of the projection, and the name that its module has there."""
     part, _, inner = name.partition(".")
+    if part == "projection":
+        return "window", f"project.{inner}"
     if part == "prompt_encoder":
         return "decoder", f"prompts.{inner}"
     if part == "mask_decoder":

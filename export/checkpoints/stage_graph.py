@@ -57,14 +57,14 @@ class StageGraph:
                 constants[_name(node.outputs[0])] = tensor
         return cls(tuple(graph), constants, geometry)
 
-    def find(self, name: str, shape: torch.Size) -> Tensor | None:
+    def find(self, name: str, shape: Sequence[int]) -> Tensor | None:
         """The tensor that modules call `name`, fp32; None where nothing of its shape has its place."""
         found = self._as_it_is(name)
         if found is None:
             found = self._in_another_form(name, shape)
-        return found if found is not None and found.shape == shape else None
+        return found if found is not None and found.shape == tuple(shape) else None
 
-    def _in_another_form(self, name: str, shape: torch.Size) -> Tensor | None:
+    def _in_another_form(self, name: str, shape: Sequence[int]) -> Tensor | None:
         if name == "pos_embed":
             return self._position_embedding()
         if name in _ROWS:

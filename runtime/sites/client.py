@@ -62,8 +62,12 @@ TIMEOUTS = Timeouts()
 
 
 def wire_formats(bundle: Bundle) -> tuple[str, ...]:
-    """The wire formats a bundle's window stage offers; the first is the default."""
-    return ("fp32" if bundle.embedding_dtype == "float32" else "fp16", "int8")
+    """The wire formats a bundle's window stage offers; the first is the default.
+
+    That is int8 where the bundle is coded: what it loses is little beside what the code loses.
+    """
+    plain = "fp32" if bundle.embedding_dtype == "float32" else "fp16"
+    return ("int8", plain) if bundle.is_coded else (plain, "int8")
 
 
 def choose_wire(bundle: Bundle, wanted: str | None) -> str:
@@ -178,7 +182,7 @@ class SiteClient:
         return (time.perf_counter() - started) / SPEED_PROBES
 
     async def infer(self, grant: Grant, inputs: Mapping[str, Array]) -> Array:
-        """The embedding [w, w, D] of one tile, checked: shape, dtype, finite.
+        """The embedding [w, w, r] of one tile, checked: shape, dtype, finite.
 
         Raises SiteUnavailable when no good answer comes before the deadline, SiteUntrusted when the answer
         is wrong.
@@ -243,7 +247,7 @@ class SiteClient:
     async def check_probe(self, probe: Probe) -> float:
         """Have the site reproduce the probe: the second part of `connect`.
 
-        Returns the largest difference as a fraction of the embedding's own largest value.
+        Returns the difference, as `stages.probe.difference` measures it.
         """
         answer = await self._post(probe.inputs, self._timeouts.probe_s)
         found = difference(probe, answer)

@@ -47,7 +47,7 @@ def feeds_of(bundle: Bundle, name: str, count: int = 2) -> dict[str, Array]:
         return mini_tiles(bundle, count)
     if name == "decoder":
         return decoder_feeds(bundle, count, 2)
-    shape = (bundle.geometry.windows, *bundle.geometry.embedding_shape)
+    shape = (bundle.geometry.windows, *bundle.embedding_shape)
     values = np.random.default_rng(5).standard_normal(shape)
     return {"embedding": values.astype(bundle.embedding_dtype)}
 

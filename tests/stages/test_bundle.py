@@ -17,6 +17,8 @@ import pytest
 from stages.bundle import MANIFEST, PADDING_FILE, PROBE_FILE, Bundle, Stage, hash_files
 from stages.engines.backends import make_engine
 from stages.errors import BundleError, EngineError
+from stages.geometry import GEOMETRIES
+from stages.tile_code import TileCode
 from tests.support.fakes import INPUTS, OUTPUTS, answers, tiles, tiny_bundle
 
 WINDOW_FILES = ("window/model.onnx", "window/model.onnx.data")
@@ -53,6 +55,28 @@ def stage(name: str, root: Path, files: tuple[str, ...]) -> Stage:
 def test_what_was_saved_is_loaded(saved: Bundle) -> None:
     assert Bundle.load(saved.path) == saved
     assert Bundle.load(str(saved.path)) == saved
+
+
+def test_what_travels_is_saved_too(saved: Bundle) -> None:
+    changed = replace(saved, format=2, components=2, variance_kept=0.875, measured={"miou": {"box": 0.7}})
+    changed.save()
+    assert Bundle.load(saved.path) == changed
+    assert changed.embedding_shape == (2, 2, 2)
+    assert changed.is_coded
+    assert not saved.is_coded
+    assert replace(saved, tiles=TileCode.parse("dct:10/3")).is_coded
+    assert changed.site_digest not in (saved.site_digest, replace(changed, components=3).site_digest)
+    assert saved.probe().by_largest  # it is of format 1
+    assert not changed.probe().by_largest
+
+
+@pytest.mark.parametrize(
+    ("model", "size"), [("vit_b", 301056), ("vit_l", 401408), ("vit_h", 501760), ("mini", 9600)]
+)
+def test_bytes_of_a_windows_embedding_in_fp16(model: str, size: int) -> None:
+    geometry = GEOMETRIES[model]
+    bundle = replace(tiny_bundle(), geometry=geometry, components=geometry.dim)
+    assert np.empty(bundle.embedding_shape, np.float16).nbytes == size
 
 
 def test_saving_leaves_only_the_manifest_and_can_be_repeated(saved: Bundle) -> None:
@@ -165,8 +189,8 @@ class Edit:
 OUTSIDE = "a file outside the bundle; do not use it"
 WINDOW = ("stages", "window")
 EDITS = [
-    Edit("another format", "has format 2, expected 1; export the bundle again", ("format",), 2),
-    Edit("no format", "has format None, expected 1", ("format",)),
+    Edit("another format", "has format 3, expected one of (1, 2); export the bundle again", ("format",), 3),
+    Edit("no format", "has format None, expected one of (1, 2)", ("format",)),
     Edit("a geometry", "its site digest does not fit", ("model", "image_size"), 24),
     Edit("a mean", "its site digest does not fit", ("pixel_mean", 0), 1.0),
     Edit("a hash", "its site digest does not fit", (*WINDOW, "files", WINDOW_FILES[0]), "0" * 64),

@@ -27,13 +27,6 @@ def test_mini_has_the_same_grid_and_is_padded_too() -> None:
     assert MINI.grid * MINI.window > MINI.tokens
 
 
-@pytest.mark.parametrize(
-    ("model", "size"), [("vit_b", 301056), ("vit_l", 401408), ("vit_h", 501760), ("mini", 9600)]
-)
-def test_bytes_of_a_windows_embedding_in_fp16(model: str, size: int) -> None:
-    assert np.empty(GEOMETRIES[model].embedding_shape, np.float16).nbytes == size
-
-
 def test_reordering_keeps_each_kind_of_block_in_its_order() -> None:
     assert VIT_B.block_order == (0, 1, 3, 4, 6, 7, 9, 10, 2, 5, 8, 11)
     for geometry in GEOMETRIES.values():

@@ -52,7 +52,10 @@ def exported_bundle(config: pytest.Config, model: str, dtype: str) -> Bundle:
 
 
 def tiny_bundle(config: pytest.Config, kind: str) -> Bundle:
-    """A bundle of TINY with random weights in a precision, or "compact", from pytest's cache."""
+    """A bundle of TINY with random weights in a precision, or "compact", from pytest's cache.
+
+    "fp16-8" has embeddings of 8 components, "float32-8" too, in fp32.
+    """
     return _kept(config, f"tiny-{kind}", partial(_export_tiny, kind))
 
 
@@ -98,10 +101,12 @@ def _export_tiny(kind: str, path: Path) -> None:
     from export.exporter import ExportOptions, export_bundle  # torch takes seconds to import
     from export.precision import stage_precisions
 
-    if kind == "compact":
-        options = ExportOptions("float32", compact=True)
+    form, _, components = kind.partition("-")
+    held = int(components) if components else None
+    if form in ("compact", "float32"):
+        options = ExportOptions("float32", compact=form == "compact", components=held)
     else:
-        options = ExportOptions(precisions=stage_precisions([kind]))
+        options = ExportOptions(precisions=stage_precisions([form]), components=held)
     export_bundle(random_weights(TINY), TINY, path, options, lambda line: None)
 
 

@@ -81,7 +81,7 @@ def test_every_stage_of_vit_b_builds_in_fp32(exported: Callable[[str, str], Bund
 
 
 @pytest.mark.parametrize("name", STAGES)
-@pytest.mark.parametrize("precision", ["fp16", "bf16"])
+@pytest.mark.parametrize("precision", ["fp16", "bf16", "fp16-8"])
 def test_every_stage_of_a_tiny_model_builds(tiny: Callable[[str], Bundle], precision: str, name: str) -> None:
     bundle = tiny(precision)
     assert looks_built(build(TRT, job_of(bundle, name), on), bundle, name)

@@ -344,9 +344,9 @@ async def test_outputs_in_another_order_and_number_are_matched_by_name(mini_bund
     async def everything(site: Impostor, request: web.Request) -> web.StreamResponse:
         inputs, _ = await site.read(request)
         outputs = {
-            "scale": np.ones((1, *mini_bundle.geometry.embedding_shape[:2], 1), np.float16),
+            "scale": np.ones((1, *mini_bundle.embedding_shape[:2], 1), np.float16),
             "embedding": await site.right_answer(inputs),
-            "embedding_q8": np.zeros((1, *mini_bundle.geometry.embedding_shape), np.int8),
+            "embedding_q8": np.zeros((1, *mini_bundle.embedding_shape), np.int8),
         }
         message = wire.encode_response(outputs, dict.fromkeys(outputs, True))
         return web.Response(body=message.body, headers=message.headers)

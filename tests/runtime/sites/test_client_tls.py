@@ -70,7 +70,7 @@ async def test_the_keys_made_for_a_site_reach_it(mini_bundle: Bundle, keys: Path
         await client.connect(mini_bundle.probe())
         tile = canvas_of("16:9", mini_bundle.geometry).window_inputs(7)
         embedding = await client.infer(grant_for(site, 7), tile)
-    assert embedding.shape == mini_bundle.geometry.embedding_shape
+    assert embedding.shape == mini_bundle.embedding_shape
 
 
 @pytest.mark.parametrize("host", ["localhost", "[::1]"])

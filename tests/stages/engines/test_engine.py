@@ -148,7 +148,7 @@ def test_the_backend_names_itself(window: Engine) -> None:
 def test_one_tile_alone_equals_its_row_in_a_batch(mini_bundle: Bundle, window: Engine) -> None:
     inputs = mini_tiles(mini_bundle, 3)
     batch = window.infer(inputs, ["embedding"])["embedding"].astype(np.float32)
-    assert batch.shape == (3, *mini_bundle.geometry.embedding_shape)
+    assert batch.shape == (3, *mini_bundle.embedding_shape)
     for row in range(3):
         alone = window.infer({name: array[row : row + 1] for name, array in inputs.items()}, ["embedding"])
         difference = np.abs(alone["embedding"][0].astype(np.float32) - batch[row]).max()
