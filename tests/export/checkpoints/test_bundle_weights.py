@@ -7,10 +7,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import onnx
 import pytest
 import torch
 from click.testing import CliRunner
+from onnx import numpy_helper
 from torch import Tensor
 
 from export.checkpoints.bundle_weights import load_bundle_weights, weights_of
@@ -76,6 +78,18 @@ def test_stages_of_a_lower_precision_give_what_they_compute_with(
     assert weights.trained_on == f"random numbers; rounded to {precision}"
     again = replace(tiny(precision), trained_on=weights.trained_on)
     assert load_bundle_weights(again).trained_on == weights.trained_on
+
+
+def test_a_projection_comes_back_with_them(tiny: Callable[[str], Bundle]) -> None:
+    bundle = tiny("fp16-8")
+    held = load_bundle_weights(bundle).projection
+    assert held is not None
+    undone = {tensor.name: tensor for tensor in onnx.load(bundle.verified_file("global")).graph.initializer}
+    assert np.array_equal(held.basis.numpy().T, numpy_helper.to_array(undone["restore.rows"]))
+    assert np.array_equal(held.mean.numpy(), numpy_helper.to_array(undone["restore.mean"]))
+    assert torch.allclose(held.basis.T @ held.basis, torch.eye(8), atol=1e-5)
+    assert held.variance_kept == bundle.variance_kept
+    assert load_bundle_weights(tiny("fp16")).projection is None
 
 
 def copy_of(bundle: Bundle, path: Path, *stages: str) -> Path:
