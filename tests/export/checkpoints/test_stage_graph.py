@@ -47,7 +47,7 @@ def attention_nodes(parts: list[str], columns: str) -> list[onnx.NodeProto]:
 def attention(path: Path, rows: Tensor, parts: list[str]) -> StageGraph:
     """An attention with these matrices of rows [query, d, key]: whole in "rows", and in two halves."""
     half = SIZE // 2
-    constants = {
+    constants: dict[str, Array | Tensor] = {
         "a.qkv.bias": torch.ones(9),
         "a.proj.bias": torch.ones(3),
         "a.proj.weight": torch.ones(3, 3),
