@@ -9,7 +9,7 @@ import click
 
 from export.precision import DTYPES, stage_precisions
 from stages.errors import CheckpointError
-from stages.geometry import GEOMETRIES, Geometry
+from stages.geometry import GEOMETRIES
 from stages.options import PATH, Count, PathType
 from stages.tile_code import RGB, TileCode
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 @click.command("export")
-@click.option("--model", type=click.Choice(list(GEOMETRIES)), required=True)
+@click.option("--model", type=click.Choice(list(GEOMETRIES)), help="Which SAM; --recode knows it itself.")
 @click.option(
     "--checkpoint",
     type=PATH,
@@ -27,6 +27,13 @@ if TYPE_CHECKING:
 )
 @click.option(
     "--random-weights", is_flag=True, help="Random weights, to try geometry and speed: masks mean nothing."
+)
+@click.option(
+    "--recode",
+    type=PATH,
+    metavar="BUNDLE|FILE",
+    help="Instead of both: a bundle's folder with window, global and decoder, or .safetensors of pedsam, to "
+    "export its weights again with other options.",
 )
 @click.option(
     "--embedding",
@@ -73,9 +80,10 @@ if TYPE_CHECKING:
 )
 @click.option("--out", type=PATH, required=True, help="Directory of the bundle.")
 def command(
-    model: str,
+    model: str | None,
     checkpoint: Path | None,
     random_weights: bool,
+    recode: Path | None,
     embedding: str,
     precisions: tuple[str, ...],
     photos: Path | None,
@@ -93,28 +101,36 @@ def command(
 
     from export.exporter import ExportOptions, export_bundle  # torch takes seconds to import
 
-    geometry = GEOMETRIES[model]
-    if photos is not None and all_fp32 and code == RGB and components in (None, geometry.dim):
+    weights = _weights(model, checkpoint, random_weights, recode)
+    if photos is not None and all_fp32 and code == RGB and components in (None, weights.geometry.dim):
         raise click.UsageError(
             "--photos fits fewer --components, and checks a lower --precision and coded --tiles; give one of "
             "them too"
         )
-    weights = _weights(geometry, checkpoint, random_weights)
     options = ExportOptions(embedding, compact, by_stage, photos, code, components)
-    bundle = export_bundle(weights, geometry, out, options, click.echo)
+    bundle = export_bundle(weights, weights.geometry, out, options, click.echo)
     click.echo(f"{out}: {bundle.description}, site digest {bundle.site_digest}")
     if bundle.weights != "distilled":
         click.echo(f"weights are {bundle.weights}: masks are {'meaningless' if random_weights else 'poor'}")
 
 
-def _weights(geometry: Geometry, checkpoint: Path | None, random_weights: bool) -> Weights:
+def _weights(
+    model: str | None, checkpoint: Path | None, random_weights: bool, recode: Path | None
+) -> Weights:
+    from export.checkpoints.bundle_weights import weights_of
     from export.checkpoints.load import load_weights
     from export.checkpoints.official import DOWNLOADS
     from export.sam import Weights, build_sam, randomise
 
-    model = geometry.name
-    if checkpoint is not None and random_weights:
-        raise click.UsageError("give either --checkpoint or --random-weights")
+    if (checkpoint is not None) + random_weights + (recode is not None) > 1:
+        raise click.UsageError("give one of --checkpoint, --random-weights and --recode")
+    if recode is not None:
+        if model is not None:
+            raise click.UsageError("--recode takes the model from what it reads; leave --model out")
+        return weights_of(recode)
+    if model is None:
+        raise click.UsageError("give --model, or --recode and a bundle")
+    geometry = GEOMETRIES[model]
     if checkpoint is not None:
         return load_weights(geometry, checkpoint)
     if random_weights:

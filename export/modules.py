@@ -48,7 +48,7 @@ def attention(layer: Any, x: Tensor) -> Tensor:
     # [n, h*w, 3*D] -> [3, n, heads, h*w, d]
     q, k, v = product(layer.qkv, x).reshape(n, h * w, 3, heads, d).permute(2, 0, 3, 1, 4).unbind(0)
     keys = scaled(k, layer.scale).transpose(-2, -1)
-    table_h, table_w = _position_table(layer.rel_pos_h, h), _position_table(layer.rel_pos_w, w)
+    table_h, table_w = position_table(layer.rel_pos_h, h), position_table(layer.rel_pos_w, w)
     blocks = []
     for start in range(0, h, rows):
         block = q[:, :, start * w : (start + rows) * w]
@@ -60,7 +60,7 @@ def attention(layer: Any, x: Tensor) -> Tensor:
     return product(layer.proj, torch.cat(blocks, dim=2).transpose(1, 2).reshape(n, h, w, dim)).float()
 
 
-def _position_table(rows: Tensor, size: int) -> Tensor:
+def position_table(rows: Tensor, size: int) -> Tensor:
     """SAM's relative position rows [2*size - 1, d] along one axis as a matrix a query: [query, d, key]."""
     positions = torch.arange(size)
     return rows[positions[:, None] - positions[None, :] + size - 1].transpose(-2, -1)

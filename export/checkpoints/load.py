@@ -194,7 +194,7 @@ def whole_sam(geometry: Geometry | None, checkpoint: Checkpoint) -> Weights:
             f"{path} holds a projection of {len(projection.mean)} channels, expected {found.dim} of "
             f"{found.name}; make the file again with pedsam train or distill"
         )
-    sam = _sam_of(found, state, path)
+    sam = sam_of(found, state, path)
     return Weights(sam, found, checkpoint.status, checkpoint.trained_on, projection)
 
 
@@ -214,7 +214,7 @@ def _model_of(state: Mapping[str, Tensor], path: Path) -> str:
     )
 
 
-def _sam_of(geometry: Geometry, state: Mapping[str, Tensor], path: Path) -> Sam:
+def sam_of(geometry: Geometry, state: Mapping[str, Tensor], path: Path) -> Sam:
     """A SAM that holds these very tensors."""
     sam = empty_sam(geometry)
     check_fit(sam.state_dict(), state, f"{path} does not fit {geometry.name}")

@@ -38,7 +38,10 @@ REFUSALS = {
     ),
     "no weights": (["--model", "vit_h"], "sam_vit_h_4b8939.pth (2.56 GB) and give --checkpoint"),
     "mini without": (["--model", "mini"], "mini has no official weights"),
-    "both": (["--model", "mini", "--random-weights", "--checkpoint", "x"], "either --checkpoint or"),
+    "both": (
+        ["--model", "mini", "--random-weights", "--checkpoint", "x"],
+        "give one of --checkpoint, --random-weights",
+    ),
     "unknown model": (["--model", "vit_x", "--random-weights"], "'vit_x' is not one of"),
     "no code": (["--model", "mini", "--random-weights", "--tiles", "dct:99"], "expected rgb, or dct:L/C"),
     "missing file": (["--model", "vit_b", "--checkpoint", "nowhere.pth"], "nowhere.pth does not exist"),
