@@ -255,7 +255,7 @@ class Pipeline:
                 encoding = self._encoder.start(_required(job.recent).canvas, job.frame.number)
                 await encoding.collect()
                 job.encoding, job.sites = encoding, encoding.sites
-                self._pace.sent(self._encoder.bytes_up)
+                self._pace.sent(self._encoder.traffic.up)
                 self._record_step("windows", job, started)
                 self._windows_s = _smooth(self._windows_s, time.perf_counter() - started)
         except FrameLost as exc:

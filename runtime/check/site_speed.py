@@ -135,9 +135,9 @@ async def _down(client: SiteClient, probe: Probe) -> Rate:
     started = time.perf_counter()
     for _ in range(ROUNDS):
         for outputs in (OUTPUTS, OUTPUTS[-1:]):
-            before = client.bytes_down
+            before = client.traffic.body_down
             seconds = await _timed(partial(client.run_probe, probe, outputs, DOWNLOAD_TILES))
-            received[outputs] = client.bytes_down - before
+            received[outputs] = client.traffic.body_down - before
             quickest[outputs] = min(seconds, quickest.get(outputs, seconds))
         if time.perf_counter() - started > MEASURE_S:
             break

@@ -24,6 +24,7 @@ from runtime.sites.answers import Answer, Answers, Busy, NotHere
 from runtime.sites.config import SiteConfig
 from runtime.sites.ledger import Grant
 from runtime.sites.reasons import reason, unforeseen
+from runtime.sites.traffic import Traffic, most_windows
 from stages import wire
 from stages.bundle import Bundle, Probe
 from stages.errors import InputError, SiteError, SiteUnavailable, SiteUntrusted, ungrouped
@@ -37,6 +38,7 @@ WIRE_OUTPUTS = {
 }
 CONNECTIONS = 8  # kept-alive connections a site; tiles beyond that wait for one
 SPEED_PROBES = 3
+REQUEST_BYTES = 1 << 18  # up to so many, of it or its answer, windows share a request
 _MODEL_PATH = f"/v2/models/{wire.MODEL}"
 
 P = ParamSpec("P")
@@ -98,17 +100,15 @@ class SiteClient:
     Its methods raise SiteError for whatever goes wrong with the site, foreseen or not, and nothing else;
     Misused when the fault is the caller's.
 
-    Counts `bytes_up` and `bytes_down` of message bodies and `tiles` answered; `sent` are the window positions
-    this site was sent; `tile_s` is the time a tile takes, by the probes until whoever sends tiles knows
-    better.
+    Counts `traffic` and `tiles` answered; `sent` are the window positions this site was sent; `tile_s` is the
+    time a tile takes, by the probes until whoever sends tiles knows better; `most_windows` may share a request.
     """
 
     def __init__(
         self, config: SiteConfig, bundle: Bundle, wire_format: str, timeouts: Timeouts = TIMEOUTS
     ) -> None:
         self.config = config
-        self.bytes_up = 0
-        self.bytes_down = 0
+        self.traffic = Traffic()
         self.tiles = 0
         self.sent: set[int] = set()
         self.tile_s = 1.0
@@ -117,8 +117,11 @@ class SiteClient:
         self._timeouts = timeouts
         self._wire = wire_format
         self._outputs = WIRE_OUTPUTS[wire_format]
+        self._fitting = most_windows(bundle.stage("window"), self._outputs, REQUEST_BYTES)
+        self.most_windows = self._fitting
         self._answers = Answers(config.name, bundle, self._outputs)
         self._path = _MODEL_PATH
+        self._answered = False
         self._http: aiohttp.ClientSession | None = None
 
     @property
@@ -140,6 +143,7 @@ class SiteClient:
             headers=headers,
             cookie_jar=aiohttp.DummyCookieJar(),
             auto_decompress=False,  # a small compressed body could fill the memory
+            trace_configs=[self.traffic.counting_requests()],
         )
         return self
 
@@ -177,26 +181,27 @@ class SiteClient:
             raise failures[0]
         return (time.perf_counter() - started) / SPEED_PROBES
 
-    async def infer(self, grant: Grant, inputs: Mapping[str, Array]) -> Array:
-        """The embedding [w, w, D] of one tile, checked: shape, dtype, finite.
+    async def infer(self, grants: Sequence[Grant], inputs: Mapping[str, Array]) -> Array:
+        """The embeddings [n, w, w, D] of n tiles, checked: shape, dtype, finite. They travel in one request.
 
-        Raises SiteUnavailable when no good answer comes before the deadline, SiteUntrusted when the answer
-        is wrong.
+        `grants` are those of the tiles, in their order. Raises SiteUnavailable when no good answer comes
+        before the deadline, SiteUntrusted when the answer is wrong.
         """
-        if grant.site != self.name or [[grant.window]] != inputs["index"].tolist():
-            raise Misused(f"{grant} does not cover this tile")
-        expected_s = self.tile_s * (self.in_flight + 1)
+        windows = [grant.window for grant in grants]
+        covered = all(grant.site == self.name for grant in grants) and windows == inputs["index"][:, 0].tolist()
+        if not windows or not covered:
+            raise Misused(f"{list(grants)} are not the grants of these tiles")
+        expected_s = self.tile_s * (self.in_flight + len(windows))
         patience_s = min(self._timeouts.tile_factor * expected_s, expected_s + self._timeouts.probe_s)
         deadline_s = max(self._timeouts.tile_s, patience_s)
-        self.sent.add(grant.window)
-        self.in_flight += 1
+        self.sent.update(windows)
+        self.in_flight += len(windows)
         try:
-            embedding = await self._post(inputs, deadline_s)
+            embeddings = await self._post(inputs, deadline_s)
         finally:
-            self.in_flight -= 1
-        self.tiles += 1
-        row: Array = embedding[0]
-        return row
+            self.in_flight -= len(windows)
+        self.tiles += len(windows)
+        return embeddings
 
     @_alone
     async def check_digest(self) -> None:
@@ -227,7 +232,9 @@ class SiteClient:
         )
 
     async def _digest(self, path: str) -> str:
-        return self._answers.site_digest(await self._get(f"{path}/config"))
+        config = await self._get(f"{path}/config")
+        self.most_windows = min(self._fitting, self._answers.max_batch(config))
+        return self._answers.site_digest(config)
 
     async def _versions(self) -> list[str]:
         try:
@@ -336,12 +343,12 @@ class SiteClient:
                 allow_redirects=False,
                 timeout=aiohttp.ClientTimeout(sock_connect=self._timeouts.connect_s),
             ) as response:
+                self.traffic.count_head(response)
                 body = await self._read(response, self._answers.largest_body(tiles))
                 answer = Answer(method, response.status, response.headers, body)
         except (aiohttp.ClientError, OSError) as exc:
-            raise SiteUnavailable(self.name, reason(exc, self.config, self.bytes_down > 0)) from exc
-        self.bytes_up += len(message.body) if message else 0
-        self.bytes_down += len(body)
+            raise SiteUnavailable(self.name, reason(exc, self.config, self._answered)) from exc
+        self._answered = True
         self._answers.check_status(answer, expected)
         return answer
 
@@ -350,8 +357,9 @@ class SiteClient:
         body = bytearray()
         async for chunk in response.content.iter_any():
             body += chunk
+            self.traffic.body_down += len(chunk)
             if len(body) > limit:
-                raise SiteUntrusted(self.name, f"sent more than {limit} bytes for one tile")
+                raise SiteUntrusted(self.name, f"sent more than {limit} bytes, which no good answer has")
         return bytes(body)
 
 

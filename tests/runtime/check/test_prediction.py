@@ -120,7 +120,7 @@ async def test_bytes_of_a_tile_are_those_of_a_real_exchange(mini_bundle: Bundle,
         SiteClient(config("a", url), mini_bundle, wire, WAITS) as client,
     ):
         await client.check_probe(mini_bundle.probe())
-        assert (client.bytes_up, client.bytes_down) == sizes[wire]
+        assert (client.traffic.body_up, client.traffic.body_down) == sizes[wire]
 
 
 @pytest.mark.anyio

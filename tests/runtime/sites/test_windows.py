@@ -58,7 +58,7 @@ async def test_every_window_goes_to_its_home_and_stays_there_over_frames(mini_bu
 async def test_probes_are_no_exposure(mini_bundle: Bundle) -> None:
     async with scene(mini_bundle, honest(mini_bundle, "abc")) as it:
         assert set(it.ledger.exposed().values()) == {frozenset()}
-        assert all(client.bytes_up > 0 for client in it.clients)
+        assert all(client.traffic.body_up > 0 for client in it.clients)
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,108 @@
+"""Bytes on the way to a site and back: how many a message will have, and how many really went.
+
+The length of a message follows from the record of the window stage and the number of windows alone, never from
+what they show. What really went is counted as it is handed to the connection and read from it: bodies, and
+apart from them the heads, which are the lines of HTTP before a body. TLS, TCP and IP add a few hundredths to
+that, and a site that answers in chunks a few bytes a chunk; those are not counted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import count, takewhile
+from types import SimpleNamespace
+
+import aiohttp
+import numpy as np
+
+from stages import wire
+from stages.bundle import Stage
+
+_LINE = len(": \r\n")
+_END = len("\r\n")
+
+
+@dataclass
+class Traffic:
+    """Bytes to one or several sites and back, since the start; a request that fails counts as far as it came.
+
+    Of a request that is broken off while it is written, all that was handed to the connection counts.
+    """
+
+    body_up: int = 0
+    body_down: int = 0
+    head_up: int = 0
+    head_down: int = 0
+    requests: int = 0
+
+    @property
+    def up(self) -> int:
+        return self.body_up + self.head_up
+
+    @property
+    def down(self) -> int:
+        return self.body_down + self.head_down
+
+    def __add__(self, other: Traffic) -> Traffic:
+        return Traffic(**{name: value + getattr(other, name) for name, value in vars(self).items()})
+
+    def __sub__(self, other: Traffic) -> Traffic:
+        return Traffic(**{name: value - getattr(other, name) for name, value in vars(self).items()})
+
+    def counting_requests(self) -> aiohttp.TraceConfig:
+        """For an aiohttp.ClientSession: counts what it sends."""
+        trace = aiohttp.TraceConfig()
+        trace.on_request_headers_sent.append(self._head_sent)
+        trace.on_request_chunk_sent.append(self._body_sent)
+        return trace
+
+    async def _head_sent(
+        self, session: object, context: SimpleNamespace, sent: aiohttp.TraceRequestHeadersSentParams
+    ) -> None:
+        first = f"{sent.method} {sent.url.raw_path_qs} HTTP/1.1\r\n"
+        lines = sum(len(name) + len(value.encode()) + _LINE for name, value in sent.headers.items())
+        self.requests += 1
+        self.head_up += len(first) + lines + _END
+
+    async def _body_sent(
+        self, session: object, context: SimpleNamespace, sent: aiohttp.TraceRequestChunkSentParams
+    ) -> None:
+        self.body_up += len(sent.chunk)
+
+    def count_head(self, response: aiohttp.ClientResponse) -> None:
+        """Count the head of an answer, which aiohttp keeps as it came but for its line ends."""
+        first = f"HTTP/1.1 {response.status} {response.reason or ''}\r\n"
+        lines = sum(len(name) + len(value) + _LINE for name, value in response.raw_headers)
+        self.head_down += len(first) + lines + _END
+
+
+@dataclass(frozen=True)
+class MessageBytes:
+    """Bytes of the body of a request and of its answer."""
+
+    up: int
+    down: int
+
+
+def message_bytes(stage: Stage, outputs: Sequence[str], windows: int = 1) -> MessageBytes:
+    """Bytes of the bodies of a request about so many windows that asks for `outputs`, and of a good answer.
+
+    A site with a two-digit version, or with other software, answers with a few bytes more or less.
+    """
+    sent = {spec.name: np.zeros((windows, *spec.shape[1:]), spec.dtype) for spec in stage.inputs}
+    asked = [spec for spec in stage.outputs if spec.name in outputs]
+    answer = {spec.name: np.zeros((windows, *spec.shape[1:]), spec.dtype) for spec in asked}
+    up = wire.encode_request(sent, outputs)
+    down = wire.encode_response(answer, dict.fromkeys(answer, True))
+    return MessageBytes(len(up.body), len(down.body))
+
+
+def most_windows(stage: Stage, outputs: Sequence[str], most_bytes: int) -> int:
+    """How many windows a request may hold so that neither it nor its answer has more bytes; at least 1."""
+
+    def fits(windows: int) -> bool:
+        size = message_bytes(stage, outputs, windows)
+        return max(size.up, size.down) <= most_bytes
+
+    return max(takewhile(fits, count(1)), default=1)
