@@ -38,7 +38,9 @@ WIRE_OUTPUTS = {
 }
 CONNECTIONS = 8  # kept-alive connections a site; tiles beyond that wait for one
 SPEED_PROBES = 3
-REQUEST_BYTES = 1 << 18  # up to so many, of it or its answer, windows share a request
+# Windows share a request up to so many bytes of it or of its answer: with its head that is what TCP sends at
+# once on an idle connection (10 segments, RFC 6928). More would wait for another round trip.
+REQUEST_BYTES = 14_000
 _MODEL_PATH = f"/v2/models/{wire.MODEL}"
 
 P = ParamSpec("P")

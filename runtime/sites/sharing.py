@@ -1,12 +1,12 @@
 """Windows that leave for one site at the same moment share a request.
 
-A request costs both ends the same, however little it holds: some 0.7 ms of the edge's processor and 800 bytes
-of heads and tensor names, where the window itself may be 1,200 bytes. k windows in one request save k - 1
-times that. They do not save the way there or the engine's time, and their answers come together: the first
-one waits for the last. So large windows go alone (REQUEST_BYTES), where their bytes decide and not their number.
+A request costs both ends the same, however little it holds: of the edge's processor about 0.7 ms, and 800 bytes
+of heads and tensor names, where a coded window may be 1,150. k windows in one request save k - 1 times that. They
+save nothing of the way and of the engine's time, and the first one's answer waits for the last: so a request
+takes only as many as travel at once (REQUEST_BYTES of runtime.sites.client), and large windows go alone.
 
-Only the request is shared. Each window has its own grant, its own wait, its own hedge and its own way on: when
-a request fails, each of its windows goes to its next site alone.
+Only the request is shared. Each window has its own grant, its own wait, its own second site and its own way on:
+when a request fails, each of its windows goes to its next site alone.
 """
 
 from __future__ import annotations
