@@ -103,11 +103,17 @@ class SiteClient:
     Misused when the fault is the caller's.
 
     Counts `traffic` and `tiles` answered; `sent` are the window positions this site was sent; `tile_s` is the
-    time a tile takes, by the probes until whoever sends tiles knows better; `most_windows` may share a request.
+    time a tile takes, by the probes until whoever sends tiles knows better; `max_batch` windows is what the
+    site takes in one request.
     """
 
     def __init__(
-        self, config: SiteConfig, bundle: Bundle, wire_format: str, timeouts: Timeouts = TIMEOUTS
+        self,
+        config: SiteConfig,
+        bundle: Bundle,
+        wire_format: str,
+        timeouts: Timeouts = TIMEOUTS,
+        request_bytes: int = REQUEST_BYTES,
     ) -> None:
         self.config = config
         self.traffic = Traffic()
@@ -119,8 +125,8 @@ class SiteClient:
         self._timeouts = timeouts
         self._wire = wire_format
         self._outputs = WIRE_OUTPUTS[wire_format]
-        self._fitting = most_windows(bundle.stage("window"), self._outputs, REQUEST_BYTES)
-        self.most_windows = self._fitting
+        self._fitting = most_windows(bundle.stage("window"), self._outputs, request_bytes)
+        self.max_batch = 1
         self._answers = Answers(config.name, bundle, self._outputs)
         self._path = _MODEL_PATH
         self._answered = False
@@ -129,6 +135,11 @@ class SiteClient:
     @property
     def name(self) -> str:
         return self.config.name
+
+    @property
+    def most_windows(self) -> int:
+        """How many may share a request: by their bytes, and by what the site takes."""
+        return min(self._fitting, self.max_batch)
 
     @property
     def speed(self) -> float:
@@ -190,7 +201,9 @@ class SiteClient:
         before the deadline, SiteUntrusted when the answer is wrong.
         """
         windows = [grant.window for grant in grants]
-        covered = all(grant.site == self.name for grant in grants) and windows == inputs["index"][:, 0].tolist()
+        covered = (
+            all(grant.site == self.name for grant in grants) and windows == inputs["index"][:, 0].tolist()
+        )
         if not windows or not covered:
             raise Misused(f"{list(grants)} are not the grants of these tiles")
         expected_s = self.tile_s * (self.in_flight + len(windows))
@@ -235,7 +248,7 @@ class SiteClient:
 
     async def _digest(self, path: str) -> str:
         config = await self._get(f"{path}/config")
-        self.most_windows = min(self._fitting, self._answers.max_batch(config))
+        self.max_batch = self._answers.max_batch(config)
         return self._answers.site_digest(config)
 
     async def _versions(self) -> list[str]:

@@ -1,19 +1,19 @@
 """Windows that leave for one site at the same moment share a request.
 
-A request costs both ends the same, however little it holds: of the edge's processor about 0.7 ms, and 800 bytes
-of heads and tensor names, where a coded window may be 1,150. k windows in one request save k - 1 times that. They
-save nothing of the way and of the engine's time, and the first one's answer waits for the last: so a request
-takes only as many as travel at once (REQUEST_BYTES of runtime.sites.client), and large windows go alone.
+A request costs both ends the same, however little it holds: of the edge's processor about 0.7 ms, and 800
+bytes of heads and tensor names, where a coded window may be 1,150. k windows in one request save k - 1 times
+that. They save nothing of the way and of the engine's time, and the first one's answer waits for the last: so
+a request takes only as many as travel at once (REQUEST_BYTES of runtime.sites.client), and large windows go
+alone.
 
-Only the request is shared. Each window has its own grant, its own wait, its own second site and its own way on:
-when a request fails, each of its windows goes to its next site alone.
+Only the request is shared. Each window has its own grant, its own wait, its own second site and its own way
+on: when a request fails, each of its windows goes to its next site alone.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TypeVar
 
 import anyio
 import numpy as np
@@ -23,10 +23,10 @@ from anyio.lowlevel import checkpoint
 from runtime.sites.health import Site
 from runtime.sites.ledger import Grant
 from runtime.sites.routing import Route
+from runtime.sites.traffic import even_parts
 from stages.errors import SiteError
 from stages.tensors import Array
 
-_T = TypeVar("_T")
 _TURNS = 2  # of the event loop: of the windows of a frame those that can be hedged come a turn later
 
 
@@ -60,12 +60,6 @@ class SharedRequests:
         windows = [window for window in self._leaving.pop(site) if window.wanted]
         for part in even_parts(windows, site.client.most_windows):
             self._tasks.start_soon(_Request(site, part).run)
-
-
-def even_parts(windows: Sequence[_T], most: int) -> list[Sequence[_T]]:
-    """As few parts as can be of at most so many, in order, the first ones one longer where it does not fit."""
-    parts = -(-len(windows) // most)
-    return [windows[len(windows) * n // parts : len(windows) * (n + 1) // parts] for n in range(parts)]
 
 
 @dataclass(eq=False)

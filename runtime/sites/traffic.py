@@ -1,24 +1,27 @@
 """Bytes on the way to a site and back: how many a message will have, and how many really went.
 
-The length of a message follows from the record of the window stage and the number of windows alone, never from
-what they show. What really went is counted as it is handed to the connection and read from it: bodies, and
-apart from them the heads, which are the lines of HTTP before a body. TLS, TCP and IP add a few hundredths to
-that, and a site that answers in chunks a few bytes a chunk; those are not counted.
+The length of a message follows from the record of the window stage and the number of windows alone, never
+from what they show. What really went is counted as it is handed to the connection and read from it: bodies,
+and apart from them the heads, which are the lines of HTTP before a body. TLS, TCP and IP add a few hundredths
+to that, and a site that answers in chunks a few bytes a chunk; those are not counted.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import count, takewhile
 from types import SimpleNamespace
+from typing import TypeVar
 
 import aiohttp
 import numpy as np
 
 from stages import wire
 from stages.bundle import Stage
+from stages.tensors import Array, TensorSpec
 
+_T = TypeVar("_T")
 _LINE = len(": \r\n")
 _END = len("\r\n")
 
@@ -77,12 +80,18 @@ class Traffic:
         self.head_down += len(first) + lines + _END
 
 
+def gigabytes_an_hour(size: float, seconds: float) -> float:
+    """The rate of `size` bytes in so many seconds; 0 where no time passed."""
+    return size * 3600e-9 / seconds if seconds else 0.0
+
+
 @dataclass(frozen=True)
 class MessageBytes:
-    """Bytes of the body of a request and of its answer."""
+    """Bytes of the bodies of so many `requests`, and of their answers."""
 
-    up: int
-    down: int
+    up: int = 0
+    down: int = 0
+    requests: int = 1
 
 
 def message_bytes(stage: Stage, outputs: Sequence[str], windows: int = 1) -> MessageBytes:
@@ -90,12 +99,15 @@ def message_bytes(stage: Stage, outputs: Sequence[str], windows: int = 1) -> Mes
 
     A site with a two-digit version, or with other software, answers with a few bytes more or less.
     """
-    sent = {spec.name: np.zeros((windows, *spec.shape[1:]), spec.dtype) for spec in stage.inputs}
-    asked = [spec for spec in stage.outputs if spec.name in outputs]
-    answer = {spec.name: np.zeros((windows, *spec.shape[1:]), spec.dtype) for spec in asked}
+    sent = _zeros(stage.inputs, windows)
+    answer = _zeros([spec for spec in stage.outputs if spec.name in outputs], windows)
     up = wire.encode_request(sent, outputs)
     down = wire.encode_response(answer, dict.fromkeys(answer, True))
     return MessageBytes(len(up.body), len(down.body))
+
+
+def _zeros(specs: Iterable[TensorSpec], windows: int) -> dict[str, Array]:
+    return {spec.name: np.zeros((windows, *map(int, spec.shape[1:])), spec.dtype) for spec in specs}
 
 
 def most_windows(stage: Stage, outputs: Sequence[str], most_bytes: int) -> int:
@@ -106,3 +118,17 @@ def most_windows(stage: Stage, outputs: Sequence[str], most_bytes: int) -> int:
         return max(size.up, size.down) <= most_bytes
 
     return max(takewhile(fits, count(1)), default=1)
+
+
+def even_parts(items: Sequence[_T], most: int) -> list[Sequence[_T]]:
+    """As few parts as can be of at most so many, in order, and as equal as can be."""
+    parts = -(-len(items) // most)
+    return [items[len(items) * n // parts : len(items) * (n + 1) // parts] for n in range(parts)]
+
+
+def frame_bytes(stage: Stage, outputs: Sequence[str], shares: Iterable[tuple[int, int]]) -> MessageBytes:
+    """Bytes of a frame: for each site how many windows it gets, and how many of them may share a request."""
+    parts = [len(part) for windows, most in shares for part in even_parts(range(windows), most)]
+    sizes = {windows: message_bytes(stage, outputs, windows) for windows in set(parts)}
+    up, down = (sum(getattr(sizes[windows], way) for windows in parts) for way in ("up", "down"))
+    return MessageBytes(up, down, len(parts))

@@ -1,10 +1,11 @@
 """Windows to sites and embeddings back, whatever fails on the way.
 
-A window that is late is sent to a second site as well. Where that one answers first, the late request goes
-on until its deadline, one a site at most. If the site answers this or any other tile by then, it is slow and
+A window that is late is sent to a second site as well. Where that one answers first, the late request goes on
+until its deadline, one a site at most. If the site answers this or any other tile by then, it is slow and
 stays in use; if it answers none, it hangs and is taken out of use. Where one tile of a site gets no answer in
 time, its other ones go elsewhere at once. A site that failed tiles before is tried with a copy of one; nobody
-waits for its answer. Windows that leave together share a request (runtime.sites.sharing), those sent again do not.
+waits for its answer. Windows that leave together share a request (runtime.sites.sharing), those sent again do
+not.
 """
 
 from __future__ import annotations

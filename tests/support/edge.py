@@ -89,8 +89,8 @@ class Impostor:
     """A site without an engine: it knows the digest and the probe's answer, and stamps other tiles.
 
     `script` holds what it does instead with the next tiles, first one first; `always` with every request.
-    `requests` are the windows it was sent, by request, and `seen` tells when there are more. It says that it
-    takes `max_batch` in one, if that is given.
+    `tiles` are the windows it was sent, `requests` the same by request, and `seen` tells when there are more.
+    It says that it takes `max_batch` in one, if that is given.
     """
 
     def __init__(
@@ -104,15 +104,12 @@ class Impostor:
         self.digest = bundle.site_digest
         self.script = deque(script)
         self.always = always
+        self.tiles: list[int] = []
         self.requests: list[list[int]] = []
         self.max_batch = max_batch
         self.seen = asyncio.Event()
         self.released = asyncio.Event()  # what stalls goes on when this is set
         self._probe = bundle.probe()
-
-    @property
-    def tiles(self) -> list[int]:
-        return [window for request in self.requests for window in request]
 
     @asynccontextmanager
     async def running(self, port: int | None = None) -> AsyncIterator[str]:
@@ -140,6 +137,7 @@ class Impostor:
         is_probe = np.array_equal(inputs["tile"], self._probe.inputs["tile"])
         if not is_probe:
             self.requests.append(inputs["index"][:, 0].tolist())
+            self.tiles += self.requests[-1]
             self.seen.set()
         if self.always is not None:
             return await self.always(self, request)
