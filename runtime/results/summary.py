@@ -173,13 +173,12 @@ def _rows(summary: Mapping[str, Any]) -> Sequence[tuple[str, str]]:
 def _traffic_rows(summary: Mapping[str, Any]) -> list[tuple[str, str]]:
     if not summary["sites"]:
         return []
-    up, down = (summary[f"gigabytes_an_hour_{way}"] for way in ("up", "down"))
-    rows = [
-        ("sent up / down", _megabytes(summary["bytes_up"], summary["bytes_down"])),
-        ("  and heads of HTTP", _megabytes(summary["head_bytes_up"], summary["head_bytes_down"])),
-        ("an hour of this, up / down", f"{up:.2f} / {down:.2f} GB"),
-    ]
-    if summary["price_an_hour"] is not None:
+    rows = [("sent up / down", _megabytes(summary["bytes_up"], summary["bytes_down"]))]
+    if "head_bytes_up" in summary:  # summaries of earlier versions know no more
+        up, down = (summary[f"gigabytes_an_hour_{way}"] for way in ("up", "down"))
+        heads = _megabytes(summary["head_bytes_up"], summary["head_bytes_down"])
+        rows += [("  and heads of HTTP", heads), ("an hour of this, up / down", f"{up:.2f} / {down:.2f} GB")]
+    if summary.get("price_an_hour") is not None:
         rows.append(("price of an hour's way down", f"{summary['price_an_hour']:.2f}"))
     return rows
 

@@ -163,7 +163,7 @@ def pedsam_plan(*arguments: str | Path) -> Result:
 def test_a_line_that_is_given_asks_nobody(mini_bundle: Bundle, tmp_path: Path) -> None:
     sites = sites_file(tmp_path / "sites.toml", ("a", "http://127.0.0.1:1"), ("b", "http://127.0.0.1:2"))
     found = tmp_path / "found.json"
-    line = ["--bundle", mini_bundle.path, "--sites", sites, "--json", found]
+    line: list[str | Path] = ["--bundle", mini_bundle.path, "--sites", sites, "--json", found]
     result = pedsam_plan(*line, "--up", "20", "--down", "100", "--rtt", "80", "--price-per-gb", "0.09")
     assert result.exit_code == 0, result.output
     assert "line: 20 Mbit/s up, 100 Mbit/s down, 80.0 ms there and back (given)" in result.output

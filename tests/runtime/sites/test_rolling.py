@@ -69,7 +69,8 @@ async def client_of(bundle: Bundle, url: str) -> AsyncIterator[SiteClient]:
 
 
 async def embed(client: SiteClient, canvas: Canvas) -> Array:
-    (embedding,) = await client.infer([grant_for(client.config, 7)], canvas.window_inputs(7))
+    embeddings = await client.infer([grant_for(client.config, 7)], canvas.window_inputs(7))
+    embedding: Array = embeddings[0]
     return embedding
 
 

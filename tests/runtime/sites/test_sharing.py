@@ -26,6 +26,7 @@ from tests.support.edge import (
     status,
     window_stamp,
 )
+from tests.support.proxies import held
 from tests.support.scenes import LocalStamps, Scene, scene
 
 pytestmark = pytest.mark.anyio
@@ -151,12 +152,6 @@ async def test_a_request_goes_on_while_one_window_of_it_is_waited_for(mini_bundl
             site.released.set()
         assert answers == [1]
         assert site.requests == [[0, 1, 2]]
-
-
-async def held(site: Impostor, request: object) -> object:
-    """Answers as ever, once it is let."""
-    await site.released.wait()
-    return await site.answer(request)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
