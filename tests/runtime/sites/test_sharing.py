@@ -10,7 +10,7 @@ import anyio.lowlevel
 import numpy as np
 import pytest
 
-from runtime.sites.client import SiteClient
+from runtime.sites.client import SiteClient, SiteTimeout, Timeouts
 from runtime.sites.health import Health
 from runtime.sites.ledger import Grant
 from runtime.sites.traffic import even_parts
@@ -173,6 +173,18 @@ async def test_grants_are_those_of_the_tiles_exactly(mini_bundle: Bundle, window
             assert site.requests == []
         with pytest.raises(ValueError, match="not the grants of these tiles"):
             await client.infer([grants[0] if grants else Grant("a", "x", 7), Grant("b", "x", 8)], inputs)
+
+
+async def test_the_deadline_of_a_request_is_that_of_all_its_windows(mini_bundle: Bundle) -> None:
+    site, strict = Impostor(mini_bundle, stall), Timeouts(tile_s=0.05, tile_factor=1.0)
+    canvas = canvas_of("16:9", mini_bundle.geometry)
+    each = [canvas.window_inputs(window) for window in (7, 8, 9)]
+    inputs = {name: np.concatenate([one[name] for one in each]) for name in each[0]}
+    async with site.running() as url, SiteClient(config("a", url), mini_bundle, "fp16", strict) as client:
+        client.tile_s = 0.2
+        grants = [grant_for(client.config, window) for window in (7, 8, 9)]
+        with pytest.raises(SiteTimeout, match=r"within 0\.6 s"):
+            await client.infer(grants, inputs)
 
 
 async def test_parts_are_few_and_equal() -> None:
