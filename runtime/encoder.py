@@ -22,6 +22,7 @@ from runtime.results.measurements import WindowStatistics
 from runtime.sites.answers import to_embedding
 from runtime.sites.ledger import ExposureLedger
 from runtime.sites.reuse import CachedWindow, Reuse
+from runtime.sites.traffic import Traffic
 from runtime.sites.windows import Answer, SiteWindows, open_sites
 from stages.bundle import Bundle
 from stages.engines.thread import EngineThread
@@ -126,9 +127,9 @@ class ImageEncoder:
         return self._sites.statistics
 
     @property
-    def bytes_up(self) -> int:
-        """Bytes of message bodies sent to all sites since the start."""
-        return self._sites.sites.bytes_up
+    def traffic(self) -> Traffic:
+        """What went to all sites and came from them since the start."""
+        return self._sites.sites.traffic
 
     @property
     def paused(self) -> bool:

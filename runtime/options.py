@@ -261,6 +261,11 @@ RECORD_MB = click.Option(
     show_default=True,
     help="Space of a live source's recording; the oldest parts go.",
 )
+PRICE_PER_GB = click.Option(
+    ["--price-per-gb"],
+    type=Number(0),
+    help="What a gigabyte that leaves the sites costs, to tell what an hour costs.",
+)
 TRACE = click.Option(
     ["--trace"], type=PATH, help="Write a timeline for ui.perfetto.dev, and a picture of it."
 )
@@ -304,7 +309,7 @@ TABLES: Mapping[str, tuple[click.Option, ...]] = {
     ),
     "sinks": (
         OUT, RECORD, RECORD_MB, TRACE, PREVIEW, PREVIEW_HOST, PREVIEW_KEYS, PREVIEW_WIDTH, METRICS_PORT,
-        METRICS_HOST, METRICS_KEYS, HEARTBEAT,
+        METRICS_HOST, METRICS_KEYS, HEARTBEAT, PRICE_PER_GB,
     ),
 }  # fmt: skip
 # What is said of one run, not of a service that starts again and again.
@@ -330,6 +335,7 @@ NEEDS: Mapping[str, str] = {
             "insecure",
             "ledger",
             "max_mbit",
+            "price_per_gb",
             "spot_checks",
             "spot_check_share",
         ),

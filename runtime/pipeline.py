@@ -158,7 +158,7 @@ class Pipeline:
         self.source = source
         self.measured.sequential_engines = source.live
         self.measured.in_flight = 1 if source.live else self.options.in_flight
-        started = time.perf_counter()
+        started, before = time.perf_counter(), self._encoder.traffic
         async with anyio.create_task_group() as tasks:
             send, receive = anyio.create_memory_object_stream[FrameJob](self.options.in_flight)
             tasks.start_soon(self._read, source, tasks, send)
@@ -168,6 +168,7 @@ class Pipeline:
                 receive = next_receive
             tasks.start_soon(self._finish, receive)
         self.measured.wall_s = time.perf_counter() - started
+        self.measured.traffic = self._encoder.traffic - before
         self.ended = True
         return self.measured
 
@@ -255,7 +256,7 @@ class Pipeline:
                 encoding = self._encoder.start(_required(job.recent).canvas, job.frame.number)
                 await encoding.collect()
                 job.encoding, job.sites = encoding, encoding.sites
-                self._pace.sent(self._encoder.bytes_up)
+                self._note_traffic()
                 self._record_step("windows", job, started)
                 self._windows_s = _smooth(self._windows_s, time.perf_counter() - started)
         except FrameLost as exc:
@@ -265,6 +266,12 @@ class Pipeline:
             self._on_paused(job)
         finally:
             job.windows_done.set()
+
+    def _note_traffic(self) -> None:
+        traffic, now_s = self._encoder.traffic, time.perf_counter()
+        self._pace.sent(traffic.up)
+        self._trace.add_counter("sent to sites (MB)", now_s, traffic.up / 1e6)
+        self._trace.add_counter("came from sites (MB)", now_s, traffic.down / 1e6)
 
     def _on_paused(self, job: FrameJob) -> None:
         """Sending was paused before the frame was complete."""

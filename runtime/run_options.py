@@ -37,6 +37,7 @@ class RunOptions(EdgeOptions):
     pipeline: PipelineOptions = field(default_factory=PipelineOptions)
     record: bool | None = None
     record_mb: float = 1000.0
+    price_per_gb: float | None = None
     state: StateFile | None = None
     trace: Path | None = None
     board: BoardOptions = field(default_factory=BoardOptions)

@@ -209,7 +209,7 @@ async def _run(
             messages.warn(kept)
         else:
             nothing += f"; {kept}"
-    summary = summarise(bundle, edge, measured, source.dropped, board.summary())
+    summary = summarise(bundle, edge, measured, source.dropped, board.summary(), options.price_per_gb)
     summary |= {"nothing_done": nothing, "stopped": run.stop.name}
     if options.trace:
         run.write_summary(summary)  # a trace that cannot be written takes nothing away

@@ -16,7 +16,7 @@ from datetime import datetime, timezone
 import anyio
 
 from runtime.check.edge_speed import measure_edge
-from runtime.check.prediction import EdgeTimes, Plan, Prediction, plan_frame, predict, tile_bytes
+from runtime.check.prediction import EdgeTimes, Plan, Prediction, bytes_of_frame, plan_frame, predict
 from runtime.check.reachability import Certificate, connect_time_s, resolve, tls_handshake
 from runtime.check.site_speed import Speed, measure_alone, measure_together
 from runtime.check.warnings import SiteFacts, warnings
@@ -109,6 +109,7 @@ class CheckOptions:
     backend: str = "auto"
     threads: int | None = None
     spot_checks: float = SpotCheckOptions.rate
+    price_per_gb: float | None = None
     timeouts: Timeouts = TIMEOUTS
 
 
@@ -128,6 +129,7 @@ class Report:
     notes: list[str] = field(default_factory=list)
     edge_error: str | None = None
     problems: list[str] = field(default_factory=list)
+    price_per_gb: float | None = None
 
     @property
     def usable(self) -> bool:
@@ -161,7 +163,13 @@ class _Check:
         stack: contextlib.AsyncExitStack,
     ) -> None:
         wire_format = choose_wire(bundle, options.wire)
-        self._report = Report(bundle, wire_format, options.size, [SiteReport(site) for site in sites])
+        self._report = Report(
+            bundle,
+            wire_format,
+            options.size,
+            [SiteReport(site) for site in sites],
+            price_per_gb=options.price_per_gb,
+        )
         self._bundle = bundle
         self._probe = bundle.probe()
         self._options = options
@@ -278,7 +286,9 @@ class _Check:
         if plan.at_edge and report.edge.window_s is None:
             report.notes.append(_NO_ROOM.format(plan.at_edge))
             return
-        report.prediction = predict(plan, together, report.edge, tile_bytes(self._bundle), self._shared_s())
+        most = {name: self._clients[name].most_windows for name in plan.sites}
+        sizes = bytes_of_frame(self._bundle, plan, most, together.heads)
+        report.prediction = predict(plan, together, report.edge, sizes, self._shared_s())
 
     def _shared_s(self) -> float:
         """Processor seconds a frame that sites on this machine take from it: a core each while they work."""

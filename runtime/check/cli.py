@@ -32,6 +32,7 @@ from runtime.options import (
     PREVIEW,
     PREVIEW_HOST,
     PREVIEW_KEYS,
+    PRICE_PER_GB,
     PROMPTS,
     SPOT_CHECKS,
     STATE,
@@ -60,7 +61,7 @@ from stages.options import BACKEND, IDLE_THREADS, PATH, THREADS, warn_of_idle_op
         config_option("whose files, ports and keys are tried too, as are those of the options below."),
         *(BUNDLE, sites_option(required=True), WIRE, BACKEND, THREADS, INSECURE, ACCEPT_EXPOSURE, LEDGER),
         *(NEW_SESSION, ALLOW_UNDISTILLED, PROMPTS, STATE, OUT, TRACE, HEARTBEAT, PREVIEW, PREVIEW_HOST),
-        *(PREVIEW_KEYS, METRICS_PORT, METRICS_HOST, METRICS_KEYS, SPOT_CHECKS),
+        *(PREVIEW_KEYS, METRICS_PORT, METRICS_HOST, METRICS_KEYS, SPOT_CHECKS, PRICE_PER_GB),
     ],
 )
 @click.option(

@@ -11,8 +11,8 @@ read, write      resizing a frame; masks to frame size, overlay and video (in th
 edge processor   processor seconds of all that the edge does for a frame / its cores; sites on this very
                  machine count too, at a core each while they work
 
-Gigabytes an hour are message bodies at that rate. What this leaves out: reading from the camera or disk,
-faults, and other work of this machine.
+Gigabytes an hour are message bodies and heads of HTTP at that rate. What this leaves out: reading from the
+camera or disk, faults, and other work of this machine.
 """
 
 from __future__ import annotations
@@ -20,13 +20,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-import numpy as np
-
 from runtime.check.site_speed import Together
 from runtime.sites.assignment import assign, default_cap, takeover
 from runtime.sites.client import WIRE_OUTPUTS, wire_formats
 from runtime.sites.config import SiteConfig, operator_caps
-from stages import wire
+from runtime.sites.traffic import frame_bytes, gigabytes_an_hour
 from stages.bundle import Bundle
 from stages.geometry import Geometry
 
@@ -61,12 +59,22 @@ class EdgeTimes:
 
 @dataclass(frozen=True)
 class Prediction:
-    """`steps_s` are seconds of each step a frame, `gigabytes_an_hour` up and down by wire format."""
+    """`steps_s` are seconds of each step a frame, `gigabytes_an_hour` up and down by wire format; of these
+    are `heads_an_hour` heads of HTTP."""
 
     fps: float
     limited_by: str
     steps_s: Mapping[str, float]
     gigabytes_an_hour: Mapping[str, tuple[float, float]]
+    heads_an_hour: tuple[float, float] = (0.0, 0.0)
+
+
+@dataclass(frozen=True)
+class FrameBytes:
+    """Bytes up and down that a frame takes: `bodies` by wire format, and the `heads` of its requests."""
+
+    bodies: Mapping[str, tuple[float, float]]
+    heads: tuple[float, float] = (0.0, 0.0)
 
 
 def plan_frame(
@@ -111,10 +119,10 @@ def predict(
     plan: Plan,
     together: Together,
     edge: EdgeTimes,
-    tile_bytes: Mapping[str, tuple[int, int]],
+    sizes: FrameBytes,
     shared_s: float = 0.0,
 ) -> Prediction:
-    """The formula above. `tile_bytes` are up and down; `shared_s` processor seconds of sites on this machine.
+    """The formula above. `shared_s` are processor seconds of sites on this machine.
 
     Raises ValueError when windows are left to an edge that cannot run them.
     """
@@ -133,19 +141,24 @@ def predict(
     }
     limit = max(steps_s, key=lambda name: steps_s[name])
     fps = 1 / steps_s[limit]
-    hourly = fps * 3600 * plan.sent * 1e-9
-    gigabytes = {name: (up * hourly, down * hourly) for name, (up, down) in tile_bytes.items()}
-    return Prediction(fps, limit, steps_s, gigabytes)
+    up, down = (gigabytes_an_hour(size * fps, 1.0) for size in sizes.heads)
+    gigabytes = {
+        name: (gigabytes_an_hour(way[0] * fps, 1.0) + up, gigabytes_an_hour(way[1] * fps, 1.0) + down)
+        for name, way in sizes.bodies.items()
+    }
+    return Prediction(fps, limit, steps_s, gigabytes, (up, down))
 
 
-def tile_bytes(bundle: Bundle) -> dict[str, tuple[int, int]]:
-    """Bytes of the message bodies of one tile, up and down, for each wire format of a bundle."""
-    stage, sizes = bundle.stage("window"), {}
-    tile = bundle.probe().inputs
+def bytes_of_frame(
+    bundle: Bundle, plan: Plan, most: Mapping[str, int], heads: tuple[float, float]
+) -> FrameBytes:
+    """What a frame takes with each wire format of a bundle.
+
+    `most` says of each site how many windows may share a request, `heads` are bytes of those of a request and
+    of its answer.
+    """
+    stage, bodies, requests = bundle.stage("window"), {}, 0
     for name in wire_formats(bundle):
-        specs = [spec for spec in stage.outputs if spec.name in WIRE_OUTPUTS[name]]
-        answer = {s.name: np.zeros((1, *map(int, s.shape[1:])), s.dtype) for s in specs}
-        up = wire.encode_request(tile, WIRE_OUTPUTS[name])
-        down = wire.encode_response(answer, dict.fromkeys(answer, True))
-        sizes[name] = len(up.body), len(down.body)
-    return sizes
+        size = frame_bytes(stage, WIRE_OUTPUTS[name], [(plan.sites[site], most[site]) for site in most])
+        bodies[name], requests = (float(size.up), float(size.down)), size.requests
+    return FrameBytes(bodies, (heads[0] * requests, heads[1] * requests))

@@ -113,7 +113,10 @@ def _prediction(report: Report, prediction: Prediction) -> Iterator[str]:
     yield f"limited by {slowest}: {_ms(others.pop(slowest))} of every frame"
     yield "other steps: " + ", ".join(f"{name} {_ms(seconds)}" for name, seconds in others.items())
     for name, (up, down) in prediction.gigabytes_an_hour.items():
-        yield f"at that rate {up:.2f} GB an hour up and {down:.2f} GB down with --wire {name}"
+        price = "" if report.price_per_gb is None else f", which costs {down * report.price_per_gb:.2f}"
+        yield f"at that rate {up:.2f} GB an hour up and {down:.2f} GB down with --wire {name}{price}"
+    up, down = prediction.heads_an_hour
+    yield f"of that {up:.2f} GB up and {down:.2f} GB down are heads of HTTP"
 
 
 def _ms(seconds: float) -> str:

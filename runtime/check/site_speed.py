@@ -23,6 +23,7 @@ from typing import Any
 import anyio
 
 from runtime.sites.client import CONNECTIONS, SiteClient
+from runtime.sites.traffic import Traffic, even_parts
 from stages.bundle import Probe
 from stages.errors import SiteError, ungrouped
 
@@ -68,29 +69,37 @@ async def measure_alone(client: SiteClient, probe: Probe) -> Speed:
 class Together:
     """All sites at once: seconds each one takes for its windows of a frame, and what the edge computes then.
 
-    `processor_s` are processor seconds of the edge a frame: encoding, TLS, decoding.
+    `processor_s` are processor seconds of the edge a frame: encoding, TLS, decoding; `heads` are bytes of the
+    heads of a request and of its answer.
     """
 
     sites_s: Mapping[str, float]
     processor_s: float
+    heads: tuple[float, float] = (0.0, 0.0)
 
 
 async def measure_together(
     clients: Mapping[str, SiteClient], tiles: Mapping[str, int], probe: Probe
 ) -> Together:
-    """Send each site as many `tiles` as it has windows of a frame, all at once, frame after frame.
+    """Send each site as many `tiles` as it has windows of a frame, as a run does, frame after frame.
 
     Round trip, transfers and waiting for each other at the edge are in it: what the loop gets. Medians of
     BURSTS - 1. Raises SiteError when a site fails.
     """
     await _frame(clients, tiles, probe)
-    frames, processor_s = [], []
+    frames, processor_s, before = [], [], _traffic(clients)
     for _ in range(BURSTS - 1):
         started = time.process_time()
         frames.append(await _frame(clients, tiles, probe))
         processor_s.append(time.process_time() - started)
     seconds = {name: statistics.median(frame[name] for frame in frames) for name in frames[0]}
-    return Together(seconds, statistics.median(processor_s))
+    sent = _traffic(clients) - before
+    heads = sent.head_up / sent.requests, sent.head_down / sent.requests
+    return Together(seconds, statistics.median(processor_s), heads)
+
+
+def _traffic(clients: Mapping[str, SiteClient]) -> Traffic:
+    return sum((client.traffic for client in clients.values()), Traffic())
 
 
 async def _frame(
@@ -99,7 +108,10 @@ async def _frame(
     seconds: dict[str, float] = {}
 
     async def burst(name: str, count: int) -> None:
-        seconds[name] = await _timed(lambda: _concurrently(lambda: clients[name].run_probe(probe), count))
+        client = clients[name]
+        sizes = [len(part) for part in even_parts(range(count), client.most_windows)]
+        calls = [partial(client.run_probe, probe, copies=size) for size in sizes]
+        seconds[name] = await _timed(partial(_all, calls))
 
     with ungrouped():
         async with anyio.create_task_group() as tasks:
@@ -135,9 +147,9 @@ async def _down(client: SiteClient, probe: Probe) -> Rate:
     started = time.perf_counter()
     for _ in range(ROUNDS):
         for outputs in (OUTPUTS, OUTPUTS[-1:]):
-            before = client.bytes_down
+            before = client.traffic.body_down
             seconds = await _timed(partial(client.run_probe, probe, outputs, DOWNLOAD_TILES))
-            received[outputs] = client.bytes_down - before
+            received[outputs] = client.traffic.body_down - before
             quickest[outputs] = min(seconds, quickest.get(outputs, seconds))
         if time.perf_counter() - started > MEASURE_S:
             break
@@ -184,9 +196,14 @@ async def _fastest(action: Callable[[], Awaitable[None]]) -> float:
 
 
 async def _concurrently(action: Callable[[], Coroutine[Any, Any, None]], count: int) -> None:
+    await _all([action] * count)
+
+
+async def _all(actions: Sequence[Callable[[], Coroutine[Any, Any, None]]]) -> None:
+    """Run them at once. Raises the error of one that fails."""
     with ungrouped():
         async with anyio.create_task_group() as tasks:
-            for _ in range(count):
+            for action in actions:
                 tasks.start_soon(action)
 
 

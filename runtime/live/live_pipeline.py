@@ -116,8 +116,10 @@ class LivePipeline(Live):
                 failures=site.failures,
                 tiles=site.client.tiles,
                 in_flight=site.client.in_flight,
-                bytes_up=site.client.bytes_up,
-                bytes_down=site.client.bytes_down,
+                bytes_up=site.client.traffic.body_up,
+                bytes_down=site.client.traffic.body_down,
+                head_bytes_up=site.client.traffic.head_up,
+                head_bytes_down=site.client.traffic.head_down,
                 checks=checks[site.name],
                 last_error=site.last_error,
             )

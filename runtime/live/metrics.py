@@ -36,6 +36,8 @@ _SITE_COUNTERS = {
     "tiles": ("pedsam_site_tiles", "Tiles a site answered."),
     "bytes_up": ("pedsam_site_bytes_up", "Bytes of message bodies sent to a site."),
     "bytes_down": ("pedsam_site_bytes_down", "Bytes of message bodies a site sent."),
+    "head_bytes_up": ("pedsam_site_head_bytes_up", "Bytes of HTTP heads sent to a site."),
+    "head_bytes_down": ("pedsam_site_head_bytes_down", "Bytes of HTTP heads a site sent."),
     "checks": ("pedsam_site_checks", "Tiles of a site that this edge computed again, to compare."),
 }
 

@@ -8,7 +8,8 @@ from typing import Any
 
 @dataclass(frozen=True, kw_only=True)
 class SiteStatus:
-    """One site. `state` is a Health's value; bytes are those of message bodies; `checks` spot checks.
+    """One site. `state` is a Health's value; bytes are those of message bodies, and of the heads of HTTP
+    before them; `checks` spot checks.
 
     `failures` counts how often it was taken out for a failed tile, until it has answered many in a row.
     """
@@ -21,6 +22,8 @@ class SiteStatus:
     in_flight: int
     bytes_up: int
     bytes_down: int
+    head_bytes_up: int
+    head_bytes_down: int
     checks: int
     last_error: str | None
 

@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from runtime.sites.traffic import Traffic
+
 RECENT = 1000  # values that percentiles are taken of
 RECENT_S, RECENT_FRAMES = 3.0, 4  # figures of a running pipeline are taken over the longer of both
 _MAX_LOST_REASONS = 100  # lost frames that are reported one by one
@@ -90,7 +92,8 @@ class RunMeasurements:
     Of `frames` that were finished, `unsegmented` ones had nothing to be segmented or came while sending was
     paused, and `carried` ones had their masks moved along. Windows of `in_flight` frames were under way at
     once; `sequential_engines` says that global stage and decoder of a frame ran before those of the next.
-    `objects` were looked for, by name; True are those that a frame showed.
+    `objects` were looked for, by name; True are those that a frame showed. `traffic` is what went to sites
+    and came from them in `wall_s`.
     """
 
     seconds: dict[str, Series] = field(
@@ -101,6 +104,7 @@ class RunMeasurements:
     carried: int = 0
     lost: Lost = field(default_factory=Lost)
     wall_s: float = 0.0
+    traffic: Traffic = field(default_factory=Traffic)
     in_flight: int = 1
     sequential_engines: bool = False
     done_s: deque[float] = field(default_factory=lambda: deque(maxlen=30))

@@ -14,6 +14,7 @@ from rich.text import Text
 
 from runtime.edge import Edge
 from runtime.results.measurements import WAITS, RunMeasurements, Series, limited_by
+from runtime.sites.traffic import gigabytes_an_hour
 from stages.bundle import Bundle
 from stages.errors import FramesLost, InputError, Stopped
 from stages.files import replace_file, writing
@@ -27,14 +28,15 @@ def summarise(
     measured: RunMeasurements,
     dropped: int,
     board: Mapping[str, Any] | None = None,
+    price_per_gb: float | None = None,
 ) -> dict[str, Any]:
-    """The content of summary.json, whose keys docs/live.md explains: milliseconds, and bytes of message
-    bodies with those of probes.
+    """The content of summary.json, whose keys docs/live.md explains: milliseconds, and bytes with those of
+    probes; gigabytes an hour are at the rate of this run, heads included.
 
     `dropped` frames came too fast and were never looked at; of the others, `frames_bare` passed through
     without being segmented and `frames_carried` had their masks moved along. `board` is Board.summary.
     """
-    counts = edge.encoder.statistics
+    counts, traffic = edge.encoder.statistics, edge.encoder.traffic
     done = measured.frames - measured.lost.count
     return {
         "model": bundle.geometry.name,
@@ -52,8 +54,12 @@ def summarise(
             for name, values in measured.seconds.items()
             if values and name not in WAITS
         },
-        "bytes_up": edge.encoder.bytes_up,
-        "bytes_down": sum(site.client.bytes_down for site in edge.sites),
+        "bytes_up": traffic.body_up,
+        "bytes_down": traffic.body_down,
+        "head_bytes_up": traffic.head_up,
+        "head_bytes_down": traffic.head_down,
+        "requests": traffic.requests,
+        **_hourly(measured, price_per_gb),
         "windows_sent_per_frame": _per_frame(counts.windows_sent, counts.canvases),
         "windows_skipped_as_padding": _per_frame(counts.windows_skipped, counts.canvases),
         "windows_reused": counts.windows_reused,
@@ -67,6 +73,18 @@ def summarise(
         "doubtful": [doubt.to_json() for doubt in edge.encoder.doubts.all],
         "frames_doubtful": edge.encoder.doubts.frames,
         "board": board,
+    }
+
+
+def _hourly(measured: RunMeasurements, price_per_gb: float | None) -> dict[str, float | None]:
+    """What an hour of this takes; clouds bill what leaves them, which is what comes down from the sites."""
+    up, down = (
+        gigabytes_an_hour(size, measured.wall_s) for size in (measured.traffic.up, measured.traffic.down)
+    )
+    return {
+        "gigabytes_an_hour_up": round(up, 4),
+        "gigabytes_an_hour_down": round(down, 4),
+        "price_an_hour": None if price_per_gb is None else round(down * price_per_gb, 4),
     }
 
 
@@ -143,13 +161,30 @@ def _rows(summary: Mapping[str, Any]) -> Sequence[tuple[str, str]]:
             "windows sent a frame (padding, not sent)",
             f"{summary['windows_sent_per_frame']:g} ({summary['windows_skipped_as_padding']:g})",
         ),
-        ("sent up / down", f"{summary['bytes_up'] / 1e6:.1f} / {summary['bytes_down'] / 1e6:.1f} MB"),
     ]
+    rows += _traffic_rows(summary)
     rows += [(label, str(summary[key])) for key, label in _IF_ANY.items() if summary.get(key)]
     rows += _board_rows(summary.get("board") or {})
     if summary.get("iou_with_unsplit") is not None:  # None: there was no mask to compare
         rows.append(("IoU with the unsplit model (lowest)", f"{summary['iou_with_unsplit']:.5f}"))
     return rows
+
+
+def _traffic_rows(summary: Mapping[str, Any]) -> list[tuple[str, str]]:
+    if not summary["sites"]:
+        return []
+    rows = [("sent up / down", _megabytes(summary["bytes_up"], summary["bytes_down"]))]
+    if "head_bytes_up" in summary:  # summaries of earlier versions know no more
+        up, down = (summary[f"gigabytes_an_hour_{way}"] for way in ("up", "down"))
+        heads = _megabytes(summary["head_bytes_up"], summary["head_bytes_down"])
+        rows += [("  and heads of HTTP", heads), ("an hour of this, up / down", f"{up:.2f} / {down:.2f} GB")]
+    if summary.get("price_an_hour") is not None:
+        rows.append(("price of an hour's way down", f"{summary['price_an_hour']:.2f}"))
+    return rows
+
+
+def _megabytes(up: int, down: int) -> str:
+    return f"{up / 1e6:.1f} / {down / 1e6:.1f} MB"
 
 
 def _board_rows(board: Mapping[str, Any]) -> list[tuple[str, str]]:

@@ -112,6 +112,11 @@ class Answers:
         found = _parameter(answer, "code")
         return shown(found) if isinstance(found, str) else None
 
+    def max_batch(self, answer: Answer) -> int:
+        """How many tiles the model takes in a request, by its config; 1 where that does not say."""
+        most = _fields(answer.body).get("max_batch_size")
+        return most if type(most) is int and most > 0 else 1
+
     def versions(self, answer: Answer) -> list[str]:
         """Versions that the site lists, newest first, wire.MAX_VERSIONS at most; none when it lists none."""
         listed = _fields(answer.body).get("versions")

@@ -24,6 +24,7 @@ from runtime.sites.answers import Answer, Answers, Busy, NotHere
 from runtime.sites.config import SiteConfig
 from runtime.sites.ledger import Grant
 from runtime.sites.reasons import reason, unforeseen
+from runtime.sites.traffic import Traffic, most_windows
 from stages import wire
 from stages.bundle import Bundle, Probe
 from stages.errors import InputError, SiteError, SiteUnavailable, SiteUntrusted, ungrouped
@@ -37,6 +38,9 @@ WIRE_OUTPUTS = {
 }
 CONNECTIONS = 8  # kept-alive connections a site; tiles beyond that wait for one
 SPEED_PROBES = 3
+# Windows share a request up to so many bytes of it or of its answer: with its head that is what TCP sends at
+# once on an idle connection (10 segments, RFC 6928). More would wait for another round trip.
+REQUEST_BYTES = 14_000
 _MODEL_PATH = f"/v2/models/{wire.MODEL}"
 
 P = ParamSpec("P")
@@ -102,17 +106,21 @@ class SiteClient:
     Its methods raise SiteError for whatever goes wrong with the site, foreseen or not, and nothing else;
     Misused when the fault is the caller's.
 
-    Counts `bytes_up` and `bytes_down` of message bodies and `tiles` answered; `sent` are the window positions
-    this site was sent; `tile_s` is the time a tile takes, by the probes until whoever sends tiles knows
-    better.
+    Counts `traffic` and `tiles` answered; `sent` are the window positions this site was sent; `tile_s` is the
+    time a tile takes, by the probes until whoever sends tiles knows better; `max_batch` windows is what the
+    site takes in one request.
     """
 
     def __init__(
-        self, config: SiteConfig, bundle: Bundle, wire_format: str, timeouts: Timeouts = TIMEOUTS
+        self,
+        config: SiteConfig,
+        bundle: Bundle,
+        wire_format: str,
+        timeouts: Timeouts = TIMEOUTS,
+        request_bytes: int = REQUEST_BYTES,
     ) -> None:
         self.config = config
-        self.bytes_up = 0
-        self.bytes_down = 0
+        self.traffic = Traffic()
         self.tiles = 0
         self.sent: set[int] = set()
         self.tile_s = 1.0
@@ -121,13 +129,21 @@ class SiteClient:
         self._timeouts = timeouts
         self._wire = wire_format
         self._outputs = WIRE_OUTPUTS[wire_format]
+        self._fitting = most_windows(bundle.stage("window"), self._outputs, request_bytes)
+        self.max_batch = 1
         self._answers = Answers(config.name, bundle, self._outputs)
         self._path = _MODEL_PATH
+        self._answered = False
         self._http: aiohttp.ClientSession | None = None
 
     @property
     def name(self) -> str:
         return self.config.name
+
+    @property
+    def most_windows(self) -> int:
+        """How many may share a request: by their bytes, and by what the site takes."""
+        return min(self._fitting, self.max_batch)
 
     @property
     def speed(self) -> float:
@@ -144,6 +160,7 @@ class SiteClient:
             headers=headers,
             cookie_jar=aiohttp.DummyCookieJar(),
             auto_decompress=False,  # a small compressed body could fill the memory
+            trace_configs=[self.traffic.counting_requests()],
         )
         return self
 
@@ -181,26 +198,29 @@ class SiteClient:
             raise failures[0]
         return (time.perf_counter() - started) / SPEED_PROBES
 
-    async def infer(self, grant: Grant, inputs: Mapping[str, Array]) -> Array:
-        """The embedding [w, w, r] of one tile, checked: shape, dtype, finite.
+    async def infer(self, grants: Sequence[Grant], inputs: Mapping[str, Array]) -> Array:
+        """The embeddings [n, w, w, r] of n tiles, checked: shape, dtype, finite. They travel in one request.
 
-        Raises SiteUnavailable when no good answer comes before the deadline, SiteUntrusted when the answer
-        is wrong.
+        `grants` are those of the tiles, in their order. Raises SiteUnavailable when no good answer comes
+        before the deadline, SiteUntrusted when the answer is wrong.
         """
-        if grant.site != self.name or [[grant.window]] != inputs["index"].tolist():
-            raise Misused(f"{grant} does not cover this tile")
-        expected_s = self.tile_s * (self.in_flight + 1)
+        windows = [grant.window for grant in grants]
+        covered = (
+            all(grant.site == self.name for grant in grants) and windows == inputs["index"][:, 0].tolist()
+        )
+        if not windows or not covered:
+            raise Misused(f"{list(grants)} are not the grants of these tiles")
+        expected_s = self.tile_s * (self.in_flight + len(windows))
         patience_s = min(self._timeouts.tile_factor * expected_s, expected_s + self._timeouts.probe_s)
         deadline_s = max(self._timeouts.tile_s, patience_s)
-        self.sent.add(grant.window)
-        self.in_flight += 1
+        self.sent.update(windows)
+        self.in_flight += len(windows)
         try:
-            embedding = await self._post(inputs, deadline_s)
+            embeddings = await self._post(inputs, deadline_s)
         finally:
-            self.in_flight -= 1
-        self.tiles += 1
-        row: Array = embedding[0]
-        return row
+            self.in_flight -= len(windows)
+        self.tiles += len(windows)
+        return embeddings
 
     @_alone
     async def check_digest(self) -> None:
@@ -226,6 +246,7 @@ class SiteClient:
     async def _served(self, path: str) -> tuple[str, str | None]:
         """Digest and code of a version."""
         answer = await self._get(f"{path}/config")
+        self.max_batch = self._answers.max_batch(answer)
         return self._answers.site_digest(answer), self._answers.code(answer)
 
     def _other_weights(self, found: Mapping[str, str | None]) -> str:
@@ -349,12 +370,12 @@ class SiteClient:
                 allow_redirects=False,
                 timeout=aiohttp.ClientTimeout(sock_connect=self._timeouts.connect_s),
             ) as response:
+                self.traffic.count_head(response)
                 body = await self._read(response, self._answers.largest_body(tiles))
                 answer = Answer(method, response.status, response.headers, body)
         except (aiohttp.ClientError, OSError) as exc:
-            raise SiteUnavailable(self.name, reason(exc, self.config, self.bytes_down > 0)) from exc
-        self.bytes_up += len(message.body) if message else 0
-        self.bytes_down += len(body)
+            raise SiteUnavailable(self.name, reason(exc, self.config, self._answered)) from exc
+        self._answered = True
         self._answers.check_status(answer, expected)
         return answer
 
@@ -363,8 +384,9 @@ class SiteClient:
         body = bytearray()
         async for chunk in response.content.iter_any():
             body += chunk
+            self.traffic.body_down += len(chunk)
             if len(body) > limit:
-                raise SiteUntrusted(self.name, f"sent more than {limit} bytes for one tile")
+                raise SiteUntrusted(self.name, f"sent more than {limit} bytes, which no good answer has")
         return bytes(body)
 
 

@@ -18,6 +18,7 @@ from anyio.abc import TaskGroup
 
 from runtime.sites.client import SiteClient
 from runtime.sites.load import Load, next_of
+from runtime.sites.traffic import Traffic
 from stages.bundle import Probe
 from stages.errors import SiteError, SiteUntrusted, printable
 
@@ -80,7 +81,6 @@ class Site:
 
     def answered(self) -> None:
         """Note a good tile."""
-        self.load.answered()
         self.lost_hedges = 0
         self._good += 1
         if self._good >= FORGIVEN_AFTER:
@@ -174,9 +174,9 @@ class Sites:
         return len(self._sites)
 
     @property
-    def bytes_up(self) -> int:
-        """Bytes of message bodies sent to all sites."""
-        return sum(site.client.bytes_up for site in self)
+    def traffic(self) -> Traffic:
+        """What went to all sites and came from them."""
+        return sum((site.client.traffic for site in self), Traffic())
 
     def ready(self) -> list[Site]:
         return [site for site in self if site.ready]

@@ -52,7 +52,8 @@ class Load:
         now_s = self._clock()
         if not self.tiles:
             return 0.0 if now_s - self.answered_s > UNKNOWN_AFTER_S else self._client.tile_s
-        overdue_s = now_s - self._last_s - self._client.tile_s
+        together = min(self.tiles, self._client.most_windows)
+        overdue_s = now_s - self._last_s - together * self._client.tile_s
         return self.work_s + self._client.tile_s + max(0.0, overdue_s)
 
     @contextlib.contextmanager
@@ -71,11 +72,11 @@ class Load:
         """Note that the site has answered its probes."""
         self.answered_s = self.connected_s = self._clock()
 
-    def answered(self) -> None:
-        """Note that the site has answered a tile."""
+    def answered(self, tiles: int = 1) -> None:
+        """Note that the site has answered so many tiles at once."""
         now_s, tile_s = self._clock(), self._client.tile_s
-        took_s = min(now_s - self._last_s, LONGEST * tile_s)
-        self._client.tile_s += SMOOTHING * (took_s - tile_s)
+        took_s = min((now_s - self._last_s) / tiles, LONGEST * tile_s)
+        self._client.tile_s += (1 - (1 - SMOOTHING) ** tiles) * (took_s - tile_s)
         self.answered_s = now_s
 
     @property

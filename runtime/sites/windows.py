@@ -1,10 +1,11 @@
 """Windows to sites and embeddings back, whatever fails on the way.
 
-A window that is late is sent to a second site as well. Where that one answers first, the late request goes
-on until its deadline, one a site at most. If the site answers this or any other tile by then, it is slow and
+A window that is late is sent to a second site as well. Where that one answers first, the late request goes on
+until its deadline, one a site at most. If the site answers this or any other tile by then, it is slow and
 stays in use; if it answers none, it hangs and is taken out of use. Where one tile of a site gets no answer in
 time, its other ones go elsewhere at once. A site that failed tiles before is tried with a copy of one; nobody
-waits for its answer.
+waits for its answer. Windows that leave together share a request (runtime.sites.sharing), those sent again do
+not.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from typing import TypeAlias
 
 from anyio import CancelScope
 from anyio.abc import TaskGroup
+from anyio.lowlevel import checkpoint
 
 from runtime.results.measurements import WindowStatistics
 from runtime.sites.client import SITE_LOG_HINT, SiteClient, SiteTimeout
@@ -27,6 +29,7 @@ from runtime.sites.hedging import Request, first_answer
 from runtime.sites.ledger import ExposureLedger
 from runtime.sites.placement import Placement
 from runtime.sites.routing import Route, Router
+from runtime.sites.sharing import SharedRequests
 from runtime.sites.start import PATIENCE, Patience, begin
 from stages.bundle import Bundle
 from stages.errors import SiteError, SiteUnavailable, ungrouped
@@ -74,6 +77,7 @@ class SiteWindows:
         self.router = Router(sites, placement, ledger, last_resort=not window_engine)
         self.on_embedding: OnEmbedding | None = None
         self._tasks = tasks
+        self._requests = SharedRequests(tasks)
         self._hedge_factor = hedge_factor
         self._on_answer = on_answer
         self._under_way: defaultdict[Site, set[CancelScope]] = defaultdict(set)
@@ -112,12 +116,17 @@ class SiteWindows:
             with second.site.load.holding():
                 return await self._infer(second, inputs)
 
+        alone = len(tried) > 1
         if self._hedge_factor is None or self.router.second(route.window, tried) is None:
-            return await self._infer(route, inputs)
-        late_s = max(MIN_HEDGE_DELAY_S, self._hedge_factor * route.site.load.work_s)
+            return await self._infer(route, inputs, alone=alone)
+        work_s = route.site.load.work_s
         first: Request[Answer] = Request()
-        self._tasks.start_soon(first.run, partial(self._infer, route, inputs, first))
+        self._tasks.start_soon(first.run, partial(self._infer, route, inputs, first, alone=alone))
         try:
+            if not alone and route.site.client.most_windows > 1:
+                await checkpoint()  # by now the site has all that may share this request, and its work
+                work_s = route.site.load.work_s
+            late_s = max(MIN_HEDGE_DELAY_S, self._hedge_factor * work_s)
             answer = await first_answer(first.answer, infer_second, late_s)
         except BaseException:
             first.cancel()
@@ -146,12 +155,17 @@ class SiteWindows:
         return (request := self._unwanted.get(site)) is not None and not request.ended
 
     async def _infer(
-        self, route: Route, inputs: Mapping[str, Array], request: Request[Answer] | None = None
+        self,
+        route: Route,
+        inputs: Mapping[str, Array],
+        request: Request[Answer] | None = None,
+        *,
+        alone: bool = True,
     ) -> Answer | None:
         site = route.site
         started_s = time.perf_counter()
         try:
-            embedding = await self._ask(route, inputs)
+            embedding = await self._ask(route, inputs, alone)
         except SiteTimeout as exc:
             self._timed_out(site, exc, started_s, given_up=request is not None and request.given_up)
             return None
@@ -167,13 +181,13 @@ class SiteWindows:
             self.on_embedding(site, route.window, inputs, embedding)
         return Answer(embedding, site.name)
 
-    async def _ask(self, route: Route, inputs: Mapping[str, Array]) -> Array | None:
+    async def _ask(self, route: Route, inputs: Mapping[str, Array], alone: bool) -> Array | None:
         """The site's embedding; None when another of its tiles got no answer in time meanwhile."""
         scopes, scope = self._under_way[route.site], CancelScope()
         scopes.add(scope)
         try:
             with scope:
-                return await route.site.client.infer(route.grant, inputs)
+                return await self._requests.infer(route, inputs, alone=alone)
         finally:
             scopes.discard(scope)
         return None

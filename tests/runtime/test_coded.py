@@ -123,7 +123,7 @@ async def test_while_edges_change_over_a_site_serves_both_codes_as_versions(
             canvas = canvas_of("16:9", bundle.geometry)
             async with SiteClient(config("a", site.url), bundle, "fp32", PATIENT) as client:
                 await client.connect(bundle.probe())
-                got = await client.infer(grant_for(client.config, 0), canvas.window_inputs([0], bundle))
+                (got,) = await client.infer([grant_for(client.config, 0)], canvas.window_inputs([0], bundle))
             async with edge_engines(bundle, ("window",)) as engines:
                 own = await engines.infer("window", canvas.window_inputs([0], bundle), ["embedding"])
             assert np.abs(got - own["embedding"][0]).max() < 1e-4 * np.abs(got).max()

@@ -217,9 +217,9 @@ async def test_the_exposures_of_a_frame_are_written_together_and_nothing_leaves_
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(it.frame)
             await ledger.gate.entered.wait()
-            bytes_up = it.encoder.bytes_up
+            sent = it.encoder.traffic.up
             await anyio.wait_all_tasks_blocked()
-            assert it.encoder.bytes_up == bytes_up  # those of the probes
+            assert it.encoder.traffic.up == sent  # those of the probes
             assert it.sent("a", "b", "c") == set()
             ledger.gate.open()
         assert it.sent("a", "b", "c") == set(range(15))

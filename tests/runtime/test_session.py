@@ -121,7 +121,9 @@ async def test_three_sites_give_what_the_edge_alone_gives(mini_bundle: Bundle, t
     alone = await run(mini_bundle, Film(2), options(tmp_path / "alone"))
     edge = edge_only(mini_bundle, tmp_path / "edge")
     async with real_sites(mini_bundle, tmp_path) as sites:
-        summary = await run(edge, Film(2), options(tmp_path / "sites", sites=sites, verify=True))
+        summary = await run(
+            edge, Film(2), options(tmp_path / "sites", sites=sites, verify=True, price_per_gb=2.0)
+        )
     assert mask_lines(tmp_path / "sites") == mask_lines(tmp_path / "alone")
     assert summary["iou_with_unsplit"] >= 0.999
     assert (summary["frames"], summary["frames_lost"]) == (2, 0)
@@ -137,6 +139,13 @@ async def test_three_sites_give_what_the_edge_alone_gives(mini_bundle: Bundle, t
     assert sorted(seen) == list(range(15))
     assert summary["bytes_up"] > 30 * mini_bundle.geometry.tile_px**2 * 3
     assert summary["bytes_down"] > 30 * 9600
+    assert summary["head_bytes_up"] > summary["head_bytes_down"] > 100 * summary["requests"] > 100 * 30
+    down = summary["gigabytes_an_hour_down"]
+    assert (
+        1.9 * down < summary["gigabytes_an_hour_up"] < 2.1 * down
+    )  # without the probes before the first frame
+    assert summary["price_an_hour"] == pytest.approx(2 * down, abs=1e-3)
+    assert (alone["gigabytes_an_hour_down"], alone["price_an_hour"]) == (0, None)
 
 
 async def test_the_summary_holds_what_a_run_measures(mini_bundle: Bundle, tmp_path: Path) -> None:

@@ -89,15 +89,24 @@ class Impostor:
     """A site without an engine: it knows the digest and the probe's answer, and stamps other tiles.
 
     `script` holds what it does instead with the next tiles, first one first; `always` with every request.
-    `tiles` are the windows it was sent, and `seen` tells when there are more.
+    `tiles` are the windows it was sent, `requests` the same by request, and `seen` tells when there are more.
+    It says that it takes `max_batch` in one, if that is given.
     """
 
-    def __init__(self, bundle: Bundle, *script: Behaviour, always: Behaviour | None = None) -> None:
+    def __init__(
+        self,
+        bundle: Bundle,
+        *script: Behaviour,
+        always: Behaviour | None = None,
+        max_batch: int | None = None,
+    ) -> None:
         self.bundle = bundle
         self.digest = bundle.site_digest
         self.script = deque(script)
         self.always = always
         self.tiles: list[int] = []
+        self.requests: list[list[int]] = []
+        self.max_batch = max_batch
         self.seen = asyncio.Event()
         self.released = asyncio.Event()  # what stalls goes on when this is set
         self._probe = bundle.probe()
@@ -120,13 +129,15 @@ class Impostor:
     async def _config(self, request: web.Request) -> web.StreamResponse:
         if self.always is not None:
             return await self.always(self, request)
-        return web.json_response({"parameters": {"site_digest": {"string_value": self.digest}}})
+        batch = {} if self.max_batch is None else {"max_batch_size": self.max_batch}
+        return web.json_response({"parameters": {"site_digest": {"string_value": self.digest}}, **batch})
 
     async def _infer(self, request: web.Request) -> web.StreamResponse:
         inputs, _ = await self.read(request)
         is_probe = np.array_equal(inputs["tile"], self._probe.inputs["tile"])
         if not is_probe:
-            self.tiles.append(int(inputs["index"][0, 0]))
+            self.requests.append(inputs["index"][:, 0].tolist())
+            self.tiles += self.requests[-1]
             self.seen.set()
         if self.always is not None:
             return await self.always(self, request)
@@ -152,7 +163,7 @@ class Impostor:
     async def right_answer(self, inputs: dict[str, Array]) -> Array:
         if np.array_equal(inputs["tile"], self._probe.inputs["tile"]):
             return self._probe.embedding.astype(self.bundle.embedding_dtype)
-        return window_stamp(self.bundle, int(inputs["index"][0, 0]))[None]
+        return np.stack([window_stamp(self.bundle, window) for window in inputs["index"][:, 0].tolist()])
 
 
 async def stall(site: Impostor, request: web.Request) -> web.StreamResponse:

@@ -63,12 +63,12 @@ async def silent(bundle: Bundle, folder: Path) -> AsyncIterator[SiteConfig]:
         yield site_at(f"https://127.0.0.1:{listener.getsockname()[1]}", keys_for(folder))
 
 
-def pretending(**made: Behaviour) -> Opening:
+def pretending(always: Behaviour) -> Opening:
     """A site over plain http that does something else than answer."""
 
     @asynccontextmanager
     async def opening(bundle: Bundle, folder: Path) -> AsyncIterator[SiteConfig]:
-        async with Impostor(bundle, **made).running() as url:
+        async with Impostor(bundle, always=always).running() as url:
             yield config("a", url)
 
     return opening

@@ -201,6 +201,8 @@ class FakeLive(Live):
             in_flight=2 if site.state == "ready" and not self._paused else 0,
             bytes_up=site.tiles * 150_528,
             bytes_down=site.tiles * 9_600,
+            head_bytes_up=site.tiles * 350,
+            head_bytes_down=site.tiles * 250,
             checks=0,
             last_error=site.last_error,
         )

@@ -12,7 +12,7 @@ import numpy as np
 
 from runtime.encoder import ImageEncoder, LocalWindows
 from runtime.frames.canvas import Canvas
-from runtime.sites.client import SiteClient
+from runtime.sites.client import REQUEST_BYTES, SiteClient
 from runtime.sites.config import SiteConfig
 from runtime.sites.health import Site
 from runtime.sites.ledger import ExposureLedger
@@ -114,8 +114,12 @@ async def scene(
     on_answer: OnAnswer | None = None,
     reuse: Reuse | None = None,
     ledger_kind: type[ExposureLedger] = ExposureLedger,
+    request_bytes: int = REQUEST_BYTES,
 ) -> AsyncIterator[Scene]:
-    """Sites named in `spares` are spares, in `same_operator` share an operator, in `hasty` are soon late."""
+    """Sites named in `spares` are spares, in `same_operator` share an operator, in `hasty` are soon late.
+
+    Windows share requests of up to `request_bytes`, at sites that take several.
+    """
     async with AsyncExitStack() as stack:
         configs: list[SiteConfig] = []
         for name, impostor in impostors.items():
@@ -124,7 +128,10 @@ async def scene(
             configs.append(config(name, url, operator, spare=name in spares))
         notes = Notes()
         book = stack.enter_context(ledger_for(configs, cap, ledger, ledger_kind))
-        clients = [SiteClient(c, bundle, "fp16", QUICK if c.name in hasty else PATIENT) for c in configs]
+        clients = [
+            SiteClient(c, bundle, "fp16", QUICK if c.name in hasty else PATIENT, request_bytes)
+            for c in configs
+        ]
         canvas = canvas_of("16:9", bundle.geometry)
         async with open_sites(
             bundle,

@@ -115,8 +115,9 @@ class SiteLane extends Lane {
     this.#label(site);
     const seconds = this.#last ? now - this.#last.at : 0;
     if (!this.#last || seconds >= SHORTEST_S) {
-      const rate = (key) => (this.#last ? Math.max(0, site[key] - this.#last.site[key]) / seconds : 0);
-      const flow = { up: rate("bytes_up"), down: rate("bytes_down"), state: site.state };
+      const rate = (way) =>
+        this.#last ? Math.max(0, sent(site, way) - sent(this.#last.site, way)) / seconds : 0;
+      const flow = { up: rate("up"), down: rate("down"), state: site.state };
       if (this.#last) this.keep({ from: this.#last.at, at: now, ...flow });
       this.#last = { at: now, site };
     }
@@ -146,7 +147,8 @@ class SiteLane extends Lane {
     }));
     this.draw(bars, now);
     const flows = `↑ ${bytes(this.#mean("up", now))}/s   ↓ ${bytes(this.#mean("down", now))}/s`;
-    const known = `${site.tiles} tiles served, ${site.in_flight} in flight; ↑ tiles out, ↓ embeddings in`;
+    const heads = bytes(site.head_bytes_up + site.head_bytes_down);
+    const known = `${site.tiles} tiles served, ${site.in_flight} in flight; ↑ tiles out, ↓ embeddings in; ${heads} of all were heads of HTTP`;
     const error = (site.last_error ?? "has not answered yet").replace(`site ${site.name}: `, "");
     const ready = site.state === "ready";
     this.value.textContent = !ready ? error : paused ? "paused" : flows;
@@ -212,6 +214,11 @@ function showFrame(place, steps) {
     return part;
   });
   place.replaceChildren(...parts);
+}
+
+/** All bytes of one way, "up" or "down": bodies and heads. */
+function sent(site, way) {
+  return site[`bytes_${way}`] + site[`head_bytes_${way}`];
 }
 
 function bytes(count) {

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from runtime.check.edge_speed import measure_edge
-from runtime.check.prediction import EdgeTimes, Plan, plan_frame, predict, tile_bytes
+from runtime.check.prediction import EdgeTimes, FrameBytes, Plan, bytes_of_frame, plan_frame, predict
 from runtime.check.site_speed import Together
 from runtime.sites.client import SiteClient
 from stages.bundle import Bundle
@@ -21,7 +21,7 @@ EQUAL = dict.fromkeys("abc", 10.0)
 MINI = GEOMETRIES["mini"]
 EDGE = EdgeTimes(0.01, 0.05, 0.02, 0.03, window_s=0.004, processor_s=0.1, cores=4)
 PLAN = Plan({"a": 5, "b": 5, "c": 5}, at_edge=0)
-TILE = {"fp16": (20_000, 10_000), "int8": (20_000, 5_000)}
+SIZES = FrameBytes({"fp16": (300_000, 150_000), "int8": (300_000, 75_000)})
 
 
 def test_three_operators_share_a_wide_frame() -> None:
@@ -69,31 +69,30 @@ def test_sites_of_one_operator_share_by_their_speed() -> None:
 
 
 def test_the_slowest_site_limits() -> None:
-    found = predict(PLAN, Together({"a": 0.05, "b": 0.2, "c": 0.1}, 0.01), EDGE, TILE)
+    found = predict(PLAN, Together({"a": 0.05, "b": 0.2, "c": 0.1}, 0.01), EDGE, SIZES)
     assert found.limited_by == "the window stage at site b"
     assert found.fps == pytest.approx(5.0)  # 1 / 0.2
-    # 15 tiles x 5 frames x 3600 s = 270,000 tiles an hour
+    # 5 frames a second are 18,000 an hour
     assert found.gigabytes_an_hour["fp16"] == pytest.approx((5.4, 2.7))
     assert found.gigabytes_an_hour["int8"] == pytest.approx((5.4, 1.35))
 
 
 def test_engines_of_the_edge_add_up_because_one_thread_runs_them() -> None:
-    found = predict(PLAN, Together({"a": 0.06}, 0.01), EDGE, TILE)
+    found = predict(PLAN, Together({"a": 0.06}, 0.01), EDGE, SIZES)
     assert found.limited_by == "the engines at the edge (global + decoder)"
     assert found.fps == pytest.approx(1 / 0.07)
 
 
 def test_windows_that_run_at_the_edge_add_to_its_engines() -> None:
     plan = Plan({"a": 5, "b": 5}, at_edge=5)
-    found = predict(plan, Together({"a": 0.06, "b": 0.06}, 0.01), EDGE, TILE)
+    found = predict(plan, Together({"a": 0.06, "b": 0.06}, 0.01), EDGE, SIZES)
     assert found.limited_by == "the engines at the edge (global + decoder + 5 windows)"
     assert found.fps == pytest.approx(1 / 0.09)  # 0.05 + 0.02 + 5 x 0.004
-    assert found.gigabytes_an_hour["fp16"] == pytest.approx((8.0, 4.0))  # 10 tiles a frame are sent
 
 
 def test_windows_that_fit_nowhere_have_no_prediction() -> None:
     with pytest.raises(ValueError, match="5 windows of every frame fit nowhere"):
-        predict(Plan({"a": 5}, at_edge=5), Together({"a": 0.1}, 0.0), replace(EDGE, window_s=None), TILE)
+        predict(Plan({"a": 5}, at_edge=5), Together({"a": 0.1}, 0.0), replace(EDGE, window_s=None), SIZES)
 
 
 @pytest.mark.parametrize(
@@ -105,7 +104,7 @@ def test_windows_that_fit_nowhere_have_no_prediction() -> None:
     ],
 )
 def test_other_steps_can_limit(edge: EdgeTimes, limit: str, fps: float) -> None:
-    found = predict(PLAN, Together({"a": 0.01}, processor_s=0.04), edge, TILE, shared_s=0.06)
+    found = predict(PLAN, Together({"a": 0.01}, processor_s=0.04), edge, SIZES, shared_s=0.06)
     assert found.limited_by == limit
     assert found.fps == pytest.approx(fps)
 
@@ -113,14 +112,25 @@ def test_other_steps_can_limit(edge: EdgeTimes, limit: str, fps: float) -> None:
 @pytest.mark.anyio
 @pytest.mark.parametrize("wire", ["fp16"])
 async def test_bytes_of_a_tile_are_those_of_a_real_exchange(mini_bundle: Bundle, wire: str) -> None:
-    sizes = tile_bytes(mini_bundle)
+    found = bytes_of_frame(mini_bundle, Plan({"a": 1}, 14), {"a": 1}, (300.0, 200.0))
+    sizes = found.bodies
+    assert found.heads == (300, 200)
     assert sizes["fp16"][1] > sizes["int8"][1] > sizes["fp16"][1] / 2
     async with (
         Impostor(mini_bundle).running() as url,
         SiteClient(config("a", url), mini_bundle, wire, WAITS) as client,
     ):
         await client.check_probe(mini_bundle.probe())
-        assert (client.bytes_up, client.bytes_down) == sizes[wire]
+        assert (client.traffic.body_up, client.traffic.body_down) == sizes[wire]
+
+
+def test_heads_count_by_request_and_are_part_of_an_hour(mini_bundle: Bundle) -> None:
+    shares, most = Plan({"a": 5, "b": 3}, 7), {"a": 2, "b": 4}
+    sizes = bytes_of_frame(mini_bundle, shares, most, (300.0, 200.0))
+    assert sizes.heads == (4 * 300, 4 * 200)  # 2 + 2 + 1 windows, and 3
+    with_heads = predict(PLAN, Together({"a": 0.2}, 0.0), EDGE, replace(SIZES, heads=(30_000, 15_000)))
+    assert with_heads.heads_an_hour == pytest.approx((0.54, 0.27))
+    assert with_heads.gigabytes_an_hour["int8"] == pytest.approx((5.94, 1.62))
 
 
 @pytest.mark.anyio

@@ -50,13 +50,13 @@ async def test_noise_reaches_no_engine_and_every_probe_does(mini_bundle: Bundle)
         SiteClient(config("a", site.url), mini_bundle, "fp16", WAITS) as client,
     ):
         await client.send_noise(10_000)
-        assert client.bytes_up > 10_000
+        assert client.traffic.body_up > 10_000
         assert site.batcher.statistics.tiles == 0
         await client.run_probe(probe, ("scale",), DOWNLOAD_TILES)
         assert site.batcher.statistics.tiles == DOWNLOAD_TILES
-        before = client.bytes_down
+        before = client.traffic.body_down
         await client.run_probe(probe)
-        assert client.bytes_down - before > probe.embedding.size * 2  # two bytes a value
+        assert client.traffic.body_down - before > probe.embedding.size * 2  # two bytes a value
 
 
 @pytest.mark.anyio

@@ -52,6 +52,8 @@ async def test_what_a_run_did_can_be_scraped(mini_bundle: Bundle, tmp_path: Path
         labels = f"{site.name} {site.operator}"
         assert found["pedsam_site_tiles_total", labels] == 15
         assert found["pedsam_site_bytes_up_total", labels] == site.bytes_up > 0
+        assert found["pedsam_site_head_bytes_up_total", labels] == site.head_bytes_up > 0
+        assert found["pedsam_site_head_bytes_down_total", labels] == site.head_bytes_down > 0
         assert found["pedsam_site_up", labels] == 1
         assert found["pedsam_site_failures", labels] == 0
         assert found["pedsam_operator_windows_seen", site.operator] == 5

@@ -31,6 +31,11 @@ SUMMARY: dict[str, Any] = {
     "latency_ms": {"windows": {"p50": 12.4, "p95": 99.6}},
     "bytes_up": 5_300_000,
     "bytes_down": 1_000_000,
+    "head_bytes_up": 700_000,
+    "head_bytes_down": 400_000,
+    "gigabytes_an_hour_up": 2.345,
+    "gigabytes_an_hour_down": 1.234,
+    "price_an_hour": None,
     "windows_sent_per_frame": 15.0,
     "windows_skipped_as_padding": 10.0,
     "windows_run_at_edge": 0,
@@ -59,8 +64,9 @@ def test_the_table_says_what_matters() -> None:
     lines = printed()
     text = "\n".join(lines)
     assert "mini, untrained weights, int8 wire" in lines[0]
-    for row in ("9 (2)", "3.25", "12 / 100 ms", "15 (10)", "5.3 / 1.0 MB"):
+    for row in ("9 (2)", "3.25", "12 / 100 ms", "15 (10)"):
         assert row in text
+    assert "MB" not in text  # without sites nothing is sent
     assert "edge" not in text
     assert "IoU" not in text
     assert lines[-1] == "limited by the window stage at the sites: 12 ms of every frame"
@@ -75,6 +81,14 @@ def test_sites_are_shown_with_their_exposure_and_its_limits() -> None:
     assert "3 of 5" in text
     assert "with a moving camera, content moves through positions" in text
     assert "windows run at the edge" in text
+
+
+def test_bytes_are_shown_where_there_are_sites() -> None:
+    text = "\n".join(printed(sites={"a": SITE}))
+    for row in ("5.3 / 1.0 MB", "0.7 / 0.4 MB", "2.35 / 1.23 GB"):
+        assert row in text
+    assert "price" not in text
+    assert "price of an hour's way down │ 0.11" in "\n".join(printed(sites={"a": SITE}, price_an_hour=0.111))
 
 
 def test_a_site_that_fails_its_tiles_has_their_number() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -38,6 +38,7 @@ class Plan:
 
     `elsewhere` are windows that sites are shown by other ways after the first frame, the ledger allowing.
     `delays` are turns of the event loop before a site answers for the first time; the run has no patience.
+    `batches` are how many windows a site takes in one request.
     """
 
     sites: tuple[SiteConfig, ...]
@@ -47,6 +48,7 @@ class Plan:
     elsewhere: tuple[tuple[str, int], ...]
     local: bool
     delays: tuple[int, ...]
+    batches: tuple[int, ...]
 
 
 @st.composite
@@ -66,6 +68,7 @@ def plans(draw: st.DrawFn) -> Plan:
         tuple(draw(st.lists(st.tuples(st.sampled_from([s.name for s in sites]), st.integers(0, 24))))),
         draw(st.booleans()),
         tuple(draw(st.sampled_from([0, 100, 1000])) for _ in sites),
+        tuple(draw(st.sampled_from([1, 2, 25])) for _ in sites),
     )
 
 
@@ -78,9 +81,11 @@ class FakeClient(SiteClient):
         bundle: Bundle,
         outcomes: tuple[Outcome, ...],
         delay: int,
+        batch: int,
         received: dict[str, set[int]],
     ) -> None:
-        super().__init__(site, bundle, "fp16")
+        super().__init__(site, bundle, "fp16", request_bytes=1 << 20)
+        self.max_batch = batch
         self._delay = delay
         self._outcomes = list(outcomes)
         self._received = received[site.operator]
@@ -92,16 +97,18 @@ class FakeClient(SiteClient):
             await anyio.lowlevel.checkpoint()
         await self._suffer()
 
-    async def infer(self, grant: Grant, inputs: Mapping[str, Array]) -> Array:
-        window = int(inputs["index"][0, 0])
-        assert (grant.site, grant.operator, grant.window) == (self.name, self.config.operator, window)
-        self._received.add(window)
-        self.in_flight += 1
+    async def infer(self, grants: Sequence[Grant], inputs: Mapping[str, Array]) -> Array:
+        windows = inputs["index"][:, 0].tolist()
+        assert list(grants) == [Grant(self.name, self.config.operator, window) for window in windows]
+        assert 1 <= len(windows) <= self.max_batch
+        event("windows shared a request" if len(windows) > 1 else "a window went alone")
+        self._received.update(windows)
+        self.in_flight += len(windows)
         try:
             await self._suffer()
         finally:
-            self.in_flight -= 1
-        return self._stamp[window]
+            self.in_flight -= len(windows)
+        return np.stack([self._stamp[window] for window in windows])
 
     async def _suffer(self) -> None:
         outcome = self._outcomes.pop(0) if self._outcomes else "good"
@@ -127,8 +134,10 @@ CANVASES = [make_canvas(np.zeros((*size, 3), np.uint8), GEOMETRIES["mini"]) for 
 async def run(plan: Plan, bundle: Bundle) -> None:
     received: dict[str, set[int]] = defaultdict(set)
     clients = [
-        FakeClient(site, bundle, outcomes, delay, received)
-        for site, outcomes, delay in zip(plan.sites, plan.outcomes, plan.delays, strict=True)
+        FakeClient(site, bundle, outcomes, delay, batch, received)
+        for site, outcomes, delay, batch in zip(
+            plan.sites, plan.outcomes, plan.delays, plan.batches, strict=True
+        )
     ]
     ledger = ExposureLedger.open(None, {site.name: site.operator for site in plan.sites}, plan.caps)
     local = FakeWindows(bundle) if plan.local else None

@@ -69,7 +69,7 @@ async def test_the_keys_made_for_a_site_reach_it(mini_bundle: Bundle, keys: Path
     async with site_with(mini_bundle, keys) as site, SiteClient(site, mini_bundle, "fp16") as client:
         await client.connect(mini_bundle.probe())
         tile = canvas_of("16:9", mini_bundle.geometry).window_inputs([7], mini_bundle)
-        embedding = await client.infer(grant_for(site, 7), tile)
+        (embedding,) = await client.infer([grant_for(site, 7)], tile)
     assert embedding.shape == mini_bundle.embedding_shape
 
 
@@ -249,7 +249,7 @@ class Here(AbstractResolver):
 async def test_a_connection_lost_later_is_not_blamed_on_certificates(mini_bundle: Bundle, keys: Path) -> None:
     async with site_with(mini_bundle, keys) as site, SiteClient(site, mini_bundle, "fp16") as client:
         await client.connect(mini_bundle.probe())
-        answered = client.bytes_down > 0
+        answered = client.traffic.body_down > 0
     while_sending = aiohttp.ClientOSError(None, "Can not write request body for http://site/")
     while_sending.__cause__ = aiohttp.ClientConnectionResetError("Cannot write to closing transport")
     for lost in (aiohttp.ServerDisconnectedError(), while_sending):

@@ -109,5 +109,33 @@ def test_a_site_that_was_not_asked_for_long_is_asked_once(mini_bundle: Bundle) -
         assert next_of(sites.loads) is fast
 
 
+def test_tiles_that_are_answered_together_show_what_one_takes(mini_bundle: Bundle) -> None:
+    sites = Queueing(mini_bundle, [0.03], [0.01])
+    (load,), (client,) = sites.loads, sites.clients
+    client.max_batch = 25
+    for _ in range(100):
+        with ExitStack() as held:
+            for _ in range(5):
+                held.enter_context(load.holding())
+            sites.now_s += 0.05
+            load.answered(5)
+    assert client.tile_s == pytest.approx(0.01, rel=0.01)
+
+
+def test_a_site_is_not_overdue_before_tiles_that_share_a_request_can_be_done(mini_bundle: Bundle) -> None:
+    now_s = 0.0
+    client = SiteClient(config("a"), mini_bundle, "fp16", request_bytes=1 << 20)
+    client.tile_s, client.max_batch = 1.0, 25
+    load = Load(client, lambda: now_s)
+    load.connected()
+    with ExitStack() as held:
+        for _ in range(5):
+            held.enter_context(load.holding())
+        now_s = 5.0
+        assert load.expected_s == 6.0
+        client.max_batch = 1
+        assert load.expected_s == 10.0  # an answer was due after each second
+
+
 def test_of_no_sites_none_is_next() -> None:
     assert next_of([]) is None

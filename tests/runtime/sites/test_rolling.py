@@ -69,7 +69,9 @@ async def client_of(bundle: Bundle, url: str) -> AsyncIterator[SiteClient]:
 
 
 async def embed(client: SiteClient, canvas: Canvas, bundle: Bundle) -> Array:
-    return await client.infer(grant_for(client.config, 7), canvas.window_inputs([7], bundle))
+    embeddings = await client.infer([grant_for(client.config, 7)], canvas.window_inputs([7], bundle))
+    embedding: Array = embeddings[0]
+    return embedding
 
 
 async def locally(bundle: Bundle, canvas: Canvas, windows: Sequence[int]) -> dict[int, Array]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
@@ -46,9 +46,9 @@ class Answering(SiteClient):
         if self.fails is not None:
             raise SiteUnavailable(self.name, self.fails)
 
-    async def infer(self, grant: Grant, inputs: Mapping[str, Array]) -> Array:
-        self.windows.add(grant.window)
-        return window_stamp(self._stamps, grant.window)
+    async def infer(self, grants: Sequence[Grant], inputs: Mapping[str, Array]) -> Array:
+        self.windows.update(grant.window for grant in grants)
+        return np.stack([window_stamp(self._stamps, grant.window) for grant in grants])
 
 
 @dataclass

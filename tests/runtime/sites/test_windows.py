@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
 from typing import Any
@@ -58,7 +58,7 @@ async def test_every_window_goes_to_its_home_and_stays_there_over_frames(mini_bu
 async def test_probes_are_no_exposure(mini_bundle: Bundle) -> None:
     async with scene(mini_bundle, honest(mini_bundle, "abc")) as it:
         assert set(it.ledger.exposed().values()) == {frozenset()}
-        assert all(client.bytes_up > 0 for client in it.clients)
+        assert all(client.traffic.body_up > 0 for client in it.clients)
 
 
 @pytest.mark.parametrize(
@@ -151,10 +151,10 @@ class Scripted(SiteClient):
     async def connect(self, probe: Probe) -> None:
         pass
 
-    async def infer(self, grant: Grant, inputs: Mapping[str, Array]) -> Array:
+    async def infer(self, grants: Sequence[Grant], inputs: Mapping[str, Array]) -> Array:
         if self.script:
             await self.script.popleft()()
-        return window_stamp(self._stamps, grant.window)
+        return np.stack([window_stamp(self._stamps, grant.window) for grant in grants])
 
 
 @asynccontextmanager

@@ -1,0 +1,220 @@
+"""What a line allows: which code of tiles, how many components, which wire, at how many frames a second.
+
+A frame takes the same bytes whatever it shows, so for a line of so many megabits a second and a round trip
+
+    frames per second = min(line up / bytes up, line down / bytes down, IN_FLIGHT / way of one frame)
+    way of one frame  = round trip + bytes up / line up + bytes down / line down
+
+The sites' own rate bounds that where it was measured: it is what this bundle's tiles got, over this line, and
+where they took less than half of it, it is the sites' engines that other codes meet too. What the edge's own
+engines allow is not in it; `pedsam check` measures that. The line is one for all sites, as at a home; bytes
+are bodies and heads. TLS, TCP and IP take a few hundredths more.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import product
+
+from runtime.check.prediction import Plan, plan_frame
+from runtime.check.site_speed import Speed, measure_alone
+from runtime.pipeline import PipelineOptions
+from runtime.sites.client import REQUEST_BYTES, TIMEOUTS, WIRE_OUTPUTS, SiteClient, Timeouts, wire_formats
+from runtime.sites.config import SiteConfig
+from runtime.sites.traffic import MessageBytes, frame_bytes, gigabytes_an_hour, most_windows
+from stages.bundle import Bundle, Stage
+from stages.errors import InputError, SiteError
+from stages.geometry import Geometry
+from stages.tensors import TensorSpec
+
+CODES = ("rgb", "dct:15/6", "dct:10/3", "dct:6/3")  # from the most to the least of a picture
+SHARES = (1, 2, 3, 4)  # components: all of the embedding's channels, a half, a third, a quarter
+HEADS = MessageBytes(400, 250)  # of a request to `pedsam serve` and of its answer, about
+IN_FLIGHT = PipelineOptions.in_flight
+OWN = "this bundle"
+UP, DOWN, SITES = "the way up", "the way down", "the sites"
+_MACRO_PX = 16  # pixels a side of four luma blocks and one block of each chroma
+
+
+@dataclass(frozen=True)
+class Line:
+    """Megabits a second and the round trip. `found` says where each comes from, for a person."""
+
+    up_mbit: float
+    down_mbit: float
+    round_trip_s: float
+    found: str = "given"
+
+
+@dataclass(frozen=True)
+class Allowed:
+    """What the line allows with one code: bytes a frame, frames a second and what holds them back.
+
+    `tiles` is OWN for the bundle as it is; gigabytes an hour and their price are at that rate.
+    """
+
+    tiles: str
+    components: int
+    wire: str
+    size: MessageBytes
+    fps: float
+    limited_by: str
+    gigabytes_up: float
+    gigabytes_down: float
+    price_an_hour: float | None
+
+
+@dataclass(frozen=True)
+class Outlook:
+    """All that was found out. `sites_fps` are frames a second of the sites, where they were measured; `notes`
+    say which could not be."""
+
+    bundle: Bundle
+    size: tuple[int, int]
+    line: Line
+    shares: Plan
+    allowed: tuple[Allowed, ...]
+    sites_fps: float | None = None
+    notes: tuple[str, ...] = ()
+
+    @property
+    def advice(self) -> Allowed | None:
+        """The code that keeps most of a picture and is not held back by the bytes of the line, if there is
+        one."""
+        return next((each for each in self.allowed if each.limited_by not in (UP, DOWN)), None)
+
+
+def look_ahead(
+    bundle: Bundle,
+    sites: Sequence[SiteConfig],
+    size: tuple[int, int],
+    line: Line,
+    tiles_per_s: Mapping[str, float] | None = None,
+    price_per_gb: float | None = None,
+    notes: Sequence[str] = (),
+) -> Outlook:
+    """What the line allows for frames of (height, width).
+
+    `tiles_per_s` are the sites' where they were measured; without it all are taken to be equally fast.
+    """
+    speeds = tiles_per_s or {site.name: 1.0 for site in sites}
+    shares = plan_frame(bundle.geometry, size, sites, speeds)
+    sites_fps = None
+    if tiles_per_s:
+        frame_s = max(count / tiles_per_s[name] for name, count in shares.sites.items())
+        sites_fps = 1 / frame_s if frame_s else None
+    first, *others = _variants(bundle)
+    own = _allowed(first, shares, line, sites_fps, price_per_gb)
+    engines_fps = sites_fps if sites_fps is not None and sites_fps < _line_fps(own.size, line) / 2 else None
+    allowed = [
+        _allowed(each, shares, line, sites_fps if each[0] == OWN else engines_fps, price_per_gb)
+        for each in others
+    ]
+    return Outlook(bundle, size, line, shares, (own, *allowed), sites_fps, tuple(notes))
+
+
+_Variant = tuple[str, int, str, Stage]  # tiles, components, wire and the window stage as it is then
+
+
+def _variants(bundle: Bundle) -> Iterator[_Variant]:
+    """The bundle with each wire it offers, then the same model with other codes."""
+    stage = bundle.stage("window")
+    own = int(_output(stage, "embedding").shape[-1])
+    for wire in wire_formats(bundle):
+        yield OWN, own, wire, stage
+    if not bundle.head_blocks:  # else no tile leaves the edge
+        for code, share in product(CODES, SHARES):
+            components = bundle.geometry.dim // share
+            yield code, components, "int8", coded_stage(stage, bundle.geometry, code, components)
+
+
+def coded_stage(stage: Stage, geometry: Geometry, code: str, components: int) -> Stage:
+    """The record of a window stage with another code of its tiles and other components."""
+    tile = TensorSpec(stage.inputs[0].name, "uint8", ("n", coded_bytes(geometry, code)))
+    extent = TensorSpec("extent", "int32", ("n", 4))
+    inputs = [extent if spec.name == "extent" else spec for spec in stage.inputs[1:]]
+    outputs = [
+        spec if spec.name == "scale" else replace(spec, shape=(*spec.shape[:-1], components))
+        for spec in stage.outputs
+    ]
+    return replace(stage, inputs=(tile, *inputs), outputs=tuple(outputs))
+
+
+def coded_bytes(geometry: Geometry, code: str) -> int:
+    """Bytes of a tile: its pixels, or a byte for each coefficient kept of its luma and chroma blocks."""
+    if code == "rgb":
+        return geometry.tile_px**2 * 3
+    luma, chroma = map(int, code.removeprefix("dct:").split("/"))
+    macroblocks: int = (geometry.tile_px // _MACRO_PX) ** 2
+    return macroblocks * (4 * luma + 2 * chroma)
+
+
+def _output(stage: Stage, name: str) -> TensorSpec:
+    return next(spec for spec in stage.outputs if spec.name == name)
+
+
+def _allowed(
+    variant: _Variant, shares: Plan, line: Line, sites_fps: float | None, price_per_gb: float | None
+) -> Allowed:
+    tiles, components, wire, stage = variant
+    outputs = WIRE_OUTPUTS[wire]
+    most = most_windows(stage, outputs, REQUEST_BYTES)
+    bodies = frame_bytes(stage, outputs, [(count, most) for count in shares.sites.values()])
+    heads = bodies.requests
+    size = MessageBytes(bodies.up + heads * HEADS.up, bodies.down + heads * HEADS.down, bodies.requests)
+    fps, limited_by = _rate(size, line, sites_fps)
+    up, down = (gigabytes_an_hour(way * fps, 1.0) for way in (size.up, size.down))
+    price = None if price_per_gb is None else down * price_per_gb
+    return Allowed(tiles, components, wire, size, fps, limited_by, up, down, price)
+
+
+def _line_fps(size: MessageBytes, line: Line) -> float:
+    return min(line.up_mbit / (size.up * 8e-6), line.down_mbit / (size.down * 8e-6))
+
+
+def _rate(size: MessageBytes, line: Line, sites_fps: float | None) -> tuple[float, str]:
+    """The formula above, and which part of it holds."""
+    up_s, down_s = size.up * 8e-6 / line.up_mbit, size.down * 8e-6 / line.down_mbit
+    rates = {
+        UP: 1 / up_s,
+        DOWN: 1 / down_s,
+        f"the round trip, {IN_FLIGHT} frames under way": IN_FLIGHT / (line.round_trip_s + up_s + down_s),
+    }
+    if sites_fps is not None:
+        rates[SITES] = sites_fps
+    limit = min(rates, key=lambda name: rates[name])
+    return rates[limit], limit
+
+
+async def measure_line(
+    bundle: Bundle, sites: Sequence[SiteConfig], wire: str, timeouts: Timeouts = TIMEOUTS
+) -> tuple[Line, dict[str, float], list[str]]:
+    """The line as probes and noise find it, tiles a second by site, and why a site could not be measured.
+
+    Sites are measured one after another, over one line, so the quickest way there and back is the line's.
+    Raises InputError where none can be measured.
+    """
+    speeds: dict[str, Speed] = {}
+    failures = []
+    for site in sites:
+        try:
+            async with SiteClient(site, bundle, wire, timeouts) as client:
+                await client.check_digest()
+                speeds[site.name] = await measure_alone(client, bundle.probe())
+        except SiteError as exc:
+            failures.append(str(exc))
+    known = {name: (each.up, each.down) for name, each in speeds.items() if each.up and each.down}
+    if not known:
+        raise InputError(
+            f"no site let the line be measured: {'; '.join(failures) or 'all refuse noise'}; give --up and "
+            "--down"
+        )
+    up = max((way[0] for way in known.values() if way[0]), key=lambda rate: rate.mbit_s)
+    down = max((way[1] for way in known.values() if way[1]), key=lambda rate: rate.mbit_s)
+    round_trip_s = max(each.round_trip_s for each in speeds.values())
+    found = f"measured over {len(known)} sites"
+    if up.at_least or down.at_least:
+        found += "; it was too quick to be told from the rest, and may be quicker"
+    tiles_per_s = {name: each.tiles_per_s for name, each in speeds.items()}
+    return Line(up.mbit_s, down.mbit_s, round_trip_s, found), tiles_per_s, failures
