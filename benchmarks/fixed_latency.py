@@ -32,6 +32,7 @@ from server.serve import ServeOptions, running_site
 from stages.bundle import Bundle, Probe
 from stages.engines.engine import Engine
 from stages.engines.thread import EngineThread
+from stages.errors import EngineError
 from stages.tensors import Array, TensorSpec
 
 WIDTH, HEIGHT = FRAME
@@ -41,12 +42,18 @@ PROMPTS = Prompts((Prompt("cup", (150, 60, 450, 300)),))
 class FixedEngine(Engine):
     """Takes `row_s` seconds for every row of a call and answers zeros, or the probe's answer to the probe.
 
-    Every `stall_every`th row takes `stall_s` more. `calls` has the end of every call, on the
-    clock of time.perf_counter, its rows and the seconds it really took.
+    Every `stall_every`th row takes `stall_s` more. One that `fails` answers the probe alone. `calls` has the
+    end of every call, on the clock of time.perf_counter, its rows and the seconds it really took.
     """
 
     def __init__(
-        self, bundle: Bundle, stage: str, row_s: float, stall_every: int = 0, stall_s: float = 0.0
+        self,
+        bundle: Bundle,
+        stage: str,
+        row_s: float,
+        stall_every: int = 0,
+        stall_s: float = 0.0,
+        fails: bool = False,
     ) -> None:
         super().__init__(bundle.stage(stage))
         self.calls: list[tuple[float, int, float]] = []
@@ -54,6 +61,7 @@ class FixedEngine(Engine):
         self._row_s = row_s
         self._stall_every = stall_every
         self._stall_s = stall_s
+        self._fails = fails
         self._probe = bundle.probe()
 
     @property
@@ -86,6 +94,8 @@ class FixedEngine(Engine):
         if "tile" in feeds and np.array_equal(feeds["tile"], self._probe.inputs["tile"]):
             time.sleep(self._row_s)
             return {name: _probe_answer(self._probe, name) for name in outputs}
+        if self._fails:
+            raise EngineError("this engine answers nothing but the probe")
         started = time.perf_counter()
         rows = sizes.get("n", 1)
         stalls_before, self.rows = self.stalls, self.rows + rows
@@ -138,7 +148,8 @@ class LiveFilm(Film):
 class Profile:
     """Seconds of every engine: of a site for one tile, of the edge for one frame's global stage and masks.
 
-    Each of `operators` is one site's operator. The first site stalls for `stall_s` every `stall_every` tiles.
+    Each of `operators` is one site's operator. The first site stalls for `stall_s` every `stall_every` tiles;
+    the last of all, of an operator that `failing` names, fails all of its tiles.
     """
 
     tile_s: float
@@ -147,6 +158,7 @@ class Profile:
     operators: str = "abc"
     stall_every: int = 0
     stall_s: float = 0.0
+    failing: str = ""
 
 
 @dataclass
@@ -166,16 +178,17 @@ async def fixed_run(
     """Sites and an edge with the engines of `profile`, open while the block runs."""
     windows = frozenset(bundle.geometry.windows_with_picture(HEIGHT, WIDTH))
     async with AsyncExitStack() as stack:
-        at_sites = [_site_engine(bundle, profile, number) for number in range(len(profile.operators))]
+        operators = profile.operators + profile.failing
+        engines_of_sites = [_site_engine(bundle, profile, number) for number in range(len(operators))]
         sites = [
             SiteConfig(f"{operator}{number}", operator, await stack.enter_async_context(_url(bundle, engine)))
-            for number, (operator, engine) in enumerate(zip(profile.operators, at_sites, strict=True))
+            for number, (operator, engine) in enumerate(zip(operators, engines_of_sites, strict=True))
         ]
         seconds = {"global": profile.global_s, "decoder": profile.decoder_s}
         at_edge = {name: FixedEngine(bundle, name, each) for name, each in seconds.items()}
         factories = {name: partial(_same, engine) for name, engine in at_edge.items()}
         engines = await stack.enter_async_context(EngineThread(factories))
-        caps = dict.fromkeys(profile.operators, -(-len(windows) // len(set(profile.operators))))
+        caps = dict.fromkeys(operators, -(-len(windows) // len(set(profile.operators))))
         ledger = ExposureLedger.open(None, {site.name: site.operator for site in sites}, caps)
         clients = [SiteClient(site, bundle, "fp16") for site in sites]
         opening = open_sites(
@@ -184,12 +197,14 @@ async def fixed_run(
         encoder = ImageEncoder(bundle, engines, await stack.enter_async_context(opening), None)
         follower = Follower(engines, ObjectRegistry(PROMPTS, FixedPrompt))
         pipeline = Pipeline(bundle.geometry, encoder, follower, (), PipelineOptions(in_flight))
-        yield FixedRun(pipeline, encoder, list(at_edge.values()), at_sites)
+        working = engines_of_sites[: len(profile.operators)]
+        yield FixedRun(pipeline, encoder, list(at_edge.values()), working)
 
 
 def _site_engine(bundle: Bundle, profile: Profile, number: int) -> FixedEngine:
     stalls = (profile.stall_every, profile.stall_s) if number == 0 else (0, 0.0)
-    return FixedEngine(bundle, "window", profile.tile_s, *stalls)
+    fails = number >= len(profile.operators)
+    return FixedEngine(bundle, "window", profile.tile_s, *stalls, fails=fails)
 
 
 def _same(engine: FixedEngine) -> FixedEngine:
@@ -224,6 +239,21 @@ async def steady(bundle: Bundle, profile: Profile, in_flight: int, frames: int) 
         "slowest_stage": slowest,
         "slowest_stage_ms": round(busy_s[slowest] * 1e3, 2),
         "ratio": round(fps * busy_s[slowest], 4),
+    }
+
+
+async def beside_failing(bundle: Bundle, profile: Profile, frames: int) -> dict[str, Any]:
+    """Frames per second of the last frames, and how often a window had to go elsewhere."""
+    in_flight = PipelineOptions().in_flight
+    async with fixed_run(bundle, profile, in_flight) as run:
+        measured = await run.pipeline.run(Film(frames))
+        redispatched = run.encoder.statistics.redispatched
+    return {
+        "failing_sites": len(profile.failing),
+        "frames": measured.frames,
+        "frames_lost": measured.lost.count,
+        "windows_redispatched": redispatched,
+        "fps": round(_fps(measured, in_flight), 3),
     }
 
 

@@ -2,9 +2,9 @@
 
     python -m benchmarks.throughput --out benchmarks/results/throughput_mini.json
 
-Rows: `fixed` (engines that only take time), `straggler` (one site stalls now and then), `loopback` (real
-engines, three sites on this machine), `live` (the same for a camera) and `link` (the same behind slow links;
-needs root and iproute2).
+Rows: `fixed` (engines that only take time), `straggler` (one site stalls now and then), `failing` (a fourth
+site fails all its tiles), `loopback` (real engines, three sites on this machine), `live` (the same for a
+camera) and `link` (the same behind slow links; needs root and iproute2).
 `--rows` chooses some; the others stay in --out as they are.
 """
 
@@ -17,7 +17,7 @@ import json
 import os
 import tempfile
 from collections.abc import AsyncIterator, Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -28,7 +28,7 @@ from rich.console import Console
 
 from benchmarks import slow_links
 from benchmarks.cpu_time import CpuTimes, cpu_times
-from benchmarks.fixed_latency import PROMPTS, Film, LiveFilm, Profile, steady, stragglers
+from benchmarks.fixed_latency import PROMPTS, Film, LiveFilm, Profile, beside_failing, steady, stragglers
 from benchmarks.machine import describe
 from runtime.demo.demo import site_process, three_sites
 from runtime.live.interface import Live
@@ -45,7 +45,9 @@ PROFILES = {
 }
 # Two sites of one operator, so that a late window can be asked of the other.
 STALLING = Profile(0.01, 0.04, 0.02, operators="aabc", stall_every=30, stall_s=1.0)
+HONEST = Profile(0.02, 0.04, 0.02)
 FIXED_LEAST = 0.95
+ROWS = ("fixed", "straggler", "failing", "loopback", "live", "link")
 WARM_UP = 10  # frames before anything is measured
 LINKS = ((4.0, 0.0), (20.0, 0.0), (20.0, 0.02), (100.0, 0.0))  # Mbit/s each way, seconds of delay each way
 TIMELINE = (20.0, 0.02, "int8")  # the link and wire format whose timeline is kept
@@ -53,7 +55,7 @@ TIMELINE = (20.0, 0.02, "int8")  # the link and wire format whose timeline is ke
 
 @click.command()
 @click.option("--bundle", type=click.Path(path_type=Path), help="[default: the mini model of this clone]")
-@click.option("--rows", multiple=True, type=click.Choice(["fixed", "straggler", "loopback", "live", "link"]))
+@click.option("--rows", multiple=True, type=click.Choice(ROWS))
 @click.option("--frames", type=click.IntRange(min=WARM_UP + 10), default=60, show_default=True)
 @click.option("--repeats", type=click.IntRange(min=1), default=3, show_default=True, help="Of real engines.")
 @click.option("--out", type=click.Path(path_type=Path), required=True)
@@ -68,6 +70,7 @@ def main(bundle: Path | None, rows: tuple[str, ...], frames: int, repeats: int, 
     measure: dict[str, Callable[[], Any]] = {
         "fixed": partial(_fixed, loaded, frames),
         "straggler": partial(_straggler, loaded, frames),
+        "failing": partial(_failing, loaded, frames, repeats),
         "loopback": partial(_loopback, loaded, Film(frames), repeats),
         "live": partial(_loopback, loaded, LiveFilm(frames), repeats),
         "link": partial(_links, loaded, frames, out.with_name("throughput_timeline.png")),
@@ -99,6 +102,14 @@ def _fixed(bundle: Bundle, frames: int) -> list[dict[str, Any]]:
 
 def _straggler(bundle: Bundle, frames: int) -> list[dict[str, Any]]:
     return [asyncio.run(stragglers(bundle, STALLING, hedged, 2 * frames)) for hedged in (False, True)]
+
+
+def _failing(bundle: Bundle, frames: int, repeats: int) -> list[dict[str, Any]]:
+    """Without the failing site and with it, in turn."""
+    profiles = (HONEST, replace(HONEST, failing="d"))
+    return [
+        asyncio.run(beside_failing(bundle, each, 4 * frames)) for _ in range(repeats) for each in profiles
+    ]
 
 
 def _loopback(bundle: Bundle, film: Film, repeats: int) -> list[dict[str, Any]]:

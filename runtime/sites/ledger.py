@@ -21,7 +21,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TypeVar
 
-from runtime.sites.ledger_file import Exposure, LedgerFile, look, now, reason
+from runtime.sites.ledger_file import Exposure, LedgerFile, look, now, why_unwritable
 from stages.errors import InputError
 
 RETRY_S = (0.5, 1.0, 2.0, 5.0, 10.0, 30.0)  # waits between attempts to write; the last one repeats
@@ -189,7 +189,7 @@ class ExposureLedger:
             exposure, grants = self._decide_all(asked)
             file.write(exposure)
         except OSError as exc:
-            self._stop(file.path, reason(exc))
+            self._stop(file.path, why_unwritable(exc))
             return None
         self._go_on(file.path)
         return self._count(exposure, grants)

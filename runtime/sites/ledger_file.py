@@ -132,7 +132,8 @@ class LedgerFile:
         except OSError as exc:
             self._on_message(
                 f"the exposure ledger {self.path} is not what this run has written, and cannot be written "
-                f"again ({reason(exc)}); the next run does not know what operators have seen in this one"
+                f"again ({why_unwritable(exc)}); the next run does not know what operators have seen in this "
+                "one"
             )
         finally:
             self._lock.close()
@@ -194,7 +195,7 @@ def now() -> str:
     return datetime.now(timezone.utc).isoformat(timespec="seconds")
 
 
-def reason(exc: OSError) -> str:
+def why_unwritable(exc: OSError) -> str:
     """Why a file cannot be written, in few words."""
     if isinstance(exc, BlockingIOError):
         return "another run uses it now"

@@ -1,13 +1,11 @@
 """Coverage-guided fuzzing of what the edge reads of a site: `make fuzz`, or python -m tests.fuzz.sites.
 
-Takes libFuzzer's options. The corpus, and the input that broke something, are left in out/fuzz/sites.
+The corpus, and the input that broke something, are left in out/fuzz/sites.
 """
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
-from random import Random
 
 import atheris
 from multidict import CIMultiDict
@@ -16,9 +14,7 @@ with atheris.instrument_imports(include=["stages", "runtime.sites.answers", "ema
     from tests.fuzz.answers import SEEDS, check_answer, mutated_answer
 
 from runtime.sites.answers import Answer
-
-OUT = Path("out/fuzz/sites")
-MAX_BYTES = 1 << 16
+from tests.fuzz.harness import Target
 
 
 def pack(answer: Answer) -> bytes:
@@ -40,30 +36,5 @@ def unpack(data: bytes) -> Answer:
     return Answer(method, number, CIMultiDict((name, value) for name, _, value in pairs), body)
 
 
-def run(data: bytes) -> None:
-    check_answer(unpack(data))
-
-
-def mutate(data: bytes, max_size: int, seed: int) -> bytes:
-    """Every other time change the answer by its structure, where it still has one."""
-    random = Random(seed)
-    if random.random() < 0.5:
-        return bytes(atheris.Mutate(data, max_size))
-    try:
-        return pack(mutated_answer(unpack(data), random))[:max_size]
-    except (ValueError, RecursionError):
-        return pack(mutated_answer(random.choice(SEEDS), random))[:max_size]
-
-
-def main() -> None:
-    corpus = OUT / "corpus"
-    corpus.mkdir(parents=True, exist_ok=True)
-    for number, seed in enumerate(SEEDS):
-        (corpus / f"seed{number}").write_bytes(pack(seed))
-    options = [f"-max_len={MAX_BYTES}", f"-artifact_prefix={OUT}/", *sys.argv[1:], str(corpus)]
-    atheris.Setup([sys.argv[0], *options], run, custom_mutator=mutate)
-    atheris.Fuzz()
-
-
 if __name__ == "__main__":
-    main()
+    Target(Path("out/fuzz/sites"), SEEDS, pack, unpack, mutated_answer, check_answer).fuzz()
