@@ -48,8 +48,8 @@ class Line:
     """One direction, shared by every connection that carries bytes over it.
 
     Bytes leave one after the other in the order in which they were accepted, and arrive `delay_s` after they
-    left. All times are those of the running loop's clock; pauses that come late do not add up, since what was
-    accepted has its moment on that clock.
+    left. All times are those of the running loop's clock. Where a busy machine wakes a sender too late, the
+    line makes up for it, since a real one would have gone on; where there was nothing to send, it does not.
     """
 
     def __init__(self, mbit: float, delay_s: float) -> None:
@@ -58,14 +58,19 @@ class Line:
         self.bytes_per_s = mbit * 1e6 / 8
         self.chunk_bytes = round(min(max(_SMALLEST_CHUNK, self.bytes_per_s * _CHUNK_S), _LARGEST_CHUNK))
         self._free_s = 0.0  # when all that was accepted will have left
+        self._late_s = 0.0  # how much later than it should the last one that waited was woken
         self._turn = asyncio.Lock()  # of those that wait for room, in the order in which they came
 
     async def accept(self, size_bytes: int) -> float:
         """Wait for room in the queue. Returns when the last of these bytes arrives."""
         loop = asyncio.get_running_loop()
         async with self._turn:
-            await _sleep_until(self._free_s - _QUEUE_S)
-            self._free_s = max(self._free_s, loop.time()) + size_bytes / self.bytes_per_s
+            has_room_s = self._free_s - _QUEUE_S
+            if has_room_s > loop.time():
+                await _sleep_until(has_room_s)
+                self._late_s = loop.time() - has_room_s
+            started_s = max(self._free_s, loop.time() - self._late_s)
+            self._free_s = started_s + size_bytes / self.bytes_per_s
             self.bytes_accepted += size_bytes
             return self._free_s + self.delay_s
 

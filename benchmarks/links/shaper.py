@@ -2,13 +2,16 @@
 
     python -m benchmarks.links.shaper --up 20 --down 100 --round-trip-ms 20 127.0.0.1:8001 127.0.0.1:8002
 
-prints for each site the address at which the edge reaches it over the line, and runs until it is stopped.
+prints for each site the address at which the edge reaches it over the line, and runs until it is stopped. At
+SIGUSR1 it prints how many bytes it has taken, as JSON.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
+import signal
 from collections.abc import AsyncIterator
 
 import click
@@ -74,11 +77,18 @@ def main(up: float, down: float, round_trip_ms: float, sites: tuple[str, ...]) -
 
 async def _run(shaper: Shaper, sites: tuple[str, ...]) -> None:
     async with contextlib.AsyncExitStack() as stack:
+        reached = []
         for site in sites:
             host, _, port = site.rpartition(":")
             near = await stack.enter_async_context(shaper.relay(host, int(port)))
-            click.echo(f"{site} is reached at 127.0.0.1:{near}")
+            reached.append(f"{site} is reached at 127.0.0.1:{near}")
+        asyncio.get_running_loop().add_signal_handler(signal.SIGUSR1, _tell, shaper)
+        click.echo("\n".join(reached))
         await asyncio.Event().wait()
+
+
+def _tell(shaper: Shaper) -> None:
+    click.echo(json.dumps({"up": shaper.up.bytes_accepted, "down": shaper.down.bytes_accepted}))
 
 
 if __name__ == "__main__":
