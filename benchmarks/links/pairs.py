@@ -65,15 +65,15 @@ async def contenders(
         yield found
 
 
-async def over_link(compared: Sequence[Contender], link: Link, plan: Plan) -> list[dict[str, Any]]:
+async def over_link(against: Sequence[Contender], link: Link, plan: Plan) -> list[dict[str, Any]]:
     """A row for each contender; the first is what the others are compared with."""
-    addresses = [address for each in compared for address in each.addresses]
+    addresses = [address for each in against for address in each.addresses]
     runs: list[dict[str, dict[str, Any]]] = []
     async with shaped_line(link, addresses) as line:
         for number in range(plan.repeats):
-            in_turn = compared if number % 2 == 0 else compared[::-1]
+            in_turn = against if number % 2 == 0 else against[::-1]
             runs.append({each.name: await _run(each, line, link, plan) for each in in_turn})
-    return [_row(each, compared[0].name, link, plan, runs) for each in compared]
+    return [_row(each, against[0].name, link, plan, runs) for each in against]
 
 
 async def _run(contender: Contender, line: ShapedLine, link: Link, plan: Plan) -> dict[str, Any]:
@@ -84,21 +84,21 @@ async def _run(contender: Contender, line: ShapedLine, link: Link, plan: Plan) -
         SiteConfig(operator, operator, f"http://{line.near[address]}")
         for operator, address in zip(plan.profile.operators, contender.addresses, strict=True)
     ]
-    pids = [os.getpid(), contender.pid, line.process.pid]
+    pids = {"edge": os.getpid(), "sites": contender.pid, "line": line.process.pid}
     edge = fixed_edge(
         contender.bundle, sites, plan.profile, plan.in_flight, wire_format=contender.wire_format
     )
     async with edge as run:
-        before, bytes_before = cpu_times(pids), await line.carried()
+        before, bytes_before = cpu_times(list(pids.values())), await line.carried()
         measured = await run.pipeline.run(LiveFilm(frames))
-        after, bytes_after = cpu_times(pids), await line.carried()
+        after, bytes_after = cpu_times(list(pids.values())), await line.carried()
     if measured.lost.count:
         raise FramesLost(f"{measured.lost.count} frames were lost: {measured.lost.reasons}")
     up, down = ((end - start) / frames for start, end in zip(bytes_before, bytes_after, strict=True))
     return steady(measured, plan.in_flight) | {
         "bytes_up": up,
         "bytes_down": down,
-        **_processor(before, after, frames),
+        **_processor(before, after, pids, frames),
     }
 
 
@@ -117,9 +117,9 @@ def steady(measured: RunMeasurements, in_flight: int) -> dict[str, Any]:
     }
 
 
-def _processor(before: CpuTimes, after: CpuTimes, frames: int) -> dict[str, float]:
+def _processor(before: CpuTimes, after: CpuTimes, pids: Mapping[str, int], frames: int) -> dict[str, float]:
     return {
-        "cpu": after.total_since(before) / frames,
+        **{f"cpu_{name}": after.process_since(before, pid) / frames for name, pid in pids.items()},
         "busiest": after.busiest_since(before) / (after.at_s - before.at_s),
         "others": after.cores_of_others_since(before),
     }
@@ -152,14 +152,16 @@ def _row(
         "bound_fps": {name: round(value, 3) for name, value in bounds.items()},
         "lowest_bound": limit,
         "share_of_bound": round(middle["fps"] / bounds[limit], 3),
-        "processor_ms_per_frame": round(middle["cpu"] * 1e3, 1),
+        "processor_ms_per_frame": {
+            name: round(middle[f"cpu_{name}"] * 1e3, 1) for name in ("edge", "sites", "line")
+        },
         "busiest_thread": round(middle["busiest"], 2),
         "cores_busy_with_other_things": round(middle["others"], 2),
-        **_compared([run[first] for run in runs], mine),
+        **compared([run[first] for run in runs], mine),
     }
 
 
-def _compared(first: Sequence[dict[str, Any]], mine: Sequence[dict[str, Any]]) -> dict[str, Any]:
+def compared(first: Sequence[dict[str, Any]], mine: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """Ratios of runs that followed each other: the median, the least and the largest."""
     fps = [run["fps"] / base["fps"] for base, run in zip(first, mine, strict=True)]
     latency = [run["p50"] / base["p50"] for base, run in zip(first, mine, strict=True)]

@@ -16,11 +16,17 @@ from export.exporter import ExportOptions, empty_bundle, probe_inputs
 from export.sam import Weights, build_sam
 from export.stages import StagePlan, stage_plans
 from stages.bundle import EDGE_FOLDER, PADDING_FILE, PROBE_FILE, Bundle, Stage, hash_files
+from stages.errors import InputError
 from stages.geometry import GEOMETRIES
 
 
 def write_records(path: Path, model: str) -> Bundle:
-    """A bundle at `path` of a model by name, whose ONNX files are empty."""
+    """A bundle at `path` of a model by name, whose ONNX files are empty.
+
+    Raises InputError for an unknown one.
+    """
+    if model not in GEOMETRIES:
+        raise InputError(f"{model!r:.40} is no model; expected one of {', '.join(GEOMETRIES)}")
     geometry = GEOMETRIES[model]
     with torch.device("meta"):  # shapes without memory
         weights = Weights(build_sam(geometry), geometry, "untrained", "records without weights")

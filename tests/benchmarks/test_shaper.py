@@ -66,7 +66,7 @@ async def carried(line: Line, *sizes: int) -> list[Arrivals]:
 def test_bytes_take_what_the_rate_says_and_the_way_besides(mbit: float) -> None:
     (end,) = run_in_virtual_time(carried(Line(mbit, DELAY_S), MB))
     assert end.ended_s == pytest.approx(DELAY_S + 8 * MB / (mbit * 1e6), rel=0.01)
-    assert end.writes[0][0] == pytest.approx(DELAY_S, abs=0.003)
+    assert end.writes[0][0] == pytest.approx(DELAY_S, abs=0.01)
 
 
 def test_the_rate_is_the_same_from_beginning_to_end() -> None:
@@ -109,7 +109,7 @@ def test_a_few_bytes_wait_no_longer_than_the_queue() -> None:
         large.cancel()
         return end.ended_s - 0.5
 
-    assert 0.02 < run_in_virtual_time(beside()) - DELAY_S < 0.025
+    assert 0.02 < run_in_virtual_time(beside()) - DELAY_S < 0.03
 
 
 def test_no_more_is_taken_than_was_sent_and_the_queue_holds() -> None:
@@ -140,7 +140,7 @@ def test_an_end_that_does_not_read_stops_its_own_connection_alone() -> None:
         return taken, other_s, data
 
     taken, other_s, data = run_in_virtual_time(held_up())
-    assert MB < taken < len(data) / 2
+    assert MB < taken < len(data) * 0.7
     assert other_s == pytest.approx(8 * MB / 20e6, rel=0.01)
 
 
