@@ -120,7 +120,7 @@ def _probe_answer(probe: Probe, output: str) -> Array:
     """As the window stage rounds it: int8 with one scale a token, or fp16."""
     scale = np.maximum(np.abs(probe.embedding).max(axis=-1, keepdims=True) / 127, 2.0**-14)
     scale = scale.astype(np.float16)
-    rounded = {
+    rounded: dict[str, Array] = {
         "embedding": probe.embedding.astype(np.float16),
         "embedding_q8": np.rint(probe.embedding / scale).clip(-128, 127).astype(np.int8),
         "scale": scale,

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from functools import partial
 from pathlib import Path
 
 import click
@@ -16,6 +17,7 @@ import click
 from benchmarks.fixed_latency import FixedEngine
 from server.serve import ServeOptions, running_site
 from stages.bundle import Bundle
+from stages.engines.engine import Engine
 
 
 @click.command()
@@ -31,10 +33,13 @@ def main(bundle: Path, tile_ms: float, sites: int) -> None:
 async def _run(bundle: Bundle, tile_s: float, sites: int) -> None:
     async with contextlib.AsyncExitStack() as stack:
         for _ in range(sites):
-            make = FixedEngine(bundle, "window", tile_s)
-            site = running_site(bundle, ServeOptions(port=0), lambda _, engine=make: engine)
+            site = running_site(bundle, ServeOptions(port=0), partial(_engine, tile_s))
             click.echo((await stack.enter_async_context(site)).url.removeprefix("http://"))
         await asyncio.Event().wait()
+
+
+def _engine(tile_s: float, bundle: Bundle) -> Engine:
+    return FixedEngine(bundle, "window", tile_s)
 
 
 if __name__ == "__main__":
