@@ -15,14 +15,18 @@ import torch
 from torch import Tensor, nn
 
 from evaluation.model import Model, Subject, whole_model
-from export.modules import WholeStage, normalise
+from export.modules import WholeStage
 from export.sam import Sam, Weights
 from export.stages import StagePlan, as_numpy, stage_plans
+from export.tiles import TilePixels, stitched
+from runtime.frames.canvas import Canvas
 from stages.bundle import Stage
 from stages.engines.engine import Engine
 from stages.engines.thread import EngineThread
 from stages.geometry import GEOMETRIES
 from stages.tensors import Array
+from stages.tile_code import RGB, TileCode
+from stages.tile_inputs import coded_canvas
 from training.teachers import Teacher, load_teacher
 
 
@@ -58,8 +62,8 @@ class TorchEngine(Engine):
         """Nothing is held beyond the module."""
 
 
-def checkpoint_subject(path: Path) -> Subject:
-    """What `pedsam evaluate --checkpoint` measures. Raises CheckpointError."""
+def checkpoint_subject(path: Path, tiles: TileCode = RGB) -> Subject:
+    """What `pedsam evaluate --checkpoint` measures, on pictures as tiles coded so. Raises CheckpointError."""
     teacher = load_teacher(path)
     weights = teacher.own or _mobile_sam(teacher, path)
     name = weights.geometry.name if teacher.own else "MobileSAM"
@@ -71,7 +75,7 @@ def checkpoint_subject(path: Path) -> Subject:
         "trained_on": weights.trained_on,
         "site_digest": None,
     }
-    return Subject(weights.geometry, facts, partial(_open, weights, teacher))
+    return Subject(weights.geometry, facts, partial(_open, weights, teacher, tiles))
 
 
 def _mobile_sam(teacher: Teacher, path: Path) -> Weights:
@@ -84,20 +88,29 @@ def _mobile_sam(teacher: Teacher, path: Path) -> Weights:
 async def _open(
     weights: Weights,
     teacher: Teacher,
+    tiles: TileCode,
     sizes: Collection[tuple[int, int]],
     on_message: Callable[[str], None],
 ) -> AsyncIterator[Model]:
-    async with EngineThread(_engines(weights, teacher)) as engines:
-        yield whole_model(engines)
+    async with EngineThread(_engines(weights, teacher, tiles)) as engines:
+        yield whole_model(engines, partial(_whole_inputs, tiles))
 
 
-def _engines(weights: Weights, teacher: Teacher) -> dict[str, Callable[[], Engine]]:
+def _whole_inputs(tiles: TileCode, canvas: Canvas) -> dict[str, Array]:
+    return coded_canvas(tiles, canvas.geometry, canvas.pixels, canvas.extents)
+
+
+def _engines(weights: Weights, teacher: Teacher, tiles: TileCode) -> dict[str, Callable[[], Engine]]:
     """The `whole` and `decoder` stages of these weights, the encoder in SAM's own block order."""
     sam, geometry = weights.sam, weights.geometry
-    plans = {plan.name: plan for plan in stage_plans(sam, geometry, "float32")}
+    plans = {plan.name: plan for plan in stage_plans(sam, geometry, "float32", tiles=tiles)}
     whole, decoder = plans["whole"], plans["decoder"]
     own_order = range(geometry.depth)
-    encoder = WholeStage(sam, geometry, own_order) if teacher.own else _OnCanvas(teacher.encoder, sam)
+    encoder = (
+        WholeStage(sam, geometry, own_order, tiles)
+        if teacher.own
+        else _OnCanvas(teacher.encoder, sam, geometry, tiles)
+    )
     return {
         "whole": lambda: TorchEngine(whole, encoder),
         "decoder": lambda: TorchEngine(decoder, decoder.build()),
@@ -107,10 +120,11 @@ def _engines(weights: Weights, teacher: Teacher) -> dict[str, Callable[[], Engin
 class _OnCanvas(nn.Module):
     """An encoder of normalised pixels as the stage `whole` (see WholeStage)."""
 
-    def __init__(self, encoder: nn.Module, sam: Sam) -> None:
+    def __init__(self, encoder: nn.Module, sam: Sam, geometry: Geometry, tiles: TileCode) -> None:
         super().__init__()
-        self._encoder, self._mean, self._std = encoder, sam.pixel_mean.flatten(), sam.pixel_std.flatten()
+        self._encoder, self._geometry = encoder, geometry
+        self._pixels = TilePixels(sam, geometry, tiles)
 
-    def forward(self, canvas: Tensor, extent: Tensor) -> Tensor:
-        embedding: Tensor = self._encoder(normalise(canvas, extent, self._mean, self._std))
+    def forward(self, tile: Tensor, extent: Tensor) -> Tensor:
+        embedding: Tensor = self._encoder(stitched(self._pixels(tile, extent), self._geometry))
         return embedding

@@ -59,9 +59,9 @@ def bundle_subject(bundle: Bundle, options: EdgeOptions, whole: bool) -> Subject
     return Subject(bundle.geometry, facts, partial(_open_bundle, bundle, options, whole))
 
 
-def whole_model(engines: EngineThread) -> Model:
-    """A model whose `whole` and `decoder` stages are open."""
-    return Model("whole", None, partial(_encode_whole, engines), partial(decode, engines))
+def whole_model(engines: EngineThread, inputs: Callable[[Canvas], Mapping[str, Array]]) -> Model:
+    """A model whose `whole` and `decoder` stages are open; `inputs` are those of `whole` for a canvas."""
+    return Model("whole", None, partial(_encode_whole, engines, inputs), partial(decode, engines))
 
 
 @contextlib.asynccontextmanager
@@ -75,7 +75,7 @@ async def _open_bundle(
     if whole:
         factories = engine_factories(bundle, ("whole", "decoder"), options.backend, options.threads)
         async with EngineThread(factories) as engines:
-            yield whole_model(engines)
+            yield whole_model(engines, partial(Canvas.whole_inputs, bundle=bundle))
     else:
         async with open_edge(bundle, sizes, options, on_message) as edge:
             how = "sites" if options.sites else "split"
@@ -90,6 +90,8 @@ def _check_whole(bundle: Bundle, options: EdgeOptions) -> None:
     bundle.verified_file("whole")
 
 
-async def _encode_whole(engines: EngineThread, canvas: Canvas) -> Array:
-    outputs = await engines.infer("whole", canvas.whole_inputs())
+async def _encode_whole(
+    engines: EngineThread, inputs: Callable[[Canvas], Mapping[str, Array]], canvas: Canvas
+) -> Array:
+    outputs = await engines.infer("whole", inputs(canvas))
     return outputs["image_embedding"]

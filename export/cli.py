@@ -11,6 +11,7 @@ from export.precision import DTYPES, stage_precisions
 from stages.errors import CheckpointError
 from stages.geometry import GEOMETRIES, Geometry
 from stages.options import PATH, PathType
+from stages.tile_code import TileCode
 
 if TYPE_CHECKING:
     from export.sam import Weights
@@ -54,6 +55,14 @@ if TYPE_CHECKING:
     is_flag=True,
     help="Round weights to fp16 and store them so: half the size on disk. Stages still compute in fp32.",
 )
+@click.option(
+    "--tiles",
+    default="rgb",
+    show_default=True,
+    metavar="rgb|dct:L/C",
+    help="What a tile is sent as: its pixels, or the first L luma and C chroma DCT coefficients of each block, "
+    "one byte each. dct:10/3 is 1/16.7 of the bytes, dct:15/6 1/10.7.",
+)
 @click.option("--out", type=PATH, required=True, help="Directory of the bundle.")
 def command(
     model: str,
@@ -63,10 +72,12 @@ def command(
     precisions: tuple[str, ...],
     photos: Path | None,
     compact: bool,
+    tiles: str,
     out: Path,
 ) -> None:
     """Write a bundle: SAM, its blocks reordered, as ONNX stages compared with PyTorch."""
     by_stage = stage_precisions(precisions)
+    code = TileCode.parse(tiles)
     all_fp32 = set(by_stage.values()) == {"fp32"}
     if compact and not all_fp32:
         raise click.UsageError("--compact is for fp32; fp16 and bf16 store half-size weights as they are")
@@ -77,7 +88,7 @@ def command(
 
     geometry = GEOMETRIES[model]
     weights = _weights(geometry, checkpoint, random_weights)
-    options = ExportOptions(embedding, compact, by_stage, photos)
+    options = ExportOptions(embedding, compact, by_stage, photos, code)
     bundle = export_bundle(weights, geometry, out, options, click.echo)
     click.echo(f"{out}: {bundle.description}, site digest {bundle.site_digest}")
     if bundle.weights != "distilled":

@@ -36,6 +36,8 @@ from stages.errors import BundleError
 from stages.files import writing
 from stages.geometry import Geometry
 from stages.tensors import Array
+from stages.tile_code import RGB, TileCode
+from stages.tile_inputs import blank_canvas, tile_on_canvas, window_inputs
 
 # Largest difference of a site's answer to the probe, as a fraction of the embedding's largest value, by the
 # precision of the window stage. Engines of other precisions stay within it; other weights are off by about
@@ -52,7 +54,7 @@ class ExportOptions:
     """How to write a bundle.
 
     `precisions` says which precision each stage's matrix products compute in; `photos` is a folder of
-    pictures to check lower ones with. `compact` rounds weights to fp16 and stores them so; fp32 stages still
+    pictures to check lower ones with. `tiles` is how tiles are sent. `compact` rounds weights to fp16 and stores them so; fp32 stages still
     compute in fp32.
     """
 
@@ -60,6 +62,7 @@ class ExportOptions:
     compact: bool = False
     precisions: Mapping[str, str] = field(default_factory=lambda: FP32)
     photos: Path | None = None
+    tiles: TileCode = RGB
 
 
 @torch.no_grad()
@@ -123,7 +126,8 @@ def _write(
 ) -> None:
     bundle = empty_bundle(weights, geometry, work, options)
     rounded = _check_numerics(weights.sam, geometry, options, say)
-    for plan in stage_plans(weights.sam, geometry, options.embedding_dtype, options.precisions):
+    plans = stage_plans(weights.sam, geometry, options.embedding_dtype, options.precisions, options.tiles)
+    for plan in plans:
         bundle = add_stage(bundle, plan, say, options.compact)
         gc.collect()  # an exported program holds on to its module's tensors in cycles
     bundle = _add_edge_files(bundle)
@@ -145,6 +149,8 @@ def empty_bundle(weights: Weights, geometry: Geometry, path: Path, options: Expo
         stages={},
         edge_files={},
         probe_tolerance=PROBE_TOLERANCE[options.precisions["window"]],
+        components=geometry.dim,
+        tiles=options.tiles,
     )
 
 
@@ -155,9 +161,10 @@ def _check_numerics(
     if set(options.precisions.values()) == {"fp32"}:
         return {}
     pictures = check_pictures(geometry, options.photos)
-    exact = stage_plans(sam, geometry, options.embedding_dtype)
-    low = stage_plans(sam, geometry, options.embedding_dtype, options.precisions)
-    numerics = measure_numerics(exact, low, geometry, pictures)
+    dtype, tiles = options.embedding_dtype, options.tiles
+    exact = stage_plans(sam, geometry, dtype, tiles=tiles)
+    low = stage_plans(sam, geometry, dtype, options.precisions, tiles)
+    numerics = measure_numerics(exact, low, geometry, pictures, tiles)
     what = "one synthetic picture" if options.photos is None else f"{len(pictures)} of {options.photos}"
     say(f"rounding against fp32 on {what}: {numerics.text}")
     return numerics.parity
@@ -197,35 +204,31 @@ def largest_memory(bundle: Bundle, name: str) -> StageMemory:
 
 def _add_edge_files(bundle: Bundle) -> Bundle:
     (bundle.path / EDGE_FOLDER).mkdir()
-    g = bundle.geometry
     with opened(bundle, "window") as engine:
         blank = [
-            engine.infer(blank_window(g, index), ["embedding"])["embedding"] for index in range(g.windows)
+            engine.infer(blank_window(bundle, index), ["embedding"])["embedding"]
+            for index in range(bundle.geometry.windows)
         ]
-        probe = probe_inputs(g)
+        probe = probe_inputs(bundle)
         answer = engine.infer(probe, ["embedding"])["embedding"].astype(np.float32)
     np.save(bundle.path / PADDING_FILE, np.concatenate(blank))
     np.savez(bundle.path / PROBE_FILE, **{"embedding": answer, **probe})  # type: ignore[arg-type]
     return replace(bundle, edge_files=hash_files(bundle.path, (PADDING_FILE, PROBE_FILE)))
 
 
-def blank_window(geometry: Geometry, index: int) -> dict[str, Array]:
+def blank_window(bundle: Bundle, index: int) -> dict[str, Array]:
     """Inputs of the window stage for a window without any picture."""
-    return {
-        "tile": np.zeros((1, *geometry.tile_shape), np.uint8),
-        "index": np.array([[index]], np.int32),
-        "extent": np.zeros((1, 2), np.int32),
-    }
+    g = bundle.geometry
+    return window_inputs(bundle, blank_canvas(g), g.extents(0, 0), [index])
 
 
-def probe_inputs(geometry: Geometry) -> dict[str, Array]:
+def probe_inputs(bundle: Bundle) -> dict[str, Array]:
     """A synthetic tile for the corner window, where padding of pixels and of tokens both matter."""
-    side = geometry.tile_px
+    g = bundle.geometry
+    side, corner = g.tile_px, g.windows - 1
     rng = np.random.default_rng(SEED)
     ramp = np.add.outer(np.arange(side), 2 * np.arange(side))[..., None] % 200
     tile = (ramp + rng.integers(0, 56, (side, side, 3))).astype(np.uint8)
-    return {
-        "tile": tile[None],
-        "index": np.array([[geometry.windows - 1]], np.int32),
-        "extent": np.array([[side // 2 - 3, side // 3]], np.int32),
-    }
+    extents = g.extents(g.image_size, g.image_size)
+    extents[corner] = 0, 0, side // 2 - 3, side // 3
+    return window_inputs(bundle, tile_on_canvas(tile, corner, g), extents, [corner])

@@ -4,7 +4,7 @@ They hold the layers of a segment_anything model (no copies) and compute what it
 
 - `WindowStage`: patch embedding, position embedding and all window blocks of single windows;
 - `GlobalStage`: the global blocks and the neck, on all windows' embeddings;
-- `WholeStage`: the reordered encoder on a canvas, the way SAM runs it.
+- `WholeStage`: the reordered encoder on all tiles of a canvas, the way SAM runs it.
 
 They compute in fp32. In a stage that `lowered` made, matrix products compute in the dtype of their weights;
 norms, softmax, sums of scores and positions, and the residual stream stay in fp32.
@@ -25,7 +25,9 @@ from torch import Tensor, nn
 
 from export.layers import mlp, product, run_layers, scaled
 from export.sam import ImageEncoderViT, Sam, window_partition, window_unpartition
+from export.tiles import TilePixels, stitched
 from stages.geometry import Geometry
+from stages.tile_code import RGB, TileCode
 
 SCORES_BYTES = 48 * 2**20  # attention scores that exist at a time, in fp32 for one image
 SCALE_FLOOR = 2.0**-14  # smallest normal fp16: a token of zeros must not divide by zero
@@ -79,37 +81,26 @@ def patches(embed: Any, pixels: Tensor) -> Tensor:
     return product(embed.proj, pixels).float().permute(0, 2, 3, 1)
 
 
-def normalise(pixels: Tensor, extent: Tensor, mean: Tensor, std: Tensor) -> Tensor:
-    """uint8 [n, S, S, 3] -> float [n, 3, S, S]: SAM's normalisation, then zeros outside `extent` [n, 2]."""
-    side = torch.arange(pixels.shape[1])
-    rows = side[None, :] < extent[:, :1]
-    cols = side[None, :] < extent[:, 1:]
-    inside = rows[:, :, None, None] & cols[:, None, :, None]
-    scaled = (pixels.float() - mean) / std
-    return torch.where(inside, scaled, torch.zeros_like(scaled)).permute(0, 3, 1, 2)
-
-
 class WindowStage(nn.Module):
     """Everything of the encoder that depends on one window's pixels alone.
 
-    tile uint8 [n, S, S, 3] RGB, index int32 [n, 1], extent int32 [n, 2] -> embedding [n, w, w, D],
+    tile uint8 [n, K] in the code `tiles`, index int32 [n, 1], extent int32 [n, 4] -> embedding [n, w, w, D],
     embedding_q8 int8 [n, w, w, D] and its scale fp16 [n, w, w, 1]. Tokens outside the canvas are zero.
     """
 
-    mean: Tensor
-    std: Tensor
     positions: Tensor
     canvas_tokens: Tensor
 
-    def __init__(self, sam: Sam, geometry: Geometry, embedding_dtype: torch.dtype) -> None:
+    def __init__(
+        self, sam: Sam, geometry: Geometry, embedding_dtype: torch.dtype, tiles: TileCode = RGB
+    ) -> None:
         super().__init__()
         encoder = sam.image_encoder
         self.geometry = geometry
         self.embedding_dtype = embedding_dtype
+        self.pixels = TilePixels(sam, geometry, tiles)
         self.patch_embed = encoder.patch_embed
         self.blocks = nn.ModuleList(encoder.blocks[i] for i in geometry.window_blocks)
-        self.register_buffer("mean", sam.pixel_mean.flatten())
-        self.register_buffer("std", sam.pixel_std.flatten())
         # [1, T, T, D] -> [windows, w, w, D]
         self.register_buffer("positions", window_partition(encoder.pos_embed.data, geometry.window)[0])
         # [1, T, T, 1] -> [windows, w, w, 1]
@@ -124,7 +115,7 @@ class WindowStage(nn.Module):
         """The embedding in fp32, [n, w, w, D]."""
         index = index.long()
         on_canvas = self._on_canvas(index)
-        x = patches(self.patch_embed, normalise(tile, extent, self.mean, self.std))
+        x = patches(self.patch_embed, self.pixels(tile, extent))
         x = x + self.positions[index[:, 0]]
         for block in self.blocks:
             x = _window_block(block, x, on_canvas)
@@ -184,22 +175,22 @@ class GlobalStage(nn.Module):
 class WholeStage(nn.Module):
     """The encoder run the way SAM runs it, windows cut from the whole feature map; reordered by default.
 
-    canvas uint8 [1, image_size, image_size, 3], extent int32 [1, 2] -> image_embedding fp32 [1, 256, E, E].
+    tile uint8 [windows, K], extent int32 [windows, 4] -> image_embedding fp32 [1, 256, E, E].
     """
 
-    mean: Tensor
-    std: Tensor
-
-    def __init__(self, sam: Sam, geometry: Geometry, order: Sequence[int] | None = None) -> None:
+    def __init__(
+        self, sam: Sam, geometry: Geometry, order: Sequence[int] | None = None, tiles: TileCode = RGB
+    ) -> None:
         super().__init__()
         encoder = sam.image_encoder
+        self.geometry = geometry
+        self.pixels = TilePixels(sam, geometry, tiles)
         self.patch_embed, self.pos_embed, self.neck = encoder.patch_embed, encoder.pos_embed, encoder.neck
         self.blocks = nn.ModuleList(encoder.blocks[i] for i in order or geometry.block_order)
-        self.register_buffer("mean", sam.pixel_mean.flatten())
-        self.register_buffer("std", sam.pixel_std.flatten())
 
-    def forward(self, canvas: Tensor, extent: Tensor) -> Tensor:
-        x = patches(self.patch_embed, normalise(canvas, extent, self.mean, self.std)) + self.pos_embed
+    def forward(self, tile: Tensor, extent: Tensor) -> Tensor:
+        canvas = stitched(self.pixels(tile, extent), self.geometry)
+        x = patches(self.patch_embed, canvas) + self.pos_embed
         for block in self.blocks:
             x = _block(block, x)
         return run_layers(self.neck, x.permute(0, 3, 1, 2))

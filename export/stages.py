@@ -15,7 +15,9 @@ from export.modules import GlobalStage, WholeStage, WindowStage
 from export.precision import DTYPES, FP32
 from export.sam import Sam
 from stages.geometry import Geometry
-from stages.tensors import TensorSpec
+from stages.tensors import Pixels, TensorSpec
+from stages.tile_code import RGB, TileCode
+from stages.tile_inputs import coded_canvas
 
 
 @dataclass(frozen=True)
@@ -34,14 +36,21 @@ class StagePlan:
 
 
 def stage_plans(
-    sam: Sam, geometry: Geometry, embedding_dtype: str, precisions: Mapping[str, str] = FP32
+    sam: Sam,
+    geometry: Geometry,
+    embedding_dtype: str,
+    precisions: Mapping[str, str] = FP32,
+    tiles: TileCode = RGB,
 ) -> tuple[StagePlan, ...]:
-    """Plans of all stages in the order a frame meets them, each in its own precision."""
+    """Plans of all stages in the order a frame meets them, each in its own precision.
+
+    Raises InputError for a code of tiles that this geometry's do not fit.
+    """
     plans = (
-        _window(sam, geometry, embedding_dtype),
+        _window(sam, geometry, embedding_dtype, tiles),
         _global(sam, geometry, embedding_dtype),
         _decoder(sam, geometry),
-        _whole(sam, geometry),
+        _whole(sam, geometry, tiles),
     )
     return tuple(_in_precision(plan, precisions[plan.name]) for plan in plans)
 
@@ -51,12 +60,12 @@ def _in_precision(plan: StagePlan, precision: str) -> StagePlan:
     return replace(plan, build=lambda: lowered(plan.build(), dtype), precision=precision)
 
 
-def _window(sam: Sam, g: Geometry, embedding_dtype: str) -> StagePlan:
+def _window(sam: Sam, g: Geometry, embedding_dtype: str, tiles: TileCode) -> StagePlan:
     rows, cols, dim = g.embedding_shape
     inputs = (
-        TensorSpec("tile", "uint8", ("n", *g.tile_shape)),
+        TensorSpec("tile", "uint8", ("n", tiles.tile_bytes(g))),
         TensorSpec("index", "int32", ("n", 1), (0, g.windows - 1)),
-        TensorSpec("extent", "int32", ("n", 2), (0, g.tile_px)),
+        TensorSpec("extent", "int32", ("n", 4), (0, g.tile_px)),
     )
     outputs = (
         TensorSpec("embedding", embedding_dtype, ("n", rows, cols, dim)),
@@ -66,15 +75,19 @@ def _window(sam: Sam, g: Geometry, embedding_dtype: str) -> StagePlan:
 
     def examples(generator: torch.Generator) -> tuple[Tensor, ...]:
         # An inner window, one cut by the canvas edge, and the corner with part of a picture.
-        index = torch.tensor([[0], [g.grid - 1], [g.windows - 1]], dtype=torch.int32)
-        extent = torch.tensor([[g.tile_px, g.tile_px], [g.tile_px, 9], [21, 18]], dtype=torch.int32)
-        return _pixels(generator, (3, *g.tile_shape)), index, extent
+        windows = (0, g.grid - 1, g.windows - 1)
+        canvas = _canvas(generator, g)
+        extents = np.array(
+            [[0, 0, g.tile_px, g.tile_px], [0, 0, g.tile_px, g.tile_px - 7], [1, 2, 21, 18]], np.int32
+        ).clip(0, g.tile_px)
+        tile = torch.from_numpy(tiles.encode(canvas, extents, windows, g))
+        return tile, torch.tensor(windows, dtype=torch.int32)[:, None], torch.from_numpy(extents)
 
     return StagePlan(
         "window",
         inputs,
         outputs,
-        lambda: WindowStage(sam, g, getattr(torch, embedding_dtype)),
+        lambda: WindowStage(sam, g, getattr(torch, embedding_dtype), tiles),
         examples,
     )
 
@@ -115,30 +128,37 @@ def _decoder(sam: Sam, g: Geometry) -> StagePlan:
     return StagePlan("decoder", inputs, outputs, lambda: DecoderStage(sam), examples)
 
 
-def _whole(sam: Sam, g: Geometry) -> StagePlan:
+def _whole(sam: Sam, g: Geometry, tiles: TileCode) -> StagePlan:
     inputs = (
-        TensorSpec("canvas", "uint8", (1, g.image_size, g.image_size, 3)),
-        TensorSpec("extent", "int32", (1, 2), (0, g.image_size)),
+        TensorSpec("tile", "uint8", (g.windows, tiles.tile_bytes(g))),
+        TensorSpec("extent", "int32", (g.windows, 4), (0, g.tile_px)),
     )
 
     def examples(generator: torch.Generator) -> tuple[Tensor, ...]:
-        extent = torch.tensor([[g.image_size, g.image_size - 21]], dtype=torch.int32)
-        return _pixels(generator, (1, g.image_size, g.image_size, 3)), extent
+        extents = g.extents(g.image_size, g.image_size - 21)
+        inputs = coded_canvas(tiles, g, _canvas(generator, g), extents)
+        return torch.from_numpy(inputs["tile"]), torch.from_numpy(inputs["extent"])
 
-    return StagePlan("whole", inputs, (_image_embedding(g),), lambda: WholeStage(sam, g), examples)
+    return StagePlan(
+        "whole", inputs, (_image_embedding(g),), lambda: WholeStage(sam, g, tiles=tiles), examples
+    )
 
 
 def _image_embedding(g: Geometry) -> TensorSpec:
     return TensorSpec("image_embedding", "float32", (1, g.prompt_dim, g.tokens, g.tokens))
 
 
-def _pixels(generator: torch.Generator, shape: tuple[int, ...]) -> Tensor:
-    """Picture-like noise: coarse structure under fine grain, so that neither averages away."""
-    n, height, width, channels = shape
-    coarse = torch.rand((n, height // 8, width // 8, channels), generator=generator)
-    coarse = coarse.repeat_interleave(8, 1).repeat_interleave(8, 2)[:, :height, :width]
-    fine = torch.rand(shape, generator=generator)
-    return ((0.8 * coarse + 0.2 * fine) * 255).to(torch.uint8)
+def _canvas(generator: torch.Generator, g: Geometry) -> Pixels:
+    """Picture-like noise: coarse structure under fine grain, so that neither averages away.
+
+    RGB uint8 [grid * S, grid * S, 3].
+    """
+    size = g.grid * g.tile_px
+    coarse = torch.rand((-(-size // 8), -(-size // 8), 3), generator=generator)
+    coarse = coarse.repeat_interleave(8, 0).repeat_interleave(8, 1)[:size, :size]
+    fine = torch.rand((size, size, 3), generator=generator)
+    pixels: Pixels = ((0.8 * coarse + 0.2 * fine) * 255).to(torch.uint8).numpy()
+    return pixels
 
 
 def as_numpy(spec: TensorSpec, tensor: Tensor) -> np.ndarray:

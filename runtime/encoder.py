@@ -12,6 +12,9 @@ from dataclasses import dataclass
 from functools import partial
 
 import anyio
+import numpy as np
+import numpy.typing as npt
+from anyio import to_thread
 
 from runtime.frames.canvas import Canvas
 from runtime.results.doubts import Doubts
@@ -22,7 +25,7 @@ from runtime.sites.reuse import CachedWindow, Reuse
 from runtime.sites.windows import Answer, SiteWindows, open_sites
 from stages.bundle import Bundle
 from stages.engines.thread import EngineThread
-from stages.tensors import Array
+from stages.tensors import Array, Pixels
 
 
 class FrameLost(Exception):
@@ -109,6 +112,7 @@ class ImageEncoder:
         self.windows = WindowRunner(sites, local)
         self.reuse = reuse or Reuse(None)
         self.doubts = Doubts()
+        self.bundle = bundle
         self._engines = engines
         self._sites = sites
         self._padding = bundle.padding_embeddings()
@@ -199,8 +203,9 @@ class Encoding:
         """
         with self._encoder.cancelled_by_pause(), self._tiles() as tiles:
             self._count()
-            await self._encoder.windows.grant([tile.window for tile in tiles if not tile.reused])
-            await self._fetch(tiles)
+            new = [tile.window for tile in tiles if not tile.reused]
+            await self._encoder.windows.grant(new)
+            await self._fetch(tiles, await self._inputs(new))
         self._encoder.doubts.used(self._order, self.sites)
         self._collected = True
 
@@ -228,17 +233,33 @@ class Encoding:
                     tile.cached.done.set()
 
     def _tile(self, window: int) -> _Tile:
-        inputs = self._canvas.window_inputs(window)
-        found = self._encoder.reuse.find(window, inputs)
-        return _Tile(window, found or self._encoder.reuse.start(window, inputs), found is not None)
+        found = self._encoder.reuse.find(window, *self._pixels(window))
+        return _Tile(window, found or self._start(window), found is not None)
 
-    async def _fetch(self, tiles: Iterable[_Tile]) -> None:
-        """Compute all tiles at once. The first that is lost ends the others."""
+    def _start(self, window: int) -> CachedWindow:
+        return self._encoder.reuse.start(window, *self._pixels(window))
+
+    def _pixels(self, window: int) -> tuple[Pixels, npt.NDArray[np.int32]]:
+        return self._canvas.tile(window), self._canvas.extents[window]
+
+    async def _inputs(self, windows: Sequence[int]) -> dict[int, Mapping[str, Array]]:
+        """Inputs of the window stage for each of these windows, n = 1; coded together, off the event loop."""
+        if not windows:
+            return {}
+        together = await to_thread.run_sync(self._canvas.window_inputs, windows, self._encoder.bundle)
+        return {
+            window: {name: array[row : row + 1] for name, array in together.items()}
+            for row, window in enumerate(windows)
+        }
+
+    async def _fetch(self, tiles: Iterable[_Tile], inputs: Mapping[int, Mapping[str, Array]]) -> None:
+        """Compute all tiles at once. The first that is lost ends the others. `inputs` are of those that are
+        not reused."""
         lost: list[FrameLost] = []
 
         async def fetch(tile: _Tile) -> None:
             try:
-                answer = await self._embed(tile)
+                answer = await self._embed(tile, inputs)
                 self.embeddings[tile.window] = answer.embedding
                 if answer.site is not None:
                     self.sites.add(answer.site)
@@ -252,19 +273,20 @@ class Encoding:
         if lost:
             raise lost[0]
 
-    async def _embed(self, tile: _Tile) -> Answer:
+    async def _embed(self, tile: _Tile, inputs: Mapping[int, Mapping[str, Array]]) -> Answer:
+        window = tile.window
         if not tile.reused:
-            return await self._compute(tile.window, tile.cached)
+            return await self._compute(window, tile.cached, inputs[window])
         earlier = await tile.cached.result()
         if earlier is None:
-            again = self._encoder.reuse.start(tile.window, tile.cached.inputs)
-            return await self._compute(tile.window, again)
+            again = self._start(window)
+            return await self._compute(window, again, (await self._inputs([window]))[window])
         self._encoder.statistics.windows_reused += 1
         return earlier
 
-    async def _compute(self, window: int, cached: CachedWindow) -> Answer:
+    async def _compute(self, window: int, cached: CachedWindow, inputs: Mapping[str, Array]) -> Answer:
         embed = self._encoder.windows.embed
-        return await cached.compute(partial(embed, window, cached.inputs, self._order))
+        return await cached.compute(partial(embed, window, inputs, self._order))
 
 
 @contextlib.asynccontextmanager

@@ -29,8 +29,10 @@ from stages.files import replace_file
 from stages.geometry import Geometry
 from stages.tensors import Array, TensorSpec
 from stages.text_files import read_json
+from stages.tile_code import RGB, TileCode
 
-FORMAT = 1
+FORMAT = 2
+FORMATS = (1, 2)  # that are read; in 1 a tile is its pixels [S, S, 3] and extents have no top and left
 MANIFEST = "bundle.json"
 WEIGHT_STATUS = ("untrained", "undistilled", "distilled")
 EDGE_FOLDER = "edge"
@@ -93,7 +95,8 @@ class Bundle:
 
     `weights` is one of WEIGHT_STATUS, `trained_on` says where they come from, `embedding_dtype` is the
     dtype of the window stage's `embedding` ("float16", or "float32" for tests), `parity` holds what the
-    export measured for the chain of stages.
+    export measured for the chain of stages. `tiles` is how a tile is sent, and `components` how many
+    values a token of an embedding travels as.
     """
 
     path: Path
@@ -108,19 +111,33 @@ class Bundle:
     edge_files: Mapping[str, str]
     probe_tolerance: Mapping[str, float]
     parity: Mapping[str, float] = field(default_factory=dict)
+    components: int = field(kw_only=True)
+    tiles: TileCode = RGB
+    format: int = FORMAT
 
     @cached_property
     def site_digest(self) -> str:
         """Hash of everything that decides what a site computes: "sha256:" and 64 hex digits."""
-        facts = {
+        facts: dict[str, Any] = {
             "geometry": self.geometry.to_json(),
             "head_blocks": self.head_blocks,
             "pixel_mean": self.pixel_mean,
             "pixel_std": self.pixel_std,
             "files": dict(self.stage("window").files),
         }
+        if self.format > 1:
+            facts |= self._what_travels
         text = json.dumps(facts, sort_keys=True, separators=(",", ":"))
         return "sha256:" + hashlib.sha256(text.encode()).hexdigest()
+
+    @property
+    def _what_travels(self) -> dict[str, Any]:
+        return {"tiles": self.tiles.to_json(), "components": self.components}
+
+    @property
+    def embedding_shape(self) -> tuple[int, int, int]:
+        """Shape of one window's embedding as it travels: rows, columns (tokens), components."""
+        return (self.geometry.window, self.geometry.window, self.components)
 
     @property
     def description(self) -> str:
@@ -188,7 +205,7 @@ class Bundle:
     def save(self) -> None:
         """Write `bundle.json` beside stages already in place; the last act of an export."""
         manifest = {
-            "format": FORMAT,
+            "format": self.format,
             "model": self.geometry.to_json(),
             "block_order": list(self.geometry.block_order),
             "head_blocks": self.head_blocks,
@@ -196,6 +213,7 @@ class Bundle:
             "pixel_std": list(self.pixel_std),
             "weights": {"status": self.weights, "trained_on": self.trained_on},
             "embedding_dtype": self.embedding_dtype,
+            **(self._what_travels if self.format > 1 else {}),
             "stages": {name: stage.to_json() for name, stage in self.stages.items()},
             "edge_files": dict(self.edge_files),
             "probe_tolerance": dict(self.probe_tolerance),
@@ -236,6 +254,7 @@ class Bundle:
             edge_files=dict(manifest["edge_files"]),
             probe_tolerance=dict(manifest["probe_tolerance"]),
             parity=dict(manifest["parity"]),
+            **_what_travels(manifest),
         )
 
     def _check(self, manifest: Mapping[str, Any]) -> None:
@@ -281,12 +300,23 @@ def _read_manifest(path: Path) -> dict[str, Any]:
         manifest = read_json(path / MANIFEST, "the bundle's")
     except InputError as exc:
         raise BundleError(f"{exc}; export the bundle again") from exc
-    if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
+    if not isinstance(manifest, dict) or manifest.get("format") not in FORMATS:
         found = manifest.get("format") if isinstance(manifest, dict) else None
         raise BundleError(
-            f"{path / MANIFEST} has format {found!r}, expected {FORMAT}; export the bundle again"
+            f"{path / MANIFEST} has format {found!r}, expected one of {FORMATS}; export the bundle again"
         )
     return manifest
+
+
+def _what_travels(manifest: Mapping[str, Any]) -> dict[str, Any]:
+    """How tiles and embeddings travel, as arguments of Bundle."""
+    if manifest["format"] == 1:
+        return {"format": 1, "components": manifest["model"]["dim"]}
+    return {
+        "format": manifest["format"],
+        "tiles": TileCode.from_json(manifest["tiles"]),
+        "components": int(manifest["components"]),
+    }
 
 
 def _why_none(path: Path) -> str:

@@ -83,17 +83,21 @@ class Geometry:
         return max(1, int(height * scale + 0.5)), max(1, int(width * scale + 0.5))
 
     def extents(self, rows: int, cols: int) -> npt.NDArray[np.int32]:
-        """Picture rows and columns in each tile: int32 [windows, 2], for rows x cols of picture."""
+        """Where the picture is in each tile, for rows x cols of it at the top left of the canvas.
+
+        int32 [windows, 4]: top, left, bottom, right, half-open. Without any, bottom or right is 0.
+        """
         starts = np.arange(self.grid) * self.tile_px
-        tile_rows = np.clip(rows - starts, 0, self.tile_px)
-        tile_cols = np.clip(cols - starts, 0, self.tile_px)
+        bottom = np.clip(rows - starts, 0, self.tile_px)
+        right = np.clip(cols - starts, 0, self.tile_px)
         grid_rows, grid_cols = np.divmod(np.arange(self.windows), self.grid)
-        return np.stack([tile_rows[grid_rows], tile_cols[grid_cols]], axis=1).astype(np.int32)
+        zeros = np.zeros(self.windows, np.int64)
+        return np.stack([zeros, zeros, bottom[grid_rows], right[grid_cols]], axis=1).astype(np.int32)
 
     def windows_with_picture(self, height: int, width: int) -> tuple[int, ...]:
         """Indices of the windows that hold at least one pixel of a frame of this size."""
         extents = self.extents(*self.resized(height, width))
-        return tuple(int(i) for i in np.flatnonzero(extents.min(axis=1) > 0))
+        return tuple(int(i) for i in np.flatnonzero((extents[:, :2] < extents[:, 2:]).all(axis=1)))
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)

@@ -21,6 +21,8 @@ from export.stages import StagePlan
 from stages.errors import ParityError
 from stages.geometry import Geometry
 from stages.tensors import Pixels
+from stages.tile_code import RGB, TileCode
+from stages.tile_inputs import blank_canvas, coded_canvas
 
 CHAIN = ("window", "global", "decoder")
 BATCH = 5  # windows at a time: memory of a few
@@ -63,10 +65,14 @@ class Numerics:
 
 @torch.no_grad()
 def measure_numerics(
-    exact: Sequence[StagePlan], low: Sequence[StagePlan], geometry: Geometry, pictures: Sequence[Pixels]
+    exact: Sequence[StagePlan],
+    low: Sequence[StagePlan],
+    geometry: Geometry,
+    pictures: Sequence[Pixels],
+    tiles: TileCode = RGB,
 ) -> Numerics:
     """Compare the plans `low` with the fp32 plans `exact` on pictures RGB uint8 [S, S, 3] of canvas size, or
-    smaller at the bottom and right.
+    smaller at the bottom and right. `tiles` is the code that the plans take tiles in.
 
     Raises ParityError when a stage overflows (it names the stage, the operator and the layer), and when the
     image embedding differs by more than `export.checks.tolerances` allow.
@@ -74,9 +80,10 @@ def measure_numerics(
     found = Numerics({plan.name: Peak() for plan in low if plan.name in CHAIN and plan.precision != "fp32"})
     run_exact, run_low = _runner(exact, {}), _runner(low, found.peaks)
     for picture in pictures:
-        actual = _image_embedding(run_low, geometry, picture)  # first, for it can overflow
+        inputs = _window_inputs(tiles, geometry, picture)
+        actual = _image_embedding(run_low, inputs)  # first, for it can overflow
         masks = _masks(run_low, geometry, actual)
-        expected = _image_embedding(run_exact, geometry, picture)
+        expected = _image_embedding(run_exact, inputs)
         difference = float((actual - expected).abs().max() / expected.abs().max())
         found.embedding = max(found.embedding, difference)
         _require_close(low, difference)
@@ -118,24 +125,22 @@ def _require_finite(stage: str, peak: Peak) -> None:
         )
 
 
-def _image_embedding(run: Run, g: Geometry, picture: Pixels) -> Tensor:
-    """Image embedding fp32 [1, 256, E, E] of a picture cut into windows."""
+def _window_inputs(code: TileCode, g: Geometry, picture: Pixels) -> tuple[Tensor, Tensor, Tensor]:
+    """tile, index and extent of all windows of a picture."""
     rows, cols = picture.shape[:2]
-    padded = np.zeros((g.grid * g.tile_px, g.grid * g.tile_px, 3), np.uint8)
-    padded[:rows, :cols] = picture
-    tiles = torch.from_numpy(cut(padded, g))
+    canvas = blank_canvas(g)
+    canvas[:rows, :cols] = picture
+    inputs = coded_canvas(code, g, canvas, g.extents(rows, cols))
     index = torch.arange(g.windows, dtype=torch.int32)[:, None]
-    extent = torch.from_numpy(g.extents(rows, cols))
-    parts = [slice(start, start + BATCH) for start in range(0, g.windows, BATCH)]
-    embedding = torch.cat([run("window", (tiles[part], index[part], extent[part]))[0] for part in parts])
+    return torch.from_numpy(inputs["tile"]), index, torch.from_numpy(inputs["extent"])
+
+
+def _image_embedding(run: Run, inputs: Sequence[Tensor]) -> Tensor:
+    """Image embedding fp32 [1, 256, E, E] of the inputs of all windows."""
+    parts = zip(*(each.split(BATCH) for each in inputs), strict=True)
+    embedding = torch.cat([run("window", part)[0] for part in parts])
     result: Tensor = run("global", (embedding,))
     return result
-
-
-def cut(picture: Pixels, g: Geometry) -> Pixels:
-    """[grid*S, grid*S, 3] -> [windows, S, S, 3], row-major."""
-    tiles = picture.reshape(g.grid, g.tile_px, g.grid, g.tile_px, 3).transpose(0, 2, 1, 3, 4)
-    return np.ascontiguousarray(tiles.reshape(g.windows, *g.tile_shape))
 
 
 def _masks(run: Run, g: Geometry, image_embedding: Tensor) -> Tensor:

@@ -15,7 +15,6 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from export.checks.numerics import cut
 from export.checks.tolerances import embedding_tolerance, rounding_noise, stage_tolerance
 from export.checks.widen import widened_stage
 from export.modules import GlobalStage, WindowStage, reordered_encoder
@@ -26,6 +25,7 @@ from stages.engines.backends import make_engine
 from stages.engines.engine import Engine
 from stages.errors import ParityError
 from stages.tensors import Array
+from stages.tile_inputs import blank_canvas, whole_inputs, window_inputs
 
 SEED = 20260101
 
@@ -81,21 +81,16 @@ def check_chain(bundle: Bundle, sam: Sam, say: Callable[[str], None]) -> dict[st
     """
     g = bundle.geometry
     rows, cols = g.resized(2, 3)
-    picture = np.zeros((g.grid * g.tile_px, g.grid * g.tile_px, 3), np.uint8)
-    picture[:rows, :cols] = np.random.default_rng(SEED).integers(0, 256, (rows, cols, 3))
-    windows: dict[str, Array] = {
-        "tile": cut(picture, g),
-        "index": np.arange(g.windows, dtype=np.int32)[:, None],
-        "extent": g.extents(rows, cols),
-    }
-    reference = _reference(sam, bundle, picture[:rows, :cols])
+    canvas = blank_canvas(g)
+    canvas[:rows, :cols] = np.random.default_rng(SEED).integers(0, 256, (rows, cols, 3))
+    windows = window_inputs(bundle, canvas, g.extents(rows, cols), range(g.windows))
+    reference = _reference(sam, bundle, _as_sent(bundle, windows)[:rows, :cols])
     parity = {"chain_pytorch": _difference(_split(sam, bundle, windows), reference)}
     embedding = infer(bundle, "window", windows)["embedding"]
     chain = infer(bundle, "global", {"embedding": embedding})["image_embedding"]
     parity["chain"] = _difference(chain, reference)
-    canvas = np.ascontiguousarray(picture[None, : g.image_size, : g.image_size])
-    extent = np.array([[rows, cols]], np.int32)
-    whole = infer(bundle, "whole", {"canvas": canvas, "extent": extent})["image_embedding"]
+    inputs = whole_inputs(bundle, canvas, g.extents(rows, cols))
+    whole = infer(bundle, "whole", inputs)["image_embedding"]
     parity["whole"] = _difference(whole, reference)
 
     say("chain    against the reordered encoder run whole: " + format_parity(parity))
@@ -117,16 +112,24 @@ def _computes_in(bundle: Bundle, stage: str) -> str:
 def _split(sam: Sam, bundle: Bundle, windows: Mapping[str, Array]) -> Array:
     """The image embedding of single windows in PyTorch, in fp32: what reordering and cutting alone change."""
     g = bundle.geometry
-    encode = WindowStage(sam, g, torch.float32).encode
+    encode = WindowStage(sam, g, torch.float32, bundle.tiles).encode
     parts = [torch.from_numpy(windows[name]) for name in ("tile", "index", "extent")]
     embeddings = [encode(*(part[i : i + 1] for part in parts)) for i in range(g.windows)]
     split: Array = GlobalStage(sam, g)(torch.cat(embeddings)).numpy()
     return split
 
 
+def _as_sent(bundle: Bundle, windows: Mapping[str, Array]) -> Array:
+    """The canvas [grid * S, grid * S, 3], fp32, that the code of tiles makes of all windows."""
+    g = bundle.geometry
+    tiles = bundle.tiles.decode(windows["tile"], g).reshape(g.grid, g.grid, g.tile_px, g.tile_px, 3)
+    canvas: Array = tiles.transpose(0, 2, 1, 3, 4).reshape(g.grid * g.tile_px, g.grid * g.tile_px, 3)
+    return canvas
+
+
 def _reference(sam: Sam, bundle: Bundle, picture: Array) -> Array:
-    """The image embedding of a picture by segment_anything's own encoder, reordered; fp32."""
-    pixels = torch.from_numpy(picture.copy()).permute(2, 0, 1)[None].float()
+    """The image embedding of a picture, fp32 RGB, by segment_anything's own encoder, reordered; fp32."""
+    pixels = torch.from_numpy(picture.copy()).permute(2, 0, 1)[None]
     own_order = sam.image_encoder.blocks
     reference: Array = reordered_encoder(sam.image_encoder, bundle.geometry)(sam.preprocess(pixels)).numpy()
     sam.image_encoder.blocks = own_order  # the caller's model stays as it was

@@ -60,7 +60,8 @@ async def measure_edge(bundle: Bundle, size: tuple[int, int], backend: str, thre
         write_s = await _write_s(stopwatch, bundle, frame, canvas, prompt)
         processor_s, window_s = stopwatch.processor_s, None
         if "window" in engines:
-            window_s = await stopwatch.seconds(lambda: engines.infer("window", canvas.window_inputs(0)))
+            tile = canvas.window_inputs([0], bundle)
+            window_s = await stopwatch.seconds(lambda: engines.infer("window", tile))
     cores = len(os.sched_getaffinity(0))
     return EdgeTimes(read_s, global_s, decode_s, write_s, window_s, processor_s, cores)
 

@@ -16,9 +16,12 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from stages.bundle import Bundle
 from stages.geometry import Geometry
 from stages.strips import row_strips
-from stages.tensors import Array
+from stages.tensors import Array, Pixels
+from stages.tile_code import cut
+from stages.tile_inputs import blank_canvas, whole_inputs, window_inputs
 
 
 @dataclass(frozen=True)
@@ -42,27 +45,21 @@ class Canvas:
         return self.geometry.windows_with_picture(self.height, self.width)
 
     @cached_property
-    def _extents(self) -> npt.NDArray[np.int32]:
+    def extents(self) -> npt.NDArray[np.int32]:
+        """Where the picture is in the tile of each window; see Geometry.extents."""
         return self.geometry.extents(self.rows, self.cols)
 
-    def window_inputs(self, window: int) -> dict[str, Array]:
-        """Inputs of the window stage for one window, n = 1."""
-        side = self.geometry.tile_px
-        row, col = divmod(window, self.geometry.grid)
-        tile = self.pixels[row * side : (row + 1) * side, col * side : (col + 1) * side]
-        return {
-            "tile": np.ascontiguousarray(tile)[None],
-            "index": np.array([[window]], np.int32),
-            "extent": self._extents[window : window + 1],
-        }
+    def tile(self, window: int) -> Pixels:
+        """The pixels of one window, [S, S, 3]; a view."""
+        return cut(self.pixels, window, self.geometry)
 
-    def whole_inputs(self) -> dict[str, Array]:
-        """Inputs of the whole stage."""
-        size = self.geometry.image_size
-        return {
-            "canvas": np.ascontiguousarray(self.pixels[None, :size, :size]),
-            "extent": np.array([[self.rows, self.cols]], np.int32),
-        }
+    def window_inputs(self, windows: Sequence[int], bundle: Bundle) -> dict[str, Array]:
+        """Inputs of the bundle's window stage for some windows."""
+        return window_inputs(bundle, self.pixels, self.extents, windows)
+
+    def whole_inputs(self, bundle: Bundle) -> dict[str, Array]:
+        """Inputs of the bundle's whole stage."""
+        return whole_inputs(bundle, self.pixels, self.extents)
 
     def to_canvas_xy(self, points: npt.ArrayLike) -> npt.NDArray[np.float32]:
         """Frame coordinates (x, y) [..., 2] as canvas coordinates; SAM's ResizeLongestSide.apply_coords."""
@@ -115,8 +112,7 @@ def make_canvas(frame: npt.NDArray[np.uint8], geometry: Geometry) -> Canvas:
     """Resize an RGB frame, uint8 [H, W, 3], with Pillow's bilinear filter as SAM does."""
     height, width = frame.shape[:2]
     rows, cols = geometry.resized(height, width)
-    side = geometry.grid * geometry.tile_px
-    pixels = np.zeros((side, side, 3), np.uint8)
+    pixels = blank_canvas(geometry)
     pixels[:rows, :cols] = np.asarray(Image.fromarray(frame).resize((cols, rows), Image.Resampling.BILINEAR))
     return Canvas(geometry, pixels, rows, cols, height, width)
 

@@ -49,7 +49,8 @@ async def iou_with_unsplit(
     engines = EngineThread(engine_factories(bundle, ("whole", "decoder"), backend, threads))
     ious: list[float] = []
     async with engines:
-        unsplit = _Unsplit(engines, Follower(engines, ObjectRegistry(prompts, make)), keyframe_every)
+        follower = Follower(engines, ObjectRegistry(prompts, make))
+        unsplit = _Unsplit(bundle, engines, follower, keyframe_every)
         for done, frame in enumerate(islice(source, max(written, default=-1) + 1), 1):
             if lines := written.get(frame.number):
                 recent = RecentFrame(frame.number, make_canvas(frame.pixels, bundle.geometry))
@@ -71,6 +72,7 @@ class _Lines:
 class _Unsplit:
     """Finds the objects of a frame as the pipeline does, by the unsplit model."""
 
+    bundle: Bundle
     engines: EngineThread
     follower: Follower
     keyframe_every: int
@@ -79,7 +81,7 @@ class _Unsplit:
         """The objects of a frame of which the run says that they were in these states."""
         if self._was_carried(frame.number, states):
             return await self.follower.carry(frame)
-        whole = await self.engines.infer("whole", frame.canvas.whole_inputs())
+        whole = await self.engines.infer("whole", frame.canvas.whole_inputs(self.bundle))
         frame.image_embedding = whole["image_embedding"]
         return await self.follower.compute(frame)
 

@@ -1,28 +1,31 @@
 """Embeddings of windows that have not changed: what was computed once is not sent again.
 
 Whether a tile comes tells its site whether that window changed; the pixels themselves stay here. A window is
-compared with the one its embedding was computed from, not with the frame before, so that slow change adds up.
+compared, before it is coded, with the one its embedding was computed from, not with the frame before, so that
+slow change adds up.
 """
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 
 import anyio
 import cv2
 import numpy as np
+import numpy.typing as npt
 
 from runtime.sites.windows import Answer
-from stages.tensors import Array
+from stages.tensors import Pixels
 
 
 @dataclass
 class CachedWindow:
-    """A window: its inputs and, once `done` is set, its embedding and who computed it, None if that
-    failed."""
+    """A window: its pixels [S, S, 3], where in them the picture is (see Geometry.extents) and, once `done` is
+    set, its embedding and who computed it, None if that failed."""
 
-    inputs: Mapping[str, Array]
+    pixels: Pixels
+    extent: npt.NDArray[np.int32]
     answer: Answer | None = None
     done: anyio.Event = field(default_factory=anyio.Event)
 
@@ -48,25 +51,26 @@ class Reuse:
         self._threshold = threshold
         self._cached: dict[int, CachedWindow] = {}
 
-    def find(self, window: int, inputs: Mapping[str, Array]) -> CachedWindow | None:
+    def find(self, window: int, pixels: Pixels, extent: npt.NDArray[np.int32]) -> CachedWindow | None:
         """The same window as it was computed before, or is at this moment."""
         found = self._cached.get(window)
-        return found if found is not None and self._same_pixels(found.inputs, inputs) else None
+        if found is None or not np.array_equal(found.extent, extent):
+            return None
+        return found if self._same(found.pixels, pixels) else None
 
-    def start(self, window: int, inputs: Mapping[str, Array]) -> CachedWindow:
+    def start(self, window: int, pixels: Pixels, extent: npt.NDArray[np.int32]) -> CachedWindow:
         """A window that is to be computed now, to be found by later frames from here on."""
-        mine = CachedWindow(inputs)
-        if self._threshold is not None:
-            self._cached[window] = mine
+        if self._threshold is None:
+            return CachedWindow(pixels, extent)
+        mine = CachedWindow(pixels.copy(), extent)  # a view would keep the whole canvas
+        self._cached[window] = mine
         return mine
 
     def forget(self) -> None:
         """Reuse nothing that was computed so far: part of it may come from a site that lied."""
         self._cached = {}
 
-    def _same_pixels(self, before: Mapping[str, Array], now: Mapping[str, Array]) -> bool:
-        if not np.array_equal(before["extent"], now["extent"]):
-            return False
+    def _same(self, before: Pixels, now: Pixels) -> bool:
         if self._threshold:
-            return float(cv2.absdiff(before["tile"][0], now["tile"][0]).mean()) <= self._threshold
-        return np.array_equal(before["tile"], now["tile"])
+            return float(cv2.absdiff(before, now).mean()) <= self._threshold
+        return np.array_equal(before, now)

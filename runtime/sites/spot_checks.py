@@ -30,9 +30,9 @@ from runtime.sites.trust import Tolerance, Trust, Verdict, difference, tolerance
 from runtime.sites.windows import SiteWindows
 from stages.bundle import Bundle, Probe
 from stages.errors import EngineError, SiteUnavailable, SiteUntrusted, ungrouped
-from stages.geometry import Geometry
 from stages.probe import difference as probe_difference
 from stages.tensors import Array
+from stages.tile_inputs import tile_on_canvas, window_inputs
 
 LATER_FRAMES = 4  # a check waits for so many, about those under way, and goes before later ones
 LEARNING_S = 30.0  # for all probes of a site; who takes longer is measured by what any engine may differ
@@ -272,10 +272,11 @@ def _differs(found: float, limit: float) -> str:
     return f"differs from the edge's own by {100 * found:.3g} %, where it may by {100 * limit:.2g} %"
 
 
-def synthetic_tiles(geometry: Geometry, seed: int) -> list[dict[str, Array]]:
+def synthetic_tiles(bundle: Bundle, seed: int) -> list[dict[str, Array]]:
     """Inputs of the window stage, n = 1 each, that show nothing: black and white, on which engines differ
     most, then plain, smooth, blocky and noisy ones, at positions all over the grid."""
     rng = np.random.default_rng(seed)
+    geometry = bundle.geometry
     side = geometry.tile_px
 
     def random_tile(cells: int, interpolation: int) -> Array:
@@ -295,12 +296,8 @@ def synthetic_tiles(geometry: Geometry, seed: int) -> list[dict[str, Array]]:
     extents = geometry.extents(geometry.image_size, geometry.image_size)
     windows = rng.choice(geometry.windows, len(tiles), replace=False)
     return [
-        {
-            "tile": np.ascontiguousarray(tile)[None],
-            "index": np.array([[window]], np.int32),
-            "extent": extents[window : window + 1],
-        }
-        for tile, window in zip(tiles, windows, strict=True)
+        window_inputs(bundle, tile_on_canvas(tile, window, geometry), extents, [window])
+        for tile, window in zip(tiles, windows.tolist(), strict=True)
     ]
 
 
@@ -321,7 +318,7 @@ async def checking(
         local,
         doubts,
         bundle.probe(),
-        synthetic_tiles(bundle.geometry, secrets.randbits(64)),
+        synthetic_tiles(bundle, secrets.randbits(64)),
         tolerance(bundle.stage("window").precision, wire_format),
         options,
         say,

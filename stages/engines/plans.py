@@ -31,7 +31,7 @@ IMAGE_VARIABLE = "PEDSAM_IMAGE"  # the digest of the container image this runs i
 # Smallest, usual and largest size of an axis. p counts objects decoded together, k the points of each (a box
 # is two). What exceeds p runs in parts, as each object takes 32 MB of activations; what exceeds k is refused.
 OBJECTS, POINTS = (1, 1, 4), (1, 2, 32)
-WINDOWS_AT_ONCE = 8
+WINDOW_AXIS, WINDOWS_AT_ONCE = "n", 8
 
 Shapes = Mapping[str, tuple[tuple[int, ...], ...]]
 
@@ -152,7 +152,7 @@ def profile_shapes(bundle: Bundle, name: str) -> Shapes:
 def axis_sizes(geometry: Geometry) -> dict[str, tuple[int, int, int]]:
     """Smallest, usual and largest size of every axis that is dynamic in some stage, by its name."""
     windows = geometry.windows
-    return {"n": (1, min(WINDOWS_AT_ONCE, windows), windows), "p": OBJECTS, "k": POINTS}
+    return {WINDOW_AXIS: (1, min(WINDOWS_AT_ONCE, windows), windows), "p": OBJECTS, "k": POINTS}
 
 
 def plan_path(bundle: Bundle, name: str, device: Device) -> Path:

@@ -20,7 +20,16 @@ from stages.bundle import Bundle
 from stages.engines.devices import Device
 from stages.engines.engine import Engine
 from stages.engines.out_of_memory import says_out_of_memory
-from stages.engines.plans import Shapes, load_plan, plan_key, plan_path, profile_shapes, read_record
+from stages.engines.plans import (
+    WINDOW_AXIS,
+    Shapes,
+    axis_sizes,
+    load_plan,
+    plan_key,
+    plan_path,
+    profile_shapes,
+    read_record,
+)
 from stages.errors import EngineError
 from stages.tensors import Array, TensorSpec
 
@@ -98,7 +107,8 @@ class TensorRtEngine(Engine):
     @property
     def preferred_batch(self) -> int:
         """What the plan was tuned for; the stages of the edge have no batch of tiles."""
-        return self._limits["tile"][1][0] if "tile" in self._limits else 1
+        batched = any(spec.shape[0] == WINDOW_AXIS for spec in self.stage.inputs)
+        return axis_sizes(self._bundle.geometry)[WINDOW_AXIS][1] if batched else 1
 
     def _activate(self) -> None:
         plan = plan_path(self._bundle, self.stage.name, self._device)

@@ -49,6 +49,8 @@ def tiny_bundle(path: Path = Path("nowhere"), stage: Stage = STAGE) -> Bundle:
         stages={"window": stage},
         edge_files={},
         probe_tolerance={"float16": 0.02},
+        components=TINY.dim,
+        format=1,
     )
 
 

@@ -41,7 +41,9 @@ def test_a_wrong_graph_is_not_kept(tmp_path: Path) -> None:
         Different,
         lambda generator: (torch.ones(2, 4),),
     )
-    empty = Bundle(tmp_path, GEOMETRIES["mini"], (), (), "untrained", "", "float32", 0, {}, {}, {})
+    empty = Bundle(
+        tmp_path, GEOMETRIES["mini"], (), (), "untrained", "", "float32", 0, {}, {}, {}, components=192
+    )
     with pytest.raises(ParityError, match=r"output y differs by 9\.99e-04, more than 1e-04"):
         add_stage(empty, plan, lambda line: None)
 
