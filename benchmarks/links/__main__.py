@@ -22,9 +22,11 @@ from benchmarks.machine import commit, describe
 from runtime.pipeline import PipelineOptions
 from runtime.sites.client import choose_wire
 from stages.bundle import Bundle
+from stages.errors import InputError
 
 RATES = ("20/100", "100/100", "1000/1000")
 ROUND_TRIPS_MS = (5.0, 20.0, 80.0)
+RECORDS = "vit_b,dct:10/3,192,int8"
 
 
 def _named(context: click.Context, option: click.Parameter, values: Sequence[str]) -> dict[str, str]:
@@ -50,7 +52,12 @@ def _rates(
 
 @click.command()
 @click.option("--bundle", "folders", multiple=True, callback=_named, help="NAME=FOLDER[,fp16|int8].")
-@click.option("--records", multiple=True, callback=_named, help="NAME=MODEL[,fp16|int8], without weights.")
+@click.option(
+    "--records",
+    multiple=True,
+    callback=_named,
+    help=f"NAME={RECORDS}: without weights, for a model of any size.",
+)
 @click.option("--rate", "rates", multiple=True, default=RATES, callback=_rates, show_default=True)
 @click.option("--round-trip-ms", multiple=True, type=float, default=ROUND_TRIPS_MS, show_default=True)
 @click.option("--seconds", type=click.FloatRange(1), default=15.0, show_default=True, help="Of one run.")
@@ -91,9 +98,12 @@ def _opened(text: str) -> tuple[Bundle, str]:
 
 
 def _recorded(text: str, path: Path) -> tuple[Bundle, str]:
-    model, _, wire_format = text.partition(",")
-    bundle = write_records(path, model)
-    return bundle, choose_wire(bundle, wire_format or None)
+    parts = text.split(",")
+    if len(parts) != 4 or not parts[2].isdigit():
+        raise InputError(f"{text!r:.80} is not MODEL,TILES,COMPONENTS,WIRE: {RECORDS}")
+    model, tiles, components, wire_format = parts
+    bundle = write_records(path, model, tiles, int(components))
+    return bundle, choose_wire(bundle, wire_format)
 
 
 async def _measure(
@@ -132,6 +142,8 @@ def _bundle_facts(contender: Contender) -> dict[str, Any]:
     return {
         "model": contender.bundle.description,
         "trained_on": contender.bundle.trained_on,
+        "tiles": contender.bundle.tiles.name,
+        "components": contender.bundle.components,
         "wire": contender.wire_format,
         "windows_per_frame": contender.windows,
         "tensor_bytes_up_per_frame": traffic.up,

@@ -58,7 +58,7 @@ class Line:
         self.bytes_per_s = mbit * 1e6 / 8
         self.chunk_bytes = round(min(max(_SMALLEST_CHUNK, self.bytes_per_s * _CHUNK_S), _LARGEST_CHUNK))
         self._free_s = 0.0  # when all that was accepted will have left
-        self._late_s = 0.0  # how much later than it should the last one that waited was woken
+        self._woken_s = 0.0  # when the last one that waited went on
         self._turn = asyncio.Lock()  # of those that wait for room, in the order in which they came
 
     async def accept(self, size_bytes: int) -> float:
@@ -68,8 +68,9 @@ class Line:
             has_room_s = self._free_s - _QUEUE_S
             if has_room_s > loop.time():
                 await _sleep_until(has_room_s)
-                self._late_s = loop.time() - has_room_s
-            started_s = max(self._free_s, loop.time() - self._late_s)
+                self._woken_s = loop.time()
+            kept_busy = self._free_s < self._woken_s and loop.time() < self._woken_s + _QUEUE_S
+            started_s = self._free_s if kept_busy else max(self._free_s, loop.time())
             self._free_s = started_s + size_bytes / self.bytes_per_s
             self.bytes_accepted += size_bytes
             return self._free_s + self.delay_s

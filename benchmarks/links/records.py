@@ -18,44 +18,58 @@ from export.stages import StagePlan, stage_plans
 from stages.bundle import EDGE_FOLDER, PADDING_FILE, PROBE_FILE, Bundle, Stage, hash_files
 from stages.errors import InputError
 from stages.geometry import GEOMETRIES
+from stages.tensors import TensorSpec
+from stages.tile_code import TileCode
+
+EMBEDDINGS = ("embedding", "embedding_q8")
 
 
-def write_records(path: Path, model: str) -> Bundle:
+def write_records(path: Path, model: str, tiles: str = "rgb", components: int | None = None) -> Bundle:
     """A bundle at `path` of a model by name, whose ONNX files are empty.
 
-    Raises InputError for an unknown one.
+    `tiles` is how tiles are sent, `components` how many values a token of an embedding travels as, all by
+    default. Raises InputError for a model, a code or components that there are not.
     """
     if model not in GEOMETRIES:
         raise InputError(f"{model!r:.40} is no model; expected one of {', '.join(GEOMETRIES)}")
     geometry = GEOMETRIES[model]
+    components = geometry.dim if components is None else components
+    if not 1 <= components <= geometry.dim:
+        raise InputError(f"{components} components are not from 1 to the {geometry.dim} of {model}")
     with torch.device("meta"):  # shapes without memory
         weights = Weights(build_sam(geometry), geometry, "untrained", "records without weights")
-    options = ExportOptions()
-    bundle = empty_bundle(weights, geometry, path, options)
-    plans = stage_plans(weights.sam, geometry, options.embedding_dtype)
-    bundle = replace(
-        bundle, stages={plan.name: _record(path, plan) for plan in plans if plan.name != "whole"}
-    )
+    options = ExportOptions(tiles=TileCode.parse(tiles))
+    bundle = replace(empty_bundle(weights, geometry, path, options), components=components)
+    plans = stage_plans(weights.sam, geometry, options.embedding_dtype, tiles=options.tiles)
+    bundle = replace(bundle, stages={plan.name: _record(bundle, plan) for plan in plans})
     bundle = _with_edge_files(bundle)
     bundle.save()
     return Bundle.load(path)
 
 
-def _record(path: Path, plan: StagePlan) -> Stage:
-    file = f"{plan.name}/model.onnx"
+def _record(bundle: Bundle, plan: StagePlan) -> Stage:
+    path, file = bundle.path, f"{plan.name}/model.onnx"
     (path / plan.name).mkdir(parents=True)
     (path / file).touch()
-    return Stage(plan.name, file, hash_files(path, [file]), plan.inputs, plan.outputs, plan.precision)
+    inputs, outputs = _narrowed(bundle, plan.inputs), _narrowed(bundle, plan.outputs)
+    return Stage(plan.name, file, hash_files(path, [file]), inputs, outputs, plan.precision)
+
+
+def _narrowed(bundle: Bundle, specs: tuple[TensorSpec, ...]) -> tuple[TensorSpec, ...]:
+    """With the bundle's components in place of all channels of an embedding."""
+    return tuple(
+        replace(spec, shape=(*spec.shape[:-1], bundle.components)) if spec.name in EMBEDDINGS else spec
+        for spec in specs
+    )
 
 
 def _with_edge_files(bundle: Bundle) -> Bundle:
     """Random embeddings of padding and of the probe, since an answer is compared with it."""
     (bundle.path / EDGE_FOLDER).mkdir()
     rng = np.random.default_rng(0)
-    shape = bundle.geometry.embedding_shape
-    padding = rng.standard_normal((bundle.geometry.windows, *shape))
+    padding = rng.standard_normal((bundle.geometry.windows, *bundle.embedding_shape))
     np.save(bundle.path / PADDING_FILE, padding.astype(bundle.embedding_dtype))
-    probe = rng.standard_normal((1, *shape)).astype(np.float32)
-    inputs = probe_inputs(bundle.geometry)
+    probe = rng.standard_normal((1, *bundle.embedding_shape)).astype(np.float32)
+    inputs = probe_inputs(bundle)
     np.savez(bundle.path / PROBE_FILE, **{"embedding": probe, **inputs})  # type: ignore[arg-type]
     return replace(bundle, edge_files=hash_files(bundle.path, (PADDING_FILE, PROBE_FILE)))

@@ -141,12 +141,15 @@ def shown(rows: list[dict[str, Any]]) -> str:
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        (["--records", "today=mini"], "give two bundles or more"),
+        (["--records", "today=mini,rgb,192,fp16"], "give two bundles or more"),
         (["--records", "mini"], "'mini' is not NAME=..."),
-        (["--records", "a=mini", "--rate", "20"], "expected UP/DOWN in Mbit/s"),
-        (["--records", "a=mini", "--rate", "0/20"], "rates must be above 0"),
-        (["--records", "a=mini", "--records", "b=vit_x"], "'vit_x' is no model"),
-        (["--records", "a=mini", "--records", "b=mini,fp8"], "does not offer --wire fp8"),
+        (["--records", "a=mini,rgb,192"], "'mini,rgb,192' is not MODEL,TILES,COMPONENTS,WIRE"),
+        (["--records", "a=mini,rgb,192,fp16", "--rate", "20"], "expected UP/DOWN in Mbit/s"),
+        (["--records", "a=mini,rgb,192,fp16", "--rate", "0/20"], "rates must be above 0"),
+        (["--records", "a=vit_x,rgb,192,fp16"], "'vit_x' is no model"),
+        (["--records", "a=mini,rgb,193,fp16"], "193 components are not from 1 to the 192 of mini"),
+        (["--records", "a=mini,dct:99,192,fp16"], "expected rgb, or dct:L/C"),
+        (["--records", "a=mini,rgb,192,fp8"], "does not offer --wire fp8"),
     ],
 )
 def test_what_cannot_be_measured_is_refused(arguments: list[str], sentence: str, tmp_path: Path) -> None:

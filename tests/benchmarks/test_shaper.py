@@ -14,7 +14,7 @@ import pytest
 
 from benchmarks.links.line import Line, Link
 from benchmarks.links.shaper import Shaper
-from tests.support.virtual_time import run_in_virtual_time
+from tests.support.virtual_time import VirtualLoop, run_in_virtual_time
 
 MB = 1 << 20
 DELAY_S = 0.04
@@ -96,6 +96,22 @@ def test_an_idle_line_saves_nothing_up() -> None:
 
     began_s, ended_s = run_in_virtual_time(twice())
     assert ended_s - began_s == pytest.approx(DELAY_S + 8 * MB / 20e6, rel=0.01)
+
+
+def test_a_machine_that_is_late_does_not_slow_the_line() -> None:
+    async def stalled() -> tuple[float, float]:
+        loop, line = asyncio.get_running_loop(), Line(20.0, DELAY_S)
+        assert isinstance(loop, VirtualLoop)
+        for moment_s in (0.1, 0.2, 0.3):
+            loop.call_at(moment_s, loop.stall, 0.08)
+        (end,) = await carried(line, MB)
+        (later,) = await carried(line, MB)
+        return end.ended_s, later.ended_s - end.ended_s
+
+    ended_s, took_s = run_in_virtual_time(stalled())
+    alone_s = DELAY_S + 8 * MB / 20e6
+    assert ended_s == pytest.approx(alone_s, rel=0.01)
+    assert took_s == pytest.approx(alone_s, rel=0.01)  # and nothing is saved up for what comes after it
 
 
 def test_a_few_bytes_wait_no_longer_than_the_queue() -> None:

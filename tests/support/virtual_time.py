@@ -34,6 +34,10 @@ class VirtualLoop(asyncio.SelectorEventLoop):
     def time(self) -> float:
         return self._virtual.skipped_s
 
+    def stall(self, seconds: float) -> None:
+        """As if a busy machine had not let this process run for so long."""
+        self._virtual.skipped_s += seconds
+
 
 def run_in_virtual_time(coroutine: Coroutine[Any, Any, T]) -> T:
     """As asyncio.run; tasks that are left are cancelled."""
