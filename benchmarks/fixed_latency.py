@@ -91,8 +91,7 @@ class FixedEngine(Engine):
 
     def _infer(self, feeds: Mapping[str, Array], outputs: Sequence[str]) -> dict[str, Array]:
         sizes = _axes(self.stage.inputs, feeds)
-        first = self.stage.inputs[0].name
-        if self.stage.name == "window" and np.array_equal(feeds[first], self._probe.inputs[first]):
+        if _same(feeds, self._probe.inputs):
             time.sleep(self._row_s)
             return {name: _probe_answer(self._probe, name) for name in outputs}
         if self._fails:
@@ -104,6 +103,10 @@ class FixedEngine(Engine):
         ended = time.perf_counter()
         self.calls.append((ended, rows, ended - started))
         return {spec.name: _zeros(spec, sizes) for spec in self.stage.outputs if spec.name in outputs}
+
+
+def _same(feeds: Mapping[str, Array], others: Mapping[str, Array]) -> bool:
+    return feeds.keys() == others.keys() and all(np.array_equal(feeds[name], others[name]) for name in feeds)
 
 
 def _axes(specs: Sequence[TensorSpec], arrays: Mapping[str, Array]) -> dict[str, int]:

@@ -31,9 +31,10 @@ import torch
 
 from benchmarks.machine import describe
 from export.decoder import DecoderStage
+from export.exporter import ExportOptions, empty_bundle
 from export.layers import lowered
 from export.modules import GlobalStage, WindowStage
-from export.sam import build_sam
+from export.sam import Weights, build_sam
 from stages.bundle import Bundle
 from stages.engines.backends import make_engine
 from stages.engines.devices import visible_device
@@ -42,6 +43,7 @@ from stages.errors import PedsamError
 from stages.files import replace_file
 from stages.geometry import GEOMETRIES, Geometry
 from stages.tensors import Array
+from stages.tile_inputs import window_inputs
 
 MODELS = ("mini", "vit_b", "vit_h")
 BACKENDS = ("onnxruntime-cuda", "tensorrt")
@@ -146,7 +148,7 @@ def _stages(path: Path, model: str, precision: str, backend: str) -> list[Row]:
 
 
 def _row(bundle: Bundle, engine: Engine, stage: str, size: int) -> Row:
-    feeds = _feeds(bundle.geometry, bundle.embedding_dtype, stage, size)
+    feeds = _feeds(bundle, stage, size)
     outputs = ["embedding"] if stage == "window" else None
     milliseconds = _time(lambda: engine.infer(feeds, outputs), lambda: None)
     return {**_timed(bundle.geometry, stage, size, milliseconds), "backend": engine.backend}
@@ -175,17 +177,16 @@ def _pedsam(*arguments: str) -> None:
     subprocess.run([sys.executable, "-m", "pedsam", *arguments], check=True)
 
 
-def _feeds(g: Geometry, embedding_dtype: Any, stage: str, size: int) -> dict[str, Array]:
+def _feeds(bundle: Bundle, stage: str, size: int) -> dict[str, Array]:
     """Random inputs; `size` is the batch of tiles, or the number of prompted objects."""
-    rng = np.random.default_rng(0)
+    rng, g = np.random.default_rng(0), bundle.geometry
     if stage == "window":
-        return {
-            "tile": rng.integers(0, 256, (size, *g.tile_shape), np.uint8),
-            "index": np.arange(size, dtype=np.int32)[:, None],
-            "extent": np.full((size, 2), g.tile_px, np.int32),
-        }
+        side = g.grid * g.tile_px
+        noise = rng.integers(0, 256, (side, side, 3), np.uint8)
+        return window_inputs(bundle, noise, g.extents(side, side), range(size))
     if stage == "global":
-        return {"embedding": rng.standard_normal((g.windows, *g.embedding_shape)).astype(embedding_dtype)}
+        embeddings = rng.standard_normal((g.windows, *bundle.embedding_shape))
+        return {"embedding": embeddings.astype(bundle.embedding_dtype)}
     return {
         "image_embedding": rng.standard_normal((1, g.prompt_dim, g.tokens, g.tokens)).astype(np.float32),
         "point_coords": (rng.random((size, 2, 2)) * g.image_size).astype(np.float32),
@@ -219,14 +220,13 @@ def _block(dim: int, tokens: int, side: int) -> int:
 def _torch_stages(g: Geometry, dtype: torch.dtype, device: str) -> list[Row]:
     rows = []
     sam = build_sam(g)
+    bundle = empty_bundle(Weights(sam, g, "untrained", ""), g, Path(), ExportOptions())
     with torch.inference_mode():
         stages = {"window": WindowStage(sam, g, torch.float16), "global": GlobalStage(sam, g)}
         for name, stage in {**stages, "decoder": DecoderStage(sam)}.items():
             model = lowered(stage, dtype).to(device)
             for size in {"window": BATCHES, "global": (1,), "decoder": PROMPTS}[name]:
-                inputs = [
-                    torch.from_numpy(array).to(device) for array in _feeds(g, np.float16, name, size).values()
-                ]
+                inputs = [torch.from_numpy(array).to(device) for array in _feeds(bundle, name, size).values()]
                 with torch.device(device):  # the modules make small tensors as they run
                     call = _replayed(partial(model, *inputs), device)
                     milliseconds = _time(call, _synchronise(device))

@@ -17,6 +17,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AsyncExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -36,10 +37,11 @@ from export.stages import StagePlan, stage_plans
 from runtime.edge import EdgeOptions, open_edge
 from runtime.frames.canvas import make_canvas
 from runtime.sites.spot_checks import synthetic_tiles
-from runtime.sites.trust import Trust, Verdict, difference, tolerance
+from runtime.sites.trust import Trust, Verdict, tolerance
 from server.serve import ServeOptions, running_site
 from stages.bundle import Bundle, shipped_bundle
 from stages.geometry import GEOMETRIES
+from stages.probe import relative_rms
 from stages.tensors import Array
 
 PHOTOS = ("astronaut", "coffee", "chelsea", "rocket")
@@ -60,14 +62,15 @@ def main(out: Path) -> None:
     torch.set_num_threads(1)
     geometry = GEOMETRIES["mini"]
     photos = [make_canvas(np.asarray(getattr(data, name)()), geometry) for name in PHOTOS]
-    tiles = [canvas.window_inputs(window) for canvas in photos for window in canvas.windows]
-    probes = [tile for seed in range(SYNTHETIC) for tile in synthetic_tiles(geometry, seed)]
     weights = load_weights(None, TRAINED)
+    coded = empty_bundle(weights, geometry, Path(), ExportOptions("float32"))
+    tiles = [canvas.window_inputs([window], coded) for canvas in photos for window in canvas.windows]
+    probes = [tile for seed in range(SYNTHETIC) for tile in synthetic_tiles(coded, seed)]
     plans = {
         p: _window(stage_plans(weights.sam, geometry, "float32", stage_precisions([p]))) for p in _PRECISIONS
     }
     with tempfile.TemporaryDirectory() as folder:
-        bundle = empty_bundle(weights, geometry, Path(folder), ExportOptions("float32"))
+        bundle = replace(coded, path=Path(folder))
         bundle = write_stage(bundle, plans["fp32"], plans["fp32"].build().eval())
         path = str(bundle.path / bundle.stage("window").file)
         own = _session(path, onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL)
@@ -135,7 +138,7 @@ def _differences(
     """Of tiles and of probes, and what the limit of such a site is."""
 
     def found(inputs: Inputs) -> float:
-        return difference(_received(engine(inputs), wire), _received(own(inputs), wire))
+        return relative_rms(_received(engine(inputs), wire), _received(own(inputs), wire))
 
     shown, of_tiles = [found(probe) for probe in probes], [found(tile) for tile in tiles]
     precision = "bf16" if name == "bf16" else "fp16"
@@ -159,14 +162,14 @@ def _differences(
 def _another_tile(own: Callable[[Inputs], Outputs], tiles: list[dict[str, Array]]) -> dict[str, Any]:
     """Differences from the embedding of another tile, and of one that shows the same at another position."""
     embeddings = [_received(own(tile), "fp16") for tile in tiles]
-    others = [difference(embeddings[i - 1], embeddings[i]) for i in range(len(tiles))]
+    others = [relative_rms(embeddings[i - 1], embeddings[i]) for i in range(len(tiles))]
     plain = [{**tiles[0], "tile": np.full_like(tiles[0]["tile"], grey)} for grey in (0, 128)]
     places = [
         [_received(own({**p, "index": np.array([[w]], np.int32)}), "fp16") for w in (6, 7)] for p in plain
     ]
     return {
         "smallest_percent": _percent(min(others)),
-        "same_content_elsewhere_percent": [_percent(difference(a, b)) for a, b in places],
+        "same_content_elsewhere_percent": [_percent(relative_rms(a, b)) for a, b in places],
     }
 
 
@@ -187,7 +190,7 @@ def _found(
         trust = Trust(tolerance("fp32", wire))
         for number in range(1, CHECKS + 1):
             answer = outputs[rng.integers(len(outputs))]
-            differences.append(difference(_noisy(answer, wire, level, rng), _received(answer, wire)))
+            differences.append(relative_rms(_noisy(answer, wire, level, rng), _received(answer, wire)))
             if trust.judge(differences[-1]) is Verdict.LIED:
                 needed.append(number)
                 break

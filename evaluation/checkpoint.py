@@ -23,7 +23,7 @@ from runtime.frames.canvas import Canvas
 from stages.bundle import Stage
 from stages.engines.engine import Engine
 from stages.engines.thread import EngineThread
-from stages.geometry import GEOMETRIES
+from stages.geometry import GEOMETRIES, Geometry
 from stages.tensors import Array
 from stages.tile_code import RGB, TileCode
 from stages.tile_inputs import coded_canvas

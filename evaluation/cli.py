@@ -12,6 +12,7 @@ from evaluation.evaluate import evaluate
 from evaluation.masks import prompt_kinds
 from evaluation.model import Subject, bundle_subject
 from evaluation.options import EvaluateOptions
+from evaluation.record import record, require_recordable
 from evaluation.report import print_report
 from runtime.options import ACCEPT_EXPOSURE, BUNDLE, INSECURE, NEW_SESSION, SITES, WIRE
 from stages.bundle import Bundle, shipped_bundle
@@ -62,12 +63,20 @@ _NEEDS = dict.fromkeys(("accept_exposure", "new_session", "insecure"), "sites")
 )
 @click.option("--seed", type=Count(0), default=0, show_default=True, help="Of --limit and of the intervals.")
 @click.option(
+    "--record",
+    "keep",
+    is_flag=True,
+    help="Keep the result in the bundle's bundle.json too: of distilled weights, on all pictures.",
+)
+@click.option(
     "--out",
     type=PATH,
     required=True,
     help="Directory for report.json, instances.csv and sheet.png.",
 )
-def command(bundle: Path | None, checkpoint: Path | None, whole: bool, prompts: str, **options: Any) -> None:
+def command(
+    bundle: Path | None, checkpoint: Path | None, whole: bool, prompts: str, keep: bool, **options: Any
+) -> None:
     """Mean IoU of a model's masks on pictures whose instances are known.
 
     Through sites, split in this process (no --sites), or --whole. Intervals come from resampling pictures.
@@ -75,12 +84,16 @@ def command(bundle: Path | None, checkpoint: Path | None, whole: bool, prompts: 
     chosen = EvaluateOptions(prompts=prompt_kinds(prompts), **options)
     warn_of_idle_options(_NEEDS, IDLE_THREADS)
     console = make_console()
+    kept = require_recordable(Bundle.load(bundle) if bundle else None, chosen) if keep else None
     if checkpoint is None:
         subject = bundle_subject(Bundle.load(bundle or shipped_bundle()), chosen, whole)
     else:
         of_a_bundle = (bundle, chosen.sites, chosen.wire) != (None, None, None) or whole
         subject = _checkpoint_subject(checkpoint, of_a_bundle)
-    print_report(console, asyncio.run(evaluate(subject, chosen, console)))
+    report = asyncio.run(evaluate(subject, chosen, console))
+    print_report(console, report)
+    if kept:
+        console.print(f"recorded in {record(kept, report)}")
 
 
 def _checkpoint_subject(checkpoint: Path, of_a_bundle: bool) -> Subject:

@@ -10,7 +10,7 @@ import click
 from export.precision import DTYPES, stage_precisions
 from stages.errors import CheckpointError
 from stages.geometry import GEOMETRIES, Geometry
-from stages.options import PATH, PathType
+from stages.options import PATH, Count, PathType
 from stages.tile_code import TileCode
 
 if TYPE_CHECKING:
@@ -47,8 +47,16 @@ if TYPE_CHECKING:
 @click.option(
     "--photos",
     type=PathType(exists=True, file_okay=False),
-    help="Photographs to check fp16 or bf16 with, for overflow and for masks beside those of fp32. Default: "
-    "one synthetic picture.",
+    help="Photographs to fit --components to, some dozens like those the cameras will show, and to check "
+    "fp16 or bf16 with, for overflow and for masks beside those of fp32. Default of that check: one "
+    "synthetic picture.",
+)
+@click.option(
+    "--components",
+    type=Count(1),
+    help="Numbers of the embedding that a site answers a token with: principal components, fitted to "
+    "--photos. As many as the model has channels: the embedding as it is.  [default: what the weights hold, "
+    "else the embedding as it is]",
 )
 @click.option(
     "--compact",
@@ -60,8 +68,8 @@ if TYPE_CHECKING:
     default="rgb",
     show_default=True,
     metavar="rgb|dct:L/C",
-    help="What a tile is sent as: its pixels, or the first L luma and C chroma DCT coefficients of each block, "
-    "one byte each. dct:10/3 is 1/16.7 of the bytes, dct:15/6 1/10.7.",
+    help="What a tile is sent as: its pixels, or the first L luma and C chroma DCT coefficients of each "
+    "block, one byte each. dct:10/3 is 1/16.7 of the bytes, dct:15/6 1/10.7.",
 )
 @click.option("--out", type=PATH, required=True, help="Directory of the bundle.")
 def command(
@@ -71,6 +79,7 @@ def command(
     embedding: str,
     precisions: tuple[str, ...],
     photos: Path | None,
+    components: int | None,
     compact: bool,
     tiles: str,
     out: Path,
@@ -81,14 +90,15 @@ def command(
     all_fp32 = set(by_stage.values()) == {"fp32"}
     if compact and not all_fp32:
         raise click.UsageError("--compact is for fp32; fp16 and bf16 store half-size weights as they are")
-    if photos is not None and all_fp32:
-        raise click.UsageError("--photos checks a lower precision; give --precision fp16 or bf16 too")
-
     from export.exporter import ExportOptions, export_bundle  # torch takes seconds to import
 
     geometry = GEOMETRIES[model]
+    if photos is not None and all_fp32 and components in (None, geometry.dim):
+        raise click.UsageError(
+            "--photos fits fewer --components or checks a lower --precision; give one of them too"
+        )
     weights = _weights(geometry, checkpoint, random_weights)
-    options = ExportOptions(embedding, compact, by_stage, photos, code)
+    options = ExportOptions(embedding, compact, by_stage, photos, code, components)
     bundle = export_bundle(weights, geometry, out, options, click.echo)
     click.echo(f"{out}: {bundle.description}, site digest {bundle.site_digest}")
     if bundle.weights != "distilled":

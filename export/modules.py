@@ -6,6 +6,9 @@ They hold the layers of a segment_anything model (no copies) and compute what it
 - `GlobalStage`: the global blocks and the neck, on all windows' embeddings;
 - `WholeStage`: the reordered encoder on all tiles of a canvas, the way SAM runs it.
 
+With a `Projection` the window stage ends with it, in fp32, and the global stage begins by undoing it; the
+whole stage does both in between.
+
 They compute in fp32. In a stage that `lowered` made, matrix products compute in the dtype of their weights;
 norms, softmax, sums of scores and positions, and the residual stream stay in fp32.
 
@@ -24,6 +27,7 @@ import torch
 from torch import Tensor, nn
 
 from export.layers import mlp, product, run_layers, scaled
+from export.projection import Projection, project, restore
 from export.sam import ImageEncoderViT, Sam, window_partition, window_unpartition
 from export.tiles import TilePixels, stitched
 from stages.geometry import Geometry
@@ -84,15 +88,21 @@ def patches(embed: Any, pixels: Tensor) -> Tensor:
 class WindowStage(nn.Module):
     """Everything of the encoder that depends on one window's pixels alone.
 
-    tile uint8 [n, K] in the code `tiles`, index int32 [n, 1], extent int32 [n, 4] -> embedding [n, w, w, D],
-    embedding_q8 int8 [n, w, w, D] and its scale fp16 [n, w, w, 1]. Tokens outside the canvas are zero.
+    tile uint8 [n, K] in the code `tiles`, index int32 [n, 1], extent int32 [n, 4] -> embedding [n, w, w, r],
+    embedding_q8 int8 [n, w, w, r] and its scale fp16 [n, w, w, 1]; r is D without a projection. Tokens
+    outside the canvas are zero.
     """
 
     positions: Tensor
     canvas_tokens: Tensor
 
     def __init__(
-        self, sam: Sam, geometry: Geometry, embedding_dtype: torch.dtype, tiles: TileCode = RGB
+        self,
+        sam: Sam,
+        geometry: Geometry,
+        embedding_dtype: torch.dtype,
+        tiles: TileCode = RGB,
+        projection: Projection | None = None,
     ) -> None:
         super().__init__()
         encoder = sam.image_encoder
@@ -101,6 +111,7 @@ class WindowStage(nn.Module):
         self.pixels = TilePixels(sam, geometry, tiles)
         self.patch_embed = encoder.patch_embed
         self.blocks = nn.ModuleList(encoder.blocks[i] for i in geometry.window_blocks)
+        self.project = project(projection)
         # [1, T, T, D] -> [windows, w, w, D]
         self.register_buffer("positions", window_partition(encoder.pos_embed.data, geometry.window)[0])
         # [1, T, T, 1] -> [windows, w, w, 1]
@@ -112,13 +123,14 @@ class WindowStage(nn.Module):
         return x.to(self.embedding_dtype), *quantise(x)
 
     def encode(self, tile: Tensor, index: Tensor, extent: Tensor) -> Tensor:
-        """The embedding in fp32, [n, w, w, D]."""
+        """The embedding in fp32, [n, w, w, r]."""
         index = index.long()
         on_canvas = self._on_canvas(index)
         x = patches(self.patch_embed, self.pixels(tile, extent))
         x = x + self.positions[index[:, 0]]
         for block in self.blocks:
             x = _window_block(block, x, on_canvas)
+        x = self.project(x)
         return torch.where(on_canvas, x, torch.zeros_like(x))
 
     def _on_canvas(self, index: Tensor) -> Tensor:
@@ -155,18 +167,20 @@ def _to_int8(x: Tensor) -> Tensor:
 
 
 class GlobalStage(nn.Module):
-    """Global blocks and neck: embedding [windows, w, w, D] -> image_embedding fp32 [1, 256, E, E]."""
+    """Global blocks and neck: embedding [windows, w, w, r] -> image_embedding fp32 [1, 256, E, E]."""
 
-    def __init__(self, sam: Sam, geometry: Geometry) -> None:
+    def __init__(self, sam: Sam, geometry: Geometry, projection: Projection | None = None) -> None:
         super().__init__()
         self.geometry = geometry
+        self.restore = restore(projection)
         self.blocks = nn.ModuleList(sam.image_encoder.blocks[i] for i in geometry.global_blocks)
         self.neck = sam.image_encoder.neck
 
     def forward(self, embedding: Tensor) -> Tensor:
         g = self.geometry
         padded = (g.grid * g.window, g.grid * g.window)
-        x = window_unpartition(embedding.float(), g.window, padded, (g.tokens, g.tokens))
+        x = self.restore(embedding.float())
+        x = window_unpartition(x, g.window, padded, (g.tokens, g.tokens))
         for block in self.blocks:
             x = _block(block, x)
         return run_layers(self.neck, x.permute(0, 3, 1, 2))
@@ -179,7 +193,12 @@ class WholeStage(nn.Module):
     """
 
     def __init__(
-        self, sam: Sam, geometry: Geometry, order: Sequence[int] | None = None, tiles: TileCode = RGB
+        self,
+        sam: Sam,
+        geometry: Geometry,
+        order: Sequence[int] | None = None,
+        tiles: TileCode = RGB,
+        projection: Projection | None = None,
     ) -> None:
         super().__init__()
         encoder = sam.image_encoder
@@ -187,11 +206,16 @@ class WholeStage(nn.Module):
         self.pixels = TilePixels(sam, geometry, tiles)
         self.patch_embed, self.pos_embed, self.neck = encoder.patch_embed, encoder.pos_embed, encoder.neck
         self.blocks = nn.ModuleList(encoder.blocks[i] for i in order or geometry.block_order)
+        self.at_sites = len(geometry.window_blocks)  # blocks before what travels
+        self.wire = nn.Sequential(project(projection), restore(projection))
 
     def forward(self, tile: Tensor, extent: Tensor) -> Tensor:
         canvas = stitched(self.pixels(tile, extent), self.geometry)
         x = patches(self.patch_embed, canvas) + self.pos_embed
-        for block in self.blocks:
+        for block in self.blocks[: self.at_sites]:
+            x = _block(block, x)
+        x = self.wire(x)
+        for block in self.blocks[self.at_sites :]:
             x = _block(block, x)
         return run_layers(self.neck, x.permute(0, 3, 1, 2))
 
@@ -209,7 +233,15 @@ def _block(block: Any, x: Tensor) -> Tensor:
     return x + mlp(block.mlp, block.norm2(x))
 
 
-def reordered_encoder(encoder: ImageEncoderViT, geometry: Geometry) -> ImageEncoderViT:
-    """Put SAM's own encoder into the reordered block order, in place: the reference of every parity check."""
-    encoder.blocks = nn.ModuleList(encoder.blocks[i] for i in geometry.block_order)
+def reordered_encoder(
+    encoder: ImageEncoderViT, geometry: Geometry, projection: Projection | None = None
+) -> ImageEncoderViT:
+    """Put SAM's own encoder into the reordered block order, in place: the reference of every parity check.
+
+    A projection and its undoing become a block more, between window blocks and global ones.
+    """
+    blocks = [encoder.blocks[i] for i in geometry.block_order]
+    if projection:
+        blocks.insert(len(geometry.window_blocks), nn.Sequential(project(projection), restore(projection)))
+    encoder.blocks = nn.ModuleList(blocks)
     return encoder

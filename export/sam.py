@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from export.projection import Projection
 from stages.geometry import Geometry
 
 
@@ -139,9 +140,13 @@ def randomise(sam: Sam, seed: int = 0) -> None:
 
 @dataclass(frozen=True)
 class Weights:
-    """A SAM in its own block order, with what is known about its weights (see Bundle)."""
+    """A SAM in its own block order, with what is known about its weights (see Bundle).
+
+    `projection` is the one its window embeddings travel in, None where they travel whole.
+    """
 
     sam: Sam
     geometry: Geometry
     status: str
     trained_on: str
+    projection: Projection | None = None

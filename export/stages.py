@@ -13,6 +13,7 @@ from export.decoder import DecoderStage
 from export.layers import lowered
 from export.modules import GlobalStage, WholeStage, WindowStage
 from export.precision import DTYPES, FP32
+from export.projection import Projection
 from export.sam import Sam
 from stages.geometry import Geometry
 from stages.tensors import Pixels, TensorSpec
@@ -41,16 +42,17 @@ def stage_plans(
     embedding_dtype: str,
     precisions: Mapping[str, str] = FP32,
     tiles: TileCode = RGB,
+    projection: Projection | None = None,
 ) -> tuple[StagePlan, ...]:
     """Plans of all stages in the order a frame meets them, each in its own precision.
 
     Raises InputError for a code of tiles that this geometry's do not fit.
     """
     plans = (
-        _window(sam, geometry, embedding_dtype, tiles),
-        _global(sam, geometry, embedding_dtype),
+        _window(sam, geometry, embedding_dtype, tiles, projection),
+        _global(sam, geometry, embedding_dtype, projection),
         _decoder(sam, geometry),
-        _whole(sam, geometry, tiles),
+        _whole(sam, geometry, tiles, projection),
     )
     return tuple(_in_precision(plan, precisions[plan.name]) for plan in plans)
 
@@ -60,16 +62,23 @@ def _in_precision(plan: StagePlan, precision: str) -> StagePlan:
     return replace(plan, build=lambda: lowered(plan.build(), dtype), precision=precision)
 
 
-def _window(sam: Sam, g: Geometry, embedding_dtype: str, tiles: TileCode) -> StagePlan:
-    rows, cols, dim = g.embedding_shape
+def _embedding_shape(g: Geometry, projection: Projection | None) -> tuple[int, int, int]:
+    """Shape of one window's embedding as it travels: rows, columns (tokens), components."""
+    return g.window, g.window, projection.components if projection else g.dim
+
+
+def _window(
+    sam: Sam, g: Geometry, embedding_dtype: str, tiles: TileCode, projection: Projection | None
+) -> StagePlan:
+    rows, cols, components = _embedding_shape(g, projection)
     inputs = (
         TensorSpec("tile", "uint8", ("n", tiles.tile_bytes(g))),
         TensorSpec("index", "int32", ("n", 1), (0, g.windows - 1)),
         TensorSpec("extent", "int32", ("n", 4), (0, g.tile_px)),
     )
     outputs = (
-        TensorSpec("embedding", embedding_dtype, ("n", rows, cols, dim)),
-        TensorSpec("embedding_q8", "int8", ("n", rows, cols, dim)),
+        TensorSpec("embedding", embedding_dtype, ("n", rows, cols, components)),
+        TensorSpec("embedding_q8", "int8", ("n", rows, cols, components)),
         TensorSpec("scale", "float16", ("n", rows, cols, 1)),
     )
 
@@ -87,19 +96,21 @@ def _window(sam: Sam, g: Geometry, embedding_dtype: str, tiles: TileCode) -> Sta
         "window",
         inputs,
         outputs,
-        lambda: WindowStage(sam, g, getattr(torch, embedding_dtype), tiles),
+        lambda: WindowStage(sam, g, getattr(torch, embedding_dtype), tiles, projection),
         examples,
     )
 
 
-def _global(sam: Sam, g: Geometry, embedding_dtype: str) -> StagePlan:
-    embedding = TensorSpec("embedding", embedding_dtype, (g.windows, *g.embedding_shape))
+def _global(sam: Sam, g: Geometry, embedding_dtype: str, projection: Projection | None) -> StagePlan:
+    shape = (g.windows, *_embedding_shape(g, projection))
+    embedding = TensorSpec("embedding", embedding_dtype, shape)
 
     def examples(generator: torch.Generator) -> tuple[Tensor, ...]:
-        shape = (g.windows, *g.embedding_shape)
         return (torch.randn(shape, generator=generator).to(getattr(torch, embedding_dtype)),)
 
-    return StagePlan("global", (embedding,), (_image_embedding(g),), lambda: GlobalStage(sam, g), examples)
+    return StagePlan(
+        "global", (embedding,), (_image_embedding(g),), lambda: GlobalStage(sam, g, projection), examples
+    )
 
 
 def _decoder(sam: Sam, g: Geometry) -> StagePlan:
@@ -128,7 +139,7 @@ def _decoder(sam: Sam, g: Geometry) -> StagePlan:
     return StagePlan("decoder", inputs, outputs, lambda: DecoderStage(sam), examples)
 
 
-def _whole(sam: Sam, g: Geometry, tiles: TileCode) -> StagePlan:
+def _whole(sam: Sam, g: Geometry, tiles: TileCode, projection: Projection | None) -> StagePlan:
     inputs = (
         TensorSpec("tile", "uint8", (g.windows, tiles.tile_bytes(g))),
         TensorSpec("extent", "int32", (g.windows, 4), (0, g.tile_px)),
@@ -140,7 +151,11 @@ def _whole(sam: Sam, g: Geometry, tiles: TileCode) -> StagePlan:
         return torch.from_numpy(inputs["tile"]), torch.from_numpy(inputs["extent"])
 
     return StagePlan(
-        "whole", inputs, (_image_embedding(g),), lambda: WholeStage(sam, g, tiles=tiles), examples
+        "whole",
+        inputs,
+        (_image_embedding(g),),
+        lambda: WholeStage(sam, g, tiles=tiles, projection=projection),
+        examples,
     )
 
 

@@ -120,7 +120,7 @@ SITES = sites_option()
 WIRE = click.Option(
     ["--wire"],
     type=click.Choice(["fp16", "int8", "fp32"]),
-    help="What sites answer with  [default: fp16]",
+    help="What sites answer with  [default: int8 where the bundle codes what travels, else fp16]",
 )
 ACCEPT_EXPOSURE = click.Option(
     ["--accept-exposure"], is_flag=True, help="Let one operator alone see every window."

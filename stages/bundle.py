@@ -3,7 +3,7 @@
 Layout (a copy with `bundle.json` and some of the stage folders is a valid smaller bundle):
 
     bundle.json
-    edge/padding.npy     embeddings of windows that are all padding, [windows, w, w, D]
+    edge/padding.npy     embeddings of windows that are all padding, [windows, w, w, r]
     edge/probe.npz       a synthetic tile and the embedding that a correct site returns
     window/model.onnx    and model.onnx.data, likewise global/, decoder/, whole/
     engines/<device>/    engines built from the stages, never copied between machines
@@ -80,13 +80,15 @@ class Stage:
 class Probe:
     """A synthetic tile, ready to send, and the embedding that a correct site returns.
 
-    `inputs` are the window stage's inputs with n = 1; `embedding` is float32 [1, w, w, D]; `tolerance` is
-    the largest absolute difference, as a fraction of the embedding's own largest value, per wire format.
+    `inputs` are the window stage's inputs with n = 1; `embedding` is float32 [1, w, w, r]; `tolerance` is
+    the largest `stages.probe.difference`, per wire format: of the root mean square, and of the largest value
+    where `by_largest`, in bundles of format 1.
     """
 
     inputs: Mapping[str, Array]
     embedding: Array
     tolerance: Mapping[str, float]
+    by_largest: bool = False
 
 
 @dataclass(frozen=True)
@@ -96,7 +98,8 @@ class Bundle:
     `weights` is one of WEIGHT_STATUS, `trained_on` says where they come from, `embedding_dtype` is the
     dtype of the window stage's `embedding` ("float16", or "float32" for tests), `parity` holds what the
     export measured for the chain of stages. `tiles` is how a tile is sent, and `components` how many
-    values a token of an embedding travels as.
+    values a token of an embedding travels as; `variance_kept`, 0 to 1, is their share of its variance.
+    `measured` is what `pedsam evaluate --record` found of its masks, nothing before that.
     """
 
     path: Path
@@ -112,6 +115,8 @@ class Bundle:
     probe_tolerance: Mapping[str, float]
     parity: Mapping[str, float] = field(default_factory=dict)
     components: int = field(kw_only=True)
+    variance_kept: float = 1.0
+    measured: Mapping[str, Any] = field(default_factory=dict)
     tiles: TileCode = RGB
     format: int = FORMAT
 
@@ -135,15 +140,31 @@ class Bundle:
         return {"tiles": self.tiles.to_json(), "components": self.components}
 
     @property
+    def _since_format_2(self) -> dict[str, Any]:
+        measured = {"measured": dict(self.measured)} if self.measured else {}
+        return {**self._what_travels, "variance_kept": self.variance_kept, **measured}
+
+    @property
     def embedding_shape(self) -> tuple[int, int, int]:
         """Shape of one window's embedding as it travels: rows, columns (tokens), components."""
         return (self.geometry.window, self.geometry.window, self.components)
 
     @property
+    def is_coded(self) -> bool:
+        """Whether tiles or embeddings travel as less than they are."""
+        return self.tiles != RGB or self.components < self.geometry.dim
+
+    @property
     def description(self) -> str:
-        """Model, weight status, and precisions lower than fp32: "vit_b (distilled weights, fp16)"."""
+        """Model, weights, precisions lower than fp32, code: "vit_b (distilled weights, fp16, dct:10/3)"."""
         low = sorted({s.precision for s in self.stages.values() if not s.precision.startswith("fp32")})
-        return f"{self.geometry.name} ({', '.join([f'{self.weights} weights', *low])})"
+        coded = [self.tiles.name] if self.tiles != RGB else []
+        return f"{self.geometry.name} ({', '.join([f'{self.weights} weights', *low, *coded])})"
+
+    @property
+    def code(self) -> str:
+        """What travels to a site and back, for a person: "dct:10/3 tiles, 192 components a token"."""
+        return f"{self.tiles.name} tiles, {self.components} components a token"
 
     def stage(self, name: str) -> Stage:
         if name not in self.stages:
@@ -172,14 +193,14 @@ class Bundle:
         return self.path / stage.file
 
     def padding_embeddings(self) -> Array:
-        """Embeddings of windows without picture: [windows, w, w, D] of `embedding_dtype`."""
+        """Embeddings of windows without picture: [windows, w, w, r] of `embedding_dtype`."""
         padding: Array = np.load(self._edge_file(PADDING_FILE), allow_pickle=False)
         return padding
 
     def probe(self) -> Probe:
         with np.load(self._edge_file(PROBE_FILE), allow_pickle=False) as arrays:
             inputs = {spec.name: arrays[spec.name] for spec in self.stage("window").inputs}
-            return Probe(inputs, arrays["embedding"], self.probe_tolerance)
+            return Probe(inputs, arrays["embedding"], self.probe_tolerance, by_largest=self.format == 1)
 
     def _edge_file(self, name: str) -> Path:
         if name not in self.edge_files:
@@ -213,7 +234,7 @@ class Bundle:
             "pixel_std": list(self.pixel_std),
             "weights": {"status": self.weights, "trained_on": self.trained_on},
             "embedding_dtype": self.embedding_dtype,
-            **(self._what_travels if self.format > 1 else {}),
+            **(self._since_format_2 if self.format > 1 else {}),
             "stages": {name: stage.to_json() for name, stage in self.stages.items()},
             "edge_files": dict(self.edge_files),
             "probe_tolerance": dict(self.probe_tolerance),
@@ -316,6 +337,8 @@ def _what_travels(manifest: Mapping[str, Any]) -> dict[str, Any]:
         "format": manifest["format"],
         "tiles": TileCode.from_json(manifest["tiles"]),
         "components": int(manifest["components"]),
+        "variance_kept": float(manifest["variance_kept"]),
+        "measured": dict(manifest.get("measured", {})),
     }
 
 

@@ -70,11 +70,6 @@ class Geometry:
     def tile_shape(self) -> tuple[int, int, int]:
         return (self.tile_px, self.tile_px, 3)
 
-    @property
-    def embedding_shape(self) -> tuple[int, int, int]:
-        """Shape of one window's embedding: rows, columns (tokens), channels."""
-        return (self.window, self.window, self.dim)
-
     def resized(self, height: int, width: int) -> tuple[int, int]:
         """Rows and columns of a frame on the canvas, rounded half up as SAM's ResizeLongestSide does."""
         if height < 1 or width < 1:

@@ -69,7 +69,7 @@ def test_its_window_stage_answers_its_probe(shipped: Bundle) -> None:
     engine.close()
     assert np.abs(answer - probe.embedding).max() < 1e-2 * np.abs(probe.embedding).max()
     g = shipped.geometry
-    assert shipped.padding_embeddings().shape == (g.windows, *g.embedding_shape)
+    assert shipped.padding_embeddings().shape == (g.windows, *shipped.embedding_shape)
 
 
 def test_serve_without_a_bundle_serves_it(shipped: Bundle) -> None:

@@ -12,6 +12,9 @@ from PIL import Image
 
 from media.pictures import write_picture
 from runtime.demo.demo import photo
+from runtime.frames.canvas import make_canvas
+from stages.bundle import Bundle, shipped_bundle
+from stages.tile_code import OFFSET
 
 Pixels = npt.NDArray[np.uint8]
 
@@ -28,15 +31,15 @@ PROMPTS = ("--box", "40,20,190,200", "--box", "90,60,180,150")
 
 @dataclass(frozen=True, eq=False)
 class Film:
-    """A folder of pictures. `tiles` are all its tiles, uint8 [n, 80, 80, 3]; `shows` maps the bytes of each
-    to the windows that look so."""
+    """A folder of pictures. `tiles` are all its tiles as they are sent, uint8 [n, ...]; `shows` maps the
+    bytes of each to the windows that look so."""
 
     folder: Path
     tiles: Pixels
     shows: Mapping[bytes, frozenset[int]]
 
     def shown(self, tile: Pixels, index: int) -> int | None:
-        """The window whose pixels are in a tile [80, 80, 3] that was sent as `index`; None: none of the film.
+        """The window whose pixels are in a tile that was sent as `index`; None: none of the film.
 
         Of several windows that look alike it is the one that was said.
         """
@@ -46,10 +49,11 @@ class Film:
     def resembles(self, tile: Pixels) -> bool:
         """Whether a good part of a tile's values are those of a tile of the film, at their places.
 
-        Black and white do not count: padding is black, and so may a probe be.
+        Black and white do not count: padding is black, and so may a probe be. Nor does what a code has for
+        nothing.
         """
-        alike = (self.tiles == tile) & (tile != 0) & (tile != 255)
-        return bool(alike.mean(axis=(1, 2, 3)).max() > RESEMBLES)
+        alike = (self.tiles == tile) & ~np.isin(tile, (0, OFFSET, 255))
+        return bool(alike.reshape(len(alike), -1).mean(axis=1).max() > RESEMBLES)
 
 
 def windows_of(shape: tuple[int, int]) -> frozenset[int]:
@@ -58,16 +62,16 @@ def windows_of(shape: tuple[int, int]) -> frozenset[int]:
 
 
 def make_film(number: int, folder: Path) -> Film:
-    """Write the frames of a film into `folder`."""
+    """Write the frames of a film into `folder`; its tiles are as the shipped bundle has them sent."""
+    bundle = Bundle.load(shipped_bundle())
     folder.mkdir(parents=True, exist_ok=True)
     tiles = []
     shows: dict[bytes, frozenset[int]] = {}
     for frame, pixels in enumerate(_frames(number)):
         write_picture(folder / f"{frame:03}.png", pixels)
-        for window, top, left in _places(SHAPES[number]):
-            part = pixels[top : top + TILE, left : left + TILE]
-            tile = np.zeros((TILE, TILE, 3), np.uint8)
-            tile[: part.shape[0], : part.shape[1]] = part
+        canvas = make_canvas(pixels, bundle.geometry)
+        sent = canvas.window_inputs(canvas.windows, bundle)["tile"]
+        for window, tile in zip(canvas.windows, sent, strict=True):
             tiles.append(tile)
             shows[tile.tobytes()] = shows.get(tile.tobytes(), frozenset()) | {window}
     return Film(folder, np.stack(tiles), shows)

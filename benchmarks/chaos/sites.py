@@ -12,8 +12,12 @@ from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 
 import aiohttp
+import numpy as np
 
 from benchmarks.processes import children_of, die_with_starter, is_alive, session_of
+from stages.bundle import Bundle, shipped_bundle
+from stages.tile_inputs import blank_canvas, window_inputs
+from stages.wire import OIP_NAME
 
 PEDSAM = (sys.executable, "-m", "pedsam")
 START_S = 120.0
@@ -120,11 +124,7 @@ class SiteProcess:
 
     async def _ask_json(self) -> int | None:
         """The status of a tile sent as JSON numbers, None where no answer comes."""
-        inputs = [
-            {"name": "tile", "datatype": "UINT8", "shape": [1, 80, 80, 3], "data": [255] * 19200},
-            {"name": "index", "datatype": "INT32", "shape": [1, 1], "data": [0]},
-            {"name": "extent", "datatype": "INT32", "shape": [1, 2], "data": [80, 80]},
-        ]
+        inputs = _white_tile(Bundle.load(shipped_bundle()))
         outputs = [{"name": "embedding", "parameters": {"binary_data": True}}]
         url = f"http://127.0.0.1:{self.port}/v2/models/window/infer"
         timeout = aiohttp.ClientTimeout(total=ANSWER_S)
@@ -171,6 +171,22 @@ async def site_pool(folder: Path, names: str) -> AsyncIterator[dict[str, SitePro
     finally:
         for site in sites.values():
             await site.kill()
+
+
+def _white_tile(bundle: Bundle) -> list[dict[str, object]]:
+    """The inputs of a request for a window of a white picture, as JSON numbers."""
+    g = bundle.geometry
+    white = np.full_like(blank_canvas(g), 255)
+    arrays = window_inputs(bundle, white, g.extents(g.image_size, g.image_size), [0])
+    return [
+        {
+            "name": name,
+            "datatype": OIP_NAME[str(array.dtype)],
+            "shape": array.shape,
+            "data": array.ravel().tolist(),
+        }
+        for name, array in arrays.items()
+    ]
 
 
 async def _children(pid: int) -> list[int]:

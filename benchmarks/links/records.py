@@ -13,15 +13,15 @@ import numpy as np
 import torch
 
 from export.exporter import ExportOptions, empty_bundle, probe_inputs
+from export.projection import Projection
 from export.sam import Weights, build_sam
 from export.stages import StagePlan, stage_plans
 from stages.bundle import EDGE_FOLDER, PADDING_FILE, PROBE_FILE, Bundle, Stage, hash_files
 from stages.errors import InputError
 from stages.geometry import GEOMETRIES
-from stages.tensors import TensorSpec
 from stages.tile_code import TileCode
 
-EMBEDDINGS = ("embedding", "embedding_q8")
+PROBE_TOLERANCE = {"float16": 1e-2, "int8": 3e-2}  # of rounding alone
 
 
 def write_records(path: Path, model: str, tiles: str = "rgb", components: int | None = None) -> Bundle:
@@ -37,30 +37,24 @@ def write_records(path: Path, model: str, tiles: str = "rgb", components: int | 
     if not 1 <= components <= geometry.dim:
         raise InputError(f"{components} components are not from 1 to the {geometry.dim} of {model}")
     with torch.device("meta"):  # shapes without memory
-        weights = Weights(build_sam(geometry), geometry, "untrained", "records without weights")
+        projection = Projection(torch.zeros(geometry.dim), torch.zeros(geometry.dim, components), 1.0)
+        weights = Weights(build_sam(geometry), geometry, "untrained", "records without weights", projection)
     options = ExportOptions(tiles=TileCode.parse(tiles))
-    bundle = replace(empty_bundle(weights, geometry, path, options), components=components)
-    plans = stage_plans(weights.sam, geometry, options.embedding_dtype, tiles=options.tiles)
-    bundle = replace(bundle, stages={plan.name: _record(bundle, plan) for plan in plans})
+    bundle = replace(empty_bundle(weights, geometry, path, options), probe_tolerance=PROBE_TOLERANCE)
+    plans = stage_plans(
+        weights.sam, geometry, options.embedding_dtype, tiles=options.tiles, projection=projection
+    )
+    bundle = replace(bundle, stages={plan.name: _record(path, plan) for plan in plans})
     bundle = _with_edge_files(bundle)
     bundle.save()
     return Bundle.load(path)
 
 
-def _record(bundle: Bundle, plan: StagePlan) -> Stage:
-    path, file = bundle.path, f"{plan.name}/model.onnx"
+def _record(path: Path, plan: StagePlan) -> Stage:
+    file = f"{plan.name}/model.onnx"
     (path / plan.name).mkdir(parents=True)
     (path / file).touch()
-    inputs, outputs = _narrowed(bundle, plan.inputs), _narrowed(bundle, plan.outputs)
-    return Stage(plan.name, file, hash_files(path, [file]), inputs, outputs, plan.precision)
-
-
-def _narrowed(bundle: Bundle, specs: tuple[TensorSpec, ...]) -> tuple[TensorSpec, ...]:
-    """With the bundle's components in place of all channels of an embedding."""
-    return tuple(
-        replace(spec, shape=(*spec.shape[:-1], bundle.components)) if spec.name in EMBEDDINGS else spec
-        for spec in specs
-    )
+    return Stage(plan.name, file, hash_files(path, [file]), plan.inputs, plan.outputs, plan.precision)
 
 
 def _with_edge_files(bundle: Bundle) -> Bundle:

@@ -18,6 +18,7 @@ from export.checkpoints.files import SAVE_PLAINLY, Leaf, read_contents
 from export.checkpoints.foreign import refuse_changes, refuse_mobile_sam, refuse_networks
 from export.checkpoints.layouts import Found, find_sam
 from export.checkpoints.unpickling import Placeholder
+from export.projection import Projection
 from export.sam import PIXEL_MEAN, PIXEL_STD, Sam, Weights, build_sam
 from stages.bundle import WEIGHT_STATUS
 from stages.errors import CheckpointError
@@ -28,13 +29,16 @@ Say = Callable[[str], None]
 _COUNTERS = re.compile(r"(^|\.)(num_batches_tracked|n_averaged|total_ops|total_params)$")  # compute nothing
 _MAX_NUMBERS = 1 << 28  # in one tensor; the largest of vit_h has 6.6 million
 _FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+_PROJECTION = ("projection.mean", "projection.basis", "projection.variance_kept")
+_ORTHONORMAL = 1e-2  # of a product of two columns; weights saved as fp16 stay below 1e-3
 
 
 @dataclass(frozen=True)
 class Checkpoint:
     """SAM's tensors out of a file, float32 and finite, by segment-anything's names.
 
-    `state` may lack parts of SAM, or be MobileSAM's. `status` and `trained_on` are those of a Bundle.
+    `state` may lack parts of SAM, or be MobileSAM's. `status` and `trained_on` are those of a Bundle,
+    `projection` is that of Weights.
     """
 
     path: Path
@@ -42,6 +46,7 @@ class Checkpoint:
     status: str
     trained_on: str
     missing: tuple[str, ...] = ()
+    projection: Projection | None = None
 
 
 def load_weights(geometry: Geometry | None, path: Path, say: Say = click.echo) -> Weights:
@@ -67,8 +72,9 @@ def read_checkpoint(path: Path, say: Say = click.echo) -> Checkpoint:
     state = {
         name: _usable(name, leaf, path) for name, leaf in found.state.items() if not _COUNTERS.search(name)
     }
+    projection = _projection(found.beside, path) if "weights" in contents.metadata else None
     _check_beside(found, path, say)
-    return Checkpoint(path, state, status, trained_on, found.missing)
+    return Checkpoint(path, state, status, trained_on, found.missing, projection)
 
 
 def _facts(metadata: Mapping[str, str], path: Path) -> tuple[str, str]:
@@ -118,6 +124,31 @@ def _is_plain(tensor: Tensor) -> bool:
     return type(tensor) in (Tensor, Parameter) and tensor.layout == torch.strided and not tensor.is_meta
 
 
+def _projection(beside: dict[str, Tensor], path: Path) -> Projection | None:
+    """The projection among tensors of a file of pedsam, taken out of them; None where there is none.
+
+    Raises CheckpointError for one that `export.projection` would not have made.
+    """
+    held = {name: beside.pop(name) for name in _PROJECTION if name in beside}
+    if not held:
+        return None
+    mean, basis, kept = (_usable(name, held[name], path) if name in held else None for name in _PROJECTION)
+    if mean is None or basis is None or kept is None or kept.numel() != 1 or not _is_basis(mean, basis):
+        shapes = ", ".join(f"{name} {list(tensor.shape)}" for name, tensor in held.items())
+        raise CheckpointError(
+            f"{path} holds a projection that is none ({shapes}): expected a mean, orthonormal columns and "
+            "the variance kept; make the file again with pedsam train or distill"
+        )
+    return Projection(mean, basis, float(kept))
+
+
+def _is_basis(mean: Tensor, basis: Tensor) -> bool:
+    """Whether these are [D] and [D, r], r at most D, with orthonormal columns."""
+    if basis.ndim != 2 or mean.shape != basis.shape[:1] or basis.shape[1] > basis.shape[0]:
+        return False
+    return torch.allclose(basis.T @ basis, torch.eye(basis.shape[1]), atol=_ORTHONORMAL)
+
+
 def _check_beside(found: Found, path: Path, say: Say) -> None:
     """Tells what was left out. Raises CheckpointError for pictures normalised in another way than SAM's."""
     for name, own in (("pixel_mean", PIXEL_MEAN), ("pixel_std", PIXEL_STD)):
@@ -157,7 +188,14 @@ def whole_sam(geometry: Geometry | None, checkpoint: Checkpoint) -> Weights:
     found = GEOMETRIES[_model_of(state, path)]
     if geometry is not None and found != geometry:
         raise CheckpointError(f"{path} holds {found.name} weights; give --model {found.name}")
-    return Weights(_sam_of(found, state, path), found, checkpoint.status, checkpoint.trained_on)
+    projection = checkpoint.projection
+    if projection is not None and len(projection.mean) != found.dim:
+        raise CheckpointError(
+            f"{path} holds a projection of {len(projection.mean)} channels, expected {found.dim} of "
+            f"{found.name}; make the file again with pedsam train or distill"
+        )
+    sam = _sam_of(found, state, path)
+    return Weights(sam, found, checkpoint.status, checkpoint.trained_on, projection)
 
 
 def _model_of(state: Mapping[str, Tensor], path: Path) -> str:
@@ -206,14 +244,26 @@ def check_fit(expected: Mapping[str, Tensor], state: Mapping[str, Tensor], error
             raise CheckpointError(f"{error}: {what} {', '.join(names[:2])}{more}".replace(":  ", ": "))
 
 
-def save_weights(state: Mapping[str, Tensor], path: Path, status: str, trained_on: str) -> None:
+def save_weights(
+    state: Mapping[str, Tensor],
+    path: Path,
+    status: str,
+    trained_on: str,
+    projection: Projection | None = None,
+) -> None:
     """Write weights in SAM's key layout and own block order, with their status, for `load_weights`.
 
     Raises InputError when they cannot be written; what was at `path` stays then.
     """
-    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
+    held = {**state, **(_tensors(projection) if projection else {})}
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in held.items()}
     with writing(path), replacing(path) as temporary:
         try:
             save_file(tensors, temporary, {"weights": status, "trained_on": trained_on})
         except SafetensorError as exc:
             raise OSError(str(exc)) from exc
+
+
+def _tensors(projection: Projection) -> dict[str, Tensor]:
+    values = (projection.mean, projection.basis, torch.tensor(projection.variance_kept))
+    return dict(zip(_PROJECTION, values, strict=True))

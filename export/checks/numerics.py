@@ -7,7 +7,7 @@ picture.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -80,7 +80,7 @@ def measure_numerics(
     found = Numerics({plan.name: Peak() for plan in low if plan.name in CHAIN and plan.precision != "fp32"})
     run_exact, run_low = _runner(exact, {}), _runner(low, found.peaks)
     for picture in pictures:
-        inputs = _window_inputs(tiles, geometry, picture)
+        inputs = window_tensors(tiles, geometry, picture)
         actual = _image_embedding(run_low, inputs)  # first, for it can overflow
         masks = _masks(run_low, geometry, actual)
         expected = _image_embedding(run_exact, inputs)
@@ -125,8 +125,8 @@ def _require_finite(stage: str, peak: Peak) -> None:
         )
 
 
-def _window_inputs(code: TileCode, g: Geometry, picture: Pixels) -> tuple[Tensor, Tensor, Tensor]:
-    """tile, index and extent of all windows of a picture."""
+def window_tensors(code: TileCode, g: Geometry, picture: Pixels) -> tuple[Tensor, Tensor, Tensor]:
+    """tile, index and extent of all windows of a picture [rows, cols, 3]."""
     rows, cols = picture.shape[:2]
     canvas = blank_canvas(g)
     canvas[:rows, :cols] = picture
@@ -137,10 +137,14 @@ def _window_inputs(code: TileCode, g: Geometry, picture: Pixels) -> tuple[Tensor
 
 def _image_embedding(run: Run, inputs: Sequence[Tensor]) -> Tensor:
     """Image embedding fp32 [1, 256, E, E] of the inputs of all windows."""
-    parts = zip(*(each.split(BATCH) for each in inputs), strict=True)
-    embedding = torch.cat([run("window", part)[0] for part in parts])
+    embedding = torch.cat([run("window", part)[0] for part in in_parts(inputs)])
     result: Tensor = run("global", (embedding,))
     return result
+
+
+def in_parts(inputs: Sequence[Tensor]) -> Iterator[tuple[Tensor, ...]]:
+    """The inputs of BATCH windows at a time."""
+    return zip(*(each.split(BATCH) for each in inputs), strict=True)
 
 
 def _masks(run: Run, g: Geometry, image_embedding: Tensor) -> Tensor:

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from export.checks.tolerances import embedding_tolerance, rounding_noise, stage_tolerance
 from export.checks.widen import widened_stage
 from export.modules import GlobalStage, WindowStage, reordered_encoder
-from export.sam import Sam
+from export.sam import Weights
 from export.stages import StagePlan, as_numpy
 from stages.bundle import Bundle
 from stages.engines.backends import make_engine
@@ -74,18 +74,19 @@ def opened(bundle: Bundle, name: str) -> Iterator[Engine]:
             engine.close()
 
 
-def check_chain(bundle: Bundle, sam: Sam, say: Callable[[str], None]) -> dict[str, float]:
+def check_chain(bundle: Bundle, weights: Weights, say: Callable[[str], None]) -> dict[str, float]:
     """Compare the chain of stages and `whole` with segment_anything's own encoder, reordered, run whole.
 
-    Returns the largest absolute differences. Raises ParityError for one beyond `export.checks.tolerances`.
+    A projection is a step between its window blocks and its global ones. Returns the largest absolute
+    differences. Raises ParityError for one beyond `export.checks.tolerances`.
     """
     g = bundle.geometry
     rows, cols = g.resized(2, 3)
     canvas = blank_canvas(g)
     canvas[:rows, :cols] = np.random.default_rng(SEED).integers(0, 256, (rows, cols, 3))
     windows = window_inputs(bundle, canvas, g.extents(rows, cols), range(g.windows))
-    reference = _reference(sam, bundle, _as_sent(bundle, windows)[:rows, :cols])
-    parity = {"chain_pytorch": _difference(_split(sam, bundle, windows), reference)}
+    reference = _reference(weights, _as_sent(bundle, windows)[:rows, :cols])
+    parity = {"chain_pytorch": _difference(_split(weights, bundle, windows), reference)}
     embedding = infer(bundle, "window", windows)["embedding"]
     chain = infer(bundle, "global", {"embedding": embedding})["image_embedding"]
     parity["chain"] = _difference(chain, reference)
@@ -95,27 +96,28 @@ def check_chain(bundle: Bundle, sam: Sam, say: Callable[[str], None]) -> dict[st
 
     say("chain    against the reordered encoder run whole: " + format_parity(parity))
     wire = {"float32": "fp32", "float16": "fp16"}[bundle.embedding_dtype]
-    split = (wire, _computes_in(bundle, "window"), _computes_in(bundle, "global"))
+    split = (wire, computes_in(bundle, "window"), computes_in(bundle, "global"))
     for name, what, precisions in (
         ("chain_pytorch", "the chain of stages in PyTorch", ("fp32",)),
         ("chain", "the chain of stages", split),
-        ("whole", "the whole stage", (_computes_in(bundle, "whole"),)),
+        ("whole", "the whole stage", (computes_in(bundle, "whole"),)),
     ):
         _require(what, parity[name], embedding_tolerance(precisions) * float(np.abs(reference).max()))
     return parity
 
 
-def _computes_in(bundle: Bundle, stage: str) -> str:
+def computes_in(bundle: Bundle, stage: str) -> str:
+    """Precision of a stage's matrix products."""
     return bundle.stage(stage).precision.split()[0]  # "fp32 from fp16 weights"
 
 
-def _split(sam: Sam, bundle: Bundle, windows: Mapping[str, Array]) -> Array:
+def _split(weights: Weights, bundle: Bundle, windows: Mapping[str, Array]) -> Array:
     """The image embedding of single windows in PyTorch, in fp32: what reordering and cutting alone change."""
-    g = bundle.geometry
-    encode = WindowStage(sam, g, torch.float32, bundle.tiles).encode
+    sam, g, projection = weights.sam, weights.geometry, weights.projection
+    encode = WindowStage(sam, g, torch.float32, bundle.tiles, projection).encode
     parts = [torch.from_numpy(windows[name]) for name in ("tile", "index", "extent")]
     embeddings = [encode(*(part[i : i + 1] for part in parts)) for i in range(g.windows)]
-    split: Array = GlobalStage(sam, g)(torch.cat(embeddings)).numpy()
+    split: Array = GlobalStage(sam, g, projection)(torch.cat(embeddings)).numpy()
     return split
 
 
@@ -127,11 +129,12 @@ def _as_sent(bundle: Bundle, windows: Mapping[str, Array]) -> Array:
     return canvas
 
 
-def _reference(sam: Sam, bundle: Bundle, picture: Array) -> Array:
+def _reference(weights: Weights, picture: Array) -> Array:
     """The image embedding of a picture, fp32 RGB, by segment_anything's own encoder, reordered; fp32."""
     pixels = torch.from_numpy(picture.copy()).permute(2, 0, 1)[None]
-    own_order = sam.image_encoder.blocks
-    reference: Array = reordered_encoder(sam.image_encoder, bundle.geometry)(sam.preprocess(pixels)).numpy()
+    sam, own_order = weights.sam, weights.sam.image_encoder.blocks
+    encoder = reordered_encoder(sam.image_encoder, weights.geometry, weights.projection)
+    reference: Array = encoder(sam.preprocess(pixels)).numpy()
     sam.image_encoder.blocks = own_order  # the caller's model stays as it was
     return reference
 

@@ -62,10 +62,10 @@ def resized(picture: Pixels, geometry: Geometry) -> Pixels:
     return np.array(image, np.uint8)
 
 
-def made_picture(geometry: Geometry) -> Pixels:
+def made_picture(geometry: Geometry, seed: int = SEED) -> Pixels:
     """A synthetic picture with statistics of photographs: a 1/f^2 power spectrum, correlated colours, flat
     discs with sharp edges, black and white. RGB uint8, 4:3, of canvas width."""
-    rng = np.random.default_rng(SEED)
+    rng = np.random.default_rng(seed)
     rows, cols = geometry.resized(3, 4)
     brightness = _smooth_noise(rng, rows, cols)
     colour = np.stack([_smooth_noise(rng, rows, cols) for _ in range(3)], axis=-1)

@@ -97,17 +97,19 @@ class Answers:
 
     def site_digest(self, answer: Answer) -> str:
         """The site digest that the config of a version names, cut where it is too long to be one."""
-        found: Any = _fields(answer.body)
-        for key in ("parameters", "site_digest"):
-            found = found.get(key) if isinstance(found, dict) else None
-        if not isinstance(found, dict) or "string_value" not in found:
+        found = _parameter(answer, "site_digest")
+        if found is None:
             raise SiteUntrusted(
                 self._site,
                 "its model config names no site digest; check url in sites.toml, and that `pedsam serve` "
                 "answers there",
             )
-        digest = found["string_value"]
-        return digest[:_MAX_DIGEST] if isinstance(digest, str) else brief(digest)
+        return found[:_MAX_DIGEST] if isinstance(found, str) else brief(found)
+
+    def code(self, answer: Answer) -> str | None:
+        """What travels to and from a version, as its config words it (see Bundle.code), fit to be shown."""
+        found = _parameter(answer, "code")
+        return shown(found) if isinstance(found, str) else None
 
     def versions(self, answer: Answer) -> list[str]:
         """Versions that the site lists, newest first, wire.MAX_VERSIONS at most; none when it lists none."""
@@ -165,6 +167,14 @@ def _fields(body: bytes) -> dict[str, Any]:
         return json_header.read(body)
     except WireError:
         return {}
+
+
+def _parameter(answer: Answer, name: str) -> Any:
+    """The string_value of a parameter in a model config, whatever it is; None where there is none."""
+    found: Any = _fields(answer.body)
+    for key in ("parameters", name, "string_value"):
+        found = found.get(key) if isinstance(found, dict) else None
+    return found
 
 
 def _wait_s(retry_after: str | None) -> float:

@@ -62,8 +62,12 @@ TIMEOUTS = Timeouts()
 
 
 def wire_formats(bundle: Bundle) -> tuple[str, ...]:
-    """The wire formats a bundle's window stage offers; the first is the default."""
-    return ("fp32" if bundle.embedding_dtype == "float32" else "fp16", "int8")
+    """The wire formats a bundle's window stage offers; the first is the default.
+
+    That is int8 where the bundle is coded: what it loses is little beside what the code loses.
+    """
+    plain = "fp32" if bundle.embedding_dtype == "float32" else "fp16"
+    return ("int8", plain) if bundle.is_coded else (plain, "int8")
 
 
 def choose_wire(bundle: Bundle, wanted: str | None) -> str:
@@ -178,7 +182,7 @@ class SiteClient:
         return (time.perf_counter() - started) / SPEED_PROBES
 
     async def infer(self, grant: Grant, inputs: Mapping[str, Array]) -> Array:
-        """The embedding [w, w, D] of one tile, checked: shape, dtype, finite.
+        """The embedding [w, w, r] of one tile, checked: shape, dtype, finite.
 
         Raises SiteUnavailable when no good answer comes before the deadline, SiteUntrusted when the answer
         is wrong.
@@ -209,25 +213,34 @@ class SiteClient:
     async def _find_version(self) -> str:
         """The path of the version with this bundle's weights."""
         own = self._bundle.site_digest
-        default = await self._digest(_MODEL_PATH)
-        if default == own:
+        found = [await self._served(_MODEL_PATH)]
+        if own in found[0]:
             return _MODEL_PATH
-        found = [default]
         for version in await self._versions():
             path = f"{_MODEL_PATH}/versions/{version}"
-            found.append(await self._digest(path))
-            if found[-1] == own:
+            found.append(await self._served(path))
+            if own in found[-1]:
                 return path
-        digests = list(dict.fromkeys(found))
-        named = "digest is" if len(digests) == 1 else "digests are"
-        raise SiteUntrusted(
-            self.name,
-            f"serves other weights: its site {named} {', '.join(digests)}, this bundle's is {own}; give both "
-            "the same bundle",
-        )
+        raise SiteUntrusted(self.name, self._other_weights(dict(found)))
 
-    async def _digest(self, path: str) -> str:
-        return self._answers.site_digest(await self._get(f"{path}/config"))
+    async def _served(self, path: str) -> tuple[str, str | None]:
+        """Digest and code of a version."""
+        answer = await self._get(f"{path}/config")
+        return self._answers.site_digest(answer), self._answers.code(answer)
+
+    def _other_weights(self, found: Mapping[str, str | None]) -> str:
+        """Why none of these digests will do; `found` maps them to their codes, where the site names these."""
+        own, codes = self._bundle, set(found.values())
+        if None not in codes and own.code not in codes:
+            return (
+                f"serves another code: {' or '.join(sorted(map(str, codes)))}, and this bundle's is "
+                f"{own.code}; give both the same bundle"
+            )
+        named = "digest is" if len(found) == 1 else "digests are"
+        return (
+            f"serves other weights: its site {named} {', '.join(found)}, this bundle's is {own.site_digest}; "
+            "give both the same bundle"
+        )
 
     async def _versions(self) -> list[str]:
         try:
@@ -243,7 +256,7 @@ class SiteClient:
     async def check_probe(self, probe: Probe) -> float:
         """Have the site reproduce the probe: the second part of `connect`.
 
-        Returns the largest difference as a fraction of the embedding's own largest value.
+        Returns the difference, as `stages.probe.difference` measures it.
         """
         answer = await self._post(probe.inputs, self._timeouts.probe_s)
         found = difference(probe, answer)

@@ -26,11 +26,11 @@ from anyio.abc import TaskGroup
 
 from runtime.results.doubts import Doubts, in_words
 from runtime.sites.health import Health, Site, Sites
-from runtime.sites.trust import Tolerance, Trust, Verdict, difference, tolerance
+from runtime.sites.trust import Tolerance, Trust, Verdict, tolerance
 from runtime.sites.windows import SiteWindows
 from stages.bundle import Bundle, Probe
 from stages.errors import EngineError, SiteUnavailable, SiteUntrusted, ungrouped
-from stages.probe import difference as probe_difference
+from stages.probe import difference, relative_rms
 from stages.tensors import Array
 from stages.tile_inputs import tile_on_canvas, window_inputs
 
@@ -165,7 +165,7 @@ class SpotChecks:
 
     async def _check_engine(self) -> None:
         """Raises EngineError where sites would be compared with an engine that is wrong."""
-        found = probe_difference(self._probe, await self._own(self._probe.inputs))
+        found = difference(self._probe, await self._own(self._probe.inputs))
         allowed = max(self._probe.tolerance.values())
         if not found <= allowed:
             raise EngineError(
@@ -235,7 +235,7 @@ class SpotChecks:
             with anyio.move_on_after(LEARNING_S):
                 for probe in self._probes:
                     answer = await site.client.probe_embedding(probe)
-                    worst = max(worst, difference(answer, probe.embedding))
+                    worst = max(worst, relative_rms(answer, probe.embedding))
         except SiteUntrusted as exc:
             self._sites.failed(site, exc)
         except SiteUnavailable:
@@ -247,7 +247,7 @@ class SpotChecks:
         own = await self._own(answered.inputs)
         if site.name in self._liars:
             return
-        found, trust = difference(answered.embedding, own[0]), self._trust[site.name]
+        found, trust = relative_rms(answered.embedding, own[0]), self._trust[site.name]
         self.checks[site.name] += 1
         verdict = trust.judge(found)
         if verdict is Verdict.GOOD:

@@ -1,7 +1,7 @@
 """How far a site's embeddings may differ from the edge's own, and when they are a lie.
 
-A difference is relative: the RMS of (the site's - the edge's own), divided by the RMS of the edge's own, both
-after the same rounding by the wire. Zeros differ by 1, the embedding of another tile by about 1.
+A difference is relative (see `stages.probe.relative_rms`): of the site's from the edge's own, both after the
+same rounding by the wire. Zeros differ by 1, the embedding of another tile by about 1.
 
 Honest engines differ too: they add up in another order, or round to fp16 or bf16 between operators. How much
 depends on the tile, so two things bound it:
@@ -26,10 +26,6 @@ import enum
 import math
 from dataclasses import dataclass
 
-import numpy as np
-
-from stages.tensors import Array
-
 ALARM = math.log(4)
 _SMALLEST = 1e-12  # instead of a difference of 0, which has no logarithm
 
@@ -52,13 +48,6 @@ def tolerance(precision: str, wire_format: str) -> Tolerance:
     if precision.startswith("bf16"):
         return _BF16
     return _INT8 if wire_format == "int8" else _FLOATS
-
-
-def difference(answer: Array, own: Array) -> float:
-    """Relative RMS between a site's embedding and the edge's own, of any one shape."""
-    expected = own.astype(np.float64)
-    rms = math.sqrt(float(np.mean((answer.astype(np.float64) - expected) ** 2)))
-    return rms / max(math.sqrt(float(np.mean(expected**2))), _SMALLEST)
 
 
 class Verdict(enum.Enum):

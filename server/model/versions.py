@@ -90,7 +90,10 @@ class Version:
             "max_batch_size": self.bundle.geometry.windows,
             "input": tensors(self.stage.inputs),
             "output": tensors(self.stage.outputs),
-            "parameters": {"site_digest": {"string_value": self.bundle.site_digest}},
+            "parameters": {
+                "site_digest": {"string_value": self.bundle.site_digest},
+                "code": {"string_value": self.bundle.code},
+            },
         }
 
     async def infer(self, codec: Codec, body: bytes, header_length: str | None) -> wire.Message:

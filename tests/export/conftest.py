@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from functools import partial
 
 import pytest
 import torch
@@ -13,9 +14,9 @@ from tests.support.bundles import TINY, graph_bundle, random_weights, tiny_bundl
 
 
 @pytest.fixture(scope="session")
-def graphs(request: pytest.FixtureRequest) -> Callable[[str, str], Bundle]:
-    """Writes graphs with random weights, unchecked: graphs(model, precision)."""
-    return lambda model, precision: graph_bundle(request.config, model, precision)
+def graphs(request: pytest.FixtureRequest) -> Callable[..., Bundle]:
+    """Writes graphs with random weights, unchecked: graphs(model, precision[, code of tiles])."""
+    return partial(graph_bundle, request.config)
 
 
 @pytest.fixture(scope="session")

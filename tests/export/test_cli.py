@@ -26,7 +26,13 @@ def test_the_command_says_what_it_checked(mini_bundle: Bundle) -> None:
         assert words in printed
 
 
+MINI = ["--model", "mini", "--checkpoint", str(WEIGHTS)]
 REFUSALS = {
+    "components without photos": ([*MINI, "--components", "64"], "give --photos FOLDER with some dozens"),
+    "no components": ([*MINI, "--components", "0"], "0 is not in the range"),
+    "too many components": ([*MINI, "--components", "193"], "more than the 192 channels"),
+    "photos for nothing": ([*MINI, "--photos", "."], "--photos fits fewer --components or checks a lower"),
+    "photos for all": ([*MINI, "--photos", ".", "--components", "192"], "--photos fits fewer --components"),
     "no weights": (["--model", "vit_h"], "sam_vit_h_4b8939.pth (2.56 GB) and give --checkpoint"),
     "mini without": (["--model", "mini"], "mini has no official weights"),
     "both": (["--model", "mini", "--random-weights", "--checkpoint", "x"], "either --checkpoint or"),

@@ -132,7 +132,7 @@ def test_probe_and_padding_are_what_the_compact_window_stage_answers(compact: Bu
     probe = compact.probe()
     answer = answers(compact, "window", dict(probe.inputs))["embedding"]
     assert relative_difference(answer, probe.embedding) < 1e-5
-    blank = answers(compact, "window", blank_window(TINY, 4))["embedding"]
+    blank = answers(compact, "window", blank_window(compact, 4))["embedding"]
     assert relative_difference(compact.padding_embeddings()[4:5], blank) < 1e-5
 
 

@@ -18,8 +18,10 @@ from export.sam import Weights
 from stages.bundle import Bundle
 from stages.engines.backends import make_engine
 from stages.errors import EngineError, InputError
+from stages.probe import difference
 from tests.support.bundles import TINY, random_weights
 from tests.support.disks import limited_to
+from tests.support.noise import noise_windows
 
 
 def test_the_probe_is_answered_and_padding_is_what_the_window_stage_makes_of_nothing(
@@ -29,7 +31,7 @@ def test_the_probe_is_answered_and_padding_is_what_the_window_stage_makes_of_not
     engine = make_engine(mini_bundle, "window")
     engine.open()
     answer = engine.infer(probe.inputs)["embedding"]
-    blanks = [engine.infer(blank_window(mini_bundle.geometry, i))["embedding"][0] for i in (0, 12, 24)]
+    blanks = [engine.infer(blank_window(mini_bundle, i))["embedding"][0] for i in (0, 12, 24)]
     engine.close()
     assert np.abs(answer.astype(np.float32) - probe.embedding).max() < 1e-3 * np.abs(probe.embedding).max()
     assert np.allclose(padding[[0, 12, 24]], blanks, atol=1e-2)
@@ -38,11 +40,8 @@ def test_the_probe_is_answered_and_padding_is_what_the_window_stage_makes_of_not
 
 def test_batches_of_any_size_up_to_25_agree(mini_bundle: Bundle) -> None:
     g = mini_bundle.geometry
-    feeds = {
-        "tile": np.random.default_rng(0).integers(0, 256, (g.windows, *g.tile_shape), np.uint8),
-        "index": np.arange(g.windows, dtype=np.int32)[:, None],
-        "extent": g.extents(300, 384),
-    }
+    ends = {window: (bottom, right) for window, (*_, bottom, right) in enumerate(g.extents(300, 384))}
+    feeds = noise_windows(mini_bundle, ends)
     engine = make_engine(mini_bundle, "window")
     engine.open()
     together = engine.infer(feeds)
@@ -72,6 +71,31 @@ def test_the_bundle_records_precision_and_what_was_measured(
     assert 0 < bundle.parity["global_largest"] < 65504
 
 
+@pytest.mark.parametrize("kind", ["fp16-8", "float32-8"])
+def test_embeddings_of_components(tiny: Callable[[str], Bundle], kind: str) -> None:
+    """Specs, padding and probe are of 8 components, and what they lose is said."""
+    bundle = tiny(kind)
+    shape = (TINY.window, TINY.window, 8)
+    assert (bundle.components, bundle.embedding_shape) == (8, shape)
+    assert 0.3 < bundle.variance_kept < 0.99
+    outputs = {spec.name: spec.shape for spec in bundle.stage("window").outputs}
+    assert outputs["embedding"] == outputs["embedding_q8"] == ("n", *shape)
+    assert bundle.stage("global").inputs[0].shape == (TINY.windows, *shape)
+    assert bundle.padding_embeddings().shape == (TINY.windows, *shape)
+    assert bundle.probe().embedding.shape == (1, *shape)
+
+
+def test_the_probe_leaves_room_for_what_int8_rounds(mini_bundle: Bundle) -> None:
+    probe = mini_bundle.probe()
+    engine = make_engine(mini_bundle, "window")
+    engine.open()
+    answer = engine.infer(probe.inputs)
+    engine.close()
+    rounded = difference(probe, answer["embedding_q8"] * answer["scale"].astype(np.float32))
+    assert probe.tolerance["float16"] == 0.01
+    assert 0 < rounded < probe.tolerance["int8"] - probe.tolerance["float16"] < 0.03
+
+
 def test_stages_of_fp32_round_nothing(mini_bundle: Bundle) -> None:
     assert set(mini_bundle.parity) == {"chain", "chain_pytorch", "whole"}
 
@@ -85,8 +109,7 @@ def test_the_probe_is_near_that_of_fp32(
     inputs = (torch.from_numpy(probe.inputs[name]) for name in ("tile", "index", "extent"))
     with torch.no_grad():
         exact = WindowStage(tiny_weights.sam, TINY, torch.float32).encode(*inputs).numpy()
-    difference = np.abs(probe.embedding - exact).max() / np.abs(exact).max()
-    assert 0 < difference < probe.tolerance["float16"] / 2
+    assert 0 < difference(probe, exact) < probe.tolerance["float16"] / 2
 
 
 def test_onnxruntime_runs_fp16(tiny: Callable[[str], Bundle]) -> None:

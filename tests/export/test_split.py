@@ -72,7 +72,7 @@ def test_split_equals_whole(rig: Rig, shape: str) -> None:
     assert all(0.02 < mask.mean() < 0.98 for mask in expected)  # masks that could differ
     if rig.bundle.geometry.name != "mini" and shape != SHAPE_OF_ALL:
         return  # a minute a shape; how bytes are rounded does not depend on it
-    whole = infer(rig.bundle, "whole", canvas.whole_inputs())["image_embedding"]
+    whole = infer(rig.bundle, "whole", canvas.whole_inputs(rig.bundle))["image_embedding"]
     assert np.abs(whole - reference).max() < 1e-4
     for wire, least in (("fp16", 0.999), ("int8", 0.98)):
         assert _lowest_iou(expected, _masks(rig, canvas, _image_embedding(rig, answers[wire]))) >= least
@@ -84,7 +84,7 @@ def _window_answers(rig: Rig, canvas: Canvas) -> dict[str, Array]:
     int8 = fp32.copy()
     with opened(rig.bundle, "window") as engine:
         for window in canvas.windows:
-            outputs = engine.infer(canvas.window_inputs(window))
+            outputs = engine.infer(canvas.window_inputs([window], rig.bundle))
             fp32[window] = outputs.pop("embedding")[0]
             int8[window] = to_embedding(outputs, "float32")[0]
     return {"fp32": fp32, "fp16": fp32.astype(np.float16).astype(np.float32), "int8": int8}

@@ -13,7 +13,7 @@ from runtime.sites.answers import Answer, Answers, Busy, date_of
 from stages import wire
 from stages.errors import SiteError
 from tests.fuzz.messages import mutated
-from tests.support.fakes import OUTPUTS, TINY, answers, tiles, tiny_bundle
+from tests.support.fakes import OUTPUTS, answers, tiles, tiny_bundle
 
 BUNDLE = tiny_bundle()
 READERS = (Answers("a", BUNDLE, ("embedding",)), Answers("a", BUNDLE, ("embedding_q8", "scale")))
@@ -104,6 +104,6 @@ def _check_headers(reader: Answers, answer: Answer) -> None:
 
 def _check_embedding(reader: Answers, answer: Answer) -> None:
     embedding = reader.embedding(answer, 1)
-    assert embedding.shape == (1, *TINY.embedding_shape)
+    assert embedding.shape == (1, *BUNDLE.embedding_shape)
     assert embedding.dtype == np.float16
     assert np.isfinite(embedding).all()

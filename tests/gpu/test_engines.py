@@ -23,6 +23,7 @@ from stages.engines.plans import plan_path, record_path
 from stages.engines.thread import EngineThread
 from stages.errors import EngineError
 from stages.tensors import Array
+from stages.tile_inputs import blank_canvas, whole_inputs, window_inputs
 from tests.stages.engines.test_engine import mini_tiles
 from tests.stages.engines.test_tensorrt_engine import decoder_feeds
 
@@ -47,7 +48,7 @@ def feeds_of(bundle: Bundle, name: str, count: int = 2) -> dict[str, Array]:
         return mini_tiles(bundle, count)
     if name == "decoder":
         return decoder_feeds(bundle, count, 2)
-    shape = (bundle.geometry.windows, *bundle.geometry.embedding_shape)
+    shape = (bundle.geometry.windows, *bundle.embedding_shape)
     values = np.random.default_rng(5).standard_normal(shape)
     return {"embedding": values.astype(bundle.embedding_dtype)}
 
@@ -140,22 +141,14 @@ def test_stages_on_the_gpu_equal_the_model_run_whole(bundle: Bundle, target: Tar
     for name in ("window", "global"):
         build_stage(bundle, name, target, lambda fraction: None)
     g = bundle.geometry
-    side = g.grid * g.tile_px
-    picture = np.zeros((side, side, 3), np.uint8)
+    canvas = blank_canvas(g)
     rows, cols = g.resized(3, 4)
-    picture[:rows, :cols] = np.random.default_rng(7).integers(0, 256, (rows, cols, 3))
-    tiles = picture.reshape(g.grid, g.tile_px, g.grid, g.tile_px, 3).swapaxes(1, 2)
-    feeds: dict[str, Array] = {
-        "tile": np.ascontiguousarray(tiles.reshape(g.windows, *g.tile_shape)),
-        "index": np.arange(g.windows, dtype=np.int32)[:, None],
-        "extent": g.extents(rows, cols),
-    }
+    canvas[:rows, :cols] = np.random.default_rng(7).integers(0, 256, (rows, cols, 3))
+    feeds = window_inputs(bundle, canvas, g.extents(rows, cols), range(g.windows))
     with opened(bundle, "window", "tensorrt") as window:
         embedding = window.infer(feeds, ["embedding"])["embedding"]
     with opened(bundle, "global", "tensorrt") as last:
         split = last.infer({"embedding": embedding})["image_embedding"]
-    canvas = np.ascontiguousarray(picture[None, : g.image_size, : g.image_size])
     with opened(bundle, "whole", "onnxruntime-cpu") as whole:
-        extent = np.array([[rows, cols]], np.int32)
-        expected = whole.infer({"canvas": canvas, "extent": extent})["image_embedding"]
+        expected = whole.infer(whole_inputs(bundle, canvas, g.extents(rows, cols)))["image_embedding"]
     assert relative_difference(split, expected) < 5e-3  # the embeddings between the two are fp16

@@ -56,7 +56,7 @@ async def test_each_answer_is_a_sentence_that_the_site_failed(
 
 async def connect_and_infer(client: SiteClient, bundle: Bundle) -> None:
     await client.connect(bundle.probe())
-    inputs = canvas_of("16:9", bundle.geometry).window_inputs(7)
+    inputs = canvas_of("16:9", bundle.geometry).window_inputs([7], bundle)
     await client.infer(grant_for(client.config, 7), inputs)
 
 

@@ -23,7 +23,7 @@ async def both(bundle: Bundle, engines: EngineThread, wire: str, canvas: Canvas)
     """The image embedding through the stages, and through the `whole` graph."""
     async with local_encoder(bundle, engines, wire) as encoder:
         split = await encoder.encode(canvas)
-    whole = await engines.infer("whole", canvas.whole_inputs())
+    whole = await engines.infer("whole", canvas.whole_inputs(bundle))
     return split, whole["image_embedding"]
 
 

@@ -19,6 +19,7 @@ from pedsam import main
 from stages import wire
 from stages.bundle import PROBE_FILE, Bundle, hash_files
 from stages.tensors import Array
+from stages.tile_inputs import blank_canvas, window_inputs
 from tests.support.bundles import other_weights
 from tests.support.clients import INFER
 from tests.support.fakes import tiny_bundle
@@ -132,11 +133,8 @@ async def test_what_is_asked_by_raw_bytes(mini_bundle: Bundle) -> None:
 def blank_tiles(bundle: Bundle) -> dict[str, Array]:
     """Every window of a black picture."""
     g = bundle.geometry
-    return {
-        "tile": np.zeros((g.windows, *g.tile_shape), np.uint8),
-        "index": np.arange(g.windows, dtype=np.int32)[:, None],
-        "extent": np.full((g.windows, 2), g.tile_px, np.int32),
-    }
+    extents = np.tile(np.array([0, 0, g.tile_px, g.tile_px], np.int32), (g.windows, 1))
+    return window_inputs(bundle, blank_canvas(g), extents, range(g.windows))
 
 
 # Errors

@@ -17,6 +17,7 @@ from stages.bundle import Bundle
 from stages.engines.backends import make_engine
 from stages.tensors import Array
 from tests.support.fakes import FakeEngine, Gate, answers, fake_site, tiles, until
+from tests.support.noise import noise_windows
 from tests.support.processes import serving
 
 Client: TypeAlias = Any  # tritonclient has no types
@@ -29,11 +30,7 @@ ALL_JSON = dict.fromkeys(DATATYPES, False)
 def tiles_of_mini(mini_bundle: Bundle) -> dict[str, Array]:
     """Three windows with picture in all, some and few of their pixels."""
     side = mini_bundle.geometry.tile_px
-    return {
-        "tile": np.random.default_rng(5).integers(0, 256, (3, side, side, 3), np.uint8),
-        "index": np.array([[0], [12], [24]], np.int32),
-        "extent": np.array([[side, side], [side, 33], [4, 5]], np.int32),
-    }
+    return noise_windows(mini_bundle, {0: (side, side), 12: (side, 33), 24: (4, 5)}, seed=5)
 
 
 @pytest.fixture(scope="module")
@@ -182,7 +179,7 @@ def test_several_requests_under_way(
         ("window", {}, ["masks"], "400", "unexpected output 'masks'; the model gives ['embedding', "),
         ("window", {"index": np.full((3, 1), 25, np.int32)}, ["scale"], "400", "index has values from 25"),
         ("window", {"index": np.array([[0]], np.int32)}, ["scale"], "400", "index has 1 along axis n"),
-        ("window", {"tile": np.zeros((3, 9, 9, 3), np.uint8)}, ["scale"], "400", "tile has shape [3, 9,"),
+        ("window", {"tile": np.zeros((3, 9), np.uint8)}, ["scale"], "400", "tile has shape [3, 9], expected"),
     ],
 )
 def test_errors(
@@ -207,12 +204,8 @@ def test_fp16_as_json_is_refused(client: Client, tiles_of_mini: dict[str, Array]
 
 
 def test_more_than_the_site_takes_is_refused(client: Client, mini_bundle: Bundle) -> None:
-    side = mini_bundle.geometry.tile_px
-    many: dict[str, Array] = {
-        "tile": np.zeros((26, side, side, 3), np.uint8),
-        "index": np.zeros((26, 1), np.int32),
-        "extent": np.zeros((26, 2), np.int32),
-    }
+    specs = mini_bundle.stage("window").inputs
+    many: dict[str, Array] = {s.name: np.zeros((26, *map(int, s.shape[1:])), s.dtype) for s in specs}
     with pytest.raises(InferenceServerException, match="tile has batch 26, expected at most 25"):
         client.infer("window", inputs(many))
     with pytest.raises(InferenceServerException, match="send fewer tiles a request") as caught:

@@ -17,6 +17,8 @@ import pytest
 from stages.bundle import MANIFEST, PADDING_FILE, PROBE_FILE, Bundle, Stage, hash_files
 from stages.engines.backends import make_engine
 from stages.errors import BundleError, EngineError
+from stages.geometry import GEOMETRIES
+from stages.tile_code import RGB, TileCode
 from tests.support.fakes import INPUTS, OUTPUTS, answers, tiles, tiny_bundle
 
 WINDOW_FILES = ("window/model.onnx", "window/model.onnx.data")
@@ -53,6 +55,28 @@ def stage(name: str, root: Path, files: tuple[str, ...]) -> Stage:
 def test_what_was_saved_is_loaded(saved: Bundle) -> None:
     assert Bundle.load(saved.path) == saved
     assert Bundle.load(str(saved.path)) == saved
+
+
+def test_what_travels_is_saved_too(saved: Bundle) -> None:
+    changed = replace(saved, format=2, components=2, variance_kept=0.875, measured={"miou": {"box": 0.7}})
+    changed.save()
+    assert Bundle.load(saved.path) == changed
+    assert changed.embedding_shape == (2, 2, 2)
+    assert changed.is_coded
+    assert not saved.is_coded
+    assert replace(saved, tiles=TileCode.parse("dct:10/3")).is_coded
+    assert changed.site_digest not in (saved.site_digest, replace(changed, components=3).site_digest)
+    assert saved.probe().by_largest  # it is of format 1
+    assert not changed.probe().by_largest
+
+
+@pytest.mark.parametrize(
+    ("model", "size"), [("vit_b", 301056), ("vit_l", 401408), ("vit_h", 501760), ("mini", 9600)]
+)
+def test_bytes_of_a_windows_embedding_in_fp16(model: str, size: int) -> None:
+    geometry = GEOMETRIES[model]
+    bundle = replace(tiny_bundle(), geometry=geometry, components=geometry.dim)
+    assert np.empty(bundle.embedding_shape, np.float16).nbytes == size
 
 
 def test_saving_leaves_only_the_manifest_and_can_be_repeated(saved: Bundle) -> None:
@@ -165,8 +189,9 @@ class Edit:
 OUTSIDE = "a file outside the bundle; do not use it"
 WINDOW = ("stages", "window")
 EDITS = [
-    Edit("another format", "has format 2, expected 1; export the bundle again", ("format",), 2),
-    Edit("no format", "has format None, expected 1", ("format",)),
+    Edit("another format", "has format 3, expected one of (1, 2); export the bundle again", ("format",), 3),
+    Edit("no format", "has format None, expected one of (1, 2)", ("format",)),
+    Edit("the next format", "is damaged (KeyError('tiles'))", ("format",), 2),
     Edit("a geometry", "its site digest does not fit", ("model", "image_size"), 24),
     Edit("a mean", "its site digest does not fit", ("pixel_mean", 0), 1.0),
     Edit("a hash", "its site digest does not fit", (*WINDOW, "files", WINDOW_FILES[0]), "0" * 64),
@@ -263,7 +288,54 @@ def test_a_file_is_no_bundle(tmp_path: Path) -> None:
         Bundle.load(file)
 
 
+# Format 2: what travels is said
+
+
+CODED = [
+    Edit("another step", "its site digest does not fit", ("tiles", "luma_steps", 1), 5.0),
+    Edit("fewer components", "its site digest does not fit", ("components",), 1),
+    Edit("the format before", "its site digest does not fit", ("format",), 1),
+    Edit("no code", "is damaged (KeyError('tiles'))", ("tiles",)),
+    Edit("no components", "is damaged (KeyError('components'))", ("components",)),
+    Edit("a code as text", "is damaged", ("tiles",), "dct:10/3"),
+    Edit("a step of nothing", "is damaged", ("tiles", "chroma_steps", 0), 0),
+]
+
+
+@pytest.fixture
+def coded(saved: Bundle) -> Bundle:
+    bundle = replace(saved, format=2, tiles=TileCode.parse("dct:10/3"), components=2)
+    bundle.save()
+    return bundle
+
+
+def test_a_coded_bundle_is_loaded_as_it_was_saved(coded: Bundle) -> None:
+    loaded = Bundle.load(coded.path)
+    assert loaded == coded
+    assert loaded.embedding_shape == (2, 2, 2)
+    assert loaded.description == "tiny (untrained weights, dct:10/3)"
+
+
+@pytest.mark.parametrize("edit", CODED, ids=lambda edit: edit.what)
+def test_an_edited_code_is_refused(coded: Bundle, edit: Edit) -> None:
+    test_an_edited_manifest_is_refused(coded, edit)
+
+
+def test_a_bundle_of_format_1_is_saved_as_one(saved: Bundle) -> None:
+    manifest = json.loads((saved.path / MANIFEST).read_text())
+    assert manifest["format"] == 1
+    assert not {"tiles", "components"} & set(manifest)
+    assert (saved.tiles, saved.embedding_shape) == (RGB, (2, 2, 3))
+
+
 # The digest
+
+
+def test_the_digest_of_a_bundle_of_format_1_is_what_it_was() -> None:
+    """Sites and edges of before know it by this."""
+    assert (
+        tiny_bundle().site_digest == "sha256:4c5c5e0587f7dace28a652dc86b17ba3d880c3e2c043ee0f2f96ea44c4cb811a"
+    )
 
 
 @pytest.mark.parametrize(
@@ -271,6 +343,7 @@ def test_a_file_is_no_bundle(tmp_path: Path) -> None:
     [
         lambda b: replace(b, pixel_std=(1.0, 1.0, 1.0)),
         lambda b: replace(b, head_blocks=1),
+        lambda b: replace(b, format=2),
         lambda b: replace(b, geometry=replace(b.geometry, heads=3)),
         lambda b: replace(
             b, stages={"window": replace(b.stages["window"], files={"window/model.onnx": "1"})}

@@ -27,13 +27,6 @@ def test_mini_has_the_same_grid_and_is_padded_too() -> None:
     assert MINI.grid * MINI.window > MINI.tokens
 
 
-@pytest.mark.parametrize(
-    ("model", "size"), [("vit_b", 301056), ("vit_l", 401408), ("vit_h", 501760), ("mini", 9600)]
-)
-def test_bytes_of_a_windows_embedding_in_fp16(model: str, size: int) -> None:
-    assert np.empty(GEOMETRIES[model].embedding_shape, np.float16).nbytes == size
-
-
 def test_reordering_keeps_each_kind_of_block_in_its_order() -> None:
     assert VIT_B.block_order == (0, 1, 3, 4, 6, 7, 9, 10, 2, 5, 8, 11)
     for geometry in GEOMETRIES.values():
@@ -76,17 +69,18 @@ def test_a_frame_without_pixels_is_refused(frame: tuple[int, int]) -> None:
 def test_extents_cover_every_pixel_once(geometry: Geometry, height: int, width: int) -> None:
     rows, cols = geometry.resized(height, width)
     extents = geometry.extents(rows, cols)
-    assert extents.shape == (geometry.windows, 2)
+    assert extents.shape == (geometry.windows, 4)
     assert extents.dtype == np.int32
-    assert extents.prod(axis=1).sum() == rows * cols
+    assert not extents[:, :2].any()
+    assert extents[:, 2:].prod(axis=1).sum() == rows * cols
     assert extents.min() >= 0
     assert extents.max() <= geometry.tile_px
 
 
-def test_extents_are_rows_then_columns_in_row_major_order() -> None:
-    extents = TINY.extents(rows=6, cols=13).reshape(5, 5, 2)
-    assert extents[:, 0, 0].tolist() == [4, 2, 0, 0, 0]
-    assert extents[0, :, 1].tolist() == [4, 4, 4, 1, 0]
+def test_extents_end_at_a_row_and_a_column_in_row_major_order() -> None:
+    extents = TINY.extents(rows=6, cols=13).reshape(5, 5, 4)
+    assert extents[:, 0, 2].tolist() == [4, 2, 0, 0, 0]
+    assert extents[0, :, 3].tolist() == [4, 4, 4, 1, 0]
 
 
 @pytest.mark.parametrize(
@@ -97,7 +91,7 @@ def test_windows_without_picture_are_left_out(frame: tuple[int, int], count: int
         windows = geometry.windows_with_picture(*frame)
         assert len(windows) == count
         extents = geometry.extents(*geometry.resized(*frame))
-        assert [i for i in range(25) if extents[i].all()] == list(windows)
+        assert [i for i in range(25) if extents[i, 2:].all()] == list(windows)
 
 
 def test_geometry_survives_json() -> None:

@@ -24,6 +24,7 @@ import pytest
 from stages.bundle import PROBE_FILE, Bundle, hash_files
 from stages.engines.backends import make_engine
 from stages.geometry import GEOMETRIES, Geometry
+from stages.tile_code import TileCode
 
 if TYPE_CHECKING:
     from export.sam import Weights
@@ -40,6 +41,7 @@ EXPORTING = (
 )
 DOCUMENTED = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
 EXPORTERS = ("torch", "onnx", "onnx-ir", "onnxscript", "onnxruntime", "segment-anything")
+_NO_PATH = str.maketrans(":/", "--")
 TINY = Geometry("tiny", 80, 16, 2, 24, 3, 2, (1,))  # 9 windows, one window block, one global: 20 s to export
 
 
@@ -52,16 +54,21 @@ def exported_bundle(config: pytest.Config, model: str, dtype: str) -> Bundle:
 
 
 def tiny_bundle(config: pytest.Config, kind: str) -> Bundle:
-    """A bundle of TINY with random weights in a precision, or "compact", from pytest's cache."""
-    return _kept(config, f"tiny-{kind}", partial(_export_tiny, kind))
+    """A bundle of TINY with random weights in a precision, "compact", or with tiles coded as "dct:L/C", from
+    pytest's cache.
+
+    "fp16-8" has embeddings of 8 components, "float32-8" too, in fp32.
+    """
+    return _kept(config, f"tiny-{kind.translate(_NO_PATH)}", partial(_export_tiny, kind))
 
 
-def graph_bundle(config: pytest.Config, model: str, precision: str) -> Bundle:
-    """Window, global and decoder of `model` with random weights in a precision, from pytest's cache.
+def graph_bundle(config: pytest.Config, model: str, precision: str, tiles: str = "rgb") -> Bundle:
+    """Window, global and decoder of `model` with random weights, in a precision and a code, from the cache.
 
     Its graphs are written as an export writes them, and nothing else: no parity, no probe.
     """
-    return _kept(config, f"{model}-graphs-{precision}", partial(_write_graphs, model, precision))
+    name = f"{model}-graphs-{precision}-{tiles.translate(_NO_PATH)}"
+    return _kept(config, name, partial(_write_graphs, model, precision, tiles))
 
 
 def _kept(config: pytest.Config, name: str, write: Callable[[Path], None]) -> Bundle:
@@ -98,19 +105,23 @@ def _export_tiny(kind: str, path: Path) -> None:
     from export.exporter import ExportOptions, export_bundle  # torch takes seconds to import
     from export.precision import stage_precisions
 
-    if kind == "compact":
-        options = ExportOptions("float32", compact=True)
+    form, _, components = kind.partition("-")
+    held = int(components) if components else None
+    if form in ("compact", "float32"):
+        options = ExportOptions("float32", compact=form == "compact", components=held)
+    elif form.startswith("dct"):
+        options = ExportOptions("float32", tiles=TileCode.parse(form), components=held)
     else:
-        options = ExportOptions(precisions=stage_precisions([kind]))
+        options = ExportOptions(precisions=stage_precisions([form]), components=held)
     export_bundle(random_weights(TINY), TINY, path, options, lambda line: None)
 
 
-def _write_graphs(model: str, precision: str, path: Path) -> None:
+def _write_graphs(model: str, precision: str, tiles: str, path: Path) -> None:
     module = "from tests.support.bundles import write_graphs"
-    _python("-c", f"{module}; write_graphs({model!r}, {precision!r}, {str(path)!r})")
+    _python("-c", f"{module}; write_graphs({model!r}, {precision!r}, {tiles!r}, {str(path)!r})")
 
 
-def write_graphs(model: str, precision: str, path: str) -> None:
+def write_graphs(model: str, precision: str, tiles: str, path: str) -> None:
     """What `graph_bundle` keeps."""
     from export.exporter import ExportOptions, empty_bundle, write_stage
     from export.precision import stage_precisions
@@ -118,12 +129,13 @@ def write_graphs(model: str, precision: str, path: str) -> None:
 
     kept, geometry = Path(path), GEOMETRIES[model]
     weights = random_weights(geometry)
-    options = ExportOptions(precisions=stage_precisions([precision]))
+    options = ExportOptions(precisions=stage_precisions([precision]), tiles=TileCode.parse(tiles))
     unfinished = kept.with_name(f".{kept.name}")
     shutil.rmtree(unfinished, ignore_errors=True)
     unfinished.mkdir()
     bundle = empty_bundle(weights, geometry, unfinished, options)
-    for plan in stage_plans(weights.sam, geometry, options.embedding_dtype, options.precisions):
+    plans = stage_plans(weights.sam, geometry, options.embedding_dtype, options.precisions, options.tiles)
+    for plan in plans:
         if plan.name != "whole":
             bundle = write_stage(bundle, plan, plan.build())
     bundle.save()

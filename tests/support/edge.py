@@ -67,7 +67,7 @@ def edge_engines(bundle: Bundle, names: Sequence[str] = EDGE) -> EngineThread:
 
 def window_stamp(bundle: Bundle, window: int) -> Array:
     """What an Impostor answers for a window: [w, w, D] filled with its number."""
-    return np.full(bundle.geometry.embedding_shape, window, bundle.embedding_dtype)
+    return np.full(bundle.embedding_shape, window, bundle.embedding_dtype)
 
 
 def write_photo(path: Path, shape: str = "16:9") -> Path:

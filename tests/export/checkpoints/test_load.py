@@ -17,6 +17,7 @@ from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.tensor import Shard, distribute_tensor
 
 from export.checkpoints.load import load_weights, read_checkpoint, save_weights
+from export.projection import Projection
 from export.sam import build_sam, randomise
 from stages.errors import CheckpointError, InputError
 from stages.geometry import GEOMETRIES, Geometry
@@ -292,6 +293,65 @@ def test_weights_files_keep_their_status_and_bad_ones_are_refused(tmp_path: Path
     assert "truncated or no safetensors" in refusal(path)
     save_weights({"a": torch.ones(1)}, path, "good", "x")
     assert "does not say what its weights are" in refusal(path)
+
+
+def projection(channels: int = MINI.dim) -> Projection:
+    basis = torch.linalg.qr(torch.randn((channels, 5), generator=torch.Generator().manual_seed(1)))[0]
+    return Projection(torch.arange(channels).float(), basis, 0.875)
+
+
+def test_a_projection_is_kept_with_the_weights(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "w.safetensors"
+    save_weights(sam_state(), path, "distilled", "pictures", projection())
+    found = load_weights(MINI, path).projection
+    assert found is not None
+    assert torch.equal(found.mean, projection().mean)
+    assert torch.equal(found.basis, projection().basis)
+    assert found.variance_kept == 0.875
+    assert capsys.readouterr().out == ""  # nothing was left out
+    save_weights(sam_state(), path, "distilled", "pictures")
+    assert load_weights(MINI, path).projection is None
+
+
+def test_what_another_program_calls_a_projection_is_left_out(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    found = load_weights(MINI, saved(tmp_path, {**sam_state(), "projection.mean": torch.ones(9)}))
+    assert found.projection is None
+    assert "tensors that SAM does not have are left out: projection.mean" in capsys.readouterr().out
+
+
+NO_PROJECTIONS = {
+    "a part": {"projection.basis": projection().basis},
+    "no matrix": {"projection.basis": torch.ones(MINI.dim)},
+    "another mean": {"projection.mean": torch.ones(7)},
+    "wide": {"projection.basis": torch.ones((MINI.dim, MINI.dim + 1))},
+    "scaled": {"projection.basis": 1.1 * projection().basis},
+    "two shares": {"projection.variance_kept": torch.ones(2)},
+}
+
+
+@pytest.mark.parametrize("case", NO_PROJECTIONS)
+def test_a_projection_that_is_none_is_refused(tmp_path: Path, case: str) -> None:
+    kept = projection()
+    tensors = {"projection.mean": kept.mean, "projection.basis": kept.basis}
+    tensors["projection.variance_kept"] = torch.tensor(kept.variance_kept)
+    changed = NO_PROJECTIONS[case] if case == "a part" else tensors | NO_PROJECTIONS[case]
+    save_weights(sam_state() | changed, tmp_path / "w.safetensors", "distilled", "pictures")
+    assert "holds a projection that is none (projection." in refusal(tmp_path / "w.safetensors")
+
+
+def test_a_projection_of_other_channels_is_refused(tmp_path: Path) -> None:
+    save_weights(sam_state(), tmp_path / "w.safetensors", "distilled", "pictures", projection(100))
+    words = "holds a projection of 100 channels, expected 192 of mini"
+    assert words in refusal(tmp_path / "w.safetensors")
+
+
+def test_a_projection_that_is_not_finite_is_refused(tmp_path: Path) -> None:
+    kept = projection()
+    kept.mean[3] = torch.nan
+    save_weights(sam_state(), tmp_path / "w.safetensors", "distilled", "pictures", kept)
+    assert "NaN or infinite numbers in projection.mean" in refusal(tmp_path / "w.safetensors")
 
 
 def test_loaded_weights_can_be_trained_and_saved_over_their_file(tmp_path: Path) -> None:

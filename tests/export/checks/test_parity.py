@@ -52,4 +52,4 @@ def test_a_wrong_graph_is_not_kept(tmp_path: Path) -> None:
 def test_stages_of_other_weights_are_no_chain(tiny: Callable[[str], Bundle], tiny_weights: Weights) -> None:
     """The stages hold these weights rounded to fp16."""
     with pytest.raises(ParityError, match="the chain of stages differs by"):
-        check_chain(tiny("compact"), tiny_weights.sam, lambda line: None)
+        check_chain(tiny("compact"), tiny_weights, lambda line: None)

@@ -66,10 +66,17 @@ def test_every_stage_of_the_shipped_mini_builds(name: str) -> None:
 @pytest.mark.full
 @pytest.mark.parametrize("name", EDGE_AND_SITE)
 @pytest.mark.parametrize("model", ["mini", "vit_b"])
-def test_every_stage_builds_in_fp16(graphs: Callable[[str, str], Bundle], model: str, name: str) -> None:
+def test_every_stage_builds_in_fp16(graphs: Callable[..., Bundle], model: str, name: str) -> None:
     bundle = graphs(model, "fp16")
     assert bundle.stage(name).precision == "fp16"
     assert looks_built(build(TRT, job_of(bundle, name), on), bundle, name)
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("model", ["mini", "vit_b"])
+def test_a_window_stage_that_decodes_tiles_builds_in_fp16(graphs: Callable[..., Bundle], model: str) -> None:
+    bundle = graphs(model, "fp16", "dct:15/6")
+    assert looks_built(build(TRT, job_of(bundle, "window"), on), bundle, "window")
 
 
 @pytest.mark.full
@@ -81,15 +88,15 @@ def test_every_stage_of_vit_b_builds_in_fp32(exported: Callable[[str, str], Bund
 
 
 @pytest.mark.parametrize("name", STAGES)
-@pytest.mark.parametrize("precision", ["fp16", "bf16"])
-def test_every_stage_of_a_tiny_model_builds(tiny: Callable[[str], Bundle], precision: str, name: str) -> None:
-    bundle = tiny(precision)
+@pytest.mark.parametrize("kind", ["fp16", "bf16", "dct:10/3", "fp16-8"])
+def test_every_stage_of_a_tiny_model_builds(tiny: Callable[[str], Bundle], kind: str, name: str) -> None:
+    bundle = tiny(kind)
     assert looks_built(build(TRT, job_of(bundle, name), on), bundle, name)
 
 
 @pytest.mark.full
 def test_the_global_stage_of_vit_b_in_fp16_fits_beside_others_on_8_gb(
-    graphs: Callable[[str, str], Bundle],
+    graphs: Callable[..., Bundle],
 ) -> None:
     """Sums of positions for all queries at once would take 805 MB; a block's are 50 MB."""
     built = build(TRT, job_of(graphs("vit_b", "fp16"), "global", workspace_bytes=200 << 20), on)

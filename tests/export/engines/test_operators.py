@@ -48,9 +48,9 @@ def graph_of(bundle: Bundle, stage: str) -> onnx.ModelProto:
 
 
 @pytest.mark.parametrize("stage", STAGES)
-@pytest.mark.parametrize("precision", ["fp16", "bf16"])
-def test_every_node_is_in_the_table(tiny: Callable[[str], Bundle], precision: str, stage: str) -> None:
-    assert set(problems(graph_of(tiny(precision), stage))) == set()
+@pytest.mark.parametrize("kind", ["fp16", "bf16", "dct:10/3", "fp16-8"])
+def test_every_node_is_in_the_table(tiny: Callable[[str], Bundle], kind: str, stage: str) -> None:
+    assert set(problems(graph_of(tiny(kind), stage))) == set()
 
 
 @pytest.mark.parametrize("stage", STAGES)
@@ -98,6 +98,16 @@ def test_products_are_low_and_all_else_is_fp32(
     assert {found for op, found in used if op in FP32_ONLY} == {"FLOAT"}
     residual = [dtypes[node.input[0]] for node in model.graph.node if node.op_type == "Add"]
     assert residual.count("FLOAT") >= 4
+
+
+@pytest.mark.parametrize(("stage", "count"), [("window", 1), ("global", 1), ("whole", 2)])
+def test_the_projection_is_the_only_product_of_fp32(
+    tiny: Callable[[str], Bundle], stage: str, count: int
+) -> None:
+    model = graph_of(tiny("fp16-8"), stage)
+    dtypes = dtypes_of(model)
+    products = [node for node in model.graph.node if node.op_type in PRODUCTS]
+    assert sum(dtypes[node.input[0]] == "FLOAT" for node in products) == count
 
 
 def test_large_weights_are_plain_low_initializers(tiny: Callable[[str], Bundle]) -> None:

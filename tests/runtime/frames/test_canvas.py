@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 from types import SimpleNamespace
 from typing import Any
@@ -16,6 +17,7 @@ from hypothesis import strategies as st
 from runtime.frames.canvas import Canvas, holds_square, make_canvas
 from stages.geometry import GEOMETRIES, Geometry
 from stages.strips import row_strips
+from tests.support.fakes import tiny_bundle
 
 MINI = GEOMETRIES["mini"]
 sides = st.one_of(st.integers(1, 1500), st.sampled_from([1, 2, 223, 224, 225, 384, 1023, 1024, 1025]))
@@ -125,20 +127,19 @@ def sams_postprocess(logits: npt.NDArray[np.float32], canvas: Canvas) -> npt.NDA
 @settings(max_examples=40)
 def test_tiles_put_together_are_the_canvas(frame: npt.NDArray[np.uint8], geometry: Geometry) -> None:
     canvas = make_canvas(frame, geometry)
+    bundle = replace(tiny_bundle(), geometry=geometry, format=2)
     side = geometry.tile_px
     picture = np.zeros(canvas.pixels.shape[:2], bool)
     picture[: canvas.rows, : canvas.cols] = True
     for window in range(geometry.windows):
-        inputs = canvas.window_inputs(window)
+        inputs = canvas.window_inputs([window], bundle)
         row, col = divmod(window, geometry.grid)
         there = np.s_[row * side : (row + 1) * side, col * side : (col + 1) * side]
-        assert np.array_equal(inputs["tile"][0], canvas.pixels[there])
+        assert np.array_equal(inputs["tile"].reshape(side, side, 3), canvas.pixels[there])
         assert inputs["index"].tolist() == [[window]]
-        rows, cols = inputs["extent"][0]
+        top, left, bottom, right = inputs["extent"][0]
         expected = np.zeros((side, side), bool)
-        expected[:rows, :cols] = True
-        if not (rows and cols):
-            expected[:] = False
+        expected[top:bottom, left:right] = True
         assert np.array_equal(expected, picture[there])
         assert (window in canvas.windows) == bool(picture[there].any())
 
@@ -151,9 +152,9 @@ def test_windows_without_picture_are_left_out(name: str, height: int, width: int
     assert len(blank(height, width, GEOMETRIES[name]).windows) == windows
 
 
-def test_the_whole_stage_gets_the_canvas_without_the_overhang() -> None:
+def test_a_whole_stage_of_format_1_gets_the_canvas_without_the_overhang() -> None:
     canvas = make_canvas(np.full((100, 60, 3), 7, np.uint8), MINI)
-    inputs = canvas.whole_inputs()
+    inputs = canvas.whole_inputs(replace(tiny_bundle(), geometry=MINI))
     assert inputs["canvas"].shape == (1, 384, 384, 3)
     assert inputs["extent"].tolist() == [[384, 230]]
     assert (inputs["canvas"][0, :384, :230] == 7).all()

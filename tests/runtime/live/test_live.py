@@ -88,7 +88,8 @@ async def test_a_first_click_is_answered_on_the_frame_it_was_made_on(
             await run.live.prompt(PromptRequest(1, box_xyxy=(100, 100, 300, 300)))
             shown = await run.frames_until(lambda shown: shown.objects)
     first = make_canvas(scenery(1), mini_bundle.geometry)
-    wanted = {first.window_inputs(window)["tile"].tobytes() for window in first.windows}
+    inputs = first.window_inputs(first.windows, mini_bundle)
+    wanted = {tile.tobytes() for tile in inputs["tile"]}
     assert seen[0] in wanted  # the clicked frame, and only then newer ones
     assert wanted <= set(seen)
     assert shown.number >= 5

@@ -172,7 +172,7 @@ def test_a_date_is_one_or_none(date: str, year: int | None) -> None:
 
 
 def tile_answer(scale: float, value: int = 127) -> Answer:
-    shape = BUNDLE.geometry.embedding_shape
+    shape = BUNDLE.embedding_shape
     outputs: dict[str, Array] = {
         "embedding_q8": np.full((1, *shape), value, np.int8),
         "scale": np.full((1, *shape[:2], 1), scale, np.float16),

@@ -54,7 +54,7 @@ async def connected(
 
 
 def tile(bundle: Bundle, window: int) -> dict[str, Array]:
-    return canvas_of("16:9", bundle.geometry).window_inputs(window)
+    return canvas_of("16:9", bundle.geometry).window_inputs([window], bundle)
 
 
 @pytest.fixture(scope="module")
@@ -142,7 +142,7 @@ async def test_a_site_that_names_the_digest_but_runs_other_weights_is_found_out(
         (b"[]", "names no site digest"),
         (b"<html>", "names no site digest"),
         (b"[" * 100_000, "names no site digest"),
-        (b'{"parameters": {"site_digest": {"string_value": null}}}', "serves other weights"),
+        (b'{"parameters": {"site_digest": {"string_value": null}}}', "names no site digest"),
         (b'{"parameters": {"site_digest": {"string_value": ["x"]}}}', "serves other weights"),
     ],
 )
@@ -344,9 +344,9 @@ async def test_outputs_in_another_order_and_number_are_matched_by_name(mini_bund
     async def everything(site: Impostor, request: web.Request) -> web.StreamResponse:
         inputs, _ = await site.read(request)
         outputs = {
-            "scale": np.ones((1, *mini_bundle.geometry.embedding_shape[:2], 1), np.float16),
+            "scale": np.ones((1, *mini_bundle.embedding_shape[:2], 1), np.float16),
             "embedding": await site.right_answer(inputs),
-            "embedding_q8": np.zeros((1, *mini_bundle.geometry.embedding_shape), np.int8),
+            "embedding_q8": np.zeros((1, *mini_bundle.embedding_shape), np.int8),
         }
         message = wire.encode_response(outputs, dict.fromkeys(outputs, True))
         return web.Response(body=message.body, headers=message.headers)

@@ -68,9 +68,9 @@ async def failure(bundle: Bundle, site: SiteConfig) -> str:
 async def test_the_keys_made_for_a_site_reach_it(mini_bundle: Bundle, keys: Path) -> None:
     async with site_with(mini_bundle, keys) as site, SiteClient(site, mini_bundle, "fp16") as client:
         await client.connect(mini_bundle.probe())
-        tile = canvas_of("16:9", mini_bundle.geometry).window_inputs(7)
+        tile = canvas_of("16:9", mini_bundle.geometry).window_inputs([7], mini_bundle)
         embedding = await client.infer(grant_for(site, 7), tile)
-    assert embedding.shape == mini_bundle.geometry.embedding_shape
+    assert embedding.shape == mini_bundle.embedding_shape
 
 
 @pytest.mark.parametrize("host", ["localhost", "[::1]"])

@@ -68,15 +68,15 @@ async def client_of(bundle: Bundle, url: str) -> AsyncIterator[SiteClient]:
         yield client
 
 
-async def embed(client: SiteClient, canvas: Canvas) -> Array:
-    return await client.infer(grant_for(client.config, 7), canvas.window_inputs(7))
+async def embed(client: SiteClient, canvas: Canvas, bundle: Bundle) -> Array:
+    return await client.infer(grant_for(client.config, 7), canvas.window_inputs([7], bundle))
 
 
 async def locally(bundle: Bundle, canvas: Canvas, windows: Sequence[int]) -> dict[int, Array]:
     """Embeddings from an engine of this bundle in this process."""
     async with edge_engines(bundle, ("window",)) as engines:
         local = LocalWindows(bundle, engines, "fp16")
-        return {window: await local.embed(window, canvas.window_inputs(window)) for window in windows}
+        return {each: await local.embed(each, canvas.window_inputs([each], bundle)) for each in windows}
 
 
 def is_same(a: Array, b: Array) -> bool:
@@ -95,7 +95,7 @@ async def test_each_edge_finds_its_own_weights(old: Bundle, new: Bundle, canvas:
             for bundle in (old, new):
                 async with client_of(bundle, site.url) as client:
                     await client.connect(bundle.probe())
-                    assert is_same(await embed(client, canvas), truth[bundle.site_digest])
+                    assert is_same(await embed(client, canvas, bundle), truth[bundle.site_digest])
 
 
 async def test_a_site_started_again_with_other_weights_answers_no_tile_of_an_edge_that_has_not_noticed(
@@ -107,17 +107,17 @@ async def test_a_site_started_again_with_other_weights_answers_no_tile_of_an_edg
         port = port_of(site)
         client = await (opened := client_of(old, site.url)).__aenter__()
         await client.connect(old.probe())
-        assert is_same(await embed(client, canvas), truth)
+        assert is_same(await embed(client, canvas, old), truth)
     async with site_of([old, new], port) as site:
         with pytest.raises(SiteUnavailable, match="no longer serves these weights under this version"):
-            await embed(client, canvas)
+            await embed(client, canvas, old)
         assert site.state.versions["2"].statistics.tiles == 0
         await client.connect(old.probe())
-        assert is_same(await embed(client, canvas), truth)
+        assert is_same(await embed(client, canvas, old), truth)
         assert site.state.versions["1"].statistics.tiles > 0
     async with site_of([new], port):
         with pytest.raises(SiteUnavailable, match="no longer serves these weights"):
-            await embed(client, canvas)
+            await embed(client, canvas, old)
         with pytest.raises(SiteUntrusted, match="serves other weights"):
             await client.connect(old.probe())
     await opened.__aexit__(None, None, None)
@@ -169,7 +169,7 @@ async def test_no_frame_is_lost_or_wrong_while_a_site_is_rolled(
             assert site.state.versions["2"].statistics.tiles == 0
             async with client_of(new, site.url) as switched:
                 await switched.connect(new.probe())
-                assert is_same(await embed(switched, canvas), (await locally(new, canvas, [7]))[7])
+                assert is_same(await embed(switched, canvas, new), (await locally(new, canvas, [7]))[7])
             await session.__aexit__(None, None, None)
 
 

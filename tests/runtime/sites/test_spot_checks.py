@@ -6,6 +6,7 @@ import re
 from collections import Counter
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
+from dataclasses import replace
 
 import anyio
 import numpy as np
@@ -25,8 +26,9 @@ from stages.bundle import Bundle
 from stages.errors import EngineError, SiteUnavailable
 from stages.geometry import GEOMETRIES
 from stages.tensors import Array
+from stages.tile_code import TileCode
 from tests.support.edge import Behaviour, Impostor, answers_with, canvas_of, status, window_stamp
-from tests.support.fakes import until
+from tests.support.fakes import tiny_bundle, until
 from tests.support.scenes import LocalStamps, Scene, honest, scene
 
 pytestmark = pytest.mark.anyio
@@ -154,7 +156,7 @@ async def test_a_site_that_is_out_of_use_when_its_probes_end_is_checked_all_the_
     async with checked(mini_bundle, sites, fallback=True) as (it, checks, _):
         started.set()
         await checks.measured.wait()
-        inputs = canvas_of("16:9", mini_bundle.geometry).window_inputs(7)
+        inputs = canvas_of("16:9", mini_bundle.geometry).window_inputs([7], mini_bundle)
         checks.answered(it.site("a"), 7, inputs, window_stamp(mini_bundle, 77))
         await it.notes.wait_for("site a: answered a window with an embedding that differs")
         assert it.site("a").health is Health.EXCLUDED
@@ -167,8 +169,8 @@ class Waiting(Impostor):
         super().__init__(bundle)
         self.release, self.asked = anyio.Event(), 0
         canvas = canvas_of("16:9", bundle.geometry)
-        tiles = [bundle.probe().inputs["tile"], *(canvas.window_inputs(w)["tile"] for w in canvas.windows)]
-        self._others = {tile.tobytes() for tile in tiles}
+        tiles = canvas.window_inputs(canvas.windows, bundle)["tile"]
+        self._others = {tile.tobytes() for tile in (*bundle.probe().inputs["tile"], *tiles)}
 
     async def right_answer(self, inputs: dict[str, Array]) -> Array:
         if inputs["tile"].tobytes() in self._others:
@@ -307,15 +309,17 @@ def test_the_site_that_waits_longest_is_next_and_none_without_an_answer() -> Non
     ]
 
 
+@pytest.mark.parametrize("code", ["rgb", "dct:10/3"])
 @pytest.mark.parametrize("model", GEOMETRIES)
-def test_synthetic_tiles_are_inputs_of_the_window_stage_at_several_positions(model: str) -> None:
-    geometry = GEOMETRIES[model]
-    tiles, again = synthetic_tiles(geometry, 7), synthetic_tiles(geometry, 7)
+def test_synthetic_tiles_are_inputs_of_the_window_stage_at_several_positions(model: str, code: str) -> None:
+    geometry, tile_code = GEOMETRIES[model], TileCode.parse(code)
+    bundle = replace(tiny_bundle(), geometry=geometry, tiles=tile_code, format=2)
+    tiles, again = synthetic_tiles(bundle, 7), synthetic_tiles(bundle, 7)
     assert len(tiles) == PROBES
     assert len({int(each["index"][0, 0]) for each in tiles}) == PROBES
     for each, same in zip(tiles, again, strict=True):
-        assert each["tile"].shape == (1, *geometry.tile_shape)
-        assert each["extent"].shape == (1, 2)
+        assert each["tile"].shape == (1, tile_code.tile_bytes(geometry))
+        assert each["extent"].shape == (1, 4)
         assert [str(each[name].dtype) for name in ("tile", "index", "extent")] == ["uint8", "int32", "int32"]
         assert np.array_equal(each["tile"], same["tile"])
-    assert not np.array_equal(tiles[-1]["tile"], synthetic_tiles(geometry, 8)[-1]["tile"])
+    assert not np.array_equal(tiles[-1]["tile"], synthetic_tiles(bundle, 8)[-1]["tile"])

@@ -21,6 +21,7 @@ from stages.errors import EngineError
 from stages.tensors import Array
 from tests.support.bundles import ROOT
 from tests.support.fakes import FakeEngine, answers, tiles, tiny_bundle
+from tests.support.noise import noise_windows
 
 # Batches are computed by other kernels than single tiles; fp16 outputs of size one differ by a step or two.
 BATCH_TOLERANCE = 4e-3
@@ -131,13 +132,9 @@ def window(mini_bundle: Bundle) -> Iterator[Engine]:
 
 
 def mini_tiles(bundle: Bundle, count: int) -> dict[str, Any]:
-    rng = np.random.default_rng(0)
     side = bundle.geometry.tile_px
-    return {
-        "tile": rng.integers(0, 256, (count, side, side, 3), np.uint8),
-        "index": np.array([[0], [13], [24]], np.int32)[:count],
-        "extent": np.array([[side, side], [side, 41], [7, 30]], np.int32)[:count],
-    }
+    three = noise_windows(bundle, {0: (side, side), 13: (side, 41), 24: (7, 30)})
+    return {name: array[:count] for name, array in three.items()}
 
 
 def test_the_backend_names_itself(window: Engine) -> None:
@@ -148,7 +145,7 @@ def test_the_backend_names_itself(window: Engine) -> None:
 def test_one_tile_alone_equals_its_row_in_a_batch(mini_bundle: Bundle, window: Engine) -> None:
     inputs = mini_tiles(mini_bundle, 3)
     batch = window.infer(inputs, ["embedding"])["embedding"].astype(np.float32)
-    assert batch.shape == (3, *mini_bundle.geometry.embedding_shape)
+    assert batch.shape == (3, *mini_bundle.embedding_shape)
     for row in range(3):
         alone = window.infer({name: array[row : row + 1] for name, array in inputs.items()}, ["embedding"])
         difference = np.abs(alone["embedding"][0].astype(np.float32) - batch[row]).max()

@@ -73,7 +73,7 @@ def test_the_record_says_what_the_plan_was_built_from(bundle: Bundle, plan: Path
 def test_profiles_cover_the_dynamic_axes_alone(mini_bundle: Bundle) -> None:
     assert profile_shapes(mini_bundle, "global") == {}
     window, decoder = profile_shapes(mini_bundle, "window"), profile_shapes(mini_bundle, "decoder")
-    assert window["tile"] == ((1, 80, 80, 3), (8, 80, 80, 3), (25, 80, 80, 3))
+    assert window["tile"] == ((1, 19200), (8, 19200), (25, 19200))
     assert decoder["point_coords"] == ((1, 1, 2), (1, 2, 2), (4, 32, 2))
     assert decoder["has_mask_input"] == ((1, 1), (1, 1), (4, 1))
     assert "image_embedding" not in decoder
