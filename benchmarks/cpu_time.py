@@ -23,6 +23,11 @@ class CpuTimes:
         """Of all threads together; what ended in between is not counted."""
         return sum(self._each_since(before))
 
+    def process_since(self, before: CpuTimes, pid: int) -> float:
+        """Of the threads of one process."""
+        of_it = [key for key in self.threads_s if key[0] == pid]
+        return sum(self.threads_s[key] - before.threads_s.get(key, 0.0) for key in of_it)
+
     def busiest_since(self, before: CpuTimes) -> float:
         """Of the thread that computed most: no other order of the work makes it less."""
         return max(self._each_since(before), default=0.0)

@@ -91,7 +91,7 @@ class FixedEngine(Engine):
 
     def _infer(self, feeds: Mapping[str, Array], outputs: Sequence[str]) -> dict[str, Array]:
         sizes = _axes(self.stage.inputs, feeds)
-        if _equal(feeds, self._probe.inputs):
+        if _all_equal(feeds, self._probe.inputs):
             time.sleep(self._row_s)
             return {name: _probe_answer(self._probe, name) for name in outputs}
         if self._fails:
@@ -105,7 +105,7 @@ class FixedEngine(Engine):
         return {spec.name: _zeros(spec, sizes) for spec in self.stage.outputs if spec.name in outputs}
 
 
-def _equal(feeds: Mapping[str, Array], others: Mapping[str, Array]) -> bool:
+def _all_equal(feeds: Mapping[str, Array], others: Mapping[str, Array]) -> bool:
     return feeds.keys() == others.keys() and all(np.array_equal(feeds[name], others[name]) for name in feeds)
 
 
@@ -120,9 +120,15 @@ def _zeros(spec: TensorSpec, sizes: Mapping[str, int]) -> Array:
 
 
 def _probe_answer(probe: Probe, output: str) -> Array:
-    if output != "embedding":
-        raise ValueError(f"engines of fixed latency answer the probe in fp16 only, not {output}")
-    return probe.embedding.astype(np.float16)
+    """As the window stage rounds it: int8 with one scale a token, or fp16."""
+    scale = np.maximum(np.abs(probe.embedding).max(axis=-1, keepdims=True) / 127, 2.0**-14)
+    scale = scale.astype(np.float16)
+    rounded: dict[str, Array] = {
+        "embedding": probe.embedding.astype(np.float16),
+        "embedding_q8": np.rint(probe.embedding / scale).clip(-128, 127).astype(np.int8),
+        "scale": scale,
+    }
+    return rounded[output]
 
 
 class Film(Source):
@@ -180,7 +186,6 @@ async def fixed_run(
     bundle: Bundle, profile: Profile, in_flight: int, hedge_factor: float | None = HEDGE_FACTOR
 ) -> AsyncIterator[FixedRun]:
     """Sites and an edge with the engines of `profile`, open while the block runs."""
-    windows = frozenset(bundle.geometry.windows_with_picture(HEIGHT, WIDTH))
     async with AsyncExitStack() as stack:
         operators = profile.operators + profile.failing
         engines_of_sites = [_site_engine(bundle, profile, number) for number in range(len(operators))]
@@ -188,21 +193,39 @@ async def fixed_run(
             SiteConfig(f"{operator}{number}", operator, await stack.enter_async_context(_url(bundle, engine)))
             for number, (operator, engine) in enumerate(zip(operators, engines_of_sites, strict=True))
         ]
+        edge = fixed_edge(bundle, sites, profile, in_flight, hedge_factor)
+        run = await stack.enter_async_context(edge)
+        run.at_sites = engines_of_sites[: len(profile.operators)]
+        yield run
+
+
+@asynccontextmanager
+async def fixed_edge(
+    bundle: Bundle,
+    sites: Sequence[SiteConfig],
+    profile: Profile,
+    in_flight: int,
+    hedge_factor: float | None = HEDGE_FACTOR,
+    wire_format: str = "fp16",
+) -> AsyncIterator[FixedRun]:
+    """An edge with the engines of `profile`, whatever sites there are, open while the block runs."""
+    windows = frozenset(bundle.geometry.windows_with_picture(HEIGHT, WIDTH))
+    async with AsyncExitStack() as stack:
         seconds = {"global": profile.global_s, "decoder": profile.decoder_s}
         at_edge = {name: FixedEngine(bundle, name, each) for name, each in seconds.items()}
         factories = {name: partial(_same, engine) for name, engine in at_edge.items()}
         engines = await stack.enter_async_context(EngineThread(factories))
+        operators = {site.operator for site in sites}
         caps = dict.fromkeys(operators, -(-len(windows) // len(set(profile.operators))))
         ledger = ExposureLedger.open(None, {site.name: site.operator for site in sites}, caps)
-        clients = [SiteClient(site, bundle, "fp16") for site in sites]
+        clients = [SiteClient(site, bundle, wire_format) for site in sites]
         opening = open_sites(
             bundle, clients, ledger, windows, print, window_engine=False, hedge_factor=hedge_factor
         )
         encoder = ImageEncoder(bundle, engines, await stack.enter_async_context(opening), None)
         follower = Follower(engines, ObjectRegistry(PROMPTS, FixedPrompt))
         pipeline = Pipeline(bundle.geometry, encoder, follower, (), PipelineOptions(in_flight))
-        working = engines_of_sites[: len(profile.operators)]
-        yield FixedRun(pipeline, encoder, list(at_edge.values()), working)
+        yield FixedRun(pipeline, encoder, list(at_edge.values()))
 
 
 def _site_engine(bundle: Bundle, profile: Profile, number: int) -> FixedEngine:

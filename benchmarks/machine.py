@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import os
 import platform
+import subprocess
 from datetime import datetime, timezone
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from stages.engines.onnxruntime_engine import library
+
+ROOT = Path(__file__).parent.parent
 
 
 def describe() -> dict[str, Any]:
@@ -24,6 +27,15 @@ def describe() -> dict[str, Any]:
         **{name: version(name) for name in ("numpy", "aiohttp")},
         "onnxruntime": library().__version__,  # of whichever package brings it, onnxruntime-gpu among them
     }
+
+
+def commit() -> str:
+    """What is measured: the commit of this clone, and whether files differ from it."""
+    line = ["git", "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"]
+    return (
+        subprocess.run(line, cwd=ROOT, capture_output=True, text=True, check=False).stdout.strip()
+        or "unknown"
+    )
 
 
 def _field(file: str, name: str) -> str:

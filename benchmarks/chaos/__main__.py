@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import signal
-import subprocess
 import sys
 import tempfile
 import time
@@ -23,7 +22,7 @@ from benchmarks.chaos.film import Film, make_film
 from benchmarks.chaos.judge import INVARIANTS, Masks, judge
 from benchmarks.chaos.run import Outcome, carry_out, edge_command, masks_in
 from benchmarks.chaos.sites import SiteProcess, site_pool
-from benchmarks.machine import describe
+from benchmarks.machine import commit, describe
 from benchmarks.processes import die_with_starter
 
 ROOT = Path(__file__).parents[2]
@@ -164,15 +163,6 @@ def sums(lines: Iterable[dict[str, Any]]) -> dict[str, Any]:
             "longest": seconds[-1],
         },
     }
-
-
-def commit() -> str:
-    """What is measured: the commit of this clone, and whether files differ from it."""
-    line = ["git", "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"]
-    return (
-        subprocess.run(line, cwd=ROOT, capture_output=True, text=True, check=False).stdout.strip()
-        or "unknown"
-    )
 
 
 def _lines(path: Path) -> list[dict[str, Any]]:
