@@ -27,8 +27,9 @@ import click
 from benchmarks.machine import describe
 from evaluation.report import INSTANCES, REPORT
 from evaluation.statistics import interval95
-from runtime.check.prediction import tile_bytes
 from runtime.demo.demo import PEDSAM, three_sites
+from runtime.sites.client import WIRE_OUTPUTS
+from runtime.sites.traffic import message_bytes
 from stages.bundle import Bundle
 from stages.files import replace_file
 from stages.geometry import GEOMETRIES
@@ -141,8 +142,8 @@ def read_instances(path: Path) -> list[Row]:
 def frame_bytes(bundle: Bundle, wire: str) -> dict[str, int]:
     """Bytes of the message bodies of a frame, up and down."""
     windows = len(bundle.geometry.windows_with_picture(*FRAME))
-    up, down = tile_bytes(bundle)[wire]
-    return {"up": windows * up, "down": windows * down}
+    each = message_bytes(bundle.stage("window"), WIRE_OUTPUTS[wire])
+    return {"up": windows * each.up, "down": windows * each.down}
 
 
 def against(first: Sequence[Row], instances: Sequence[Row]) -> dict[str, Any]:

@@ -51,9 +51,9 @@ async def through_sites(bundle: Bundle, canvases: Sequence[Canvas]) -> tuple[lis
         sites = open_sites(bundle, [client], ledger, windows, print, window_engine=False)
         encoder = ImageEncoder(bundle, engines, await stack.enter_async_context(sites), None)
         for canvas in canvases:
-            before = client.bytes_up
+            before = client.traffic.body_up
             embeddings.append(await encoder.encode(canvas))
-            sizes.append(client.bytes_up - before)
+            sizes.append(client.traffic.body_up - before)
     return embeddings, sizes
 
 
@@ -139,4 +139,4 @@ async def test_a_tile_of_another_code_is_a_400_in_a_sentence(coded: Bundle, coar
     ):
         await client.connect(coded.probe())
         with pytest.raises(SiteUnavailable, match=r"400: tile has shape \[1, 120\], expected \[n, 184\]"):
-            await client.infer(grant_for(client.config, 0), wrong)
+            await client.infer([grant_for(client.config, 0)], wrong)

@@ -56,9 +56,9 @@ async def test_sites_answer_components_in_int8(components_bundle: Bundle, tmp_pa
         options = EdgeOptions(sites=sites, threads=1, accept_exposure=True, spot_checks=0)
         async with open_edge(components_bundle, [(360, 640)], options, print) as edge:
             (client,) = (each.client for each in edge.sites)
-            before = client.bytes_down
+            before = client.traffic.body_down
             through = await edge.encoder.encode(canvas)
-            answered = (client.bytes_down - before) / client.tiles
+            answered = (client.traffic.body_down - before) / client.tiles
     assert edge.wire_format == "int8"
     tokens = components_bundle.geometry.window**2
     assert tokens * (8 + 2) < answered < tokens * (8 + 2) + 400
