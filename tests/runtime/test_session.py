@@ -141,7 +141,9 @@ async def test_three_sites_give_what_the_edge_alone_gives(mini_bundle: Bundle, t
     assert summary["bytes_down"] > 30 * 9600
     assert summary["head_bytes_up"] > summary["head_bytes_down"] > 100 * summary["requests"] > 100 * 30
     down = summary["gigabytes_an_hour_down"]
-    assert 1.9 * down < summary["gigabytes_an_hour_up"] < 2.1 * down  # without the probes before the first frame
+    assert (
+        1.9 * down < summary["gigabytes_an_hour_up"] < 2.1 * down
+    )  # without the probes before the first frame
     assert summary["price_an_hour"] == pytest.approx(2 * down, abs=1e-3)
     assert (alone["gigabytes_an_hour_down"], alone["price_an_hour"]) == (0, None)
 
