@@ -53,7 +53,7 @@ async def test_the_windows_of_a_frame_share_one_request_a_site(
 ) -> None:
     """Those too that could be sent to a second site, which the ledger of some windows allows."""
     async with sharing(mini_bundle, several(mini_bundle, "abc"), cap=15, hedge_factor=hedge_factor) as it:
-        it.ledger.grant_all([("a", window) for window in it.own("b")][:3])
+        it.ledger.grant_all([("a", window) for window in sorted(it.own("b"))[1:]])
         for _ in range(2):
             await it.frame()
         for name, impostor in it.impostors.items():
