@@ -117,3 +117,19 @@ async def test_a_site_that_fails_together_is_named(mini_bundle: Bundle) -> None:
     ):
         with pytest.raises(SiteUnavailable, match="site a: answered 404"):
             await measure_together({"a": client}, {"a": 2}, mini_bundle.probe())
+
+
+@pytest.mark.anyio
+async def test_windows_of_a_frame_travel_as_a_run_sends_them(mini_bundle: Bundle) -> None:
+    """Together in one request where they are small enough and the site takes them; heads count by request."""
+    site = Impostor(mini_bundle, max_batch=25)
+    async with (
+        site.running() as url,
+        SiteClient(config("a", url), mini_bundle, "fp16", WAITS, request_bytes=1 << 20) as client,
+    ):
+        await client.check_digest()
+        before = client.traffic.requests
+        found = await measure_together({"a": client}, {"a": 5}, mini_bundle.probe())
+        assert client.traffic.requests - before == BURSTS
+    assert 200 < found.heads[0] < 500
+    assert 100 < found.heads[1] < found.heads[0]
