@@ -28,7 +28,6 @@ from stages.errors import SiteError
 from stages.tensors import Array
 
 
-
 class SharedRequests:
     """Sends windows to sites, several in one request where they leave together. Requests run in `tasks`."""
 
