@@ -16,7 +16,8 @@ from runtime.check.site_speed import (
     rate,
     steady_rate,
 )
-from runtime.sites.client import CONNECTIONS, SiteClient
+from runtime.sites.client import CONNECTIONS, WIRE_OUTPUTS, SiteClient
+from runtime.sites.traffic import Traffic, message_bytes
 from server.serve import ServeOptions, running_site
 from stages.bundle import Bundle
 from stages.errors import SiteUnavailable
@@ -128,8 +129,10 @@ async def test_windows_of_a_frame_travel_as_a_run_sends_them(mini_bundle: Bundle
         SiteClient(config("a", url), mini_bundle, "fp16", WAITS, request_bytes=1 << 20) as client,
     ):
         await client.check_digest()
-        before = client.traffic.requests
+        before = client.traffic + Traffic()
         found = await measure_together({"a": client}, {"a": 5}, mini_bundle.probe())
-        assert client.traffic.requests - before == BURSTS
+        sent = client.traffic - before
+    size = message_bytes(mini_bundle.stage("window"), WIRE_OUTPUTS["fp16"], 5)
+    assert (sent.requests, sent.body_up) == (BURSTS, BURSTS * size.up)
     assert 200 < found.heads[0] < 500
     assert 100 < found.heads[1] < found.heads[0]
