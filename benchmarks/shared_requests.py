@@ -14,6 +14,7 @@ import asyncio
 import contextlib
 import json
 import multiprocessing
+import os
 import statistics
 import time
 from collections import deque
@@ -310,6 +311,7 @@ def main(out: Path, rounds: int, frames: int) -> None:
     found: dict[str, Any] = {"machine": describe(), "rounds": rounds, "frames": frames, "models": {}}
     for model, (code, components) in MODELS.items():
         rows = measure(model, rounds, frames)
+        found["load_average"] = os.getloadavg()  # of this machine: where it is busy, the processor decides
         found["models"][model] = {"tiles": code, "components": components, "wire": "int8", "rows": rows}
         out.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
 

@@ -270,8 +270,9 @@ class Pipeline:
     def _note_traffic(self) -> None:
         traffic, now_s = self._encoder.traffic, time.perf_counter()
         self._pace.sent(traffic.up)
-        self._trace.add_counter("sent to sites (MB)", now_s, traffic.up / 1e6)
-        self._trace.add_counter("came from sites (MB)", now_s, traffic.down / 1e6)
+        if traffic.requests:
+            self._trace.add_counter("sent to sites (MB)", now_s, traffic.up / 1e6)
+            self._trace.add_counter("came from sites (MB)", now_s, traffic.down / 1e6)
 
     def _on_paused(self, job: FrameJob) -> None:
         """Sending was paused before the frame was complete."""

@@ -173,18 +173,15 @@ def _rows(summary: Mapping[str, Any]) -> Sequence[tuple[str, str]]:
 def _traffic_rows(summary: Mapping[str, Any]) -> list[tuple[str, str]]:
     if not summary["sites"]:
         return []
-    rows = [("sent up / down", _megabytes(summary["bytes_up"], summary["bytes_down"]))]
+    sent = f"{summary['bytes_up'] / 1e6:.1f} / {summary['bytes_down'] / 1e6:.1f} MB"
+    rows = [("sent up / down", sent)]
     if "head_bytes_up" in summary:  # summaries of earlier versions know no more
         up, down = (summary[f"gigabytes_an_hour_{way}"] for way in ("up", "down"))
-        heads = _megabytes(summary["head_bytes_up"], summary["head_bytes_down"])
+        heads = f"{summary['head_bytes_up'] / 1e3:.0f} / {summary['head_bytes_down'] / 1e3:.0f} kB"
         rows += [("  and heads of HTTP", heads), ("an hour of this, up / down", f"{up:.2f} / {down:.2f} GB")]
     if summary.get("price_an_hour") is not None:
         rows.append(("price of an hour's way down", f"{summary['price_an_hour']:.2f}"))
     return rows
-
-
-def _megabytes(up: int, down: int) -> str:
-    return f"{up / 1e6:.1f} / {down / 1e6:.1f} MB"
 
 
 def _board_rows(board: Mapping[str, Any]) -> list[tuple[str, str]]:

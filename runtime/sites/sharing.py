@@ -27,8 +27,6 @@ from runtime.sites.traffic import even_parts
 from stages.errors import SiteError
 from stages.tensors import Array
 
-_TURNS = 2  # of the event loop: of the windows of a frame those that can be hedged come a turn later
-
 
 class SharedRequests:
     """Sends windows to sites, several in one request where they leave together. Requests run in `tasks`."""
@@ -55,8 +53,7 @@ class SharedRequests:
 
     async def _send(self, site: Site) -> None:
         """Send what leaves for a site in this moment."""
-        for _ in range(_TURNS):
-            await checkpoint()
+        await checkpoint()  # windows that can be hedged come a turn of the event loop later than others
         windows = [window for window in self._leaving.pop(site) if window.wanted]
         for part in even_parts(windows, site.client.most_windows):
             self._tasks.start_soon(_Request(site, part).run)

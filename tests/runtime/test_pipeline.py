@@ -192,8 +192,12 @@ async def test_frames_leave_in_order_and_windows_travel_ahead(
 async def test_a_trace_of_a_run_has_every_step_and_site(mini_bundle: Bundle, tmp_path: Path) -> None:
     async with real_sites(mini_bundle, tmp_path) as sites:
         chosen = options(tmp_path / "out", sites=sites, trace=tmp_path / "trace.json")
-        await run(mini_bundle, Film(3), chosen)
+        summary = await run(mini_bundle, Film(3), chosen)
     events = json.loads((tmp_path / "trace.json").read_text())["traceEvents"]
+    sent = [event["args"]["value"] for event in events if event["name"] == "sent to sites (MB)"]
+    assert len(sent) == 3
+    assert sent == sorted(sent)
+    assert 45 * 19_200 < sent[-1] * 1e6 < summary["bytes_up"] + summary["head_bytes_up"] + 1
     tracks = {event["args"]["name"].partition(" (")[0] for event in events if event["name"] == "thread_name"}
     assert tracks == {"read", "windows", "global", "decode", "write", "site a", "site b", "site c"}
     assert sum(event["name"].startswith("window ") for event in events) == 45

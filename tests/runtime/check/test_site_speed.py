@@ -16,7 +16,8 @@ from runtime.check.site_speed import (
     rate,
     steady_rate,
 )
-from runtime.sites.client import CONNECTIONS, SiteClient
+from runtime.sites.client import CONNECTIONS, WIRE_OUTPUTS, SiteClient
+from runtime.sites.traffic import Traffic, message_bytes
 from server.serve import ServeOptions, running_site
 from stages.bundle import Bundle
 from stages.errors import SiteUnavailable
@@ -117,3 +118,21 @@ async def test_a_site_that_fails_together_is_named(mini_bundle: Bundle) -> None:
     ):
         with pytest.raises(SiteUnavailable, match="site a: answered 404"):
             await measure_together({"a": client}, {"a": 2}, mini_bundle.probe())
+
+
+@pytest.mark.anyio
+async def test_windows_of_a_frame_travel_as_a_run_sends_them(mini_bundle: Bundle) -> None:
+    """Together in one request where they are small enough and the site takes them; heads count by request."""
+    site = Impostor(mini_bundle, max_batch=25)
+    async with (
+        site.running() as url,
+        SiteClient(config("a", url), mini_bundle, "fp16", WAITS, request_bytes=1 << 20) as client,
+    ):
+        await client.check_digest()
+        before = client.traffic + Traffic()
+        found = await measure_together({"a": client}, {"a": 5}, mini_bundle.probe())
+        sent = client.traffic - before
+    size = message_bytes(mini_bundle.stage("window"), WIRE_OUTPUTS["fp16"], 5)
+    assert (sent.requests, sent.body_up) == (BURSTS, BURSTS * size.up)
+    assert 200 < found.heads[0] < 500
+    assert 100 < found.heads[1] < found.heads[0]

@@ -85,7 +85,7 @@ def test_sites_are_shown_with_their_exposure_and_its_limits() -> None:
 
 def test_bytes_are_shown_where_there_are_sites() -> None:
     text = "\n".join(printed(sites={"a": SITE}))
-    for row in ("5.3 / 1.0 MB", "0.7 / 0.4 MB", "2.35 / 1.23 GB"):
+    for row in ("5.3 / 1.0 MB", "700 / 400 kB", "2.35 / 1.23 GB"):
         assert row in text
     assert "price" not in text
     assert "price of an hour's way down │ 0.11" in "\n".join(printed(sites={"a": SITE}, price_an_hour=0.111))
