@@ -83,7 +83,7 @@ class FixedEngine(Engine):
 
     def _infer(self, feeds: Mapping[str, Array], outputs: Sequence[str]) -> dict[str, Array]:
         sizes = _axes(self.stage.inputs, feeds)
-        if _same(feeds, self._probe.inputs):
+        if _equal(feeds, self._probe.inputs):
             time.sleep(self._row_s)
             return {name: _probe_answer(self._probe, name) for name in outputs}
         started = time.perf_counter()
@@ -95,7 +95,7 @@ class FixedEngine(Engine):
         return {spec.name: _zeros(spec, sizes) for spec in self.stage.outputs if spec.name in outputs}
 
 
-def _same(feeds: Mapping[str, Array], others: Mapping[str, Array]) -> bool:
+def _equal(feeds: Mapping[str, Array], others: Mapping[str, Array]) -> bool:
     return feeds.keys() == others.keys() and all(np.array_equal(feeds[name], others[name]) for name in feeds)
 
 
