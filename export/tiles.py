@@ -31,14 +31,15 @@ class TilePixels(nn.Module):
             self.register_buffer("synthesis", torch.from_numpy(synthesis(code)))
 
     def forward(self, tile: Tensor, extent: Tensor) -> Tensor:
-        pixels = self.decoded(tile) if self.coded else tile.reshape(-1, self.side, self.side, 3).float()
+        tile = tile.float()  # first of all: TensorRT reshapes no uint8
+        pixels = self.decoded(tile) if self.coded else tile.reshape(-1, self.side, self.side, 3)
         return normalise(pixels, extent, self.mean, self.std)
 
     def decoded(self, tile: Tensor) -> Tensor:
-        """fp32 [n, S, S, 3], 0 to 255: stages.tile_code.TileCode.decode as a graph."""
+        """[n, K] -> [n, S, S, 3], 0 to 255, fp32: stages.tile_code.TileCode.decode as a graph."""
         macro = self.side // MACRO
         # [n, K] -> [n, rows, cols, 768] -> [n, rows, 16, cols, 16, 3] -> [n, S, S, 3]
-        levels = tile.reshape(-1, macro, macro, self.synthesis.shape[0]).float() - OFFSET
+        levels = tile.reshape(-1, macro, macro, self.synthesis.shape[0]) - OFFSET
         blocks = (levels @ self.synthesis + OFFSET).clamp(0, 255)
         pixels = blocks.reshape(-1, macro, macro, MACRO, MACRO, 3).permute(0, 1, 3, 2, 4, 5)
         return pixels.reshape(-1, self.side, self.side, 3)

@@ -264,7 +264,7 @@ class NotedEngine(FixedEngine):
         self._hold = hold
 
     def _infer(self, feeds: Mapping[str, Array], outputs: Sequence[str]) -> dict[str, Array]:
-        frame = f" {feeds['tile'][0, 0, 0, 0]}" if "tile" in feeds else ""
+        frame = f" {feeds['tile'].flat[0]}" if "tile" in feeds else ""
         self._ran.append(self.stage.name + frame)
         self._hold()
         return super()._infer(feeds, outputs)

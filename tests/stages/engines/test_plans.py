@@ -90,7 +90,7 @@ def test_profiles_cover_the_dynamic_axes_alone(mini_bundle: Bundle) -> None:
         ({"site_digest": "sha256:0"}, "and this one has sha256:0"),
         ({"image": "sha256:12"}, "no container image, and here is the container image sha256:12"),
         ({"precision": "fp16"}, "built for precision fp32, and the bundle has fp16"),
-        ({"shapes": {}}, "built for input shapes {'tile': ((1, 80, 80, 3), "),
+        ({"shapes": {}}, "built for input shapes {'tile': ((1, 19200), "),
     ],
 )
 def test_a_plan_for_anything_else_is_refused(
