@@ -1,6 +1,7 @@
 """How far honest embeddings differ, which noise spot checks find, and what they cost.
 
     python -m benchmarks.spot_checks --out benchmarks/results/spot_checks.json
+    python -m benchmarks.spot_checks --components 64 --photos FOLDER --out OTHER.json
 
 Of mini with trained weights, over the tiles of four photographs, on the CPU. Differences are those of
 `runtime.sites.trust`. What a GPU rounds is PyTorch's rounding of every tensor (see `export.checks.rounding`),
@@ -31,6 +32,7 @@ from benchmarks.machine import describe
 from benchmarks.precision import TRAINED
 from export.checkpoints.load import load_weights
 from export.checks.rounding import run_rounded
+from export.components import choose_projection
 from export.exporter import ExportOptions, empty_bundle, write_stage
 from export.precision import stage_precisions
 from export.stages import StagePlan, stage_plans
@@ -43,6 +45,7 @@ from stages.bundle import Bundle, shipped_bundle
 from stages.geometry import GEOMETRIES
 from stages.probe import relative_rms
 from stages.tensors import Array
+from stages.tile_code import RGB
 
 PHOTOS = ("astronaut", "coffee", "chelsea", "rocket")
 WIRES = ("fp32", "fp16", "int8")
@@ -56,18 +59,26 @@ Outputs: TypeAlias = tuple[Array, Array, Array]  # embedding fp32, embedding_q8,
 
 
 @click.command()
+@click.option("--components", type=click.IntRange(1), help="Of embeddings of so many, fitted to --photos.")
+@click.option("--photos", type=click.Path(path_type=Path))
 @click.option("--out", type=click.Path(path_type=Path), required=True)
-def main(out: Path) -> None:
+def main(components: int | None, photos: Path | None, out: Path) -> None:
     """Measure and write."""
     torch.set_num_threads(1)
     geometry = GEOMETRIES["mini"]
-    photos = [make_canvas(np.asarray(getattr(data, name)()), geometry) for name in PHOTOS]
+    canvases = [make_canvas(np.asarray(getattr(data, name)()), geometry) for name in PHOTOS]
     weights = load_weights(None, TRAINED)
+    weights = replace(weights, projection=choose_projection(weights, components, RGB, photos, click.echo))
     coded = empty_bundle(weights, geometry, Path(), ExportOptions("float32"))
-    tiles = [canvas.window_inputs([window], coded) for canvas in photos for window in canvas.windows]
+    tiles = [canvas.window_inputs([window], coded) for canvas in canvases for window in canvas.windows]
     probes = [tile for seed in range(SYNTHETIC) for tile in synthetic_tiles(coded, seed)]
     plans = {
-        p: _window(stage_plans(weights.sam, geometry, "float32", stage_precisions([p]))) for p in _PRECISIONS
+        p: _window(
+            stage_plans(
+                weights.sam, geometry, "float32", stage_precisions([p]), projection=weights.projection
+            )
+        )
+        for p in _PRECISIONS
     }
     with tempfile.TemporaryDirectory() as folder:
         bundle = replace(coded, path=Path(folder))
