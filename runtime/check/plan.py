@@ -27,6 +27,7 @@ from stages.bundle import Bundle, Stage
 from stages.errors import InputError, SiteError
 from stages.geometry import Geometry
 from stages.tensors import TensorSpec
+from stages.tile_code import TileCode
 
 CODES = ("rgb", "dct:15/6", "dct:10/3", "dct:6/3")  # from the most to the least of a picture
 SHARES = (1, 2, 3, 4)  # components: all of the embedding's channels, a half, a third, a quarter
@@ -34,7 +35,6 @@ HEADS = MessageBytes(400, 250)  # of a request to `pedsam serve` and of its answ
 IN_FLIGHT = PipelineOptions.in_flight
 OWN = "this bundle"
 UP, DOWN, SITES = "the way up", "the way down", "the sites"
-_MACRO_PX = 16  # pixels a side of four luma blocks and one block of each chroma
 
 
 @dataclass(frozen=True)
@@ -131,7 +131,7 @@ def _variants(bundle: Bundle) -> Iterator[_Variant]:
 
 def coded_stage(stage: Stage, geometry: Geometry, code: str, components: int) -> Stage:
     """The record of a window stage with another code of its tiles and other components."""
-    tile = TensorSpec(stage.inputs[0].name, "uint8", ("n", coded_bytes(geometry, code)))
+    tile = TensorSpec(stage.inputs[0].name, "uint8", ("n", TileCode.parse(code).tile_bytes(geometry)))
     extent = TensorSpec("extent", "int32", ("n", 4))
     inputs = [extent if spec.name == "extent" else spec for spec in stage.inputs[1:]]
     outputs = [
@@ -139,15 +139,6 @@ def coded_stage(stage: Stage, geometry: Geometry, code: str, components: int) ->
         for spec in stage.outputs
     ]
     return replace(stage, inputs=(tile, *inputs), outputs=tuple(outputs))
-
-
-def coded_bytes(geometry: Geometry, code: str) -> int:
-    """Bytes of a tile: its pixels, or a byte for each coefficient kept of its luma and chroma blocks."""
-    if code == "rgb":
-        return geometry.tile_px**2 * 3
-    luma, chroma = map(int, code.removeprefix("dct:").split("/"))
-    macroblocks: int = (geometry.tile_px // _MACRO_PX) ** 2
-    return macroblocks * (4 * luma + 2 * chroma)
 
 
 def _output(stage: Stage, name: str) -> TensorSpec:

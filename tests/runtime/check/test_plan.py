@@ -20,7 +20,6 @@ from runtime.check.plan import (
     UP,
     Line,
     Outlook,
-    coded_bytes,
     coded_stage,
     look_ahead,
     measure_line,
@@ -30,7 +29,6 @@ from runtime.sites.traffic import frame_bytes, message_bytes
 from server.serve import ServeOptions, running_site
 from stages.bundle import Bundle
 from stages.errors import InputError
-from stages.geometry import GEOMETRIES
 from tests.support.edge import Impostor, config, sites_file
 from tests.support.failing_sites import WAITS
 from tests.support.processes import serving
@@ -42,13 +40,6 @@ HOME = Line(20, 100, 0.02)
 
 def looked(bundle: Bundle, line: Line = HOME, **more: object) -> Outlook:
     return look_ahead(bundle, THREE, WIDE, line, **more)  # type: ignore[arg-type]
-
-
-def test_bytes_of_a_tile_by_its_code() -> None:
-    """Of vit_b: 14 x 14 macroblocks, each four luma blocks and one of each chroma."""
-    found = [coded_bytes(GEOMETRIES["vit_b"], code) for code in CODES]
-    assert found == [150_528, 196 * (60 + 12), 196 * (40 + 6), 196 * (24 + 6)]
-    assert coded_bytes(GEOMETRIES["mini"], "dct:10/3") == 1150
 
 
 def test_a_coded_stage_says_what_travels(mini_bundle: Bundle) -> None:
