@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import fields
+from typing import ClassVar
 
 import anyio
 import numpy as np
@@ -14,6 +16,7 @@ from runtime.encoder import FrameLost, ImageEncoder
 from runtime.frames.canvas import Canvas, make_canvas
 from runtime.sites.reuse import Reuse
 from stages.bundle import Bundle
+from stages.tensors import Array
 from tests.support.edge import Impostor, answers_with, status, window_stamp
 from tests.support.pictures import photo
 from tests.support.scenes import embeddings_of, scene
@@ -47,6 +50,26 @@ async def test_only_a_window_that_changed_is_sent_again(mini_bundle: Bundle) -> 
         assert np.array_equal(first, second)
         assert encoder.statistics.windows_reused == 14
         assert encoder.statistics.windows_sent == 16
+
+
+class Noting(Canvas):
+    """Notes which windows are coded together."""
+
+    coded: ClassVar[list[list[int]]] = []
+
+    def window_inputs(self, windows: Sequence[int], bundle: Bundle) -> dict[str, Array]:
+        self.coded.append(list(windows))
+        return super().window_inputs(windows, bundle)
+
+
+async def test_only_windows_that_are_computed_are_coded_and_those_of_a_frame_together(
+    mini_bundle: Bundle,
+) -> None:
+    async with reusing(mini_bundle, Impostor(mini_bundle)) as encoder:
+        for brighter in (0, 1, 1):
+            canvas = picture(mini_bundle, brighter)
+            await embeddings_of(encoder, Noting(**{f.name: getattr(canvas, f.name) for f in fields(canvas)}))
+    assert Noting.coded == [list(range(15)), [7]]
 
 
 async def test_small_changes_add_up_to_a_large_one(mini_bundle: Bundle) -> None:
