@@ -138,10 +138,10 @@ class ImageEncoder:
     def pause(self, paused: bool) -> None:
         """Break off every tile that is under way and send no other, until this is called with False."""
         self._paused = paused
+        self._sites.pause(paused)
         if paused:
             for scope in self._collecting:
                 scope.cancel()
-            self._sites.cancel_late()
 
     def start(self, canvas: Canvas, order: int = 0) -> Encoding:
         """A canvas on its way. `order` is the frame's number: older frames go first on the engine thread."""
@@ -280,8 +280,8 @@ class Encoding:
             return await self._compute(window, tile.cached, inputs[window])
         earlier = await tile.cached.result()
         if earlier is None:
-            again = self._start(window)
-            return await self._compute(window, again, (await self._inputs([window]))[window])
+            inputs = await self._inputs([window])
+            return await self._compute(window, self._start(window), inputs[window])
         self._encoder.statistics.windows_reused += 1
         return earlier
 

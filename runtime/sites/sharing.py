@@ -20,18 +20,22 @@ import numpy as np
 from anyio.abc import TaskGroup
 from anyio.lowlevel import checkpoint
 
-from runtime.sites.health import Site
+from runtime.sites.health import Health, Site
 from runtime.sites.ledger import Grant
 from runtime.sites.routing import Route
 from runtime.sites.traffic import even_parts
-from stages.errors import SiteError
+from stages.errors import SiteError, SiteUnavailable
 from stages.tensors import Array
 
 
 class SharedRequests:
-    """Sends windows to sites, several in one request where they leave together. Requests run in `tasks`."""
+    """Sends windows to sites, several in one request where they leave together. Requests run in `tasks`.
+
+    While `paused` nothing leaves, not even what was about to.
+    """
 
     def __init__(self, tasks: TaskGroup) -> None:
+        self.paused = False
         self._tasks = tasks
         self._leaving: dict[Site, list[_Window]] = {}
 
@@ -42,7 +46,7 @@ class SharedRequests:
         """
         site, window = route.site, _Window(route.grant, inputs)
         if alone or site.client.most_windows == 1:
-            await _Request(site, [window]).run()
+            await _Request(self, site, [window]).run()
             return window.answer()
         if site not in self._leaving:
             self._leaving[site] = []
@@ -56,7 +60,7 @@ class SharedRequests:
         await checkpoint()  # windows that can be hedged come a turn of the event loop later than others
         windows = [window for window in self._leaving.pop(site) if window.wanted]
         for part in even_parts(windows, site.client.most_windows):
-            self._tasks.start_soon(_Request(site, part).run)
+            self._tasks.start_soon(_Request(self, site, part).run)
 
 
 @dataclass(eq=False)
@@ -91,7 +95,8 @@ class _Window:
 class _Request:
     """One request about `windows`, in their order."""
 
-    def __init__(self, site: Site, windows: Sequence[_Window]) -> None:
+    def __init__(self, shared: SharedRequests, site: Site, windows: Sequence[_Window]) -> None:
+        self._shared = shared
         self._site = site
         self._windows = windows
         self._scope = anyio.CancelScope()
@@ -104,18 +109,25 @@ class _Request:
 
     async def run(self) -> None:
         """Have the windows computed, and tell each what came of it."""
-        names = self._windows[0].inputs
-        inputs = {name: np.concatenate([each.inputs[name] for each in self._windows]) for name in names}
         try:
             with self._scope:
-                grants = [window.grant for window in self._windows]
-                embeddings = await self._site.client.infer(grants, inputs)
-                self._site.load.answered(len(grants))
-                for window, embedding in zip(self._windows, embeddings, strict=True):
-                    window.outcome = embedding
+                await self._run()
         except SiteError as exc:
             for window in self._windows:
                 window.outcome = exc
         finally:
             for window in self._windows:
                 window.done.set()
+
+    async def _run(self) -> None:
+        await checkpoint()  # a scope that is cancelled already takes effect before anything is written
+        if self._shared.paused:
+            await anyio.sleep_forever()  # whoever waits is being cancelled
+        if self._site.health is Health.EXCLUDED:
+            raise SiteUnavailable(self._site.name, "was excluded meanwhile")
+        windows = [window for window in self._windows if window.wanted]
+        inputs = {name: np.concatenate([each.inputs[name] for each in windows]) for name in windows[0].inputs}
+        embeddings = await self._site.client.infer([window.grant for window in windows], inputs)
+        self._site.load.answered(len(windows))
+        for window, embedding in zip(windows, embeddings, strict=True):
+            window.outcome = embedding

@@ -98,10 +98,13 @@ class SiteWindows:
                 return answer
         return None
 
-    def cancel_late(self) -> None:
-        """Cancel the requests whose answers nobody waits for."""
-        for request in self._unwanted.values():
-            request.cancel()
+    def pause(self, paused: bool) -> None:
+        """Let nothing leave, and cancel the requests whose answers nobody waits for, until this is called
+        with False. Those who wait for an answer are to be cancelled by whoever calls this."""
+        self._requests.paused = paused
+        if paused:
+            for request in self._unwanted.values():
+                request.cancel()
 
     async def _infer_hedged(
         self, route: Route, inputs: Mapping[str, Array], tried: set[str]

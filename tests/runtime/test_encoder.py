@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import anyio
+import anyio.lowlevel
 import numpy as np
 import pytest
 
@@ -304,3 +305,30 @@ async def test_on_the_engines_an_older_frame_goes_before_a_newer_one(mini_bundle
     assert ran[:16] == ["window 7", *["window 6"] * 15]
     idle = ran[16] == "window 7"  # it began before the global stage of frame 6 was asked for
     assert ran[16 + idle :] == ["global", "decoder", *["window 7"] * (14 - idle), "global"]
+
+
+@pytest.mark.parametrize("turns", range(4))
+async def test_a_pause_while_a_lost_window_is_begun_again_holds_up_no_later_frame(
+    mini_bundle: Bundle, turns: int
+) -> None:
+    """Whatever turn of the event loop it falls into."""
+    reuse = Reuse(0.0)
+    async with scene(mini_bundle, honest(mini_bundle, "abc"), reuse=reuse) as it:
+        canvas = canvas_of("16:9", mini_bundle.geometry)
+        window = canvas.windows[3]
+        earlier = reuse.start(window, canvas.tile(window), canvas.extents[window])
+
+        async def frame() -> None:
+            with suppress(SendingPaused):
+                await it.frame()
+
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(frame)
+            await anyio.wait_all_tasks_blocked()
+            earlier.done.set()  # and has no answer: it was lost
+            for _ in range(turns):
+                await anyio.lowlevel.checkpoint()
+            it.encoder.pause(True)
+        it.encoder.pause(False)
+        with anyio.fail_after(20):
+            await it.frame()

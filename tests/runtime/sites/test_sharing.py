@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 from contextlib import AbstractAsyncContextManager
 
@@ -10,11 +11,13 @@ import anyio.lowlevel
 import numpy as np
 import pytest
 
+from runtime.encoder import SendingPaused
 from runtime.sites.client import SiteClient, SiteTimeout, Timeouts
 from runtime.sites.health import Health
 from runtime.sites.ledger import Grant
 from runtime.sites.traffic import even_parts
 from stages.bundle import Bundle
+from stages.errors import SiteUntrusted
 from tests.support.edge import (
     PATIENT,
     Impostor,
@@ -41,6 +44,11 @@ def sharing(
     bundle: Bundle, impostors: dict[str, Impostor], **more: object
 ) -> AbstractAsyncContextManager[Scene]:
     return scene(bundle, impostors, request_bytes=LARGE, **more)  # type: ignore[arg-type]
+
+
+def leaving(it: Scene) -> bool:
+    """Whether windows wait for the request that they will share."""
+    return bool(it.windows._requests._leaving)
 
 
 def lengths(impostor: Impostor) -> list[int]:
@@ -198,3 +206,42 @@ async def test_parts_are_few_and_equal() -> None:
             assert max(sizes) <= most
             assert max(sizes) - min(sizes) <= 1
             assert len(parts) == -(-count // most)
+
+
+@pytest.mark.parametrize("hedge_factor", [None, 1e9])
+@pytest.mark.parametrize("turns", range(6))
+async def test_nothing_leaves_after_a_pause(
+    mini_bundle: Bundle, turns: int, hedge_factor: float | None
+) -> None:
+    """Whatever turn of the event loop it falls into, from when the first window waits to leave."""
+    async with sharing(mini_bundle, several(mini_bundle, "abc"), cap=15, hedge_factor=hedge_factor) as it:
+        it.ledger.grant_all([("a", window) for window in it.own("b")])
+        await it.frame()  # connections are open, and nothing is new to the ledger
+        sent = 0
+
+        async def frame() -> None:
+            with contextlib.suppress(SendingPaused):
+                await it.frame()
+
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(frame)
+            while not leaving(it):
+                await anyio.lowlevel.checkpoint()
+            for _ in range(turns):
+                await anyio.lowlevel.checkpoint()
+            it.encoder.pause(True)
+            sent = it.encoder.traffic.body_up
+            await anyio.wait_all_tasks_blocked()
+        assert it.encoder.traffic.body_up == sent
+
+
+async def test_nothing_leaves_for_a_site_that_was_excluded_meanwhile(mini_bundle: Bundle) -> None:
+    async with sharing(mini_bundle, several(mini_bundle, "ab"), cap=8, local=LocalStamps(mini_bundle)) as it:
+        await it.frame()
+        sent = it.site("a").client.traffic.body_up
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(it.frame)
+            while not leaving(it):
+                await anyio.lowlevel.checkpoint()
+            it.windows.sites.failed(it.site("a"), SiteUntrusted("a", "lies"))
+        assert it.site("a").client.traffic.body_up == sent
