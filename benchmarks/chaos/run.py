@@ -153,6 +153,7 @@ class _Running:
             other.replace(self._ledger)
         elif fault.kind == "ledger_unwritable":
             self._ledger.parent.rename(self._folder / "gone")
+            self._ledger.parent.touch()  # a folder would be made again
         elif fault.kind == "edge_killed":
             self._stop_edge(signal.SIGKILL)
         elif fault.kind == "sigterm":

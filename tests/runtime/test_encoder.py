@@ -29,6 +29,7 @@ from server.serve import ServeOptions, running_site
 from stages.bundle import Bundle
 from stages.engines.thread import EngineThread
 from stages.tensors import Array
+from tests.support.disks import put_away
 from tests.support.edge import (
     canvas_of,
     config,
@@ -103,15 +104,15 @@ async def test_windows_that_cannot_be_entered_in_the_ledger_run_at_the_edge(
     folder.mkdir()
     sites = honest(mini_bundle, "abc")
     async with scene(mini_bundle, sites, 15, local, [60], ledger=folder / "ledger") as it:
-        folder.rename(tmp_path / "elsewhere")
+        put_back = put_away(folder)
         await it.frame()
         assert it.sent("a", "b", "c") == set()
         assert sorted(local.windows) == list(range(15))
-        (tmp_path / "elsewhere").rename(folder)
+        put_back()
         with anyio.fail_after(60):
             while it.sent("a", "b", "c") < set(range(15)):
                 await it.frame()
-        folder.rename(tmp_path / "elsewhere")
+        put_away(folder)
         local.windows.clear()
         sites["b"].always = status(500)
         await it.frame()
@@ -127,12 +128,12 @@ async def test_a_frame_that_the_ledger_stops_is_lost_for_that_reason_and_shown_t
     folder.mkdir()
     sites = honest(mini_bundle, "abc")
     reason = (
-        r"window \d+: the exposure ledger .*state/ledger cannot be written \(No such file or directory\), "
+        r"window \d+: the exposure ledger .*state/ledger cannot be written \(File exists\), "
         "and this bundle has no window stage to run here; make it writable or copy the window stage to"
     )
     async with scene(mini_bundle, sites, 15, reconnect_s=[60], ledger=folder / "ledger") as it:
         await it.frame()
-        folder.rename(tmp_path / "elsewhere")
+        put_back = put_away(folder)
         await it.frame()  # nothing new is shown
         sites["b"].always = status(500)
         with pytest.raises(FrameLost, match=reason):
@@ -141,7 +142,7 @@ async def test_a_frame_that_the_ledger_stops_is_lost_for_that_reason_and_shown_t
         with pytest.raises(FrameLost, match=reason):
             await it.frame()
         assert [len(site.tiles) for site in sites.values()] == before
-        (tmp_path / "elsewhere").rename(folder)
+        put_back()
         with anyio.fail_after(60):
             while it.sent("a", "c") < set(range(15)):
                 with suppress(FrameLost):

@@ -29,6 +29,7 @@ from runtime.run_options import RunOptions
 from runtime.session import run_session
 from stages.bundle import Bundle
 from stages.errors import InputError
+from tests.support.disks import put_away
 from tests.support.edge import Impostor, sites_file, stall, write_photo
 from tests.support.pictures import SHAPES, photo
 from tests.support.processes import MODULE, serving
@@ -124,8 +125,8 @@ def free_ports(number: int) -> list[int]:
 async def test_a_ledger_that_goes_away_ends_no_run_and_changes_no_mask(
     mini_bundle: Bundle, tmp_path: Path
 ) -> None:
-    """Its folder is renamed under a run. Then a site is killed, whose windows others could take over if that
-    could be entered; they do when the folder is back."""
+    """A file takes its folder's place under a run. Then a site is killed, whose windows others could take
+    over if that could be entered; they do when the folder is back."""
     state, sites_toml = tmp_path / "state", tmp_path / "sites.toml"
     state.mkdir()
     with ExitStack() as stack:
@@ -136,15 +137,13 @@ async def test_a_ledger_that_goes_away_ends_no_run_and_changes_no_mask(
         more = ("--sites", str(sites_toml), "--ledger", str(state / "ledger.json"))
         with running(mini_bundle, source, out, *more, terminal=terminal) as process:
             await until_masks(out, 1)
-            state.rename(tmp_path / "elsewhere")
-            before = exposure_in(tmp_path / "elsewhere/ledger.json")
+            put_back = put_away(state)
+            before = exposure_in(tmp_path / "state.away/ledger.json")
             sites[1].process.kill()
-            await until_said(
-                tmp_path / "terminal", "ledger.json cannot be written (No such file or directory):"
-            )
+            await until_said(tmp_path / "terminal", "ledger.json cannot be written (File exists):")
             await until_masks(out, len(masks(out)) + 2)
-            assert exposure_in(tmp_path / "elsewhere/ledger.json") == before
-            (tmp_path / "elsewhere").rename(state)
+            assert exposure_in(tmp_path / "state.away/ledger.json") == before
+            put_back()
             await until_said(tmp_path / "terminal", "can be written again: new windows are sent")
             process.send_signal(signal.SIGINT)
             assert process.wait(timeout=60) == 0

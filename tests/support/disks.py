@@ -1,11 +1,12 @@
-"""Disks that are full."""
+"""Disks that are full, and folders that cannot be used."""
 
 from __future__ import annotations
 
 import resource
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 
 @contextmanager
@@ -19,3 +20,16 @@ def limited_to(size_bytes: int) -> Iterator[None]:
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
         signal.signal(signal.SIGXFSZ, handled)
+
+
+def put_away(folder: Path) -> Callable[[], object]:
+    """Put a file in the place of a folder, which is NAME.away then; the result puts it back."""
+    away = folder.with_name(f"{folder.name}.away")
+    folder.rename(away)
+    folder.touch()
+
+    def put_back() -> None:
+        folder.unlink()
+        away.rename(folder)
+
+    return put_back

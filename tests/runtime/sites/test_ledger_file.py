@@ -22,7 +22,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from runtime.sites.ledger import RETRY_S, ExposureLedger, Grant
 from runtime.sites.ledger_file import FORMAT, LedgerFile
 from stages.errors import InputError
-from tests.support.disks import limited_to
+from tests.support.disks import limited_to, put_away
 from tests.support.mounts import needs_mounts, python_with
 
 OPERATORS = {"alpha-1": "alpha", "alpha-2": "alpha", "beta-1": "beta"}
@@ -73,15 +73,7 @@ def session_of(exposure: dict[str, list[int]]) -> str:
 
 
 def folder_is_a_file(book: Book) -> Callable[[], object]:
-    folder = book.path.parent
-    folder.rename(folder.with_name("elsewhere"))
-    folder.touch()
-
-    def mend() -> None:
-        folder.unlink()
-        folder.with_name("elsewhere").rename(folder)
-
-    return mend
+    return put_away(book.path.parent)
 
 
 def lock_is_a_folder(book: Book) -> Callable[[], object]:
