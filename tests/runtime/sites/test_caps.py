@@ -11,7 +11,7 @@ from typing import Literal
 import anyio.lowlevel
 import numpy as np
 import pytest
-from hypothesis import event, given, settings
+from hypothesis import currently_in_test_context, event, given, settings
 from hypothesis import strategies as st
 
 from runtime.encoder import FrameLost, ImageEncoder, LocalWindows
@@ -73,6 +73,12 @@ def plans(draw: st.DrawFn) -> Plan:
     )
 
 
+def seen(what: str) -> None:
+    """Have hypothesis count what happened, where it is what runs this."""
+    if currently_in_test_context():
+        event(what)
+
+
 class FakeClient(SiteClient):
     """A site in memory. It notes in `received` what its operator sees, and does what `outcomes` say."""
 
@@ -103,7 +109,7 @@ class FakeClient(SiteClient):
         windows = inputs["index"][:, 0].tolist()
         assert list(grants) == [Grant(self.name, self.config.operator, window) for window in windows]
         assert 1 <= len(windows) <= self.max_batch
-        event("windows shared a request" if len(windows) > 1 else "a window went alone")
+        seen("windows shared a request" if len(windows) > 1 else "a window went alone")
         self.requests.append(len(windows))
         self._received.update(windows)
         self.in_flight += len(windows)
@@ -157,7 +163,7 @@ async def run(plan: Plan, bundle: Bundle) -> list[int]:
         patience=Patience(first_s=0.0, grace_s=0.0),
     ) as windows:
         if windows.sites.unheard():
-            event("begun without a site")
+            seen("begun without a site")
         encoder = ImageEncoder(bundle, NO_ENGINES, windows, local)
         for number in plan.frames:
             await frame(encoder, CANVASES[number], bundle, plan.local)
@@ -175,9 +181,9 @@ async def frame(encoder: ImageEncoder, canvas: Canvas, bundle: Bundle, local: bo
         embeddings = await embeddings_of(encoder, canvas)
     except FrameLost:
         assert not local
-        event("frame lost")
+        seen("frame lost")
         return
-    event("frame done")
+    seen("frame done")
     expected = bundle.padding_embeddings()
     for window in canvas.windows:
         expected[window] = window_stamp(bundle, window)
@@ -201,7 +207,7 @@ def test_no_operator_receives_a_window_beyond_its_cap(mini_bundle: Bundle, plan:
         asyncio.run(run(plan, mini_bundle))
     except InputError:
         assert not plan.local
-        event("refused at the start")
+        seen("refused at the start")
 
 
 @pytest.mark.parametrize(("batch", "most"), [(1, 1), (2, 2), (25, 3)])
