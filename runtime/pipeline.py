@@ -16,6 +16,7 @@ whether or not the source gives another.
 from __future__ import annotations
 
 import enum
+import math
 import time
 from collections.abc import Awaitable, Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -41,6 +42,7 @@ from stages.geometry import Geometry
 
 _FEWER_MARGIN = 1.1  # one frame less is tried below this times the windows' time for which it is enough
 _NEWEST_WEIGHT = 0.2  # of the newest value in a moving average
+TRACED_S = 0.5  # between two values of traffic in the trace, which keeps so many only
 
 T = TypeVar("T")
 
@@ -123,6 +125,7 @@ class Pipeline:
         self._begun = anyio.Condition()
         self._revisit_wanted = anyio.Event()
         self._windows_s = self._engines_s = 0.0  # moving averages of a frame
+        self._traced_s = -math.inf  # when traffic was put into the trace last
         self._stopping = False
         self._last_unsegmented = True
         self._masks_from: Collection[str] = ()  # sites of the last model run, from which masks are carried
@@ -167,6 +170,7 @@ class Pipeline:
                 tasks.start_soon(_step, work, receive, following)
                 receive = next_receive
             tasks.start_soon(self._finish, receive)
+        self._trace_traffic()
         self.measured.wall_s = time.perf_counter() - started
         self.measured.traffic = self._encoder.traffic - before
         self.ended = True
@@ -268,8 +272,13 @@ class Pipeline:
             job.windows_done.set()
 
     def _note_traffic(self) -> None:
+        self._pace.sent(self._encoder.traffic.up)
+        if time.perf_counter() - self._traced_s >= TRACED_S:
+            self._trace_traffic()
+
+    def _trace_traffic(self) -> None:
         traffic, now_s = self._encoder.traffic, time.perf_counter()
-        self._pace.sent(traffic.up)
+        self._traced_s = now_s
         if traffic.requests:
             self._trace.add_counter("sent to sites (MB)", now_s, traffic.up / 1e6)
             self._trace.add_counter("came from sites (MB)", now_s, traffic.down / 1e6)

@@ -16,7 +16,15 @@ from datetime import datetime, timezone
 import anyio
 
 from runtime.check.edge_speed import measure_edge
-from runtime.check.prediction import EdgeTimes, Plan, Prediction, bytes_of_frame, plan_frame, predict
+from runtime.check.prediction import (
+    NOT_HERE,
+    EdgeTimes,
+    Plan,
+    Prediction,
+    bytes_of_frame,
+    plan_frame,
+    predict,
+)
 from runtime.check.reachability import Certificate, connect_time_s, resolve, tls_handshake
 from runtime.check.site_speed import Speed, measure_alone, measure_together
 from runtime.check.warnings import SiteFacts, warnings
@@ -40,11 +48,7 @@ from stages.network import is_loopback
 
 STEPS = ("name", "tcp", "tls", "http", "token", "digest", "probe", "backend", "speed")
 
-_NO_ROOM = (
-    "no prediction: {} windows of every frame fit under no cap, and this bundle has no window stage to run "
-    "them here; fix the sites that failed, raise caps, add sites of other operators, or copy the window "
-    "stage to the edge"
-)
+_NO_ROOM = f"no prediction: {{}} windows of every frame fit under no cap, and {NOT_HERE}"
 _NO_ENGINE = "this bundle has no window stage here; copy it to the edge, where its memory has room for it"
 
 
@@ -286,8 +290,8 @@ class _Check:
         if plan.at_edge and report.edge.window_s is None:
             report.notes.append(_NO_ROOM.format(plan.at_edge))
             return
-        most = {name: self._clients[name].most_windows for name in plan.sites}
-        sizes = bytes_of_frame(self._bundle, plan, most, together.heads)
+        taken = {name: self._clients[name].max_batch for name in plan.sites}
+        sizes = bytes_of_frame(self._bundle, plan, taken, together.heads)
         report.prediction = predict(plan, together, report.edge, sizes, self._shared_s())
 
     def _shared_s(self) -> float:

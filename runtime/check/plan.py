@@ -5,8 +5,9 @@ A frame takes the same bytes whatever it shows, so for a line of so many megabit
     frames per second = min(line up / bytes up, line down / bytes down, IN_FLIGHT / way of one frame)
     way of one frame  = round trip + bytes up / line up + bytes down / line down
 
-The sites' own rate bounds that where it was measured: it is what this bundle's tiles got, over this line, and
-where they took less than half of it, it is the sites' engines that other codes meet too. What the edge's own
+The sites' own rate bounds that where it was measured: it is what this bundle's tiles got, over this line and
+with the wire chosen, and where they took less than half of it, it is the sites' engines that other wires and
+codes meet too. What the edge's own
 engines allow is not in it; `pedsam check` measures that. The line is one for all sites, as at a home; bytes
 are bodies and heads. TLS, TCP and IP take a few hundredths more.
 """
@@ -20,7 +21,15 @@ from itertools import product
 from runtime.check.prediction import Plan, plan_frame
 from runtime.check.site_speed import Speed, measure_alone
 from runtime.pipeline import PipelineOptions
-from runtime.sites.client import REQUEST_BYTES, TIMEOUTS, WIRE_OUTPUTS, SiteClient, Timeouts, wire_formats
+from runtime.sites.client import (
+    REQUEST_BYTES,
+    TIMEOUTS,
+    WIRE_OUTPUTS,
+    SiteClient,
+    Timeouts,
+    choose_wire,
+    wire_formats,
+)
 from runtime.sites.config import SiteConfig
 from runtime.sites.traffic import MessageBytes, frame_bytes, gigabytes_an_hour, most_windows
 from stages.bundle import Bundle, Stage
@@ -93,10 +102,12 @@ def look_ahead(
     tiles_per_s: Mapping[str, float] | None = None,
     price_per_gb: float | None = None,
     notes: Sequence[str] = (),
+    wire: str | None = None,
 ) -> Outlook:
-    """What the line allows for frames of (height, width).
+    """What the line allows for frames of (height, width), first of all with this bundle and `wire`.
 
-    `tiles_per_s` are the sites' where they were measured; without it all are taken to be equally fast.
+    `tiles_per_s` are those of the sites that could be measured, with `wire`; without it all are taken to be
+    equally fast. Windows of those that could not go to others as far as caps allow, as in a run.
     """
     speeds = tiles_per_s or {site.name: 1.0 for site in sites}
     shares = plan_frame(bundle.geometry, size, sites, speeds)
@@ -104,24 +115,21 @@ def look_ahead(
     if tiles_per_s:
         frame_s = max(count / tiles_per_s[name] for name, count in shares.sites.items())
         sites_fps = 1 / frame_s if frame_s else None
-    first, *others = _variants(bundle)
+    first, *others = _variants(bundle, choose_wire(bundle, wire))
     own = _allowed(first, shares, line, sites_fps, price_per_gb)
     engines_fps = sites_fps if sites_fps is not None and sites_fps < _line_fps(own.size, line) / 2 else None
-    allowed = [
-        _allowed(each, shares, line, sites_fps if each[0] == OWN else engines_fps, price_per_gb)
-        for each in others
-    ]
+    allowed = [_allowed(each, shares, line, engines_fps, price_per_gb) for each in others]
     return Outlook(bundle, size, line, shares, (own, *allowed), sites_fps, tuple(notes))
 
 
 _Variant = tuple[str, int, str, Stage]  # tiles, components, wire and the window stage as it is then
 
 
-def _variants(bundle: Bundle) -> Iterator[_Variant]:
-    """The bundle with each wire it offers, then the same model with other codes."""
+def _variants(bundle: Bundle, chosen: str) -> Iterator[_Variant]:
+    """The bundle with each wire it offers, the chosen one first, then the same model with other codes."""
     stage = bundle.stage("window")
     own = int(_output(stage, "embedding").shape[-1])
-    for wire in wire_formats(bundle):
+    for wire in sorted(wire_formats(bundle), key=lambda name: name != chosen):
         yield OWN, own, wire, stage
     if not bundle.head_blocks:  # else no tile leaves the edge
         for code, share in product(CODES, SHARES):
@@ -183,7 +191,8 @@ async def measure_line(
 ) -> tuple[Line, dict[str, float], list[str]]:
     """The line as probes and noise find it, tiles a second by site, and why a site could not be measured.
 
-    Sites are measured one after another, over one line, so the quickest way there and back is the line's.
+    Sites are measured one after another, over one line: the highest rates up and down are the line's. The
+    round trip is that of the farthest site, for which every frame waits.
     Raises InputError where none can be measured.
     """
     speeds: dict[str, Speed] = {}
@@ -195,14 +204,13 @@ async def measure_line(
                 speeds[site.name] = await measure_alone(client, bundle.probe())
         except SiteError as exc:
             failures.append(str(exc))
-    known = {name: (each.up, each.down) for name, each in speeds.items() if each.up and each.down}
+    known = [(each.up, each.down) for each in speeds.values() if each.up and each.down]
     if not known:
         raise InputError(
             f"no site let the line be measured: {'; '.join(failures) or 'all refuse noise'}; give --up and "
             "--down"
         )
-    up = max((way[0] for way in known.values() if way[0]), key=lambda rate: rate.mbit_s)
-    down = max((way[1] for way in known.values() if way[1]), key=lambda rate: rate.mbit_s)
+    up, down = (max(rates, key=lambda rate: rate.mbit_s) for rates in zip(*known, strict=True))
     round_trip_s = max(each.round_trip_s for each in speeds.values())
     found = f"measured over {len(known)} sites"
     if up.at_least or down.at_least:

@@ -14,6 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from runtime.check.plan import OWN, Line, Outlook, look_ahead, measure_line
+from runtime.check.prediction import NOT_HERE
 from runtime.options import BUNDLE, INSECURE, PRICE_PER_GB, WIRE, FrameSize, inputs_of, sites_option
 from runtime.run_files import files_read
 from runtime.sites.client import choose_wire
@@ -75,12 +76,11 @@ def command(
     chosen = choose_wire(loaded, wire)
     if up is not None and down is not None:
         line = Line(up, down, (DEFAULT_ROUND_TRIP_MS if rtt is None else rtt) / 1e3)
-        outlook = look_ahead(loaded, configs, size, line, price_per_gb=price_per_gb)
+        outlook = look_ahead(loaded, configs, size, line, price_per_gb=price_per_gb, wire=chosen)
     else:
         line, tiles_per_s, failures = _measured(console, loaded, configs, chosen)
         line = line if rtt is None else replace(line, round_trip_s=rtt / 1e3)
-        working = [site for site in configs if site.name in tiles_per_s]
-        outlook = look_ahead(loaded, working, size, line, tiles_per_s, price_per_gb, failures)
+        outlook = look_ahead(loaded, configs, size, line, tiles_per_s, price_per_gb, failures, wire=chosen)
     print_outlook(console, outlook)
     if json_path:
         with writing(json_path):
@@ -114,8 +114,12 @@ def _lines(outlook: Outlook) -> Iterator[str]:
     )
     named = ", ".join(f"{count} to site {name}" for name, count in shares.sites.items())
     yield f"windows of a frame of {width} x {height} sent: {named}"
+    if shares.at_edge:
+        here = "this machine runs them" if outlook.bundle.has("window") else NOT_HERE
+        yield f"{shares.at_edge} windows of every frame fit under no cap: {here}"
     if outlook.sites_fps is not None:
-        yield f"the sites allow {outlook.sites_fps:.1f} frames/s with this bundle over this line"
+        wire = outlook.allowed[0].wire
+        yield f"the sites allow {outlook.sites_fps:.1f} frames/s with this bundle and {wire} over this line"
     yield "other codes are by formula: `pedsam export` makes them, and says what they cost in masks"
 
 

@@ -18,15 +18,20 @@ camera or disk, faults, and other work of this machine.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from runtime.check.site_speed import Together
 from runtime.sites.assignment import assign, default_cap, takeover
-from runtime.sites.client import WIRE_OUTPUTS, wire_formats
+from runtime.sites.client import REQUEST_BYTES, WIRE_OUTPUTS, wire_formats
 from runtime.sites.config import SiteConfig, operator_caps
-from runtime.sites.traffic import frame_bytes, gigabytes_an_hour
+from runtime.sites.traffic import frame_bytes, gigabytes_an_hour, most_windows
 from stages.bundle import Bundle
 from stages.geometry import Geometry
+
+NOT_HERE = (
+    "this bundle has no window stage to run them here; fix the sites that failed, raise caps, add sites of "
+    "other operators, or copy the window stage to the edge"
+)
 
 
 @dataclass(frozen=True)
@@ -60,21 +65,21 @@ class EdgeTimes:
 @dataclass(frozen=True)
 class Prediction:
     """`steps_s` are seconds of each step a frame, `gigabytes_an_hour` up and down by wire format; of these
-    are `heads_an_hour` heads of HTTP."""
+    are `heads_an_hour` heads of HTTP, by wire format too."""
 
     fps: float
     limited_by: str
     steps_s: Mapping[str, float]
     gigabytes_an_hour: Mapping[str, tuple[float, float]]
-    heads_an_hour: tuple[float, float] = (0.0, 0.0)
+    heads_an_hour: Mapping[str, tuple[float, float]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class FrameBytes:
-    """Bytes up and down that a frame takes: `bodies` by wire format, and the `heads` of its requests."""
+    """Bytes up and down that a frame takes, by wire format: `bodies`, and the `heads` of its requests."""
 
     bodies: Mapping[str, tuple[float, float]]
-    heads: tuple[float, float] = (0.0, 0.0)
+    heads: Mapping[str, tuple[float, float]] = field(default_factory=dict)
 
 
 def plan_frame(
@@ -141,24 +146,33 @@ def predict(
     }
     limit = max(steps_s, key=lambda name: steps_s[name])
     fps = 1 / steps_s[limit]
-    up, down = (gigabytes_an_hour(size * fps, 1.0) for size in sizes.heads)
-    gigabytes = {
-        name: (gigabytes_an_hour(way[0] * fps, 1.0) + up, gigabytes_an_hour(way[1] * fps, 1.0) + down)
-        for name, way in sizes.bodies.items()
-    }
-    return Prediction(fps, limit, steps_s, gigabytes, (up, down))
+    gigabytes, of_heads = {}, {}
+    for name, bodies in sizes.bodies.items():
+        heads = sizes.heads.get(name, (0.0, 0.0))
+        of_heads[name] = _an_hour(heads[0], heads[1], fps)
+        gigabytes[name] = _an_hour(bodies[0] + heads[0], bodies[1] + heads[1], fps)
+    return Prediction(fps, limit, steps_s, gigabytes, of_heads)
+
+
+def _an_hour(up: float, down: float, fps: float) -> tuple[float, float]:
+    """Gigabytes an hour of so many bytes a frame."""
+    return gigabytes_an_hour(up * fps, 1.0), gigabytes_an_hour(down * fps, 1.0)
 
 
 def bytes_of_frame(
-    bundle: Bundle, plan: Plan, most: Mapping[str, int], heads: tuple[float, float]
+    bundle: Bundle, plan: Plan, taken: Mapping[str, int], heads: tuple[float, float]
 ) -> FrameBytes:
-    """What a frame takes with each wire format of a bundle.
+    """What a frame takes with each wire format of a bundle, which decides how many windows share a request.
 
-    `most` says of each site how many windows may share a request, `heads` are bytes of those of a request and
-    of its answer.
+    `taken` says of each site how many windows it takes in a request, `heads` are bytes of those of a request
+    and of its answer.
     """
-    stage, bodies, requests = bundle.stage("window"), {}, 0
+    stage, bodies, of_requests = bundle.stage("window"), {}, {}
     for name in wire_formats(bundle):
-        size = frame_bytes(stage, WIRE_OUTPUTS[name], [(plan.sites[site], most[site]) for site in most])
-        bodies[name], requests = (float(size.up), float(size.down)), size.requests
-    return FrameBytes(bodies, (heads[0] * requests, heads[1] * requests))
+        outputs = WIRE_OUTPUTS[name]
+        fitting = most_windows(stage, outputs, REQUEST_BYTES)
+        shares = [(plan.sites[site], min(fitting, most)) for site, most in taken.items()]
+        size = frame_bytes(stage, outputs, shares)
+        bodies[name] = float(size.up), float(size.down)
+        of_requests[name] = heads[0] * size.requests, heads[1] * size.requests
+    return FrameBytes(bodies, of_requests)

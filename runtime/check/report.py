@@ -115,8 +115,9 @@ def _prediction(report: Report, prediction: Prediction) -> Iterator[str]:
     for name, (up, down) in prediction.gigabytes_an_hour.items():
         price = "" if report.price_per_gb is None else f", which costs {down * report.price_per_gb:.2f}"
         yield f"at that rate {up:.2f} GB an hour up and {down:.2f} GB down with --wire {name}{price}"
-    up, down = prediction.heads_an_hour
-    yield f"of that {up:.2f} GB up and {down:.2f} GB down are heads of HTTP"
+        if name in prediction.heads_an_hour:
+            up, down = prediction.heads_an_hour[name]
+            yield f"of that {up:.2f} GB up and {down:.2f} GB down are heads of HTTP"
 
 
 def _ms(seconds: float) -> str:

@@ -3,7 +3,8 @@
 Bytes a second are what takes time beyond the round trip and the engine:
 
 - up: CONNECTIONS requests of a tile's size at once, as the loop sends them, holding noise that the site reads
-  and refuses before any engine sees it. Rate: their bytes / (the quickest round of several - round trip).
+  and refuses before any engine sees it. Rate: their bytes, heads included, / (the quickest round of several
+  - round trip).
 - down: the same tiles asked for twice, once with every output and once with `scale` alone. Upload and engine
   are the same in both, so the difference in time is what the difference in bytes took (quickest of each).
 
@@ -31,6 +32,7 @@ PINGS = 7
 ROUNDS = 5  # of an upload or download; slow ones end with the first after MEASURE_S
 MEASURE_S = 2.0
 DOWNLOAD_TILES = 4  # tiles in one request of the download
+SHARED = 5  # tiles that may share a request: of a 16:9 frame, those of one of three sites
 BURSTS = 9  # bursts of all sites together; the first one is not counted
 OUTPUTS = ("embedding", "embedding_q8", "scale")
 _RESOLUTION_S = 1e-3  # differences in time below this, or a twentieth of the whole, show nothing
@@ -136,8 +138,16 @@ async def _none_if_refused(measuring: Awaitable[Rate]) -> Rate | None:
 
 async def _up(client: SiteClient, probe: Probe, round_trip_s: float) -> Rate:
     size = sum(array.nbytes for array in probe.inputs.values())
-    seconds = await _fastest(lambda: _concurrently(lambda: client.send_noise(size), CONNECTIONS))
-    return rate(size * CONNECTIONS, seconds, round_trip_s)
+    sent = 0
+
+    async def noise() -> None:
+        nonlocal sent
+        before = client.traffic.up
+        await _concurrently(lambda: client.send_noise(size), CONNECTIONS)
+        sent = client.traffic.up - before
+
+    seconds = await _fastest(noise)
+    return rate(sent, seconds, round_trip_s)
 
 
 async def _down(client: SiteClient, probe: Probe) -> Rate:
@@ -165,19 +175,20 @@ def rate(size: int, seconds: float, without_s: float) -> Rate:
 
 
 async def _tiles_per_s(client: SiteClient, probe: Probe) -> float:
-    """With CONNECTIONS probes under way all the time, for MEASURE_S and at least two rounds of them."""
+    """With CONNECTIONS requests under way all the time, for MEASURE_S and at least two rounds of them."""
+    copies = min(client.most_windows, SHARED)
     ended_s: list[float] = []
     started = time.perf_counter()
 
     async def send() -> None:
         rounds = 0
         while rounds < 2 or time.perf_counter() - started < MEASURE_S:
-            await client.run_probe(probe)
-            ended_s.append(time.perf_counter() - started)
+            await client.run_probe(probe, copies=copies)
+            ended_s.extend([time.perf_counter() - started] * copies)
             rounds += 1
 
     await _concurrently(send, CONNECTIONS)
-    return steady_rate(sorted(ended_s), CONNECTIONS)
+    return steady_rate(sorted(ended_s), CONNECTIONS * copies)
 
 
 def steady_rate(ended_s: Sequence[float], under_way: int) -> float:

@@ -1,7 +1,7 @@
 """The timeline of a run: a Chrome trace, which Perfetto (ui.perfetto.dev) opens, and a picture of its end.
 
 One track a step of the pipeline and one a site; a site's track holds one span a window. On a Jetson there are
-counters of the board beside them, in the trace alone.
+counters of the board beside them, and where there are sites counters of bytes, in the trace alone.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from runtime.results.sinks import PALETTE
 from stages.files import check_folder, check_replaceable, replace_file, writing
 
 _SPANS = 200_000  # the last ones are kept: some 30 MB
-_VALUES = 50_000  # of counters: five a second for almost three hours
+_VALUES = 100_000  # of counters: nine a second, five of the board and four of traffic, for three hours
 _SHOWN_S = 2.0  # the picture shows the last seconds
 _WIDTH, _ROW, _LEFT = 1600, 36, 150  # pixels
 

@@ -234,12 +234,12 @@ class SiteClient:
         """The path of the version with this bundle's weights."""
         own = self._bundle.site_digest
         found = [await self._served(_MODEL_PATH)]
-        if own in found[0]:
+        if found[0][0] == own:
             return _MODEL_PATH
         for version in await self._versions():
             path = f"{_MODEL_PATH}/versions/{version}"
             found.append(await self._served(path))
-            if own in found[-1]:
+            if found[-1][0] == own:
                 return path
         raise SiteUntrusted(self.name, self._other_weights(dict(found)))
 

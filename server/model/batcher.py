@@ -127,7 +127,7 @@ class Batcher:
         self._engines = engines
         self._stage = stage
         self._max_batch = max_batch
-        self._max_waiting = max_waiting
+        self.max_waiting = max_waiting
         self._turns = turns or Turns()
         self._turns.on_stall(self._fail_stalled)
         self._queue: deque[_PendingRequest] = deque()
@@ -198,7 +198,7 @@ class Batcher:
         if self.stalled:
             raise Stalled(self._turns.stall_s)
         request = _PendingRequest(inputs, outputs)
-        if self._waiting and self._waiting + request.tiles > self._max_waiting:
+        if self._waiting and self._waiting + request.tiles > self.max_waiting:
             self.statistics.refused += request.tiles
             raise QueueFull(self._expected_wait_s())
         self._queue.append(request)

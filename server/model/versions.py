@@ -87,7 +87,7 @@ class Version:
         return {
             "name": wire.MODEL,
             "backend": self.backend,
-            "max_batch_size": self.bundle.geometry.windows,
+            "max_batch_size": min(self.bundle.geometry.windows, self.batcher.max_waiting),
             "input": tensors(self.stage.inputs),
             "output": tensors(self.stage.outputs),
             "parameters": {

@@ -11,6 +11,7 @@ import pytest
 from runtime.encoder import ImageEncoder, local_encoder
 from runtime.frames.canvas import Canvas, make_canvas
 from runtime.sites.client import SiteClient
+from runtime.sites.traffic import Traffic
 from runtime.sites.windows import open_sites
 from server.serve import ServeOptions, running_site
 from stages.bundle import Bundle
@@ -39,8 +40,10 @@ def black_and_white(bundle: Bundle) -> Canvas:
     return make_canvas(picture, bundle.geometry)
 
 
-async def through_sites(bundle: Bundle, canvases: Sequence[Canvas]) -> tuple[list[np.ndarray], list[int]]:
-    """Image embeddings of the canvases through one real site, and the bytes sent for each."""
+async def through_sites(
+    bundle: Bundle, canvases: Sequence[Canvas]
+) -> tuple[list[np.ndarray], list[tuple[int, int]]]:
+    """Image embeddings of the canvases through one real site, and bytes of bodies up and down for each."""
     embeddings, sizes = [], []
     async with AsyncExitStack() as stack:
         site = await stack.enter_async_context(running_site(bundle, ServeOptions(port=0, threads=1)))
@@ -51,9 +54,10 @@ async def through_sites(bundle: Bundle, canvases: Sequence[Canvas]) -> tuple[lis
         sites = open_sites(bundle, [client], ledger, windows, print, window_engine=False)
         encoder = ImageEncoder(bundle, engines, await stack.enter_async_context(sites), None)
         for canvas in canvases:
-            before = client.traffic.body_up
+            before = client.traffic + Traffic()
             embeddings.append(await encoder.encode(canvas))
-            sizes.append(client.traffic.body_up - before)
+            sent = client.traffic - before
+            sizes.append((sent.body_up, sent.body_down))
     return embeddings, sizes
 
 
@@ -70,14 +74,15 @@ async def test_split_equals_whole(coded: Bundle) -> None:
             assert np.abs(split - whole).max() <= 1e-4, shape
 
 
-async def test_very_different_pictures_send_equally_many_bytes_and_a_site_computes_what_the_edge_does(
+async def test_very_different_pictures_take_equally_many_bytes_and_a_site_computes_what_the_edge_does(
     coded: Bundle,
 ) -> None:
     canvases = [canvas_of("16:9", coded.geometry), black_and_white(coded)]
     embeddings, (one, other) = await through_sites(coded, canvases)
     assert one == other
     tiles = len(canvases[0].windows) * coded.tiles.tile_bytes(coded.geometry)
-    assert tiles < one < tiles + 1000 * len(canvases[0].windows)
+    assert tiles < one[0] < tiles + 1000 * len(canvases[0].windows)
+    assert one[1] > coded.padding_embeddings()[list(canvases[0].windows)].nbytes
     async with (
         edge_engines(coded, ("window", "global")) as engines,
         local_encoder(coded, engines, "fp32") as encoder,

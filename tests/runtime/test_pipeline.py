@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import time
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
@@ -21,9 +22,11 @@ from runtime.frames.sources import NOTHING, Frame
 from runtime.live.interface import Live
 from runtime.objects.follower import RecentFrame
 from runtime.objects.prompts import Prompt, PromptRequest, Prompts
-from runtime.pipeline import Fate, FrameJob, Pipeline, PipelineOptions
+from runtime.pipeline import TRACED_S, Fate, FrameJob, Pipeline, PipelineOptions
 from runtime.results.doubts import Doubts
+from runtime.results.trace import Trace
 from runtime.session import run_session
+from runtime.sites.traffic import Traffic
 from stages.bundle import Bundle
 from stages.errors import InputError
 from tests.runtime.test_session import PROMPTS, Film, edge_only, mask_lines, options, real_sites, run
@@ -189,13 +192,28 @@ async def test_frames_leave_in_order_and_windows_travel_ahead(
     assert [line["frame"] for line in mask_lines(tmp_path / "out")] == sorted([*range(6)] * 2)
 
 
+async def test_traffic_is_traced_twice_a_second(mini_bundle: Bundle) -> None:
+    """The trace keeps so many values only, and the board's are among them."""
+    never: Any = None
+    encoder: Any = SimpleNamespace(doubts=Doubts(), traffic=Traffic(body_up=1, requests=1))
+    trace = Trace()
+    pipeline = Pipeline(mini_bundle.geometry, encoder, never, (), PipelineOptions(), trace=trace)
+    started = time.perf_counter()
+    for _ in range(100):
+        pipeline._note_traffic()
+    took_s = time.perf_counter() - started
+    names = [event["name"] for event in trace.events()["traceEvents"]]
+    for name in ("sent to sites (MB)", "came from sites (MB)"):
+        assert 1 <= names.count(name) <= 1 + took_s / TRACED_S
+
+
 async def test_a_trace_of_a_run_has_every_step_and_site(mini_bundle: Bundle, tmp_path: Path) -> None:
     async with real_sites(mini_bundle, tmp_path) as sites:
         chosen = options(tmp_path / "out", sites=sites, trace=tmp_path / "trace.json")
         summary = await run(mini_bundle, Film(3), chosen)
     events = json.loads((tmp_path / "trace.json").read_text())["traceEvents"]
     sent = [event["args"]["value"] for event in events if event["name"] == "sent to sites (MB)"]
-    assert len(sent) == 3
+    assert 2 <= len(sent) <= 4  # the first frame's, the last one's, and twice a second between them
     assert sent == sorted(sent)
     assert 45 * 19_200 < sent[-1] * 1e6 < summary["bytes_up"] + summary["head_bytes_up"] + 1
     tracks = {event["args"]["name"].partition(" (")[0] for event in events if event["name"] == "thread_name"}

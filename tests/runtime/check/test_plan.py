@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 from contextlib import ExitStack
 from dataclasses import replace
@@ -9,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner, Result
+from rich.console import Console
 
 from pedsam import main
 from runtime.check.plan import (
@@ -24,6 +26,8 @@ from runtime.check.plan import (
     look_ahead,
     measure_line,
 )
+from runtime.check.plan_cli import print_outlook
+from runtime.check.prediction import Plan
 from runtime.sites.client import REQUEST_BYTES, WIRE_OUTPUTS, SiteClient, wire_formats
 from runtime.sites.traffic import frame_bytes, message_bytes
 from server.serve import ServeOptions, running_site
@@ -110,20 +114,49 @@ def test_what_the_sites_got_over_a_full_line_says_nothing_of_other_codes(mini_bu
     assert coded[0].limited_by == UP
 
 
+def test_a_site_that_is_down_leaves_the_others_their_caps(mini_bundle: Bundle, tmp_path: Path) -> None:
+    """As in a run: five windows each of three operators, and the rest here."""
+    found = looked(mini_bundle, tiles_per_s={"a": 10.0, "b": 10.0})
+    assert found.shares == Plan({"a": 5, "b": 5}, at_edge=5)
+    assert "5 windows of every frame fit under no cap: this machine runs them" in printed(found)
+    for part in ("bundle.json", "edge", "global", "decoder"):
+        (tmp_path / part).symlink_to(mini_bundle.path / part)
+    bare = looked(Bundle.load(tmp_path), tiles_per_s={"a": 10.0, "b": 10.0})
+    assert "fit under no cap: this bundle has no window stage to run them here; fix" in printed(bare)
+    assert "under no cap" not in printed(looked(mini_bundle))
+
+
+def printed(outlook: Outlook) -> str:
+    file = io.StringIO()
+    print_outlook(Console(file=file, width=300), outlook)
+    return file.getvalue()
+
+
+@pytest.mark.parametrize("wire", ["fp16", "int8"])
+def test_what_was_measured_is_said_of_the_wire_it_was_measured_with(mini_bundle: Bundle, wire: str) -> None:
+    """40 tiles a second are more than half of what the line carries: other wires may be quicker."""
+    found = looked(mini_bundle, Line(20, 20, 0.001), tiles_per_s=dict.fromkeys("abc", 40.0), wire=wire)
+    first, second = found.allowed[:2]
+    assert (first.tiles, first.wire, first.limited_by) == (OWN, wire, SITES)
+    assert (second.tiles, second.limited_by) == (OWN, UP)
+    assert f"with this bundle and {wire} over this line" in printed(found)
+
+
 @pytest.mark.anyio
 async def test_the_line_is_measured_without_a_tile(mini_bundle: Bundle) -> None:
-    impostor = Impostor(mini_bundle)
-    impostor.digest = "sha256:" + "0" * 64
+    good, other = Impostor(mini_bundle, max_batch=25), Impostor(mini_bundle)
+    other.digest = "sha256:" + "0" * 64
     async with (
         running_site(mini_bundle, ServeOptions(port=0, threads=1)) as site,
-        impostor.running() as other,
+        good.running() as to_good,
+        other.running() as to_other,
     ):
-        sites = [config("a", site.url), config("b", other)]
+        sites = [config("a", site.url), config("b", to_good), config("c", to_other)]
         line, tiles_per_s, failures = await measure_line(mini_bundle, sites, "fp16", WAITS)
-    assert set(tiles_per_s) == {"a"}
-    assert min(line.up_mbit, line.down_mbit, line.round_trip_s, tiles_per_s["a"]) > 0
+    assert set(tiles_per_s) == {"a", "b"}
+    assert min(line.up_mbit, line.down_mbit, line.round_trip_s, *tiles_per_s.values()) > 0
     assert ["other weights" in failure for failure in failures] == [True]
-    assert impostor.tiles == []
+    assert good.tiles == other.tiles == []  # of what the good one answered all were probes
 
 
 @pytest.mark.anyio
@@ -186,10 +219,11 @@ def test_real_sites_as_processes(mini_bundle: Bundle, tmp_path: Path) -> None:
     found = tmp_path / "found.json"
     with ExitStack() as stack:
         urls = [(name, stack.enter_context(serving(mini_bundle.path)).url) for name in "ab"]
-        sites = sites_file(tmp_path / "sites.toml", *urls)
+        sites = sites_file(tmp_path / "sites.toml", *urls, ("c", "http://127.0.0.1:1"))
         result = pedsam_plan("--bundle", mini_bundle.path, "--sites", sites, "--json", found)
     assert result.exit_code == 0, result.output
     assert "there and back (measured over 2 sites" in result.output
     written = json.loads(found.read_text())
+    assert (written["windows"], written["windows_at_edge"]) == ({"a": 5, "b": 5}, 5)  # c is down
     assert written["sites_fps"] > 0
     assert min(written["line"]["up_mbit"], written["line"]["round_trip_s"]) > 0

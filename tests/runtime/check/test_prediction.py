@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 
 from runtime.check.edge_speed import measure_edge
+from runtime.check.plan import coded_stage
 from runtime.check.prediction import EdgeTimes, FrameBytes, Plan, bytes_of_frame, plan_frame, predict
 from runtime.check.site_speed import Together
 from runtime.sites.client import SiteClient
@@ -114,7 +115,7 @@ def test_other_steps_can_limit(edge: EdgeTimes, limit: str, fps: float) -> None:
 async def test_bytes_of_a_tile_are_those_of_a_real_exchange(mini_bundle: Bundle, wire: str) -> None:
     found = bytes_of_frame(mini_bundle, Plan({"a": 1}, 14), {"a": 1}, (300.0, 200.0))
     sizes = found.bodies
-    assert found.heads == (300, 200)
+    assert found.heads == {"fp16": (300, 200), "int8": (300, 200)}
     assert sizes["fp16"][1] > sizes["int8"][1] > sizes["fp16"][1] / 2
     async with (
         Impostor(mini_bundle).running() as url,
@@ -125,11 +126,16 @@ async def test_bytes_of_a_tile_are_those_of_a_real_exchange(mini_bundle: Bundle,
 
 
 def test_heads_count_by_request_and_are_part_of_an_hour(mini_bundle: Bundle) -> None:
-    shares, most = Plan({"a": 5, "b": 3}, 7), {"a": 2, "b": 4}
-    sizes = bytes_of_frame(mini_bundle, shares, most, (300.0, 200.0))
-    assert sizes.heads == (4 * 300, 4 * 200)  # 2 + 2 + 1 windows, and 3
-    with_heads = predict(PLAN, Together({"a": 0.2}, 0.0), EDGE, replace(SIZES, heads=(30_000, 15_000)))
-    assert with_heads.heads_an_hour == pytest.approx((0.54, 0.27))
+    stage = coded_stage(mini_bundle.stage("window"), mini_bundle.geometry, "dct:10/3", 192)
+    coded = replace(mini_bundle, stages={**mini_bundle.stages, "window": stage})
+    sizes = bytes_of_frame(coded, Plan({"a": 5, "b": 3}, 7), {"a": 25, "b": 1}, (300.0, 200.0))
+    # Two answers of 4,850 bytes fit together, of 9,600 none: 2 + 2 + 1 windows, and 1 + 1 + 1.
+    assert sizes.heads == {"int8": (6 * 300, 6 * 200), "fp16": (8 * 300, 8 * 200)}
+    assert sizes.bodies["int8"][0] < sizes.bodies["fp16"][0]
+    heads = {"fp16": (50_000, 20_000), "int8": (30_000, 15_000)}
+    with_heads = predict(PLAN, Together({"a": 0.2}, 0.0), EDGE, replace(SIZES, heads=heads))
+    assert with_heads.heads_an_hour["fp16"] == pytest.approx((0.9, 0.36))
+    assert with_heads.heads_an_hour["int8"] == pytest.approx((0.54, 0.27))
     assert with_heads.gigabytes_an_hour["int8"] == pytest.approx((5.94, 1.62))
 
 

@@ -7,6 +7,7 @@ import json
 import pytest
 from aiohttp import web
 
+from runtime.check import site_speed
 from runtime.check.site_speed import (
     BURSTS,
     DOWNLOAD_TILES,
@@ -21,6 +22,7 @@ from runtime.sites.traffic import Traffic, message_bytes
 from server.serve import ServeOptions, running_site
 from stages.bundle import Bundle
 from stages.errors import SiteUnavailable
+from stages.tensors import Array
 from tests.support.edge import Impostor, config
 from tests.support.failing_sites import WAITS
 
@@ -72,10 +74,66 @@ async def test_a_site_that_takes_noise_for_something_has_no_way_up_measured(mini
     assert speed.tiles_per_s > 0
 
 
+@pytest.mark.anyio
+async def test_the_way_up_counts_all_that_was_sent(
+    mini_bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """JSON and heads too, which are half as much again as a small tile."""
+    sizes = []
+
+    def noted(size: int, seconds: float, without_s: float) -> Rate:
+        sizes.append(size)
+        return rate(size, seconds, without_s)
+
+    monkeypatch.setattr(site_speed, "rate", noted)
+    probe = mini_bundle.probe()
+    async with (
+        running_site(mini_bundle, ServeOptions(port=0, threads=1)) as site,
+        SiteClient(config("a", site.url), mini_bundle, "fp16", WAITS) as client,
+    ):
+        await client.send_noise(sum(array.nbytes for array in probe.inputs.values()))
+        once = client.traffic.up
+        await measure_alone(client, probe)
+    assert sizes[0] == CONNECTIONS * once
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize(("taken", "shared"), [(25, 5), (2, 2), (1, 1)])
+async def test_tiles_are_timed_in_requests_as_a_run_sends_them(
+    mini_bundle: Bundle, monkeypatch: pytest.MonkeyPatch, taken: int, shared: int
+) -> None:
+    monkeypatch.setattr(site_speed, "MEASURE_S", 1e-9)  # one round of noise, two of tiles
+    timed: list[tuple[int, int]] = []
+
+    def noted(ended_s: list[float], under_way: int) -> float:
+        timed.append((len(ended_s), under_way))
+        return steady_rate(ended_s, under_way)
+
+    monkeypatch.setattr(site_speed, "steady_rate", noted)
+    site = Counting(mini_bundle, max_batch=taken)
+    async with (
+        site.running() as url,
+        SiteClient(config("a", url), mini_bundle, "fp16", WAITS, request_bytes=1 << 20) as client,
+    ):
+        await client.check_digest()
+        await measure_alone(client, mini_bundle.probe())
+    assert timed == [(2 * CONNECTIONS * shared, CONNECTIONS * shared)]
+    assert site.probes[-2 * CONNECTIONS :] == [shared] * 2 * CONNECTIONS
+    assert site.tiles == []
+
+
 class Counting(Impostor):
-    """It counts requests under way at the same time."""
+    """It counts requests under way at the same time, and the tiles of those it answers."""
 
     now = most = total = 0
+
+    def __init__(self, bundle: Bundle, max_batch: int | None = None) -> None:
+        super().__init__(bundle, max_batch=max_batch)
+        self.probes: list[int] = []
+
+    async def right_answer(self, inputs: dict[str, Array]) -> Array:
+        self.probes.append(len(inputs["tile"]))
+        return await super().right_answer(inputs)
 
     async def _infer(self, request: web.Request) -> web.StreamResponse:
         self.total += 1

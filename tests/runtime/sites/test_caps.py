@@ -10,7 +10,8 @@ from typing import Literal
 
 import anyio.lowlevel
 import numpy as np
-from hypothesis import event, given, settings
+import pytest
+from hypothesis import currently_in_test_context, event, given, settings
 from hypothesis import strategies as st
 
 from runtime.encoder import FrameLost, ImageEncoder, LocalWindows
@@ -72,6 +73,12 @@ def plans(draw: st.DrawFn) -> Plan:
     )
 
 
+def seen(what: str) -> None:
+    """Have hypothesis count what happened, where it is what runs this."""
+    if currently_in_test_context():
+        event(what)
+
+
 class FakeClient(SiteClient):
     """A site in memory. It notes in `received` what its operator sees, and does what `outcomes` say."""
 
@@ -86,6 +93,7 @@ class FakeClient(SiteClient):
     ) -> None:
         super().__init__(site, bundle, "fp16", request_bytes=1 << 20)
         self.max_batch = batch
+        self.requests: list[int] = []  # windows of each
         self._delay = delay
         self._outcomes = list(outcomes)
         self._received = received[site.operator]
@@ -101,7 +109,8 @@ class FakeClient(SiteClient):
         windows = inputs["index"][:, 0].tolist()
         assert list(grants) == [Grant(self.name, self.config.operator, window) for window in windows]
         assert 1 <= len(windows) <= self.max_batch
-        event("windows shared a request" if len(windows) > 1 else "a window went alone")
+        seen("windows shared a request" if len(windows) > 1 else "a window went alone")
+        self.requests.append(len(windows))
         self._received.update(windows)
         self.in_flight += len(windows)
         try:
@@ -131,7 +140,8 @@ class FakeWindows(LocalWindows):
 CANVASES = [make_canvas(np.zeros((*size, 3), np.uint8), GEOMETRIES["mini"]) for size in SIZES]
 
 
-async def run(plan: Plan, bundle: Bundle) -> None:
+async def run(plan: Plan, bundle: Bundle) -> list[int]:
+    """Runs it, and returns how many windows each request held."""
     received: dict[str, set[int]] = defaultdict(set)
     clients = [
         FakeClient(site, bundle, outcomes, delay, batch, received)
@@ -153,7 +163,7 @@ async def run(plan: Plan, bundle: Bundle) -> None:
         patience=Patience(first_s=0.0, grace_s=0.0),
     ) as windows:
         if windows.sites.unheard():
-            event("begun without a site")
+            seen("begun without a site")
         encoder = ImageEncoder(bundle, NO_ENGINES, windows, local)
         for number in plan.frames:
             await frame(encoder, CANVASES[number], bundle, plan.local)
@@ -162,6 +172,7 @@ async def run(plan: Plan, bundle: Bundle) -> None:
                     received[grant.operator].add(grant.window)
             check(plan, ledger, received)
     check(plan, ledger, received)
+    return [windows for client in clients for windows in client.requests]
 
 
 async def frame(encoder: ImageEncoder, canvas: Canvas, bundle: Bundle, local: bool) -> None:
@@ -170,9 +181,9 @@ async def frame(encoder: ImageEncoder, canvas: Canvas, bundle: Bundle, local: bo
         embeddings = await embeddings_of(encoder, canvas)
     except FrameLost:
         assert not local
-        event("frame lost")
+        seen("frame lost")
         return
-    event("frame done")
+    seen("frame done")
     expected = bundle.padding_embeddings()
     for window in canvas.windows:
         expected[window] = window_stamp(bundle, window)
@@ -196,4 +207,13 @@ def test_no_operator_receives_a_window_beyond_its_cap(mini_bundle: Bundle, plan:
         asyncio.run(run(plan, mini_bundle))
     except InputError:
         assert not plan.local
-        event("refused at the start")
+        seen("refused at the start")
+
+
+@pytest.mark.parametrize(("batch", "most"), [(1, 1), (2, 2), (25, 3)])
+def test_windows_really_share_requests_here(mini_bundle: Bundle, batch: int, most: int) -> None:
+    """Five windows of two operators that may have three each."""
+    sites = (config("0", operator="A"), config("1", operator="B"))
+    plan = Plan(sites, ((), ()), {"A": 3, "B": 3}, (0,), (), False, (0, 0), (batch, batch))
+    sizes = asyncio.run(run(plan, mini_bundle))
+    assert (sum(sizes), max(sizes)) == (5, most)

@@ -125,6 +125,16 @@ async def test_a_site_with_other_weights_is_named_with_both_digests(
     assert str(caught.value).startswith("site a: serves other weights")
 
 
+async def test_the_digest_is_looked_for_in_its_own_place(mini_bundle: Bundle) -> None:
+    named = {"site_digest": "sha256:other", "code": mini_bundle.site_digest}
+    parameters = {name: {"string_value": value} for name, value in named.items()}
+    answer = json.dumps({"parameters": parameters, "versions": ["1"]}).encode()
+    async with Impostor(mini_bundle, always=body(answer)).running() as url:
+        with pytest.raises(SiteUntrusted, match="serves another code"):
+            async with connected(mini_bundle, config("a", url)):
+                pass
+
+
 @pytest.mark.parametrize("wire_format", ["fp16", "int8"])
 async def test_a_site_that_names_the_digest_but_runs_other_weights_is_found_out(
     mini_bundle: Bundle, other: Bundle, wire_format: str

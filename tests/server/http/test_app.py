@@ -88,14 +88,25 @@ async def test_model_metadata(path: str) -> None:
 
 
 @pytest.mark.parametrize("path", MODELS)
-async def test_model_config_names_the_digest(path: str) -> None:
+async def test_model_config_names_the_digest_and_the_code(path: str) -> None:
     async with connected() as client:
         data = (await client.ask("GET", f"{path}/config")).json
     assert data["name"] == "window"
     assert data["max_batch_size"] == 25
     assert data["input"][0] == {"name": "tile", "data_type": "TYPE_UINT8", "dims": [4, 4, 3]}
     assert data["output"][2] == {"name": "scale", "data_type": "TYPE_FP16", "dims": [2, 2, 1]}
-    assert data["parameters"] == {"site_digest": {"string_value": tiny_bundle().site_digest}}
+    assert data["parameters"] == {
+        "site_digest": {"string_value": tiny_bundle().site_digest},
+        "code": {"string_value": tiny_bundle().code},
+    }
+
+
+@pytest.mark.parametrize(("queue", "taken"), [(1, 1), (7, 7), (64, 25)])
+async def test_a_request_is_never_to_hold_more_than_may_wait(queue: int, taken: int) -> None:
+    """Or a busy site would refuse it for ever."""
+    async with connected(max_waiting=queue) as client:
+        data = (await client.ask("GET", "/v2/models/window/config")).json
+    assert data["max_batch_size"] == taken
 
 
 # Inference
