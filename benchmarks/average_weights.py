@@ -37,6 +37,8 @@ def main(before: Path, after: Path, data: Path, out: Path, results: Path) -> Non
     geometry, samples, found = GEOMETRIES["mini"], read_samples(data, None, Tally()), {}
     for share in SHARES:
         first, second = load_weights(geometry, before), load_weights(geometry, after)
+        if first.projection or second.projection:
+            raise click.UsageError("weights with a projection have no mean; give those without projection.*")
         later = second.sam.state_dict()
         mixed = {k: v.float().lerp(later[k].float(), share) for k, v in first.sam.state_dict().items()}
         second.sam.load_state_dict(mixed)

@@ -8,7 +8,7 @@ Nothing is trained: each pair is exported from the same weights by `pedsam expor
 must hold no picture of DATA, and measured by `pedsam evaluate` through three live sites with the bundle's own
 wire. Bytes are those of message bodies for a frame of 16:9. `against` compares instance by instance with the
 first row: its interval is that of the mean difference, pictures drawn with replacement. Rows of OUT that this
-call does not name stay as they are.
+call does not name stay as they are; a call with other weights, pictures or first pair is refused.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import csv
 import json
 import subprocess
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -30,7 +30,7 @@ from evaluation.statistics import interval95
 from runtime.demo.demo import PEDSAM, three_sites
 from runtime.sites.client import WIRE_OUTPUTS
 from runtime.sites.traffic import message_bytes
-from stages.bundle import Bundle
+from stages.bundle import Bundle, sha256
 from stages.files import replace_file
 from stages.geometry import GEOMETRIES
 
@@ -50,7 +50,7 @@ KINDS = ("box", "point")
 @click.option("--out", type=click.Path(path_type=Path), required=True)
 def main(tiles: tuple[str, ...], components: tuple[int, ...], out: Path, **options: Any) -> None:
     """Measure every pair and write them to OUT, with the table as Markdown on standard output."""
-    result = json.loads(out.read_text(encoding="utf-8")) if out.exists() else {"rows": []}
+    result = read_result(out, facts(options, tiles[0], components[0]))
     with tempfile.TemporaryDirectory() as scratch:
         measure = Measurement(Path(scratch), **options)
         for code in tiles:
@@ -59,6 +59,32 @@ def main(tiles: tuple[str, ...], components: tuple[int, ...], out: Path, **optio
                 result |= {"machine": describe(), "table": markdown(result["rows"])}
                 replace_file(out, json.dumps(result, indent=1) + "\n")
     click.echo("\n".join(result["table"]))
+
+
+def facts(options: Mapping[str, Any], tiles: str, components: int) -> dict[str, Any]:
+    """What rows must have in common to be compared: weights, pictures, and the first pair."""
+    checkpoint: Path = options["checkpoint"]
+    return {
+        "checkpoint": checkpoint.name,
+        "sha256": sha256(checkpoint) if checkpoint.is_file() else None,
+        "data": options["data"].name,
+        "limit": options["limit"],
+        "first": [tiles, components],
+    }
+
+
+def read_result(out: Path, facts: Mapping[str, Any]) -> dict[str, Any]:
+    """What OUT holds, or what it begins with. Raises UsageError where its rows differ in one of `facts`."""
+    if not out.exists():
+        return {**facts, "rows": []}
+    result: dict[str, Any] = json.loads(out.read_text(encoding="utf-8"))
+    for name, value in facts.items():
+        if name not in result or result[name] != value:
+            raise click.UsageError(
+                f"{out} holds rows with {name} {result.get(name)!r:.80}, this call has {value!r:.80}; give "
+                "another --out"
+            )
+    return result
 
 
 class Measurement:

@@ -29,6 +29,7 @@ from evaluation.options import EvaluateOptions
 from evaluation.results import Instance
 from evaluation.scenes import Survey, choose_samples, survey
 from evaluation.statistics import interval95
+from stages.files import replace_file
 from stages.tile_code import RGB, TileCode
 from training.tally import Tally
 
@@ -56,7 +57,12 @@ async def _measure(
     """Rows by code; the file is written after each, with the IoU of every instance."""
     samples = await asyncio.to_thread(choose_samples, options, Tally())
     found = await survey(samples, options.data, Tally(), lambda done: None)
-    facts = {"checkpoint": checkpoint.name, "pictures": len(found.samples), "instances": found.instances}
+    facts = {
+        "checkpoint": checkpoint.name,
+        "data": options.data.name,
+        "pictures": len(found.samples),
+        "instances": found.instances,
+    }
     ious = _measured_before(options.out, facts)
     for name, code in codes.items():
         if name not in ious:
@@ -64,7 +70,7 @@ async def _measure(
             rows = {each: row(ious[each], ious[RGB.name]) for each in ious}
             result = {"machine": describe(), "commit": commit(), **facts, "rows": rows, "ious": ious}
             options.out.parent.mkdir(parents=True, exist_ok=True)
-            options.out.write_text(json.dumps(result) + "\n", encoding="utf-8")
+            replace_file(options.out, json.dumps(result) + "\n")
     return {name: row(ious[name], ious[RGB.name]) for name in codes}
 
 
@@ -73,7 +79,7 @@ def _measured_before(out: Path, facts: dict[str, Any]) -> dict[str, dict[str, li
     if not out.exists():
         return {}
     before = json.loads(out.read_text(encoding="utf-8"))
-    same = {key: before[key] for key in facts} == facts
+    same = {key: before.get(key) for key in facts} == facts
     ious: dict[str, dict[str, list[float]]] = before["ious"] if same else {}
     return ious
 

@@ -111,7 +111,8 @@ def command(
     bundle = export_bundle(weights, weights.geometry, out, options, click.echo)
     click.echo(f"{out}: {bundle.description}, site digest {bundle.site_digest}")
     if bundle.weights != "distilled":
-        click.echo(f"weights are {bundle.weights}: masks are {'meaningless' if random_weights else 'poor'}")
+        meaning = "meaningless" if bundle.weights == "untrained" else "poor"
+        click.echo(f"weights are {bundle.weights}: masks are {meaning}")
 
 
 def _weights(

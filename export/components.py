@@ -35,21 +35,22 @@ def choose_projection(
 ) -> Projection | None:
     """The projection for `components` of an export; None where embeddings travel whole.
 
-    Without `components` it is what the weights hold. Weights that are trained are fitted to `photos`, random
+    Without `components` it is what the weights hold, and with just as many and no `photos`. Weights that are
+    trained are fitted to `photos`, random
     ones to synthetic pictures, as tiles in the code `tiles` show them. Raises InputError where there is
     nothing to fit to, or more components than channels.
     """
     held, dim = weights.projection, weights.geometry.dim
-    if components is None or (held and held.components == components):
+    if components == dim:
+        if held:
+            say(f"--components {dim} is every channel: the projection that the weights hold is left out")
+        return None
+    if components is None or (held and held.components == components and photos is None):
         if held:
             say(f"{_text(held, dim)}, as the weights hold it")
         return held
     if components > dim:
         raise InputError(f"--components {components} is more than the {dim} channels of the embedding")
-    if components == dim:
-        if held:
-            say(f"--components {dim} is every channel: the projection that the weights hold is left out")
-        return None
     pictures = _pictures(weights, components, photos)
     fitted = fit_projection(picture_tokens(weights, tiles, pictures), components)
     what = "synthetic pictures" if photos is None else str(photos)

@@ -275,7 +275,7 @@ class Bundle:
             edge_files=dict(manifest["edge_files"]),
             probe_tolerance=dict(manifest["probe_tolerance"]),
             parity=dict(manifest["parity"]),
-            **_what_travels(manifest),
+            **_read_what_travels(manifest),
         )
 
     def _check(self, manifest: Mapping[str, Any]) -> None:
@@ -283,6 +283,10 @@ class Bundle:
         if self.weights not in WEIGHT_STATUS:
             raise BundleError(
                 f"{where} gives weight status {self.weights!r}, expected one of {WEIGHT_STATUS}"
+            )
+        if not isinstance(self.trained_on, str):
+            raise BundleError(
+                f"{where} gives trained_on {self.trained_on!r:.80}, expected a text; export the bundle again"
             )
         names = [name for stage in self.stages.values() for name in (stage.file, *stage.files)]
         outside = [name for name in (*names, *self.edge_files) if not _inside(name)]
@@ -293,6 +297,26 @@ class Bundle:
                 raise BundleError(f"{where} records no hash of {stage.file}; export the bundle again")
         if manifest["site_digest"] != self.site_digest:
             raise BundleError(f"{where} was edited: its site digest does not fit its window stage")
+        if self.format > 1:
+            self._check_what_travels()
+
+    def _check_what_travels(self) -> None:
+        """Raises BundleError unless the window stage takes and gives what `tiles` and `components` say."""
+        where, window = self.path / MANIFEST, self.stage("window")
+        try:
+            tile_bytes = self.tiles.tile_bytes(self.geometry)
+        except InputError as exc:
+            raise BundleError(f"{where}: {exc}; export the bundle again") from exc
+        for name, specs, shape in (
+            ("tile", window.inputs, ("n", tile_bytes)),
+            ("embedding", window.outputs, ("n", *self.embedding_shape)),
+        ):
+            found = [spec.shape for spec in specs if spec.name == name]
+            if found != [shape]:
+                raise BundleError(
+                    f"{where} gives {self.code}, and a window stage whose {name} is {found!r:.80}, expected "
+                    f"{[shape]!r:.80}; export the bundle again"
+                )
 
 
 def shipped_bundle() -> Path:
@@ -329,7 +353,7 @@ def _read_manifest(path: Path) -> dict[str, Any]:
     return manifest
 
 
-def _what_travels(manifest: Mapping[str, Any]) -> dict[str, Any]:
+def _read_what_travels(manifest: Mapping[str, Any]) -> dict[str, Any]:
     """How tiles and embeddings travel, as arguments of Bundle."""
     if manifest["format"] == 1:
         return {"format": 1, "components": manifest["model"]["dim"]}

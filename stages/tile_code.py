@@ -40,7 +40,9 @@ DC_STEP = 8.0
 AC_STEP = 4.0
 COARSE_AC_STEP = 6.0  # where fewer than COARSE_BELOW luma coefficients are kept, larger ones saturate less
 COARSE_BELOW = 10
-MOST = BLOCK**2  # coefficients of a block
+MOST = BLOCK**2  # coefficients of a luma block
+MOST_CHROMA = 36  # the next in zigzag order is of a frequency that half the resolution does not have
+FINEST_STEP, COARSEST_STEP = 1 / 16, 256.0
 _NAME = re.compile(r"dct:([0-9]{1,2})/([0-9]{1,2})")
 # Rows: Y, Cb, Cr of JFIF 1.02; columns: R, G, B.
 _YCBCR = np.array(
@@ -58,6 +60,7 @@ Matrix = npt.NDArray[np.float32]
 class TileCode:
     """How tiles are coded: the steps of the coefficients kept of a luma and of a chroma block.
 
+    At most MOST and MOST_CHROMA, each of FINEST_STEP to COARSEST_STEP; `parse` and `from_json` see to that.
     Without steps a tile is its pixels ("rgb").
     """
 
@@ -75,11 +78,11 @@ class TileCode:
         if name == "rgb":
             return cls()
         match = _NAME.fullmatch(name)
-        kept = [int(number) for number in match.groups()] if match else [0]
-        if not all(1 <= number <= MOST for number in kept):
+        kept = [int(number) for number in match.groups()] if match else []
+        if not (match and 1 <= kept[0] <= MOST and 1 <= kept[1] <= MOST_CHROMA):
             raise InputError(
                 f"--tiles is {name!r:.40}, expected rgb, or dct:L/C with the coefficients kept of a luma and "
-                f"of a chroma block, 1 to {MOST} each: dct:10/3"
+                f"of a chroma block, 1 to {MOST} and 1 to {MOST_CHROMA}: dct:10/3"
             )
         step = COARSE_AC_STEP if kept[0] < COARSE_BELOW else AC_STEP
         luma, chroma = ((DC_STEP, *(number - 1) * (step,)) for number in kept)
@@ -101,9 +104,12 @@ class TileCode:
             tuple(float(step) for step in data.get(key, ())) for key in ("luma_steps", "chroma_steps")
         )
         code = cls(luma, chroma)
-        usable = all(math.isfinite(step) and step > 0 for step in luma + chroma)
-        if not usable or bool(luma) != bool(chroma) or max(len(luma), len(chroma)) > MOST:
-            raise ValueError(f"tile code {data!r:.80} has steps that code nothing")
+        usable = all(FINEST_STEP <= step <= COARSEST_STEP for step in luma + chroma)
+        if not usable or bool(luma) != bool(chroma) or len(luma) > MOST or len(chroma) > MOST_CHROMA:
+            raise ValueError(
+                f"tile code {data!r:.80} has steps that code nothing, expected 1 to {MOST} of luma and 1 to "
+                f"{MOST_CHROMA} of chroma, each of 1/16 to {COARSEST_STEP:g}"
+            )
         if data["name"] != code.name:
             raise ValueError(f"tile code {data['name']!r:.40} has the steps of {code.name}")
         return code

@@ -62,5 +62,10 @@ def tile_on_canvas(tile: Pixels, window: int, geometry: Geometry) -> Pixels:
 
 
 def _old_extents(extents: Extents) -> Extents:
-    """Rows and columns of picture, as format 1 has them, where it begins at the top left: [n, 2]."""
+    """Rows and columns of picture, as format 1 has them: [n, 2].
+
+    Raises ValueError where a picture begins elsewhere than at the top left, which it cannot say.
+    """
+    if extents[:, :2].any():
+        raise ValueError("a bundle of format 1 takes tiles whose picture begins at the top left alone")
     return np.ascontiguousarray(extents[:, 2:])

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import click
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -49,10 +50,25 @@ class Teacher:
                 raise InputError(
                     "MobileSAM has no blocks to reorder; give the model that learns from it: --model mini"
                 )
-            return copy.deepcopy(self.own.sam), self.own.geometry
-        sam = load_weights(geometry, init).sam if init else build_sam(geometry)
+            return copy.deepcopy(_without_projection(self.own)), self.own.geometry
+        sam = starting_sam(geometry, init)
         sam.load_state_dict({**sam.state_dict(), **self.shared})
         return sam, geometry
+
+
+def starting_sam(geometry: Geometry, init: Path | None) -> Sam:
+    """The SAM that a training begins with: of the weights in `init`, or from scratch."""
+    return _without_projection(load_weights(geometry, init)) if init else build_sam(geometry)
+
+
+def _without_projection(weights: Weights) -> Sam:
+    """The SAM of weights that are to be trained; says that a projection they hold does not go along."""
+    if weights.projection is not None:
+        click.echo(
+            "training goes on without the projection that the weights hold; pedsam export fits one to what "
+            "it writes: --components, --photos"
+        )
+    return weights.sam
 
 
 class Enlarged(nn.Module):

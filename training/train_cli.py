@@ -74,16 +74,14 @@ def command(
     warn_of_idle_options({"teacher_enlarges": "teacher", "taught": "teacher"})
     import torch  # takes seconds to import
 
-    from export.checkpoints.load import load_weights
     from export.modules import reordered_encoder
-    from export.sam import build_sam
     from training.data import read_samples
-    from training.teachers import Enlarged, load_teacher
+    from training.teachers import Enlarged, load_teacher, starting_sam
     from training.trainer import growing_sizes
 
     geometry = GEOMETRIES[model]
     torch.manual_seed(options.seed)
-    sam = load_weights(geometry, init).sam if init else build_sam(geometry)
+    sam = starting_sam(geometry, init)
     if order == "reordered":
         reordered_encoder(sam.image_encoder, geometry)
     encoder = load_teacher(teacher).encoder if teacher else None

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import click
@@ -51,14 +52,19 @@ def load_bundle_weights(bundle: Bundle) -> Weights:
     a stage lacks.
     """
     geometry = bundle.geometry
-    graphs = {stage: StageGraph.load(bundle.verified_file(stage), geometry) for stage in _STAGES}
+    files = {stage: bundle.verified_file(stage) for stage in _STAGES}
+    graphs = {}
+    for stage, file in files.items():
+        with _readable(file):
+            graphs[stage] = StageGraph.load(file, geometry)
 
     def read(name: str, shape: Sequence[int]) -> Tensor:
         stage, inner = _place(name, geometry)
-        found = graphs[stage].find(inner, shape)
+        with _readable(files[stage]):
+            found = graphs[stage].find(inner, shape)
         if found is None:
             raise BundleError(
-                f"{bundle.path / bundle.stage(stage).file} holds {name} {list(shape)} in no form known here; "
+                f"{files[stage]} holds {name} {list(shape)} in no form known here; "
                 "export again from a checkpoint"
             )
         return found
@@ -71,6 +77,18 @@ def load_bundle_weights(bundle: Bundle) -> Weights:
         projection = Projection(mean, basis, bundle.variance_kept)
     sam = sam_of(geometry, state, bundle.path)
     return Weights(sam, geometry, bundle.weights, _trained_on(bundle), projection)
+
+
+@contextmanager
+def _readable(file: Path) -> Iterator[None]:
+    """Raises BundleError for whatever reading a stage raises: its hashes may be right and its graph none."""
+    try:
+        yield
+    except Exception as exc:  # the errors of onnx_ir and protobuf share no base class
+        reason = " ".join(str(exc).split())
+        raise BundleError(
+            f"{file} cannot be read ({type(exc).__name__}: {reason:.200}); export again from a checkpoint"
+        ) from exc
 
 
 def _trained_on(bundle: Bundle) -> str:

@@ -30,6 +30,7 @@ _COUNTERS = re.compile(r"(^|\.)(num_batches_tracked|n_averaged|total_ops|total_p
 _MAX_NUMBERS = 1 << 28  # in one tensor; the largest of vit_h has 6.6 million
 _FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 _PROJECTION = ("projection.mean", "projection.basis", "projection.variance_kept")
+_WITHOUT = "save it without its projection.* tensors, and pedsam export fits one to --photos"
 _ORTHONORMAL = 1e-2  # of a product of two columns; weights saved as fp16 stay below 1e-3
 
 
@@ -136,15 +137,15 @@ def _projection(beside: dict[str, Tensor], path: Path) -> Projection | None:
     if mean is None or basis is None or kept is None or kept.numel() != 1 or not _is_basis(mean, basis):
         shapes = ", ".join(f"{name} {list(tensor.shape)}" for name, tensor in held.items())
         raise CheckpointError(
-            f"{path} holds a projection that is none ({shapes}): expected a mean, orthonormal columns and "
-            "the variance kept; make the file again with pedsam train or distill"
+            f"{path} holds a projection that is none ({shapes}): expected a mean, fewer orthonormal "
+            f"columns than channels and the variance kept; {_WITHOUT}"
         )
     return Projection(mean, basis, float(kept))
 
 
 def _is_basis(mean: Tensor, basis: Tensor) -> bool:
-    """Whether these are [D] and [D, r], r at most D, with orthonormal columns."""
-    if basis.ndim != 2 or mean.shape != basis.shape[:1] or basis.shape[1] > basis.shape[0]:
+    """Whether these are [D] and [D, r], r less than D, with orthonormal columns."""
+    if basis.ndim != 2 or mean.shape != basis.shape[:1] or basis.shape[1] >= basis.shape[0]:
         return False
     return torch.allclose(basis.T @ basis, torch.eye(basis.shape[1]), atol=_ORTHONORMAL)
 
@@ -192,7 +193,7 @@ def whole_sam(geometry: Geometry | None, checkpoint: Checkpoint) -> Weights:
     if projection is not None and len(projection.mean) != found.dim:
         raise CheckpointError(
             f"{path} holds a projection of {len(projection.mean)} channels, expected {found.dim} of "
-            f"{found.name}; make the file again with pedsam train or distill"
+            f"{found.name}; {_WITHOUT}"
         )
     sam = sam_of(found, state, path)
     return Weights(sam, found, checkpoint.status, checkpoint.trained_on, projection)

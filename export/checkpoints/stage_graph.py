@@ -139,11 +139,11 @@ class StageGraph:
         if start is None or stop is None:
             return None
         met = dict.fromkeys(
-            _name(_uncut(node.inputs[1]))
+            _uncut(node.inputs[1])
             for node in self.nodes[start:stop]
             if node.op_type == "MatMul" and _is_result_of("Transpose", node.inputs[0]) == (axis == "w")
         )
-        parts = [part for name in met if (part := self._as_it_is(name)) is not None and part.ndim == 3]
+        parts = [part for value in met if (part := self._matrices(value)) is not None and part.ndim == 3]
         if not parts:
             return None
         table = torch.cat(parts)
@@ -151,6 +151,21 @@ class StageGraph:
         rows = torch.cat([table[0].flip(1).T, table[1:, :, 0]])
         same = table.shape[0] == table.shape[2] and torch.equal(position_table(rows, len(table)), table)
         return rows if same else None
+
+    def _matrices(self, value: ir.Value | None) -> Tensor | None:
+        """Constant matrices [query, d, key], or those that the graph gathers from a table and turns.
+
+        The exporter folds no constants as large as those of vit_h.
+        """
+        turn = value.producer() if value is not None else None
+        source = turn.inputs[0] if turn is not None and turn.op_type == "Transpose" else None
+        gather = source.producer() if source is not None else None
+        if turn is None or gather is None or gather.op_type != "GatherND":
+            return self._as_it_is(_name(value))
+        table, places = (self._as_it_is(_name(each)) for each in gather.inputs)
+        if table is None or places is None:
+            return None
+        return table[places.long().unbind(-1)].permute(*turn.attributes["perm"].as_ints())
 
     def _position_embedding(self) -> Tensor | None:
         """SAM's position embedding [1, T, T, D] from that of all windows [windows, w, w, D]."""

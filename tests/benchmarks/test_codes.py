@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import csv
+import json
 from pathlib import Path
+from typing import Any
 
+import click
 import pytest
 
-from benchmarks.codes import Row, add_row, against, frame_bytes, markdown, read_instances
+from benchmarks.codes import Row, add_row, against, facts, frame_bytes, markdown, read_instances, read_result
 from stages.bundle import Bundle, shipped_bundle
 
 
@@ -43,6 +46,39 @@ def test_a_pair_measured_again_takes_its_own_place() -> None:
     kept = [{"tiles": "rgb", "components": 64, "n": 1}, {"tiles": "rgb", "components": 96, "n": 2}]
     add_row(kept, {"tiles": "rgb", "components": 64, "n": 3})
     assert [row["n"] for row in kept] == [2, 3]
+
+
+def call(tmp_path: Path, **other: Any) -> dict[str, Any]:
+    checkpoint = tmp_path / "weights"
+    checkpoint.write_bytes(b"numbers")
+    options = {"checkpoint": checkpoint, "data": Path("x/heldout"), "limit": 9} | other
+    return facts(options, "rgb", 192)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"limit": None}, "holds rows with limit 9, this call has None; give another --out"),
+        ({"data": Path("train")}, "rows with data 'heldout', this call has 'train'"),
+        ({"sha256": "0"}, "rows with sha256"),
+        ({"first": ["rgb", 64]}, r"rows with first \['rgb', 192\]"),
+    ],
+)
+def test_rows_of_another_call_are_not_added_to(tmp_path: Path, change: dict[str, Any], words: str) -> None:
+    out, before = tmp_path / "codes.json", call(tmp_path)
+    kept = read_result(out, before)
+    assert kept == {**before, "rows": []}
+    out.write_text(json.dumps(kept))
+    assert read_result(out, before) == kept
+    other = {name: change[name] for name in change.keys() & {"data", "limit"}}
+    with pytest.raises(click.UsageError, match=words):
+        read_result(out, call(tmp_path, **other) | (change if not other else {}))
+
+
+def test_rows_of_before_calls_were_kept_are_not_added_to(tmp_path: Path) -> None:
+    (tmp_path / "codes.json").write_text('{"rows": []}')
+    with pytest.raises(click.UsageError, match="rows with checkpoint None"):
+        read_result(tmp_path / "codes.json", call(tmp_path))
 
 
 def test_bytes_are_those_of_all_windows_of_a_frame() -> None:

@@ -55,8 +55,11 @@ def test_none_where_nothing_asks_for_one(tiny_weights: Weights, said: list[str])
     assert said == []
 
 
-def test_every_channel_leaves_the_weights_projection_out(tiny_weights: Weights, said: list[str]) -> None:
-    assert choose_projection(trained(tiny_weights, HELD), 24, RGB, None, said.append) is None
+@pytest.mark.parametrize("held", [HELD, Projection(torch.zeros(24), torch.eye(24), 1.0)])
+def test_every_channel_leaves_the_weights_projection_out(
+    tiny_weights: Weights, held: Projection, said: list[str]
+) -> None:
+    assert choose_projection(trained(tiny_weights, held), 24, RGB, None, said.append) is None
     assert said == ["--components 24 is every channel: the projection that the weights hold is left out"]
 
 
@@ -75,17 +78,19 @@ def test_what_cannot_be_fitted_is_one_sentence(
         choose_projection(trained(tiny_weights, held), components, RGB, None, print)
 
 
-@pytest.mark.parametrize("held", [None, HELD])
+@pytest.mark.parametrize(("held", "components"), [(None, 8), (HELD, 8), (HELD, 5)])
 def test_photos_are_fitted(
-    tiny_weights: Weights, held: Projection | None, photos: Path, said: list[str]
+    tiny_weights: Weights, held: Projection | None, components: int, photos: Path, said: list[str]
 ) -> None:
-    found = choose_projection(trained(tiny_weights, held), 8, RGB, photos, said.append)
+    found = choose_projection(trained(tiny_weights, held), components, RGB, photos, said.append)
     assert found is not None
-    assert found.components == 8
+    assert found is not held
+    assert found.components == components
     assert 0.5 < found.variance_kept < 1
     kept = f"{100 * found.variance_kept:.1f} %"
     assert said == [
-        f"embedding of 8 components for 24 channels, {kept} of the variance, fitted to 3 of {photos}"
+        f"embedding of {components} components for 24 channels, {kept} of the variance, "
+        f"fitted to 3 of {photos}"
     ]
 
 

@@ -20,7 +20,10 @@ from tests.support.bundles import random_weights
 from tests.support.pictures import SHAPES, photo
 
 MINI = GEOMETRIES["mini"]
-CODES = ["rgb", "dct:6/3", "dct:15/6", "dct:64/64"]
+CODES = [
+    *map(TileCode.parse, ("rgb", "dct:6/3", "dct:15/6", "dct:64/36")),
+    TileCode((16.0, 2.0, 5.5), (9.0, 3.0)),
+]
 
 pytestmark = pytest.mark.usefixtures("no_grad")
 
@@ -50,9 +53,8 @@ def some_tiles(code: TileCode) -> tuple[Array, Array]:
     return code.encode(canvas.pixels, extents, windows, MINI), extents
 
 
-@pytest.mark.parametrize("name", CODES)
-def test_the_graph_decodes_as_numpy_does(sam: Sam, tmp_path: Path, name: str) -> None:
-    code = TileCode.parse(name)
+@pytest.mark.parametrize("code", CODES, ids=lambda code: code.name)
+def test_the_graph_decodes_as_numpy_does(sam: Sam, tmp_path: Path, code: TileCode) -> None:
     coded, extents = some_tiles(code)
     expected = expected_pixels(code, coded, extents)
     assert expected.std() > 0.5

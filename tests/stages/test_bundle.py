@@ -19,7 +19,7 @@ from stages.engines.backends import make_engine
 from stages.errors import BundleError, EngineError
 from stages.geometry import GEOMETRIES
 from stages.tile_code import RGB, TileCode
-from tests.support.fakes import INPUTS, OUTPUTS, answers, tiles, tiny_bundle
+from tests.support.fakes import INPUTS, OUTPUTS, TINY, answers, tiles, tiny_bundle
 
 WINDOW_FILES = ("window/model.onnx", "window/model.onnx.data")
 GLOBAL_FILES = ("global/model.onnx",)
@@ -52,16 +52,26 @@ def stage(name: str, root: Path, files: tuple[str, ...]) -> Stage:
     return Stage(name, files[0], hash_files(root, files), INPUTS, OUTPUTS, "fp32", {"embedding": 1e-6})
 
 
+def of_format_2(bundle: Bundle, tiles: TileCode, components: int) -> Bundle:
+    """The same with tiles of 16 x 16 pixels in this code, and a window stage that takes and gives them."""
+    geometry = replace(TINY, image_size=80, window=8)
+    inputs = (replace(INPUTS[0], shape=("n", tiles.tile_bytes(geometry))), *INPUTS[1:])
+    outputs = (replace(OUTPUTS[0], shape=("n", 8, 8, components)), *OUTPUTS[1:])
+    window = replace(bundle.stage("window"), inputs=inputs, outputs=outputs)
+    stages = {**bundle.stages, "window": window}
+    return replace(bundle, format=2, geometry=geometry, tiles=tiles, components=components, stages=stages)
+
+
 def test_what_was_saved_is_loaded(saved: Bundle) -> None:
     assert Bundle.load(saved.path) == saved
     assert Bundle.load(str(saved.path)) == saved
 
 
 def test_what_travels_is_saved_too(saved: Bundle) -> None:
-    changed = replace(saved, format=2, components=2, variance_kept=0.875, measured={"miou": {"box": 0.7}})
+    changed = replace(of_format_2(saved, RGB, 2), variance_kept=0.875, measured={"miou": {"box": 0.7}})
     changed.save()
     assert Bundle.load(saved.path) == changed
-    assert changed.embedding_shape == (2, 2, 2)
+    assert changed.embedding_shape == (8, 8, 2)
     assert changed.is_coded
     assert not saved.is_coded
     assert replace(saved, tiles=TileCode.parse("dct:10/3")).is_coded
@@ -205,6 +215,7 @@ EDITS = [
     Edit("a geometry field less", "is damaged", ("model", "patch")),
     Edit("an unknown dtype", "is damaged", (*WINDOW, "inputs", 0, "dtype"), "float128"),
     Edit("a shape of text", "is damaged", (*WINDOW, "inputs", 0, "shape"), 5),
+    Edit("no text of its origin", "gives trained_on 5, expected a text", ("weights", "trained_on"), 5),
     Edit("an unknown status", "weight status 'good', expected one of", ("weights", "status"), "good"),
     Edit("a path up", OUTSIDE, (*WINDOW, "file"), "../model.onnx"),
     Edit("an absolute path", OUTSIDE, (*WINDOW, "files", "/etc/passwd"), "0" * 64),
@@ -304,7 +315,7 @@ CODED = [
 
 @pytest.fixture
 def coded(saved: Bundle) -> Bundle:
-    bundle = replace(saved, format=2, tiles=TileCode.parse("dct:10/3"), components=2)
+    bundle = of_format_2(saved, TileCode.parse("dct:10/3"), 2)
     bundle.save()
     return bundle
 
@@ -312,13 +323,52 @@ def coded(saved: Bundle) -> Bundle:
 def test_a_coded_bundle_is_loaded_as_it_was_saved(coded: Bundle) -> None:
     loaded = Bundle.load(coded.path)
     assert loaded == coded
-    assert loaded.embedding_shape == (2, 2, 2)
+    assert loaded.embedding_shape == (8, 8, 2)
     assert loaded.description == "tiny (untrained weights, dct:10/3)"
 
 
 @pytest.mark.parametrize("edit", CODED, ids=lambda edit: edit.what)
 def test_an_edited_code_is_refused(coded: Bundle, edit: Edit) -> None:
     test_an_edited_manifest_is_refused(coded, edit)
+
+
+NOT_OF_ITS_STAGE: dict[str, tuple[dict[str, Any], str]] = {
+    **{
+        f"{number} components": ({"components": number}, "a window stage whose embedding is [('n', 8, 8, 2)]")
+        for number in (-5, 0, 7, 999_999_999)
+    },
+    "a code of pixels": ({"tiles": RGB}, "a window stage whose tile is [('n', 46)], expected [('n', 768)]"),
+    "other coefficients": ({"tiles": TileCode.parse("dct:6/3")}, "[('n', 46)], expected [('n', 30)]"),
+    "tiles of no whole blocks": ({"geometry": replace(TINY, window=7)}, "needs tiles of a multiple of 16"),
+    "no tile": ({"inputs": INPUTS[1:]}, "a window stage whose tile is [], expected [('n', 46)]"),
+    "no embedding": ({"outputs": OUTPUTS[1:]}, "a window stage whose embedding is [], expected"),
+}
+
+
+@pytest.mark.parametrize("case", NOT_OF_ITS_STAGE)
+def test_what_travels_is_what_the_window_stage_takes_and_gives(coded: Bundle, case: str) -> None:
+    """The digest fits: whoever wrote the record wrote it anew."""
+    change, words = NOT_OF_ITS_STAGE[case]
+    window = replace(
+        coded.stage("window"), **{name: change[name] for name in change if name in ("inputs", "outputs")}
+    )
+    rest = {name: value for name, value in change.items() if name not in ("inputs", "outputs")}
+    replace(coded, stages={**coded.stages, "window": window}, **rest).save()
+    with pytest.raises(BundleError, match=re.escape(words)) as caught:
+        Bundle.load(coded.path)
+    assert str(caught.value).startswith(str(coded.path / MANIFEST))
+    assert str(caught.value).endswith("; export the bundle again")
+
+
+def test_a_code_on_a_stage_of_pixels_is_refused(saved: Bundle) -> None:
+    plain = of_format_2(saved, RGB, 2)
+    plain.save()
+    assert Bundle.load(saved.path) == plain
+    replace(plain, tiles=TileCode.parse("dct:10/3")).save()
+    with pytest.raises(
+        BundleError, match=r"dct:10/3 tiles, .* tile is \[\('n', 768\)\], expected \[\('n', 46\)"
+    ):
+        Bundle.load(saved.path)
 
 
 def test_a_bundle_of_format_1_is_saved_as_one(saved: Bundle) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 
 import cv2
@@ -15,13 +16,13 @@ from runtime.frames.canvas import Canvas, make_canvas
 from stages.errors import InputError
 from stages.geometry import GEOMETRIES, Geometry
 from stages.tensors import Pixels
-from stages.tile_code import BLOCK, MACRO, OFFSET, RGB, TileCode, cut, dct_matrix
+from stages.tile_code import BLOCK, MACRO, OFFSET, RGB, TileCode, cut, dct_matrix, synthesis
 from tests.support.fakes import TINY
 from tests.support.pictures import photo
 
 MINI, VIT_B = GEOMETRIES["mini"], GEOMETRIES["vit_b"]
-EVERYTHING = TileCode.parse("dct:64/64")
-NAMES = ["dct:6/3", "dct:10/3", "dct:15/6", "dct:21/6", "dct:1/1", "dct:64/64"]
+EVERYTHING = TileCode.parse("dct:64/36")
+NAMES = ["dct:6/3", "dct:10/3", "dct:15/6", "dct:21/6", "dct:1/1", "dct:64/36"]
 # Of one window in a grid of one: pixels of a tile of S x S are the canvas.
 ONE = Geometry("one", 32, 16, 2, 3, 1, 2, (1,))
 FULL = np.array([[0, 0, 32, 32]], np.int32)
@@ -63,10 +64,10 @@ def test_a_name_and_json_give_the_code_back(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["", "dct", "dct:0/3", "dct:10", "dct:65/3", "dct:3/0", "jpeg", "rgb ", "dct:1/1/1"]
+    "name", ["", "dct", "dct:0/3", "dct:10", "dct:65/3", "dct:64/37", "dct:3/0", "jpeg", "rgb ", "dct:1/1/1"]
 )
 def test_a_name_of_no_code_is_refused(name: str) -> None:
-    with pytest.raises(InputError, match=r"expected rgb, or dct:L/C .* 1 to 64 each: dct:10/3"):
+    with pytest.raises(InputError, match=r"expected rgb, or dct:L/C .* 1 to 64 and 1 to 36: dct:10/3"):
         TileCode.parse(name)
 
 
@@ -77,6 +78,10 @@ def test_a_name_of_no_code_is_refused(name: str) -> None:
         {"luma_steps": []},
         {"chroma_steps": [8, 4, 0]},
         {"chroma_steps": [8, 4, float("inf")]},
+        {"chroma_steps": [8, 4, float("nan")]},
+        {"chroma_steps": [8, 4, 0.06]},
+        {"chroma_steps": [8, 4, 257]},
+        {"name": "dct:10/37", "chroma_steps": [8] * 37},
         {"name": "dct:65/3", "luma_steps": [1] * 65},
     ],
 )
@@ -132,11 +137,11 @@ def test_what_is_kept_comes_back_within_half_a_step(seed: int, name: str) -> Non
 @given(st.integers(0, 999))
 @settings(max_examples=30)
 def test_all_coefficients_give_a_smooth_picture_back(seed: int) -> None:
-    """64 luma coefficients lose what their steps lose: half a step each, 2 of 255 on average."""
+    """All coefficients lose what their steps lose: half a step each, 2 of 255 on average."""
     tile = smooth(seed)
     error = there_and_back(EVERYTHING, tile) - tile
     assert np.sqrt(np.mean(error**2)) < 2
-    assert np.abs(error).max() < 12
+    assert np.abs(error).max() < 14
 
 
 @pytest.mark.parametrize("grey", [0, 1, 127, 128, 255])
@@ -186,9 +191,37 @@ def test_a_photograph_keeps_more_with_more_coefficients(name: str, least: float)
 
 
 def test_other_steps_are_another_code() -> None:
-    fine = TileCode((8.0, 1.0, 1.0), (8.0,))
-    assert fine != TileCode.parse("dct:3/1")
-    assert there_and_back(fine, smooth(1)).shape == (32, 32, 3)
+    """Each coefficient by its own step, so that order matters: against those of steps of one."""
+    ones, own = TileCode((1.0,) * 3, (1.0,) * 3), TileCode((16.0, 2.0, 5.0), (9.0, 3.0, 7.0))
+    assert own != TileCode.parse("dct:3/3")
+    assert TileCode.from_json(own.to_json()) == own
+    tile = np.asarray(OFFSET + (smooth(1).astype(int) - OFFSET) // 8, np.uint8)
+    whole = ones.encode(tile, FULL, [0], ONE).reshape(-1, 18).astype(float) - OFFSET
+    steps = np.array([*own.luma_steps * 4, *own.chroma_steps * 2])
+    assert 0 < np.abs(whole).max() < 127  # nothing saturates
+    sent = own.encode(tile, FULL, [0], ONE).reshape(-1, 18).astype(float) - OFFSET
+    assert np.abs(sent - whole / steps).max() <= 0.5 + 0.5 / steps.min() + 1e-3
+    back, expected = (
+        own.decode((sent + OFFSET).astype(np.uint8).reshape(1, -1), ONE),
+        sent @ (synthesis(ones) * steps[:, None]),
+    )
+    assert (
+        np.abs(back.reshape(2, 16, 2, 16, 3).swapaxes(1, 2).reshape(4, -1) - expected - OFFSET).max() < 1e-2
+    )
+
+
+def test_the_bytes_of_a_tile_are_what_they_were() -> None:
+    """Sites and edges of another version code and decode by these: other bytes mean format 3 of a bundle.
+
+    No coefficient of this tile is within 0.016 of where it would be rounded to another level.
+    """
+    rows, cols, channels = np.ogrid[:32, :32, :3]
+    tile = ((60 + 23 * rows + 3 * cols + 40 * channels + rows * cols // 7) % 200).astype(np.uint8)
+    sent = TileCode.parse("dct:10/3").encode(tile, np.array([[3, 0, 27, 21]], np.int32), [0], ONE)
+    assert (
+        hashlib.sha256(sent.tobytes()).hexdigest()
+        == "77f82f679285747b57bef8aa4aa4fb10463101c15b78f2d29961395170faa6e5"
+    )
 
 
 # Lengths, saturation
@@ -221,7 +254,7 @@ def test_a_hard_edge_saturates_and_is_counted() -> None:
     st.integers(0, 31),
     st.integers(1, 32),
     st.integers(1, 32),
-    st.sampled_from(["dct:10/3", "dct:64/64"]),
+    st.sampled_from(["dct:10/3", "dct:64/36"]),
 )
 def test_the_border_is_repeated_to_the_next_line_on_every_side_and_nothing_beyond_it_is_coded(
     top: int, left: int, bottom: int, right: int, name: str

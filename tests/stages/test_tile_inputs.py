@@ -69,6 +69,17 @@ def test_the_shipped_bundle_takes_what_is_made_for_it() -> None:
     check_arrays(bundle.stage("window").inputs, inputs)
 
 
+def test_a_picture_that_begins_inside_a_tile_is_not_put_into_format_1() -> None:
+    canvas = canvas_of(480, 640)
+    extents = canvas.extents.copy()
+    extents[3, 1] = 5
+    bundle = replace(tiny_bundle(), geometry=MINI)
+    with pytest.raises(ValueError, match="begins at the top left alone"):
+        window_inputs(bundle, canvas.pixels, extents, [3])
+    with pytest.raises(ValueError, match="begins at the top left alone"):
+        whole_inputs(bundle, canvas.pixels, extents)
+
+
 def test_no_windows_are_no_rows() -> None:
     bundle, canvas = replace(tiny_bundle(), geometry=MINI, format=2), canvas_of(480, 640)
     inputs = window_inputs(bundle, canvas.pixels, canvas.extents, [])

@@ -9,11 +9,12 @@ import pytest
 import torch
 
 from export.checkpoints.load import save_weights
+from export.projection import Projection
 from export.sam import build_sam
 from stages.errors import CheckpointError
 from stages.geometry import GEOMETRIES
 from tests.support.training import mobile_sam
-from training.teachers import load_teacher
+from training.teachers import load_teacher, starting_sam
 
 MINI = GEOMETRIES["mini"]
 EXPECTED = [0.1324784, -1.7206117, -0.3222575, 0.2876139]
@@ -38,6 +39,20 @@ def test_a_smaller_student_starts_with_what_every_sam_has(checkpoint: Path, tmp_
     for name, tensor in student.state_dict().items():
         own = name.startswith("image_encoder.") and not re.search(r"neck\.[123]", name)
         assert torch.equal(tensor, before[name] if own else taught[name]), name
+
+
+def test_a_projection_does_not_go_along_and_that_is_said(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    held = Projection(torch.zeros(MINI.dim), torch.eye(MINI.dim)[:, :5], 0.9)
+    weights, path = build_sam(MINI).state_dict(), tmp_path / "mini.safetensors"
+    sentence = "training goes on without the projection that the weights hold"
+    for projection, times in ((held, 1), (None, 0)):
+        save_weights(weights, path, "distilled", "nothing", projection)
+        for sam in (starting_sam(MINI, path), load_teacher(path).student(None)[0]):
+            same = sam.state_dict()
+            assert all(torch.equal(same[name], tensor) for name, tensor in weights.items())
+        assert capsys.readouterr().out.count(sentence) == 2 * times
 
 
 def test_any_sam_can_teach(tmp_path: Path) -> None:

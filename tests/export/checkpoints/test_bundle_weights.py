@@ -168,6 +168,40 @@ def test_a_tensor_in_another_form_is_named(case: str, tiny: Callable[[str], Bund
     assert refusal(path) == f"{path}/{words} known here; export again from a checkpoint"
 
 
+def recorded(path: Path, stage: str, graph: bytes) -> Path:
+    """The shipped bundle with other bytes as a stage's graph, recorded as its own."""
+    shipped = Bundle.load(shipped_bundle())
+    copy_of(shipped, path, "window", "global", "decoder")
+    (path / shipped.stage(stage).file).write_bytes(graph)
+    record = replace(shipped.stage(stage), files=hash_files(path, shipped.stage(stage).files))
+    replace(shipped, path=path, stages={**shipped.stages, stage: record}).save()
+    return path
+
+
+def data_elsewhere() -> bytes:
+    """The shipped graph of the global stage, whose numbers lie in another folder."""
+    shipped = Bundle.load(shipped_bundle())
+    model = onnx.load(shipped.path / shipped.stage("global").file, load_external_data=False)
+    for tensor in model.graph.initializer:
+        for entry in tensor.external_data:
+            entry.value = "../../elsewhere" if entry.key == "location" else entry.value
+    graph: bytes = model.SerializeToString()
+    return graph
+
+
+@pytest.mark.parametrize(
+    "graph",
+    [b"\xff no graph", b"", onnx.ModelProto().SerializeToString(), data_elsewhere()],
+    ids=["noise", "nothing", "no graph", "data in another folder"],
+)
+def test_a_stage_that_is_recorded_and_no_graph_is_refused(graph: bytes, tmp_path: Path) -> None:
+    path = recorded(tmp_path / "bundle", "global", graph)
+    words = refusal(path)
+    assert words.startswith(f"{path}/global/model.onnx ")
+    assert words.endswith("; export again from a checkpoint")
+    assert "\n" not in words
+
+
 def test_a_geometry_that_is_not_known_is_refused(tiny: Callable[[str], Bundle]) -> None:
     bundle = tiny("compact")
     with pytest.raises(BundleError) as refused:

@@ -325,6 +325,7 @@ NO_PROJECTIONS = {
     "a part": {"projection.basis": projection().basis},
     "no matrix": {"projection.basis": torch.ones(MINI.dim)},
     "another mean": {"projection.mean": torch.ones(7)},
+    "as many columns as channels": {"projection.basis": torch.eye(MINI.dim)},
     "wide": {"projection.basis": torch.ones((MINI.dim, MINI.dim + 1))},
     "scaled": {"projection.basis": 1.1 * projection().basis},
     "two shares": {"projection.variance_kept": torch.ones(2)},
@@ -338,7 +339,9 @@ def test_a_projection_that_is_none_is_refused(tmp_path: Path, case: str) -> None
     tensors["projection.variance_kept"] = torch.tensor(kept.variance_kept)
     changed = NO_PROJECTIONS[case] if case == "a part" else tensors | NO_PROJECTIONS[case]
     save_weights(sam_state() | changed, tmp_path / "w.safetensors", "distilled", "pictures")
-    assert "holds a projection that is none (projection." in refusal(tmp_path / "w.safetensors")
+    words = refusal(tmp_path / "w.safetensors")
+    assert "holds a projection that is none (projection." in words
+    assert "save it without its projection.* tensors" in words
 
 
 def test_a_projection_of_other_channels_is_refused(tmp_path: Path) -> None:

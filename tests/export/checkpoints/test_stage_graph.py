@@ -72,6 +72,38 @@ def test_tables_of_relative_positions(parts: list[str], tmp_path: Path) -> None:
         assert torch.equal(found, table)
 
 
+def gathered(path: Path, order: list[int]) -> StageGraph:
+    """An attention as of vit_h: matrices are gathered from tables [2*SIZE - 1, d] as the graph runs."""
+    places = torch.arange(SIZE)[:, None] - torch.arange(SIZE)[None] + SIZE - 1
+    made = []
+    for axis in ("rows", "columns"):
+        made.append(helper.make_node("GatherND", [f"{axis}_table", "places"], [f"{axis}_gathered"]))
+        made.append(helper.make_node("Transpose", [f"{axis}_gathered"], [axis], perm=order))
+    constants: dict[str, Array | Tensor] = {
+        "a.qkv.bias": torch.ones(9),
+        "a.proj.bias": torch.ones(3),
+        "a.proj.weight": torch.ones(3, 3),
+        "rows_table": ROWS,
+        "columns_table": COLUMNS,
+        "places": places[..., None],
+        "start": np.array([0]),
+        "stop": np.array([SIZE // 2]),
+    }
+    return graph_of(path, [*made, *attention_nodes(["cut", "cut_2"], "columns")], constants)
+
+
+def test_tables_of_which_the_graph_makes_matrices(tmp_path: Path) -> None:
+    graph = gathered(tmp_path, [0, 2, 1])
+    for name, table in (("a.rel_pos_h", ROWS), ("a.rel_pos_w", COLUMNS)):
+        found = graph.find(name, table.shape)
+        assert found is not None
+        assert torch.equal(found, table)
+
+
+def test_matrices_turned_in_another_way(tmp_path: Path) -> None:
+    assert gathered(tmp_path, [1, 0, 2]).find("a.rel_pos_h", ROWS.shape) is None
+
+
 def test_matrices_that_no_table_makes(tmp_path: Path) -> None:
     other = position_table(ROWS, SIZE).clone()
     other[3, 1, 3] += 1
