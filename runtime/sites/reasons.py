@@ -69,7 +69,17 @@ def _brief(text: object) -> str:
 
 def unresolved(error: OSError) -> str:
     """What to say of a host name without an address."""
-    return cannot_be_asked(error) or f"its host name cannot be resolved ({error}); check url in sites.toml"
+    full = cannot_be_asked(error) or _cannot_open()  # resolvers, as that of mDNS, lose the reason
+    return full or f"its host name cannot be resolved ({error}); check url in sites.toml"
+
+
+def _cannot_open() -> str | None:
+    """What to say where this process can open no file."""
+    try:
+        os.close(os.open(os.devnull, os.O_RDONLY))
+    except OSError as exc:
+        return cannot_be_asked(exc)
+    return None
 
 
 def unreachable(host: str, port: int | None, error: OSError) -> str:

@@ -277,7 +277,7 @@ FAILING: Mapping[str, Failing] = {
         wrong_probe,
         "probe",
         "site a: names digest {digest}, as this bundle does, but answers the probe with a difference of "
-        "1.000, allowed 0.02; its engine computes something else: start the site with another --backend, or "
+        "1.000, allowed 0.01; its engine computes something else: start the site with another --backend, or "
         "leave it out",
     ),
 }
