@@ -85,6 +85,28 @@ def test_the_counts_of_stopped_runs_are_measured() -> None:
     assert f"took {rounded(found['slowest_ending_s'], 1)} s to end" in text
 
 
+def test_the_figures_of_the_long_run_are_measured() -> None:
+    found, text = measured("soak_mini.json"), RESULTS.section("## A long run")
+    names = {"edge": "the edge", "site_a": "a site"}
+    units = {"mb": "memory, MB", "threads": "threads", "files": "open files"}
+    shown = {row[0]: row[1:] for row in table_rows(text) if row[0]}
+    assert shown == {
+        f"{names[key.rpartition('_')[0]]}: {units[key.rpartition('_')[2]]}": [
+            "{:g} to {:g}".format(*found["range_after_warm_up"][key]),
+            f"{growth:g}",
+        ]
+        for key, growth in found["growth_per_hour"].items()
+    }
+    counts = found["disturbances"]
+    flat = " ".join(text.split())
+    assert f"{found['minutes']:g} minutes" in flat
+    assert f"its stream {counts['camera_drops']} times" in flat
+    assert f"killed {counts['sites_killed']} times and stopped {counts['sites_stopped']} times" in flat
+    assert f"{counts['clicks']:,} clicks" in flat
+    assert f"{found['frames']:,} frames, none lost, {found['frames_dropped']:,} dropped" in flat
+    assert (found["frames_lost"], found["sites_wrong"], found["flat"]) == (0, [], True)
+
+
 def test_the_readme_shows_a_part_of_it() -> None:
     (whole,) = RESULTS.blocks("")[:1]
     (part,) = (block for block in README.blocks("") if block.startswith("┏"))
