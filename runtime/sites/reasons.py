@@ -84,7 +84,7 @@ def _cannot_open() -> str | None:
 
 def unreachable(host: str, port: int | None, error: OSError) -> str:
     """What to say of an address that takes no connection."""
-    if full := cannot_be_asked(error):
+    if full := cannot_be_asked(error) or _cannot_open():
         return full
     number = error.errno or 0  # by it, for asyncio's own words on a refusal hold the address once more
     what = os.strerror(number) if number > 0 else error.strerror or error

@@ -70,7 +70,7 @@ def check_good(site: SiteReport) -> None:
     assert found["tls"] == "TLSv1.3"
     assert found["token"] == "accepted"  # noqa: S105
     assert found["digest"].startswith("same: ")
-    assert re.fullmatch(r"\S+ of 0.02", found["probe"])
+    assert re.fullmatch(r"\S+ of 0.01", found["probe"])
     assert re.fullmatch(r"onnxruntime \S+ on CPU", found["backend"])
     assert site.certificate is not None
     assert (site.certificate.subject, site.certificate.issuer) == (
