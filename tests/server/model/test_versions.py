@@ -140,7 +140,7 @@ async def test_an_engine_that_is_not_finite_is_not_served() -> None:
 async def test_an_engine_that_computes_something_else_is_not_served(
     mini_bundle: Bundle, other: Bundle
 ) -> None:
-    with pytest.raises(EngineError, match=r"answers the probe with a difference of 0\.\d+, allowed 0\.02"):
+    with pytest.raises(EngineError, match=r"answers the probe with a difference of 0\.\d+, allowed 0\.01"):
         await enter(mini_bundle, lambda _: make_engine(other, "window", threads=1))
 
 
