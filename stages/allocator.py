@@ -2,7 +2,7 @@
 
 By default each thread gets an arena of its own, eight a core, and the size from which arrays are mapped apart
 grows to 32 MiB with what was freed. Frames and embeddings then lie between small things in many arenas, and
-what is free there is not given back: a live run of mini grew to 400 MB where it needs 330.
+what is free there is not given back.
 
 Source: mallopt(3).
 """

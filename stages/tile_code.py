@@ -10,8 +10,7 @@ The code, as JPEG's (ITU-T T.81, JFIF 1.02) but without entropy coding: YCbCr in
 macroblock of 16 x 16 pixels, row by row: L luma coefficients of each of its four 8 x 8 blocks, then C of Cb
 and C of Cr, in zigzag order, each divided by its step, rounded, and sent with an offset of 128. Chroma has
 half the resolution: its coefficients are the lowest of a 16 x 16 DCT, halved, which are those of the 8 x 8
-DCT of a smoothly shrunk block (0.01 to 0.16 dB better on photographs than to average 2 x 2 pixels and to
-repeat them). A step of 8 fits every DC coefficient into its byte.
+DCT of a smoothly shrunk block. A step of 8 fits every DC coefficient into its byte.
 
 Blocks that the picture ends in are coded with its border pixels repeated, for an edge to black rings twice as
 far; the window stage zeroes what lies outside the extent. Blocks without picture are OFFSET throughout.
@@ -262,7 +261,7 @@ def _border_repeated(area: Pixels, top: int, left: int, bottom: int, right: int)
 def _blocks(picture: Pixels) -> Pixels:
     """[r * 16, c * 16, 3] -> [r, c, 2, 2, 8, 8 * 3]: the four blocks of each macroblock one after the other.
 
-    Moves eight pixels at a time, which is 10x faster than one byte.
+    Moves eight pixels at a time, which is faster than one byte.
     """
     rows, cols = picture.shape[0] // MACRO, picture.shape[1] // MACRO
     eights = np.ascontiguousarray(picture).reshape(rows * MACRO, -1).view("V24")
