@@ -1,9 +1,9 @@
 """Windows that leave for one site at the same moment share a request.
 
 A request costs both ends the same, however little it holds: processor time, and some hundred bytes of heads
-and tensor names, where a coded window may be 1,150. k windows in one request save k - 1 times that. They save nothing of the way and of the engine's time, and the first one's answer waits for the last: so
-a request takes only as many as travel at once (REQUEST_BYTES of runtime.sites.client), and large windows go
-alone.
+and tensor names, where a coded window may be 1,150. k windows in one request save k - 1 times that. They save
+nothing of the way and of the engine's time, and the first one's answer waits for the last: so a request takes
+only as many as travel at once (REQUEST_BYTES of runtime.sites.client), and large windows go alone.
 
 Only the request is shared. Each window has its own grant, its own wait, its own second site and its own way
 on: when a request fails, each of its windows goes to its next site alone.
