@@ -176,12 +176,12 @@ def only_length(values: Sequence[str]) -> str | None:
 
 def error_text(body: bytes) -> str:
     """The sentence in an error body: sites send {"error": ...} as JSON or as text, proxies send anything."""
-    text = body.decode("utf-8", "replace")
     try:
-        said = json.loads(text)["error"]
-    except (ValueError, KeyError, TypeError, RecursionError):
+        said = json_header.read(body).get("error")
+    except WireError:
         said = None
-    words = " ".join((said if isinstance(said, str) else text)[:_ERROR_CHARACTERS].split())[:300]
+    text = said if isinstance(said, str) else body.decode("utf-8", "replace")
+    words = " ".join(text[:_ERROR_CHARACTERS].split())[:300]
     return printable(words) or "no explanation"  # nothing in it may steer the terminal it is shown on
 
 

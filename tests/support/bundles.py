@@ -36,6 +36,7 @@ EXPORTING = (
     "export/checks/*.py",
     "stages/bundle.py",
     "stages/geometry.py",
+    "stages/probe.py",
     "stages/tensors.py",
     "stages/tile_code.py",
     "stages/tile_inputs.py",
