@@ -43,7 +43,7 @@ def main(before: Path, after: Path, data: Path, out: Path, results: Path) -> Non
         mixed = {k: v.float().lerp(later[k].float(), share) for k, v in first.sam.state_dict().items()}
         second.sam.load_state_dict(mixed)
         if share == 0.5:
-            save_weights(second.sam.state_dict(), out, second.status, second.trained_on)
+            save_weights(second.sam.state_dict(), out, second.status, second.trained_on, tiles=second.tiles)
         reordered_encoder(second.sam.image_encoder, geometry)
         options = TrainingCommandOptions(out, 1, 8, 12, 1, 1.0, None, False, math.inf, 0, "auto")
         trainer = open_trainer(

@@ -72,11 +72,10 @@ if TYPE_CHECKING:
 )
 @click.option(
     "--tiles",
-    default="rgb",
-    show_default=True,
     metavar="rgb|dct:L/C",
     help="What a tile is sent as: its pixels, or the first L luma and C chroma DCT coefficients of each "
-    "block, one byte each. dct:10/3 is 1/16.7 of the bytes, dct:15/6 1/10.7.",
+    "block, one byte each. dct:10/3 is 1/16.7 of the bytes, dct:15/6 1/10.7.  [default: what the weights "
+    "hold, else rgb]",
 )
 @click.option("--out", type=PATH, required=True, help="Directory of the bundle.")
 def command(
@@ -89,12 +88,12 @@ def command(
     photos: Path | None,
     components: int | None,
     compact: bool,
-    tiles: str,
+    tiles: str | None,
     out: Path,
 ) -> None:
     """Write a bundle: SAM, its blocks reordered, as ONNX stages compared with PyTorch."""
     by_stage = stage_precisions(precisions)
-    code = TileCode.parse(tiles)
+    asked = TileCode.parse(tiles) if tiles is not None else None
     all_fp32 = set(by_stage.values()) == {"fp32"}
     if compact and not all_fp32:
         raise click.UsageError("--compact is for fp32; fp16 and bf16 store half-size weights as they are")
@@ -102,6 +101,7 @@ def command(
     from export.exporter import ExportOptions, export_bundle  # torch takes seconds to import
 
     weights = _weights(model, checkpoint, random_weights, recode)
+    code = asked or weights.tiles
     if photos is not None and all_fp32 and code == RGB and components in (None, weights.geometry.dim):
         raise click.UsageError(
             "--photos fits fewer --components, and checks a lower --precision and coded --tiles; give one of "

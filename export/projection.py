@@ -92,8 +92,13 @@ def fit_projection(tokens: Iterable[Tensor], components: int) -> Projection:
         count, total, products = count + len(wide), total + wide.sum(dim=0), products + wide.T @ wide
     if not 1 <= components <= len(total):
         raise ValueError(f"{components} components are not from 1 to {len(total)}")
-    mean = total / count
-    variances, directions = torch.linalg.eigh(products / count - torch.outer(mean, mean))  # ascending
-    basis = directions[:, -components:].flip(1) @ torch.from_numpy(dct_matrix(components))
+    return principal(total / count, products / count, components)
+
+
+def principal(mean: Tensor, products: Tensor, components: int) -> Projection:
+    """Principal components of tokens whose mean is fp64 [D], and the mean of whose x x.T is fp64 [D, D]."""
+    variances, directions = torch.linalg.eigh(products - torch.outer(mean, mean))  # ascending
+    basis = directions[:, -components:].flip(1) @ torch.from_numpy(dct_matrix(components)).to(mean.device)
+    variances = variances.clamp(min=0)  # of no variance at all, rounding leaves some below zero
     kept = float(variances[-components:].sum() / variances.sum())
     return Projection(mean.float(), basis.float(), kept)

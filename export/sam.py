@@ -15,6 +15,7 @@ from torch import nn
 
 from export.projection import Projection
 from stages.geometry import Geometry
+from stages.tile_code import RGB, TileCode
 
 
 def _import_torchvision() -> Any:
@@ -142,7 +143,8 @@ def randomise(sam: Sam, seed: int = 0) -> None:
 class Weights:
     """A SAM in its own block order, with what is known about its weights (see Bundle).
 
-    `projection` is the one its window embeddings travel in, None where they travel whole.
+    `projection` is the one its window embeddings travel in, None where they travel whole; `tiles` is the
+    code that its tiles travel in.
     """
 
     sam: Sam
@@ -150,3 +152,4 @@ class Weights:
     status: str
     trained_on: str
     projection: Projection | None = None
+    tiles: TileCode = RGB

@@ -221,6 +221,21 @@ def synthesis(code: TileCode) -> Matrix:
     """
     luma = _dct(BLOCK)[: len(code.luma_steps)] * np.array(code.luma_steps)[:, None, None]
     chroma = 2 * _dct(MACRO)[: len(code.chroma_steps)] * np.array(code.chroma_steps)[:, None, None]
+    return _macroblock(luma, chroma, np.linalg.inv(_YCBCR).T)
+
+
+def analysis(code: TileCode) -> Matrix:
+    """The other way, before levels are rounded and cut to bytes: float32 [768, 4L + 2C]."""
+    luma = _dct(BLOCK)[: len(code.luma_steps)] / np.array(code.luma_steps)[:, None, None]
+    chroma = _dct(MACRO)[: len(code.chroma_steps)] / np.array(code.chroma_steps)[:, None, None] / 2
+    return np.ascontiguousarray(_macroblock(luma, chroma, _YCBCR).T)
+
+
+def _macroblock(luma: Array, chroma: Array, colours: Array) -> Matrix:
+    """Patterns of luma [L, 8, 8] and chroma [C, 16, 16], each where the code has it in a macroblock.
+
+    float32 [4L + 2C, 768]; `colours` [3, 3] says in each row how Y, Cb or Cr shows in R, G and B.
+    """
     planes = []  # [coefficients, 16, 16, 3] of Y, Cb, Cr, one block after the other
     for row, col in np.ndindex(2, 2):
         plane = np.zeros((len(luma), MACRO, MACRO, 3))
@@ -230,8 +245,8 @@ def synthesis(code: TileCode) -> Matrix:
         plane = np.zeros((len(chroma), MACRO, MACRO, 3))
         plane[..., component] = chroma
         planes.append(plane)
-    rgb: Matrix = (np.concatenate(planes) @ np.linalg.inv(_YCBCR).T).astype(np.float32)
-    return rgb.reshape(code.macroblock_bytes, -1)
+    rgb: Matrix = (np.concatenate(planes) @ colours).astype(np.float32)
+    return rgb.reshape(len(rgb), -1)
 
 
 @functools.lru_cache(maxsize=8)

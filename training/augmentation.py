@@ -10,7 +10,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from export.sam import PIXEL_MEAN, PIXEL_STD
+from stages.tile_code import RGB, TileCode
 from training.pictures import Pictures
+from training.transport import CodedPixels
 
 MIN_OBJECT = 0.001  # of the canvas: smaller objects are not prompted for
 MAX_SAMPLING_WEIGHT = 16  # objects beyond these do not make a picture more likely
@@ -23,11 +25,13 @@ AREA_PARTS = 16  # divides the rows of every canvas
 class Batch:
     """What one training step sees.
 
-    pixels float [B, 3, S, S] as SAM's preprocess leaves them, masks float [B, K, M, M] in 0..1 (the share of
-    each low-resolution pixel that is object), full bool [B, K, S, S], valid bool [B, K].
+    pixels float [B, 3, S, S] as SAM's preprocess leaves them, coded the same of tiles that were coded and
+    decoded, masks float [B, K, M, M] in 0..1 (the share of each low-resolution pixel that is object), full
+    bool [B, K, S, S], valid bool [B, K].
     """
 
     pixels: Tensor
+    coded: Tensor
     masks: Tensor
     full: Tensor
     valid: Tensor
@@ -39,9 +43,17 @@ class Batches:
     Pictures of more objects come more often, so that objects come about equally often: most pictures of most
     data show one large object, and a model that saw little else could not segment the small ones of a street.
     Which pictures follows from the seed and how many batches were `drawn`, all else from `generator`.
+    `tiles` is the code that the model sees them in.
     """
 
-    def __init__(self, pictures: Pictures, device: torch.device, seed: int, held_back: int = 0) -> None:
+    def __init__(
+        self,
+        pictures: Pictures,
+        device: torch.device,
+        seed: int,
+        held_back: int = 0,
+        tiles: TileCode = RGB,
+    ) -> None:
         order = torch.randperm(pictures.count, generator=torch.Generator().manual_seed(0)).tolist()
         self.drawn = 0
         self.generator = torch.Generator(device).manual_seed(seed)
@@ -51,6 +63,7 @@ class Batches:
         self._pictures = pictures
         self._device = device
         self._seed = seed
+        self._coded_pixels = CodedPixels(tiles).to(device) if tiles != RGB else None
         self._mean = torch.tensor(PIXEL_MEAN, device=device).view(1, 3, 1, 1)
         self._std = torch.tensor(PIXEL_STD, device=device).view(1, 3, 1, 1)
 
@@ -62,15 +75,15 @@ class Batches:
         pixels = images.permute(0, 3, 1, 2).float()
         pixels, labels, extent = self._cut(pixels, labels, sizes, size)
         pixels, labels = self._paste(self._colour(pixels), labels, extent)
-        return self._with_objects(self._normalised(pixels, extent), labels, objects, self.generator)
+        return self._with_objects(pixels, extent, labels, objects, self.generator)
 
     def held_back(self, pictures: int, objects: int) -> Iterator[Batch]:
         """The pictures never drawn, as they are, `pictures` at a time; always the same objects."""
         generator = torch.Generator(self._device).manual_seed(0)
         for start in range(0, len(self._held_back), pictures):
             images, labels, sizes = self._pictures.take(self._held_back[start : start + pictures])
-            pixels = self._normalised(images.permute(0, 3, 1, 2).float(), sizes)
-            yield self._with_objects(pixels, labels, objects, generator)
+            pixels = images.permute(0, 3, 1, 2).float()
+            yield self._with_objects(pixels, sizes, labels, objects, generator)
 
     def _chosen(self, pictures: int) -> list[int]:
         generator = torch.Generator().manual_seed(self._seed * 2**32 + self.drawn)
@@ -138,7 +151,7 @@ class Batches:
         return pixels, torch.where(cut, torch.full_like(labels, 255), labels)
 
     def _with_objects(
-        self, pixels: Tensor, labels: Tensor, objects: int, generator: torch.Generator
+        self, pixels: Tensor, extent: Tensor, labels: Tensor, objects: int, generator: torch.Generator
     ) -> Batch:
         size = pixels.shape[-1]
         eligible = (_areas(labels) >= MIN_OBJECT * size**2).float()
@@ -152,7 +165,10 @@ class Batches:
         )  # from the first again when all were chosen
         full = labels[:, None] == chosen[:, :, None, None].to(torch.uint8)
         masks = F.avg_pool2d(full.float(), 4)
-        return Batch(pixels, masks, full, valid[:, None].expand(-1, objects) & full.any(dim=(2, 3)))
+        plain = coded = self._normalised(pixels, extent)
+        if self._coded_pixels is not None:
+            coded = self._normalised(self._coded_pixels(pixels, extent), extent)
+        return Batch(plain, coded, masks, full, valid[:, None].expand(-1, objects) & full.any(dim=(2, 3)))
 
 
 def _areas(labels: Tensor) -> Tensor:

@@ -18,6 +18,7 @@ from stages.files import writing
 from stages.geometry import Geometry
 from stages.locks import lock_file
 from stages.options import PATH, Count, Number
+from stages.tile_code import RGB, TileCode
 
 if TYPE_CHECKING:
     from torch import nn
@@ -50,6 +51,8 @@ class TrainingCommandOptions:
     compiled: bool = False
     half: bool = False
     decoder_share: float = 1.0
+    tiles: str = "rgb"
+    components: int | None = None
 
     def train_options(self, sizes: tuple[tuple[float, int], ...], geometry: Geometry) -> TrainOptions:
         """`sizes` count where --sizes is not given."""
@@ -117,6 +120,19 @@ def training_options(
             show_default=True,
             help="Of the rate, for prompt encoder and mask decoder.",
         ),
+        click.option(
+            "--tiles",
+            default="rgb",
+            show_default=True,
+            metavar="rgb|dct:L/C",
+            help="Train on tiles in this code, which pedsam export then takes from OUT.",
+        ),
+        click.option(
+            "--components",
+            type=Count(1),
+            help="Train with embeddings that travel as so many int8 numbers a token, whose projection pedsam "
+            "export then takes from OUT.  [default: embeddings as they are]",
+        ),
         click.option("--half", is_flag=True, help="Round the weights in OUT to fp16."),
         click.option("--seed", type=click.IntRange(0, 2**31), default=0, show_default=True),
         click.option("--device", type=click.Choice(["auto", "cpu"]), default="auto", show_default=True),
@@ -167,7 +183,9 @@ def open_trainer(
     from training.pictures import open_pictures
     from training.promptable import Promptable
     from training.trainer import Trainer, accelerated
+    from training.transport import SentEmbeddings
 
+    tiles, components = _what_travels(job, options)
     if options.out.suffix != ".safetensors":
         raise InputError(f"--out {options.out} must end in .safetensors")
     if job.masks and not holds_objects(job.samples):
@@ -183,9 +201,10 @@ def open_trainer(
         torch.backends.cudnn.benchmark = True  # sizes repeat
     pictures = open_pictures(job.samples, job.geometry, device)
     held_back = min(MAX_VALIDATION_PICTURES, pictures.count // 10)
-    batches = Batches(pictures, device, options.seed + accelerator.process_index, held_back)
+    batches = Batches(pictures, device, options.seed + accelerator.process_index, held_back, tiles)
+    sent = SentEmbeddings(job.geometry.dim, components) if components else None
     objective = Objective(
-        Promptable(job.sam, options.low_memory),
+        Promptable(job.sam, options.low_memory, sent),
         FeatureHintLoss(job.geometry.dim, device) if job.hints else None,
         job.teacher.to(device).eval() if job.teacher else None,
         job.masks,
@@ -194,6 +213,22 @@ def open_trainer(
     return Trainer(
         objective.to(device), batches, train_options, accelerator, options.out.with_suffix(".state")
     )
+
+
+def _what_travels(job: TrainingJob, options: TrainingCommandOptions) -> tuple[TileCode, int | None]:
+    """The code of tiles, and the components of embeddings; None where these travel as they are.
+
+    Raises InputError for what the model cannot be trained with.
+    """
+    tiles, components, dim = TileCode.parse(options.tiles), options.components, job.geometry.dim
+    tiles.tile_bytes(job.geometry)
+    if not job.reordered and (tiles != RGB or components):
+        raise InputError(
+            "--tiles and --components are for --order reordered: in SAM's own order nothing travels"
+        )
+    if components and components > dim:
+        raise InputError(f"--components {components} is more than the {dim} channels of the embedding")
+    return tiles, components if components != dim else None
 
 
 def _keep_freed_memory() -> None:
@@ -256,7 +291,15 @@ def _write_weights(trainer: Trainer, job: TrainingJob, options: TrainingCommandO
         weights = {name: tensor.half() for name, tensor in weights.items()}
     images = f"{len(job.samples)} pictures, {trainer.step} steps of {trainer.images_a_step}"
     trained_on = f"{images}, {'reordered' if job.reordered else 'original'} block order"
-    save_weights(weights, options.out, "distilled" if job.reordered else "undistilled", trained_on)
+    sent = trainer.model.sent
+    save_weights(
+        weights,
+        options.out,
+        "distilled" if job.reordered else "undistilled",
+        trained_on,
+        sent.projection() if sent else None,
+        TileCode.parse(options.tiles),
+    )
     return trained_on
 
 

@@ -69,7 +69,7 @@ class Objective(nn.Module):
     """The losses of one batch: masks, hints, and distance from the embeddings of a `teacher`.
 
     The distance is divided by the variance of the teacher's embeddings and taken over a share `taught` of the
-    pictures.
+    pictures. Teacher and hints see pictures as they are, the model sees them coded.
     """
 
     def __init__(
@@ -96,7 +96,7 @@ class Objective(nn.Module):
 
     def forward(self, batch: Batch, corrected: bool, generator: torch.Generator) -> dict[str, Tensor]:
         """Each loss by name; their sum is what to minimise. `corrected` adds the correcting click."""
-        embedding, tokens = self.model.encode(batch.pixels)
+        embedding, tokens = self.model.encode(batch.coded)
         self.times.mark("encoder")
         losses: dict[str, Tensor] = {}
         if self._masks:

@@ -9,18 +9,21 @@ from torch.utils.checkpoint import checkpoint
 
 from export.decoder import DecoderStage
 from export.sam import Sam
+from training.transport import SentEmbeddings
 
 
 class Promptable(nn.Module):
     """A SAM in the block order its encoder has, on square pictures up to its canvas.
 
     On smaller pictures the position tables are interpolated (relative ones by SAM's own attention).
-    `low_memory` computes the blocks' activations again for the gradients.
+    `low_memory` computes the blocks' activations again for the gradients. `sent` is what embeddings go
+    through between the last window block and the first global one.
     """
 
-    def __init__(self, sam: Sam, low_memory: bool = False) -> None:
+    def __init__(self, sam: Sam, low_memory: bool = False, sent: SentEmbeddings | None = None) -> None:
         super().__init__()
         self.sam = sam
+        self.sent = sent
         self._low_memory = low_memory
         self._decoder = DecoderStage(sam)
 
@@ -45,8 +48,11 @@ class Promptable(nn.Module):
         encoder = self.sam.image_encoder
         x = encoder.patch_embed(pixels)
         x = x + _resized(encoder.pos_embed, x.shape[1])
-        for block in encoder.blocks:
+        last = sum(block.window_size > 0 for block in encoder.blocks)  # these come first
+        for number, block in enumerate(encoder.blocks, start=1):
             x = checkpoint(block, x, use_reentrant=False) if self._low_memory else block(x)
+            if self.sent is not None and number == last:
+                x = self.sent(x)
         tokens = x.permute(0, 3, 1, 2)
         return encoder.neck(tokens), tokens
 

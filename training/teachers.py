@@ -65,8 +65,8 @@ def _without_projection(weights: Weights) -> Sam:
     """The SAM of weights that are to be trained; says that a projection they hold does not go along."""
     if weights.projection is not None:
         click.echo(
-            "training goes on without the projection that the weights hold; pedsam export fits one to what "
-            "it writes: --components, --photos"
+            "training goes on without the projection that the weights hold: with --components one is fitted "
+            "on the way, and pedsam export --components fits one to what it writes"
         )
     return weights.sam
 

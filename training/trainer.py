@@ -120,6 +120,7 @@ class Trainer:
         self.step = 0
         self._bare = objective
         self._averaged = copy.deepcopy(self.model).eval().requires_grad_(False)
+        self._averaged.sent = self.model.sent  # the same: it holds averages itself
         self._done_before = 0.0
         if options.compiled:
             objective.compile_parts()
@@ -288,7 +289,7 @@ class Trainer:
 def validation_ious(model: Promptable, batch: Batch, generator: torch.Generator) -> tuple[Tensor, Tensor]:
     """IoU of each object that counts, prompted by its exact box and by one click well inside."""
     full, target, valid = batch.full.flatten(0, 1), batch.masks.flatten(0, 1), batch.valid.flatten()
-    each = model.encode(batch.pixels)[0].repeat_interleave(batch.masks.shape[1], dim=0)
+    each = model.encode(batch.coded)[0].repeat_interleave(batch.masks.shape[1], dim=0)
     boxes = noisy_boxes(full, generator, noise=0)
     corners = boxes.new_tensor([2.0, 3.0]).expand(len(boxes), 2)
     masks, _ = model.decode(each, boxes, corners, None)

@@ -76,7 +76,7 @@ def load_bundle_weights(bundle: Bundle) -> Weights:
         basis = read("projection.basis", (geometry.dim, bundle.components))
         projection = Projection(mean, basis, bundle.variance_kept)
     sam = sam_of(geometry, state, bundle.path)
-    return Weights(sam, geometry, bundle.weights, _trained_on(bundle), projection)
+    return Weights(sam, geometry, bundle.weights, _trained_on(bundle), projection, bundle.tiles)
 
 
 @contextmanager

@@ -21,9 +21,10 @@ from export.checkpoints.unpickling import Placeholder
 from export.projection import Projection
 from export.sam import PIXEL_MEAN, PIXEL_STD, Sam, Weights, build_sam
 from stages.bundle import WEIGHT_STATUS
-from stages.errors import CheckpointError
+from stages.errors import CheckpointError, InputError
 from stages.files import replacing, writing
 from stages.geometry import GEOMETRIES, Geometry
+from stages.tile_code import RGB, TileCode
 
 Say = Callable[[str], None]
 _COUNTERS = re.compile(r"(^|\.)(num_batches_tracked|n_averaged|total_ops|total_params)$")  # compute nothing
@@ -39,7 +40,7 @@ class Checkpoint:
     """SAM's tensors out of a file, float32 and finite, by segment-anything's names.
 
     `state` may lack parts of SAM, or be MobileSAM's. `status` and `trained_on` are those of a Bundle,
-    `projection` is that of Weights.
+    `projection` and `tiles` are those of Weights.
     """
 
     path: Path
@@ -48,6 +49,7 @@ class Checkpoint:
     trained_on: str
     missing: tuple[str, ...] = ()
     projection: Projection | None = None
+    tiles: TileCode = RGB
 
 
 def load_weights(geometry: Geometry | None, path: Path, say: Say = click.echo) -> Weights:
@@ -75,7 +77,8 @@ def read_checkpoint(path: Path, say: Say = click.echo) -> Checkpoint:
     }
     projection = _projection(found.beside, path) if "weights" in contents.metadata else None
     _check_beside(found, path, say)
-    return Checkpoint(path, state, status, trained_on, found.missing, projection)
+    tiles = _tiles(contents.metadata, path)
+    return Checkpoint(path, state, status, trained_on, found.missing, projection, tiles)
 
 
 def _facts(metadata: Mapping[str, str], path: Path) -> tuple[str, str]:
@@ -87,6 +90,17 @@ def _facts(metadata: Mapping[str, str], path: Path) -> tuple[str, str]:
             f"{path} does not say what its weights are; make it with pedsam train or distill"
         )
     return metadata["weights"], metadata["trained_on"]
+
+
+def _tiles(metadata: Mapping[str, str], path: Path) -> TileCode:
+    """The code that weights of our own were trained to see tiles in."""
+    try:
+        return TileCode.parse(metadata.get("tiles", RGB.name) if "weights" in metadata else RGB.name)
+    except InputError as exc:
+        raise CheckpointError(
+            f"{path} was trained on tiles of {metadata['tiles']!r:.40}, a code that is unknown here; use the "
+            "pedsam that trained it"
+        ) from exc
 
 
 def _usable(name: str, leaf: Leaf, path: Path) -> Tensor:
@@ -196,7 +210,7 @@ def whole_sam(geometry: Geometry | None, checkpoint: Checkpoint) -> Weights:
             f"{found.name}; {_WITHOUT}"
         )
     sam = sam_of(found, state, path)
-    return Weights(sam, found, checkpoint.status, checkpoint.trained_on, projection)
+    return Weights(sam, found, checkpoint.status, checkpoint.trained_on, projection, checkpoint.tiles)
 
 
 def _model_of(state: Mapping[str, Tensor], path: Path) -> str:
@@ -251,16 +265,19 @@ def save_weights(
     status: str,
     trained_on: str,
     projection: Projection | None = None,
+    tiles: TileCode = RGB,
 ) -> None:
     """Write weights in SAM's key layout and own block order, with their status, for `load_weights`.
 
-    Raises InputError when they cannot be written; what was at `path` stays then.
+    `projection` and `tiles` are what they were trained with; see Weights. Raises InputError when they cannot
+    be written; what was at `path` stays then.
     """
     held = {**state, **(_tensors(projection) if projection else {})}
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in held.items()}
     with writing(path), replacing(path) as temporary:
         try:
-            save_file(tensors, temporary, {"weights": status, "trained_on": trained_on})
+            facts = {"weights": status, "trained_on": trained_on, "tiles": tiles.name}
+            save_file(tensors, temporary, facts)
         except SafetensorError as exc:
             raise OSError(str(exc)) from exc
 

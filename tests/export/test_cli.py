@@ -5,13 +5,17 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import torch
 from click.testing import CliRunner
 
+from export.checkpoints.bundle_weights import weights_of
 from export.checkpoints.load import load_weights, save_weights
+from export.projection import Projection
 from export.sam import build_sam
 from pedsam import main
 from stages.bundle import Bundle
 from stages.geometry import GEOMETRIES
+from stages.tile_code import TileCode
 from tests.support.bundles import export_log, tiny_bundle
 from tests.support.engines import linked
 
@@ -95,6 +99,21 @@ def test_the_command_keeps_nothing_of_a_stage_that_overflows(tmp_path: Path) -> 
     assert "Error: stage global overflows float16 in addmm of blocks.1.mlp.lin1" in result.output
     assert "give --precision global=bf16 (or fp32)" in result.output
     assert [path.name for path in tmp_path.iterdir()] == ["large.safetensors"]
+
+
+def test_a_bundle_travels_as_its_weights_were_trained_and_is_recoded_so(tmp_path: Path) -> None:
+    weights, code = load_weights(None, WEIGHTS), TileCode.parse("dct:6/3")
+    projection = Projection(torch.zeros(192), torch.eye(192)[:, :12].contiguous(), 0.5)
+    thin, out = tmp_path / "thin.safetensors", tmp_path / "out"
+    save_weights(weights.sam.state_dict(), thin, "distilled", "a test", projection, code)
+    done = CliRunner().invoke(main, ["export", "--recode", str(thin), "--out", str(out)])
+    assert done.exit_code == 0, done.output
+    bundle = Bundle.load(out)
+    assert (bundle.tiles, bundle.components, bundle.variance_kept) == (code, 12, 0.5)
+    read = weights_of(out)
+    assert read.tiles == code
+    assert read.projection is not None
+    assert torch.equal(read.projection.basis, projection.basis)
 
 
 def export_to(out: Path) -> str:

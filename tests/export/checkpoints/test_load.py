@@ -21,6 +21,7 @@ from export.projection import Projection
 from export.sam import build_sam, randomise
 from stages.errors import CheckpointError, InputError
 from stages.geometry import GEOMETRIES, Geometry
+from stages.tile_code import RGB, TileCode
 from tests.support.checkpoints import sam_state
 from tests.support.disks import limited_to
 
@@ -311,6 +312,27 @@ def test_a_projection_is_kept_with_the_weights(tmp_path: Path, capsys: pytest.Ca
     assert capsys.readouterr().out == ""  # nothing was left out
     save_weights(sam_state(), path, "distilled", "pictures")
     assert load_weights(MINI, path).projection is None
+
+
+def test_the_code_of_tiles_is_kept_with_the_weights(tmp_path: Path) -> None:
+    path, code = tmp_path / "w.safetensors", TileCode.parse("dct:10/3")
+    save_weights(sam_state(), path, "distilled", "pictures", tiles=code)
+    assert load_weights(MINI, path).tiles == code
+    save_weights(sam_state(), path, "distilled", "pictures")
+    assert load_weights(MINI, path).tiles == RGB
+
+
+@pytest.mark.parametrize("facts", [{"weights": "distilled", "trained_on": "pictures"}, {}])
+def test_a_code_that_is_unknown_is_a_sentence_in_files_of_our_own(
+    facts: dict[str, str], tmp_path: Path
+) -> None:
+    path = tmp_path / "w.safetensors"
+    tensors = {name: tensor.contiguous() for name, tensor in sam_state().items()}
+    save_file(tensors, path, {**facts, "tiles": "wavelet:3"})
+    if facts:
+        assert "trained on tiles of 'wavelet:3', a code that is unknown here" in refusal(path)
+    else:
+        assert load_weights(MINI, path).tiles == RGB
 
 
 def test_what_another_program_calls_a_projection_is_left_out(
