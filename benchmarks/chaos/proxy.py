@@ -194,8 +194,9 @@ class SiteProxy:
 
     def _distorted(self, fault: Fault, answer: Message, request: Message) -> Message:
         if fault.kind == "another_tile":
-            earlier = self._earlier
-            return earlier[1] if earlier and earlier[0] != request.body else answer
+            self._earlier = self._earlier or (request.body, answer)
+            body, earlier = self._earlier
+            return earlier if body != request.body else answer
         if not answer.start.startswith(b"HTTP/1.1 200"):
             return answer
         return distort(fault, answer, self._rng)

@@ -65,12 +65,19 @@ def good_answer(shipped: Bundle) -> Message:
 
 
 @asynccontextmanager
-async def proxied(traffic: Traffic, good: Message, *faults: Fault) -> AsyncIterator[str]:
-    """The proxy of site a, in front of a site that answers everything with `good`."""
+async def proxied(
+    traffic: Traffic, good: Message, *faults: Fault, further: bytes = b""
+) -> AsyncIterator[str]:
+    """The proxy of site a, in front of a site that answers everything with `good`.
+
+    With `further` it answers so every request of a connection after the first.
+    """
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        message = good
         while await read_message(reader) is not None:
-            writer.write(good.encode())
+            writer.write(message.encode())
+            message = answer(b"200 OK", further) if further else good
         writer.close()
 
     server = await asyncio.start_server(serve, "127.0.0.1", 0)
@@ -123,14 +130,15 @@ async def test_a_fault_begins_and_ends_by_the_tiles(film: Film, shipped: Bundle)
     assert traffic.done == {"busy": 2}
 
 
-async def test_another_tile_is_the_answer_to_an_earlier_one(film: Film, shipped: Bundle) -> None:
+@pytest.mark.parametrize("after", [0, 1])
+async def test_another_tile_is_the_answer_to_an_earlier_one(film: Film, shipped: Bundle, after: int) -> None:
+    """Of a site that lies from its first tile on, that tile has the only honest answer."""
     traffic = Traffic(film)
     good = good_answer(shipped)
-    async with proxied(traffic, good, Fault("another_tile", "a", 1, LATER, 0.0)) as url:
-        answers = await send(
-            url, request(tile_of(frame_of(film), 3), 3), request(tile_of(frame_of(film), 4), 4)
-        )
-    assert answers == [good.body] * 2  # this site answers everything alike; what matters is that one comes
+    fault = Fault("another_tile", "a", after, LATER, 0.0)
+    async with proxied(traffic, good, fault, further=b"its own") as url:
+        answers = await send(url, *(request(tile_of(frame_of(film), window), window) for window in (3, 4, 5)))
+    assert answers == [good.body] * 3
 
 
 @pytest.mark.parametrize("kind", ["stall", "cut_request", "cut_answer"])
