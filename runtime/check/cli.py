@@ -143,5 +143,11 @@ def _refusals(
 def _check(console: Console, bundle: Bundle, sites: tuple[SiteConfig, ...], options: CheckOptions) -> Report:
     with console.status("") as status:
         return asyncio.run(
-            check_sites(bundle, sites, options, lambda doing: status.update(Text(printable(doing))))
+            check_sites(
+                bundle,
+                sites,
+                options,
+                say=lambda doing: status.update(Text(printable(doing))),
+                tell=lambda line: console.print(Text(printable(line))),
+            )
         )
