@@ -19,8 +19,8 @@ from runtime.check.edge_speed import measure_edge
 from runtime.check.prediction import (
     NOT_HERE,
     EdgeTimes,
-    Plan,
     Prediction,
+    Shares,
     bytes_of_frame,
     plan_frame,
     predict,
@@ -128,7 +128,7 @@ class Report:
     size: tuple[int, int]
     sites: list[SiteReport]
     warnings: list[str] = field(default_factory=list)
-    plan: Plan | None = None
+    shares: Shares | None = None
     edge: EdgeTimes | None = None
     prediction: Prediction | None = None
     notes: list[str] = field(default_factory=list)
@@ -282,7 +282,7 @@ class _Check:
         report = self._report
         working = {s.config.name: s.alone.tiles_per_s for s in report.sites if s.usable and s.alone}
         configs = [site.config for site in report.sites]
-        plan = report.plan = plan_frame(self._bundle.geometry, report.size, configs, working)
+        plan = report.shares = plan_frame(self._bundle.geometry, report.size, configs, working)
         self._say("measuring all sites together")
         try:
             together = await measure_together(self._clients, plan.sites, self._probe)

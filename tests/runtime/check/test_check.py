@@ -189,8 +189,8 @@ async def test_one_failing_site_leaves_the_others_measured(mini_bundle: Bundle, 
         report = await checked(mini_bundle, config("a", first), config("b", second), config("c"))
     assert [site.usable for site in report.sites] == [True, True, False]
     assert [site.windows for site in report.sites] == [5, 5, 0]
-    assert report.plan is not None
-    assert report.plan.at_edge == 5
+    assert report.shares is not None
+    assert report.shares.at_edge == 5
     assert report.prediction is not None
     assert any("global + decoder + 5 windows" in step for step in report.prediction.steps_s)
     assert not report.usable
