@@ -471,6 +471,7 @@ class FaultyDisk(RuleBasedStateMachine):
         if self.book.path.is_file() and self.book.lock.is_file():
             self.mend = fault(self.book)
             self.claimed = {}
+            self.lock_deleted |= fault is lock_is_a_folder
 
     @precondition(lambda self: self.mend is not None)
     @rule()
