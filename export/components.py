@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
+from rich.console import Console
 from torch import Tensor
 
 from export.checks.numerics import in_parts, window_tensors
@@ -17,7 +18,9 @@ from export.modules import WindowStage
 from export.projection import Projection, fit_projection
 from export.sam import Weights
 from media.pictures import read_picture
+from stages.console import make_console
 from stages.errors import InputError
+from stages.progress import shown_progress
 from stages.tensors import Pixels
 from stages.tile_code import TileCode
 
@@ -32,13 +35,15 @@ def choose_projection(
     tiles: TileCode,
     photos: Path | None,
     say: Callable[[str], None],
+    console: Console | None = None,
 ) -> Projection | None:
     """The projection for `components` of an export; None where embeddings travel whole.
 
     Without `components` it is what the weights hold, and with just as many and no `photos`. Weights that are
     trained are fitted to `photos`, random
-    ones to synthetic pictures, as tiles in the code `tiles` show them. Raises InputError where there is
-    nothing to fit to, or more components than channels.
+    ones to synthetic pictures, as tiles in the code `tiles` show them. How far that is is shown on `console`,
+    by default standard output. Raises InputError where there is nothing to fit to, or more components than
+    channels.
     """
     held, dim = weights.projection, weights.geometry.dim
     if components == dim:
@@ -52,7 +57,9 @@ def choose_projection(
     if components > dim:
         raise InputError(f"--components {components} is more than the {dim} channels of the embedding")
     pictures = _pictures(weights, components, photos)
-    fitted = fit_projection(picture_tokens(weights, tiles, pictures), components)
+    with shown_progress(console or make_console(), "projection", "fitting") as progress:
+        tokens = picture_tokens(weights, tiles, _counted(pictures, progress))
+        fitted = fit_projection(tokens, components)
     what = "synthetic pictures" if photos is None else str(photos)
     say(f"{_text(fitted, dim)}, fitted to {len(pictures)} of {what}")
     return fitted
@@ -89,9 +96,19 @@ def spread(paths: Sequence[Path], count: int) -> list[Path]:
     return [paths[i] for i in chosen]
 
 
+def _counted(
+    pictures: Sequence[Callable[[], Pixels]], progress: Callable[[float], None]
+) -> Iterator[Callable[[], Pixels]]:
+    """The pictures, one by one; `progress` gets the fraction that is done."""
+    for number, picture in enumerate(pictures):
+        progress(number / len(pictures))
+        yield picture
+    progress(1.0)
+
+
 @torch.no_grad()
 def picture_tokens(
-    weights: Weights, tiles: TileCode, pictures: Sequence[Callable[[], Pixels]]
+    weights: Weights, tiles: TileCode, pictures: Iterable[Callable[[], Pixels]]
 ) -> Iterator[Tensor]:
     """The tokens fp32 [n, D] of every picture that lie on the canvas, padding there included."""
     g = weights.geometry

@@ -63,8 +63,8 @@ def _in_precision(plan: StagePlan, precision: str) -> StagePlan:
 
 
 def _embedding_shape(g: Geometry, projection: Projection | None) -> tuple[int, int, int]:
-    """Shape of one window's embedding as it travels: rows, columns (tokens), components."""
-    return g.window, g.window, projection.components if projection else g.dim
+    """See Geometry.embedding_shape."""
+    return g.embedding_shape(projection.components if projection else g.dim)
 
 
 def _window(

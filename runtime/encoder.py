@@ -23,7 +23,7 @@ from runtime.sites.answers import to_embedding
 from runtime.sites.ledger import ExposureLedger
 from runtime.sites.reuse import CachedWindow, Reuse
 from runtime.sites.traffic import Traffic
-from runtime.sites.windows import Answer, SiteWindows, open_sites
+from runtime.sites.windows import SiteWindows, WindowEmbedding, open_sites
 from stages.bundle import Bundle
 from stages.engines.thread import EngineThread
 from stages.tensors import Array, Pixels
@@ -77,7 +77,7 @@ class WindowRunner:
             if self.local is None and self.sites.placement.withheld(window):
                 raise self._lost(window)
 
-    async def embed(self, window: int, inputs: Mapping[str, Array], order: int) -> Answer:
+    async def embed(self, window: int, inputs: Mapping[str, Array], order: int) -> WindowEmbedding:
         """The embedding of a tile. Raises FrameLost."""
         answer = await self.sites.embed(window, inputs)
         if answer is not None:
@@ -85,7 +85,7 @@ class WindowRunner:
         if self.local is None:
             raise self._lost(window)
         self.sites.statistics.local_windows += 1
-        return Answer(await self.local.embed(window, inputs, order))
+        return WindowEmbedding(await self.local.embed(window, inputs, order))
 
     def _lost(self, window: int) -> FrameLost:
         reason, remedy = self.sites.placement.why_unavailable(window)
@@ -274,7 +274,7 @@ class Encoding:
         if lost:
             raise lost[0]
 
-    async def _embed(self, tile: _Tile, inputs: Mapping[int, Mapping[str, Array]]) -> Answer:
+    async def _embed(self, tile: _Tile, inputs: Mapping[int, Mapping[str, Array]]) -> WindowEmbedding:
         window = tile.window
         if not tile.reused:
             return await self._compute(window, tile.cached, inputs[window])
@@ -285,7 +285,9 @@ class Encoding:
         self._encoder.statistics.windows_reused += 1
         return earlier
 
-    async def _compute(self, window: int, cached: CachedWindow, inputs: Mapping[str, Array]) -> Answer:
+    async def _compute(
+        self, window: int, cached: CachedWindow, inputs: Mapping[str, Array]
+    ) -> WindowEmbedding:
         embed = self._encoder.windows.embed
         return await cached.compute(partial(embed, window, inputs, self._order))
 

@@ -200,6 +200,8 @@ async def _run(
                         measured = await pipeline.run(source)
                         run.stop.then("stopping once the results are written")
     messages.report_all()  # what was held back of frames comes before what is said of all of them
+    if edge.ledger.unwritten is not None:
+        messages.warn(edge.ledger.unwritten)
     _warn_of_shortfalls(messages, measured, prompts, source, pipeline, edge.encoder.doubts)
     asked = bool(prompts.entries) and not source.live
     nothing = nothing_done(measured, asked=asked, stopped=run.stop.name)

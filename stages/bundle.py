@@ -146,8 +146,8 @@ class Bundle:
 
     @property
     def embedding_shape(self) -> tuple[int, int, int]:
-        """Shape of one window's embedding as it travels: rows, columns (tokens), components."""
-        return (self.geometry.window, self.geometry.window, self.components)
+        """See Geometry.embedding_shape."""
+        return self.geometry.embedding_shape(self.components)
 
     @property
     def is_coded(self) -> bool:

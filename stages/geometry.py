@@ -52,6 +52,10 @@ class Geometry:
         """Pixels a side of one window's tile."""
         return self.window * self.patch
 
+    def embedding_shape(self, components: int) -> tuple[int, int, int]:
+        """Shape of one window's embedding as it travels: rows, columns (tokens), components."""
+        return self.window, self.window, components
+
     @property
     def mask_px(self) -> int:
         """Pixels a side of a low-resolution mask."""

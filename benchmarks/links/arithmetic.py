@@ -16,18 +16,18 @@ from stages.tensors import TensorSpec
 
 
 @dataclass(frozen=True)
-class Traffic:
+class BytesPerFrame:
     """Bytes that one frame takes up and down."""
 
     up: float
     down: float
 
 
-def tensor_bytes(bundle: Bundle, wire_format: str) -> Traffic:
+def tensor_bytes(bundle: Bundle, wire_format: str) -> BytesPerFrame:
     """Of the tensors alone, for a 16:9 frame."""
     stage, windows = bundle.stage("window"), len(bundle.geometry.windows_with_picture(HEIGHT, WIDTH))
     answers = [spec for spec in stage.outputs if spec.name in WIRE_OUTPUTS[wire_format]]
-    return Traffic(windows * _row_bytes(stage.inputs), windows * _row_bytes(answers))
+    return BytesPerFrame(windows * _row_bytes(stage.inputs), windows * _row_bytes(answers))
 
 
 def _row_bytes(specs: Collection[TensorSpec]) -> int:
@@ -36,7 +36,7 @@ def _row_bytes(specs: Collection[TensorSpec]) -> int:
 
 
 def bounds_fps(
-    traffic: Traffic, link: Link, profile: Profile, windows: int, in_flight: int
+    traffic: BytesPerFrame, link: Link, profile: Profile, windows: int, in_flight: int
 ) -> dict[str, float]:
     """The most frames a second that each part allows by itself.
 

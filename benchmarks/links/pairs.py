@@ -13,7 +13,7 @@ import numpy as np
 
 from benchmarks.cpu_time import CpuTimes, cpu_times
 from benchmarks.fixed_latency import HEIGHT, WIDTH, LiveFilm, Profile, fixed_edge
-from benchmarks.links.arithmetic import Traffic, bounds_fps, tensor_bytes
+from benchmarks.links.arithmetic import BytesPerFrame, bounds_fps, tensor_bytes
 from benchmarks.links.far_end import ShapedLine, shaped_line, site_addresses
 from benchmarks.links.line import Link
 from runtime.results.measurements import RunMeasurements
@@ -125,7 +125,9 @@ def _processor(before: CpuTimes, after: CpuTimes, pids: Mapping[str, int], frame
     }
 
 
-def _bounds(contender: Contender, link: Link, plan: Plan, traffic: Traffic | None = None) -> dict[str, float]:
+def _bounds(
+    contender: Contender, link: Link, plan: Plan, traffic: BytesPerFrame | None = None
+) -> dict[str, float]:
     traffic = traffic or tensor_bytes(contender.bundle, contender.wire_format)
     return bounds_fps(traffic, link, plan.profile, contender.windows, plan.in_flight)
 
@@ -135,7 +137,7 @@ def _row(
 ) -> dict[str, Any]:
     mine = [run[contender.name] for run in runs]
     middle = {key: statistics.median(run[key] for run in mine) for key in mine[0]}
-    bounds = _bounds(contender, link, plan, Traffic(middle["bytes_up"], middle["bytes_down"]))
+    bounds = _bounds(contender, link, plan, BytesPerFrame(middle["bytes_up"], middle["bytes_down"]))
     limit = min(bounds, key=lambda name: bounds[name])
     return {
         "link": str(link),

@@ -22,7 +22,6 @@ from export.engines.build import (
     stages_of,
     target_for,
 )
-from export.engines.progress import shown_progress
 from stages.bundle import Bundle, shipped_bundle
 from stages.console import make_console
 from stages.engines.devices import visible_device
@@ -31,6 +30,7 @@ from stages.errors import InputError
 from stages.files import replace_file
 from stages.options import Count, PathType, bundle_option, warn_of_idle_options
 from stages.places import PLACES
+from stages.progress import shown_progress
 
 PARSE_TARGETS = ("sm_75", "sm_80", "sm_86", "sm_89", "sm_120")
 

@@ -19,8 +19,8 @@ from runtime.check.edge_speed import measure_edge
 from runtime.check.prediction import (
     NOT_HERE,
     EdgeTimes,
-    Plan,
     Prediction,
+    Shares,
     bytes_of_frame,
     plan_frame,
     predict,
@@ -29,6 +29,7 @@ from runtime.check.reachability import Certificate, connect_time_s, resolve, tls
 from runtime.check.site_speed import Speed, measure_alone, measure_together
 from runtime.check.warnings import SiteFacts, warnings
 from runtime.edge import check_exposure
+from runtime.sites.answers import Busy
 from runtime.sites.client import TIMEOUTS, SiteClient, Timeouts, choose_wire
 from runtime.sites.config import SiteConfig
 from runtime.sites.reasons import unforeseen
@@ -127,7 +128,7 @@ class Report:
     size: tuple[int, int]
     sites: list[SiteReport]
     warnings: list[str] = field(default_factory=list)
-    plan: Plan | None = None
+    shares: Shares | None = None
     edge: EdgeTimes | None = None
     prediction: Prediction | None = None
     notes: list[str] = field(default_factory=list)
@@ -146,13 +147,15 @@ async def check_sites(
     sites: Sequence[SiteConfig],
     options: CheckOptions,
     say: Callable[[str], None] = lambda doing: None,
+    tell: Callable[[str], None] = lambda line: None,
 ) -> Report:
-    """Examine, measure, warn and predict. `say` gets what is being done, for a status line.
+    """Examine, measure, warn and predict. `say` gets what is being done, for a status line; `tell` a line to
+    be kept about each site that is waited for because it is busy.
 
     Raises BundleError when the bundle lacks what every run needs; what a site does wrong is in the report.
     """
     async with contextlib.AsyncExitStack() as stack:
-        return await _Check(bundle, sites, options, say, stack).run()
+        return await _Check(bundle, sites, options, say, tell, stack).run()
 
 
 class _Check:
@@ -164,6 +167,7 @@ class _Check:
         sites: Sequence[SiteConfig],
         options: CheckOptions,
         say: Callable[[str], None],
+        tell: Callable[[str], None],
         stack: contextlib.AsyncExitStack,
     ) -> None:
         wire_format = choose_wire(bundle, options.wire)
@@ -178,6 +182,8 @@ class _Check:
         self._probe = bundle.probe()
         self._options = options
         self._say = say
+        self._tell = tell
+        self._told_busy: set[str] = set()  # names of sites
         self._stack = stack
         self._clients: dict[str, SiteClient] = {}
 
@@ -234,10 +240,19 @@ class _Check:
         else:
             version, site.certificate = await tls_handshake(config, context, timeouts.connect_s)
             site.passed(version)
-        client = SiteClient(config, self._bundle, self._report.wire, timeouts)
+        client = SiteClient(config, self._bundle, self._report.wire, timeouts, on_busy=self._tell_busy)
         await self._stack.enter_async_context(client)
         await self._ask_protocol(site, client)
         self._clients[config.name] = client
+
+    def _tell_busy(self, busy: Busy, patience_s: float) -> None:
+        """Tell once of a site that it is waited for."""
+        if busy.site not in self._told_busy:
+            self._told_busy.add(busy.site)
+            self._tell(
+                f"site {busy.site}: answers {busy.status}, not ready ({busy.text}); waiting up to "
+                f"{patience_s:.0f} s"
+            )
 
     async def _ask_protocol(self, site: SiteReport, client: SiteClient) -> None:
         """The steps over HTTP: http, token, digest, probe, backend."""
@@ -267,7 +282,7 @@ class _Check:
         report = self._report
         working = {s.config.name: s.alone.tiles_per_s for s in report.sites if s.usable and s.alone}
         configs = [site.config for site in report.sites]
-        plan = report.plan = plan_frame(self._bundle.geometry, report.size, configs, working)
+        plan = report.shares = plan_frame(self._bundle.geometry, report.size, configs, working)
         self._say("measuring all sites together")
         try:
             together = await measure_together(self._clients, plan.sites, self._probe)

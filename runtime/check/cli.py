@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.text import Text
 
 from runtime.check.check import CheckOptions, Report, check_sites
+from runtime.check.json_file import check_json_file, write_json_file
 from runtime.check.local import LocalOptions, local_problems
 from runtime.check.report import print_report, to_json
 from runtime.edge import EdgeOptions, check_exposure, check_ledger, ledger_path
@@ -49,9 +50,8 @@ from runtime.run_options import check_weights
 from runtime.sites.config import SiteConfig, read_sites
 from stages.bundle import Bundle, shipped_bundle
 from stages.console import make_console
-from stages.distinct import NamedFile, check_distinct
+from stages.distinct import NamedFile
 from stages.errors import InputError, printable
-from stages.files import check_writable, writing
 from stages.options import BACKEND, IDLE_THREADS, PATH, THREADS, warn_of_idle_options
 
 
@@ -89,19 +89,14 @@ def command(
     loaded = Bundle.load(bundle or shipped_bundle())
     edge = EdgeOptions(**values_of(EdgeOptions, dict(options)))
     sites = read_sites(options["sites"], edge.insecure)
-    if json_path:
-        check_distinct([NamedFile("--json", json_path)], _files_of_a_run(loaded, sites, options))
-        with writing(json_path):
-            check_writable(json_path)
+    check_json_file(json_path, _files_of_a_run(loaded, sites, options))
     problems = asyncio.run(local_problems(LocalOptions(**values_of(LocalOptions, dict(options)))))
     problems += _refusals(loaded, sites, edge, options["size"], allow_undistilled)
     report = _check(console, loaded, sites, CheckOptions(**values_of(CheckOptions, options)))
     report.problems = problems
     report.warnings = [line for line in report.warnings if line not in problems]
     print_report(console, report)
-    if json_path:
-        with writing(json_path):
-            json_path.write_text(to_json(report) + "\n", encoding="utf-8")
+    write_json_file(json_path, to_json(report))
     click.get_current_context().exit(0 if report.usable else 1)
 
 
@@ -143,5 +138,11 @@ def _refusals(
 def _check(console: Console, bundle: Bundle, sites: tuple[SiteConfig, ...], options: CheckOptions) -> Report:
     with console.status("") as status:
         return asyncio.run(
-            check_sites(bundle, sites, options, lambda doing: status.update(Text(printable(doing))))
+            check_sites(
+                bundle,
+                sites,
+                options,
+                say=lambda doing: status.update(Text(printable(doing))),
+                tell=lambda line: console.print(Text(printable(line))),
+            )
         )

@@ -18,7 +18,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
 
-from runtime.check.prediction import Plan, plan_frame
+from runtime.check.prediction import Shares, plan_frame
 from runtime.check.site_speed import Speed, measure_alone
 from runtime.pipeline import PipelineOptions
 from runtime.sites.client import (
@@ -82,7 +82,7 @@ class Outlook:
     bundle: Bundle
     size: tuple[int, int]
     line: Line
-    shares: Plan
+    shares: Shares
     allowed: tuple[Allowed, ...]
     sites_fps: float | None = None
     notes: tuple[str, ...] = ()
@@ -154,7 +154,7 @@ def _output(stage: Stage, name: str) -> TensorSpec:
 
 
 def _allowed(
-    variant: _Variant, shares: Plan, line: Line, sites_fps: float | None, price_per_gb: float | None
+    variant: _Variant, shares: Shares, line: Line, sites_fps: float | None, price_per_gb: float | None
 ) -> Allowed:
     tiles, components, wire, stage = variant
     outputs = WIRE_OUTPUTS[wire]

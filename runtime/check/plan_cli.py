@@ -6,6 +6,7 @@ import asyncio
 import json
 from collections.abc import Iterator
 from dataclasses import asdict, replace
+from itertools import chain
 from pathlib import Path
 
 import click
@@ -13,6 +14,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from runtime.check.json_file import check_json_file, write_json_file
 from runtime.check.plan import OWN, Line, Outlook, look_ahead, measure_line
 from runtime.check.prediction import NOT_HERE
 from runtime.options import BUNDLE, INSECURE, PRICE_PER_GB, WIRE, FrameSize, inputs_of, sites_option
@@ -21,9 +23,7 @@ from runtime.sites.client import choose_wire
 from runtime.sites.config import SiteConfig, read_sites
 from stages.bundle import Bundle, shipped_bundle
 from stages.console import make_console
-from stages.distinct import NamedFile, check_distinct
 from stages.errors import InputError, printable
-from stages.files import check_writable, writing
 from stages.options import PATH, Number
 
 DEFAULT_ROUND_TRIP_MS = 20.0
@@ -66,11 +66,9 @@ def command(
     console = make_console()
     loaded = Bundle.load(bundle or shipped_bundle())
     configs = read_sites(sites, insecure)
-    if json_path:
-        read = (*inputs_of(click.get_current_context()), *files_read(loaded, sites, configs))
-        check_distinct([NamedFile("--json", json_path)], read)
-        with writing(json_path):
-            check_writable(json_path)
+    check_json_file(
+        json_path, chain(inputs_of(click.get_current_context()), files_read(loaded, sites, configs))
+    )
     if (up is None) != (down is None):
         raise InputError("give both --up and --down, or neither to have the line measured")
     chosen = choose_wire(loaded, wire)
@@ -82,9 +80,7 @@ def command(
         line = line if rtt is None else replace(line, round_trip_s=rtt / 1e3)
         outlook = look_ahead(loaded, configs, size, line, tiles_per_s, price_per_gb, failures, wire=chosen)
     print_outlook(console, outlook)
-    if json_path:
-        with writing(json_path):
-            json_path.write_text(to_json(outlook) + "\n", encoding="utf-8")
+    write_json_file(json_path, to_json(outlook))
 
 
 def _measured(

@@ -35,7 +35,7 @@ NOT_HERE = (
 
 
 @dataclass(frozen=True)
-class Plan:
+class Shares:
     """Windows of one frame: how many each site gets, how many run at the edge for want of room elsewhere."""
 
     sites: Mapping[str, int]
@@ -87,7 +87,7 @@ def plan_frame(
     size: tuple[int, int],
     sites: Sequence[SiteConfig],
     tiles_per_s: Mapping[str, float],
-) -> Plan:
+) -> Shares:
     """Share the windows of a frame of (height, width) as a new session of a run does.
 
     `tiles_per_s` names the sites that work. Windows of operators that do not go to spares, then to operators
@@ -109,7 +109,7 @@ def plan_frame(
     for operator in speeds:
         names = [s.name for s in sites if s.operator == operator and s.name in tiles_per_s]
         shares |= _share(operators.count(operator), {name: tiles_per_s[name] for name in names})
-    return Plan(shares, len(windows) - len(home))
+    return Shares(shares, len(windows) - len(home))
 
 
 def _share(count: int, tiles_per_s: Mapping[str, float]) -> dict[str, int]:
@@ -121,7 +121,7 @@ def _share(count: int, tiles_per_s: Mapping[str, float]) -> dict[str, int]:
 
 
 def predict(
-    plan: Plan,
+    plan: Shares,
     together: Together,
     edge: EdgeTimes,
     sizes: FrameBytes,
@@ -160,7 +160,7 @@ def _an_hour(up: float, down: float, fps: float) -> tuple[float, float]:
 
 
 def bytes_of_frame(
-    bundle: Bundle, plan: Plan, taken: Mapping[str, int], heads: tuple[float, float]
+    bundle: Bundle, plan: Shares, taken: Mapping[str, int], heads: tuple[float, float]
 ) -> FrameBytes:
     """What a frame takes with each wire format of a bundle, which decides how many windows share a request.
 

@@ -140,7 +140,7 @@ def to_json(report: Report) -> str:
             "notes": report.notes,
             "edge_error": report.edge_error,
             "problems": report.problems,
-            "windows_at_edge": report.plan.at_edge if report.plan else None,
+            "windows_at_edge": report.shares.at_edge if report.shares else None,
             "edge": vars(report.edge) if report.edge else None,
             "prediction": vars(prediction) if prediction else None,
         },

@@ -72,7 +72,7 @@ class Messages:
                 self._report(counted)
 
     def warn(self, text: str) -> None:
-        """Tell a sentence about the results, unless it was told."""
+        """Tell a sentence about the results, unless it was told, and keep it once."""
         text = printable(text)
         with self._lock:
             if text in self.warnings or len(self.warnings) > KEPT_WARNINGS:
@@ -81,10 +81,10 @@ class Messages:
                 text = f"there were more warnings than these {KEPT_WARNINGS}"
             self.newest = text
             self.warnings.append(text)
-            if len(self.warnings) <= SHOWN_WARNINGS:
-                self._print(f"warning: {text}")
-            elif len(self.warnings) == SHOWN_WARNINGS + 1:
+            if len(self.warnings) == SHOWN_WARNINGS + 1:
                 self._print("there are more warnings; summary.json has them all")
+            elif len(self.warnings) <= SHOWN_WARNINGS and text not in self._lines:
+                self._print(f"warning: {text}")
 
     def report(self) -> None:
         """Tell what was held back and is due; to be called periodically."""

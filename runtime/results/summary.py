@@ -34,7 +34,8 @@ def summarise(
     probes; gigabytes an hour are at the rate of this run, heads included.
 
     `dropped` frames came too fast and were never looked at; of the others, `frames_bare` passed through
-    without being segmented and `frames_carried` had their masks moved along. `board` is Board.summary.
+    without being segmented and `frames_carried` had their masks moved along. `board` is Board.summary. The
+    edge is closed.
     """
     counts, traffic = edge.encoder.statistics, edge.encoder.traffic
     done = measured.frames - measured.lost.count
@@ -73,6 +74,7 @@ def summarise(
         "doubtful": [doubt.to_json() for doubt in edge.encoder.doubts.all],
         "frames_doubtful": edge.encoder.doubts.frames,
         "board": board,
+        "ledger_unwritten": edge.ledger.unwritten,
     }
 
 
@@ -112,13 +114,15 @@ def write_summary(path: Path, summary: Mapping[str, Any]) -> None:
 
 
 def check_done(summary: Mapping[str, Any]) -> None:
-    """Raises InputError when the run did nothing, Stopped when that was because of a signal, and FramesLost
-    when frames are lost."""
+    """Raises InputError when the run did nothing, Stopped when that was because of a signal, InputError when
+    its ledger could not be written at the end, and FramesLost when frames are lost."""
     nothing, frames, lost = (summary[key] for key in ("nothing_done", "frames", "frames_lost"))
     if nothing is not None and summary["stopped"] is not None and not frames:
         raise Stopped(nothing, exit_code(signal.Signals[summary["stopped"]]))
     if nothing is not None:
         raise InputError(nothing)
+    if (unwritten := summary["ledger_unwritten"]) is not None:
+        raise InputError(f"{unwritten}; its masks and results are kept")
     if lost:
         raise FramesLost(f"the results are not complete: {lost} of {frames} frames are lost")
 

@@ -48,10 +48,11 @@ class NotHere(SiteUnavailable):
 
 
 class Busy(SiteUnavailable):
-    """The site does not serve this now; ask again after `retry_after_s`."""
+    """The site answered `status`: it does not serve this now; ask again after `retry_after_s`."""
 
-    def __init__(self, site: str, text: str, retry_after_s: float) -> None:
+    def __init__(self, site: str, status: int, text: str, retry_after_s: float) -> None:
         super().__init__(site, f"does not serve this now: {text}; try again later")
+        self.status = status
         self.text = text
         self.retry_after_s = retry_after_s
 
@@ -79,7 +80,7 @@ class Answers:
             return
         text = wire.error_text(answer.body)
         if status in (429, 503):
-            raise Busy(self._site, text, _wait_s(answer.headers.get("Retry-After")))
+            raise Busy(self._site, status, text, _wait_s(answer.headers.get("Retry-After")))
         if status == 412:  # If-Match: the site was started again with other bundles
             raise SiteUnavailable(
                 self._site, "no longer serves these weights under this version; it is looked at again soon"

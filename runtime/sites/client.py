@@ -108,7 +108,8 @@ class SiteClient:
 
     Counts `traffic` and `tiles` answered; `sent` are the window positions this site was sent; `tile_s` is the
     time a tile takes, by the probes until whoever sends tiles knows better; `max_batch` windows is what the
-    site takes in one request.
+    site takes in one request. `on_busy` gets every answer that the site is busy, after which it is asked
+    again, and the seconds that its request may take in all.
     """
 
     def __init__(
@@ -118,6 +119,7 @@ class SiteClient:
         wire_format: str,
         timeouts: Timeouts = TIMEOUTS,
         request_bytes: int = REQUEST_BYTES,
+        on_busy: Callable[[Busy, float], None] = lambda busy, patience_s: None,
     ) -> None:
         self.config = config
         self.traffic = Traffic()
@@ -134,6 +136,7 @@ class SiteClient:
         self._answers = Answers(config.name, bundle, self._outputs)
         self._path = _MODEL_PATH
         self._answered = False
+        self._on_busy = on_busy
         self._http: aiohttp.ClientSession | None = None
 
     @property
@@ -343,6 +346,7 @@ class SiteClient:
                         return await self._request("POST", f"{self._path}/infer", message, tiles)
                     except Busy as busy:
                         said = busy.text
+                        self._on_busy(busy, timeout_s)
                         await anyio.sleep(busy.retry_after_s)
         except SiteTimeout as exc:
             raise SiteTimeout(self.name, timeout_s, said) from exc

@@ -48,6 +48,9 @@ class ExposureLedger:
     Sites of one operator share one entry and one cap. `grant` and `grant_all` write the file before they
     return (a few milliseconds, at most once per operator and window in a session), so call them off the event
     loop; any number of threads may. Everything else returns at once.
+
+    `unwritten` is None until it is closed, and then too unless its file does not hold what operators have
+    seen: a sentence about that.
     """
 
     def __init__(
@@ -60,6 +63,7 @@ class ExposureLedger:
         on_message: Callable[[str], None] = lambda text: None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
+        self.unwritten: str | None = None
         self._file = file
         self._operators = dict(operators)
         self._caps = dict(caps)
@@ -122,7 +126,7 @@ class ExposureLedger:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if self._file is not None:
-            self._file.close(self._exposure)
+            self.unwritten = self._file.close(self._exposure)
 
     @property
     def session(self) -> str:

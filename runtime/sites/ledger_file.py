@@ -125,18 +125,22 @@ class LedgerFile:
             )
             self._found = None
 
-    def close(self, exposure: Exposure) -> None:
-        """Let the file go, which holds `exposure` then, or `on_message` is told."""
+    def close(self, exposure: Exposure) -> str | None:
+        """Let the file go, which holds `exposure` then. If it does not, `on_message` is told the sentence
+        about it that is returned."""
         try:
             self._make_room()
             if not self._holds(exposure):
                 self.write(self.united(exposure))
+            return None
         except OSError as exc:
-            self._on_message(
+            unwritten = (
                 f"the exposure ledger {self.path} is not what this run has written, and cannot be written "
                 f"again ({why_unwritable(exc)}); the next run does not know what operators have seen in this "
                 "one"
             )
+            self._on_message(unwritten)
+            return unwritten
         finally:
             self._lock.close()
 

@@ -15,7 +15,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from runtime.sites.windows import Answer
+from runtime.sites.windows import WindowEmbedding
 from stages.tensors import Pixels
 
 
@@ -26,10 +26,10 @@ class CachedWindow:
 
     pixels: Pixels
     extent: npt.NDArray[np.int32]
-    answer: Answer | None = None
+    answer: WindowEmbedding | None = None
     done: anyio.Event = field(default_factory=anyio.Event)
 
-    async def compute(self, embed: Callable[[], Awaitable[Answer]]) -> Answer:
+    async def compute(self, embed: Callable[[], Awaitable[WindowEmbedding]]) -> WindowEmbedding:
         """What `embed` gives, kept for later frames."""
         try:
             self.answer = await embed()
@@ -37,7 +37,7 @@ class CachedWindow:
             self.done.set()
         return self.answer
 
-    async def result(self) -> Answer | None:
+    async def result(self) -> WindowEmbedding | None:
         """The answer, waiting for it if it is still on its way; None if that failed."""
         await self.done.wait()
         return self.answer

@@ -45,7 +45,7 @@ OnEmbedding: TypeAlias = Callable[[Site, int, Mapping[str, Array], Array], None]
 
 
 @dataclass(frozen=True)
-class Answer:
+class WindowEmbedding:
     """The embedding [w, w, D] of a window, and the site that computed it; None is the edge itself."""
 
     embedding: Array
@@ -81,9 +81,10 @@ class SiteWindows:
         self._hedge_factor = hedge_factor
         self._on_answer = on_answer
         self._under_way: defaultdict[Site, set[CancelScope]] = defaultdict(set)
-        self._unwanted: dict[Site, Request[Answer]] = {}  # they go on though nobody waits for their answer
+        # Requests that go on though nobody waits for their answer.
+        self._unwanted: dict[Site, Request[WindowEmbedding]] = {}
 
-    async def embed(self, window: int, inputs: Mapping[str, Array]) -> Answer | None:
+    async def embed(self, window: int, inputs: Mapping[str, Array]) -> WindowEmbedding | None:
         """The embedding of a tile; None when no site may have it, or all that may have failed."""
         for trial in self.router.trials(window):
             self._try_out(trial, inputs)
@@ -108,10 +109,10 @@ class SiteWindows:
 
     async def _infer_hedged(
         self, route: Route, inputs: Mapping[str, Array], tried: set[str]
-    ) -> Answer | None:
+    ) -> WindowEmbedding | None:
         """The answer of a site, or of a second one when it is late; None when neither gave a good one."""
 
-        async def infer_second() -> Answer | None:
+        async def infer_second() -> WindowEmbedding | None:
             if (second := self.router.second(route.window, tried)) is None:
                 return None
             self.statistics.hedged += 1
@@ -123,7 +124,7 @@ class SiteWindows:
         if self._hedge_factor is None or self.router.second(route.window, tried) is None:
             return await self._infer(route, inputs, alone=alone)
         work_s = route.site.load.work_s
-        first: Request[Answer] = Request()
+        first: Request[WindowEmbedding] = Request()
         self._tasks.start_soon(first.run, partial(self._infer, route, inputs, first, alone=alone))
         try:
             if not alone and route.site.client.most_windows > 1:
@@ -138,7 +139,7 @@ class SiteWindows:
             self._give_up(route.site, first)
         return answer
 
-    def _give_up(self, site: Site, request: Request[Answer]) -> None:
+    def _give_up(self, site: Site, request: Request[WindowEmbedding]) -> None:
         """A second site answered first: keep this request running if it is the only such one of its site."""
         site.lost_hedges += 1
         request.given_up = True
@@ -150,7 +151,7 @@ class SiteWindows:
     def _try_out(self, route: Route, inputs: Mapping[str, Array]) -> None:
         """Send a copy of a tile to a site on trial, one at a time."""
         if not self._has_unwanted(route.site):
-            trial: Request[Answer] = Request()
+            trial: Request[WindowEmbedding] = Request()
             self._unwanted[route.site] = trial
             self._tasks.start_soon(trial.run, partial(self._infer, route, inputs))
 
@@ -161,10 +162,10 @@ class SiteWindows:
         self,
         route: Route,
         inputs: Mapping[str, Array],
-        request: Request[Answer] | None = None,
+        request: Request[WindowEmbedding] | None = None,
         *,
         alone: bool = True,
-    ) -> Answer | None:
+    ) -> WindowEmbedding | None:
         site = route.site
         started_s = time.perf_counter()
         try:
@@ -182,7 +183,7 @@ class SiteWindows:
             self._on_answer(site.name, route.window, started_s, site.load.answered_s)
         if self.on_embedding is not None:
             self.on_embedding(site, route.window, inputs, embedding)
-        return Answer(embedding, site.name)
+        return WindowEmbedding(embedding, site.name)
 
     async def _ask(self, route: Route, inputs: Mapping[str, Array], alone: bool) -> Array | None:
         """The site's embedding; None when another of its tiles got no answer in time meanwhile."""

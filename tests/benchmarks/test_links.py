@@ -17,7 +17,7 @@ from rich.console import Console
 
 from benchmarks.fixed_latency import FixedEngine, Profile
 from benchmarks.links.__main__ import main, table
-from benchmarks.links.arithmetic import Traffic, bounds_fps, tensor_bytes
+from benchmarks.links.arithmetic import BytesPerFrame, bounds_fps, tensor_bytes
 from benchmarks.links.line import Link
 from benchmarks.links.pairs import WARM_UP, compared, links, steady
 from benchmarks.links.records import write_records
@@ -58,7 +58,7 @@ def test_over_a_home_line_vit_b_has_one_frame_a_second(vit_b: Bundle) -> None:
 
 
 def test_small_frames_are_bounded_by_the_way_and_the_engines() -> None:
-    bounds = bounds_fps(Traffic(1000, 1000), Link(1000, 1000, 0.098), PROFILE, windows=15, in_flight=3)
+    bounds = bounds_fps(BytesPerFrame(1000, 1000), Link(1000, 1000, 0.098), PROFILE, windows=15, in_flight=3)
     assert bounds["way"] == pytest.approx(3 / 0.1, rel=1e-3)
     assert bounds["sites"] == pytest.approx(1 / 0.01)
     assert bounds["edge"] == pytest.approx(1 / 0.012)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,11 +10,13 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from rich.console import Console
 
 from export.components import SHAPES, choose_projection, cropped, picture_tokens, spread
 from export.modules import WindowStage
 from export.projection import Projection
 from export.sam import Weights
+from stages.console import make_console
 from stages.errors import InputError
 from stages.geometry import GEOMETRIES
 from stages.tensors import Pixels
@@ -92,6 +95,24 @@ def test_photos_are_fitted(
         f"embedding of {components} components for 24 channels, {kept} of the variance, "
         f"fitted to 3 of {photos}"
     ]
+
+
+def test_a_fit_shows_how_far_it_is(tiny_weights: Weights, said: list[str]) -> None:
+    """A bar that goes to its end on a terminal; in a log a line at once, and then seldom."""
+    terminal, log = io.StringIO(), io.StringIO()
+    choose_projection(
+        tiny_weights, 8, RGB, None, said.append, Console(file=terminal, force_terminal=True, width=80)
+    )
+    assert "fitting projection" in terminal.getvalue()
+    assert "100%" in terminal.getvalue()
+    choose_projection(tiny_weights, 8, RGB, None, said.append, make_console(file=log))
+    assert log.getvalue().splitlines()[0] == "projection: fitting, 0 %"
+
+
+def test_what_is_not_fitted_shows_nothing(tiny_weights: Weights, said: list[str]) -> None:
+    log = io.StringIO()
+    choose_projection(trained(tiny_weights, HELD), 5, RGB, None, said.append, make_console(file=log))
+    assert log.getvalue() == ""
 
 
 def test_random_weights_are_fitted_to_synthetic_pictures(tiny_weights: Weights, said: list[str]) -> None:

@@ -161,6 +161,36 @@ async def test_a_ledger_that_goes_away_ends_no_run_and_changes_no_mask(
     assert masks(out) == masks(tmp_path / "alone")
 
 
+async def test_a_run_whose_ledger_cannot_be_written_at_its_end_ends_with_1(
+    mini_bundle: Bundle, tmp_path: Path
+) -> None:
+    """A file has taken its folder's place. The next run would not know what operators have seen."""
+    state, out, terminal = tmp_path / "state", tmp_path / "out", tmp_path / "terminal"
+    state.mkdir()
+    with ExitStack() as stack:
+        urls = [stack.enter_context(serving(mini_bundle.path)).url for _ in range(2)]
+        sites = sites_file(tmp_path / "sites.toml", *zip("ab", urls, strict=True))
+        more = ("--sites", str(sites), "--ledger", str(state / "ledger.json"))
+        source, log = film(tmp_path / "in", 500), stack.enter_context(terminal.open("w+"))
+        with running(mini_bundle, source, out, *more, terminal=log) as process:
+            await until_masks(out, 2)
+            put_away(state)
+            process.send_signal(signal.SIGINT)
+            assert process.wait(timeout=60) == 1, terminal.read_text()
+    summary = json.loads((out / "summary.json").read_text())
+    unwritten = (
+        f"the exposure ledger {state / 'ledger.json'} is not what this run has written, and cannot be "
+        "written again (File exists); the next run does not know what operators have seen in this one"
+    )
+    assert summary["ledger_unwritten"] == unwritten
+    assert unwritten in summary["warnings"]
+    assert summary["nothing_done"] is None
+    assert len(masks(out)) == summary["frames"] >= 2
+    lines = terminal.read_text().splitlines()
+    assert lines[-1] == f"Error: {unwritten}; its masks and results are kept"
+    assert [line for line in lines[:-1] if "is not what this run has written" in line] == [unwritten]
+
+
 def exposure_in(ledger: Path) -> dict[str, list[int]]:
     exposure: dict[str, list[int]] = json.loads(ledger.read_text())["exposure"]
     return exposure

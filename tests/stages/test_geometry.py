@@ -97,3 +97,7 @@ def test_windows_without_picture_are_left_out(frame: tuple[int, int], count: int
 def test_geometry_survives_json() -> None:
     for geometry in GEOMETRIES.values():
         assert Geometry.from_json(json.loads(json.dumps(geometry.to_json()))) == geometry
+
+
+def test_an_embedding_has_a_row_and_a_column_for_each_token_of_its_window() -> None:
+    assert VIT_B.embedding_shape(128) == (14, 14, 128)

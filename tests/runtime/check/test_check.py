@@ -6,8 +6,10 @@ import re
 import resource
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 
+import anyio
 import pytest
 from aiohttp import web
 
@@ -21,15 +23,17 @@ from runtime.check.check import (
     check_sites,
 )
 from runtime.check.reachability import connect_time_s, host_of, port_of
+from runtime.sites.answers import SITE_LOG_HINT
 from runtime.sites.client import SiteClient
 from runtime.sites.config import SiteConfig
 from stages.bundle import Bundle
 from stages.errors import InputError, PedsamError, SiteUnavailable
-from tests.support.edge import Impostor, config
+from stages.tensors import Array
+from tests.support.edge import Impostor, config, sites_file
 from tests.support.failing_sites import FAILING, WAITS, Failing
 from tests.support.few_files import few_files
 from tests.support.keys import keys_for, site_at
-from tests.support.processes import serving
+from tests.support.processes import MODULE, serving
 from tests.support.tls import site_with
 
 # Not unblocked_loop: it turns asyncio's debug mode on, where a handshake that fails is an error of the loop.
@@ -135,14 +139,58 @@ def pattern(says: str, site: SiteConfig, bundle: Bundle) -> str:
     return re.escape(filled).replace(r"\*", ".+")
 
 
+class Loading(Impostor):
+    """Knows its digest and serves no tile yet."""
+
+    async def answer(self, request: web.Request, embedding: Array | None = None) -> web.Response:
+        return web.Response(status=503, text="loading", headers={"Retry-After": "0"})
+
+
+async def test_each_site_that_is_waited_for_is_told_once(mini_bundle: Bundle) -> None:
+    """Those that are asked a dozen times in that second; the one that serves is not told of."""
+    told: list[str] = []
+    options = CheckOptions(threads=1, timeouts=replace(WAITS, probe_s=1.2))
+    async with AsyncExitStack() as stack:
+        loading = [await stack.enter_async_context(Loading(mini_bundle).running()) for _ in "ab"]
+        serves = await stack.enter_async_context(Impostor(mini_bundle).running())
+        sites = [config(name, url) for name, url in zip("abc", [*loading, serves], strict=True)]
+        report = await check_sites(mini_bundle, sites, options, tell=told.append)
+    assert sorted(told) == [
+        f"site {name}: answers 503, not ready (loading); waiting up to 1 s" for name in "ab"
+    ]
+    for site in report.sites[:2]:
+        assert site.failure == (
+            f"site {site.config.name}: gave no answer within 1.2 s, only that it does not serve this now: "
+            f"loading; {SITE_LOG_HINT}"
+        )
+    assert report.sites[2].failure is None
+
+
+async def test_the_line_about_a_site_that_is_waited_for_comes_while_it_is(
+    mini_bundle: Bundle, tmp_path: Path
+) -> None:
+    """On the terminal of the command, which ends long before those 60 s are over: it is stopped here."""
+    async with Loading(mini_bundle).running() as url:
+        sites = sites_file(tmp_path / "sites.toml", ("a", url))
+        line = [*MODULE, "check", "--bundle", str(mini_bundle.path), "--sites", str(sites)]
+        async with await anyio.open_process(line, stderr=None) as process:
+            assert process.stdout is not None
+            with anyio.fail_after(55):
+                first = await process.stdout.receive()
+            running = process.returncode is None
+            process.kill()
+    assert first.decode() == "site a: answers 503, not ready (loading); waiting up to 60 s\n"
+    assert running
+
+
 async def test_one_failing_site_leaves_the_others_measured(mini_bundle: Bundle, tmp_path: Path) -> None:
     """Two operators are left with caps of five: the edge's own engine takes the last five windows."""
     async with Impostor(mini_bundle).running() as first, Impostor(mini_bundle).running() as second:
         report = await checked(mini_bundle, config("a", first), config("b", second), config("c"))
     assert [site.usable for site in report.sites] == [True, True, False]
     assert [site.windows for site in report.sites] == [5, 5, 0]
-    assert report.plan is not None
-    assert report.plan.at_edge == 5
+    assert report.shares is not None
+    assert report.shares.at_edge == 5
     assert report.prediction is not None
     assert any("global + decoder + 5 windows" in step for step in report.prediction.steps_s)
     assert not report.usable

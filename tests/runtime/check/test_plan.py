@@ -27,7 +27,7 @@ from runtime.check.plan import (
     measure_line,
 )
 from runtime.check.plan_cli import print_outlook
-from runtime.check.prediction import Plan
+from runtime.check.prediction import Shares
 from runtime.sites.client import REQUEST_BYTES, WIRE_OUTPUTS, SiteClient, wire_formats
 from runtime.sites.traffic import frame_bytes, message_bytes
 from server.serve import ServeOptions, running_site
@@ -117,7 +117,7 @@ def test_what_the_sites_got_over_a_full_line_says_nothing_of_other_codes(mini_bu
 def test_a_site_that_is_down_leaves_the_others_their_caps(mini_bundle: Bundle, tmp_path: Path) -> None:
     """As in a run: five windows each of three operators, and the rest here."""
     found = looked(mini_bundle, tiles_per_s={"a": 10.0, "b": 10.0})
-    assert found.shares == Plan({"a": 5, "b": 5}, at_edge=5)
+    assert found.shares == Shares({"a": 5, "b": 5}, at_edge=5)
     assert "5 windows of every frame fit under no cap: this machine runs them" in printed(found)
     for part in ("bundle.json", "edge", "global", "decoder"):
         (tmp_path / part).symlink_to(mini_bundle.path / part)

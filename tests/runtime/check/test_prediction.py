@@ -8,7 +8,7 @@ import pytest
 
 from runtime.check.edge_speed import measure_edge
 from runtime.check.plan import coded_stage
-from runtime.check.prediction import EdgeTimes, FrameBytes, Plan, bytes_of_frame, plan_frame, predict
+from runtime.check.prediction import EdgeTimes, FrameBytes, Shares, bytes_of_frame, plan_frame, predict
 from runtime.check.site_speed import Together
 from runtime.sites.client import SiteClient
 from stages.bundle import Bundle
@@ -21,13 +21,13 @@ SITES = [config(name) for name in "abc"]
 EQUAL = dict.fromkeys("abc", 10.0)
 MINI = GEOMETRIES["mini"]
 EDGE = EdgeTimes(0.01, 0.05, 0.02, 0.03, window_s=0.004, processor_s=0.1, cores=4)
-PLAN = Plan({"a": 5, "b": 5, "c": 5}, at_edge=0)
+PLAN = Shares({"a": 5, "b": 5, "c": 5}, at_edge=0)
 SIZES = FrameBytes({"fp16": (300_000, 150_000), "int8": (300_000, 75_000)})
 
 
 def test_three_operators_share_a_wide_frame() -> None:
     plan = plan_frame(MINI, WIDE, SITES, EQUAL)
-    assert plan == Plan({"a": 5, "b": 5, "c": 5}, at_edge=0)
+    assert plan == Shares({"a": 5, "b": 5, "c": 5}, at_edge=0)
     assert plan.sent == 15
 
 
@@ -37,25 +37,25 @@ def test_a_square_frame_has_all_windows() -> None:
 
 
 def test_windows_of_a_failed_operator_stay_at_the_edge_when_the_caps_are_full() -> None:
-    assert plan_frame(MINI, WIDE, SITES, {"a": 10, "b": 10}) == Plan({"a": 5, "b": 5}, at_edge=5)
+    assert plan_frame(MINI, WIDE, SITES, {"a": 10, "b": 10}) == Shares({"a": 5, "b": 5}, at_edge=5)
 
 
 def test_windows_of_a_failed_operator_go_where_caps_have_room() -> None:
     sites = [replace(site, cap=7) for site in SITES]
     plan = plan_frame(MINI, WIDE, sites, {"a": 10, "b": 10})
-    assert plan == Plan({"a": 7, "b": 7}, at_edge=1)
+    assert plan == Shares({"a": 7, "b": 7}, at_edge=1)
 
 
 def test_a_spare_gets_windows_only_when_another_operator_failed() -> None:
     sites = [*SITES, config("d", spare=True)]
     assert plan_frame(MINI, WIDE, sites, EQUAL | {"d": 10}).sites["d"] == 0
     plan = plan_frame(MINI, WIDE, sites, {"a": 10, "b": 10, "d": 10})
-    assert plan == Plan({"a": 5, "b": 5, "d": 5}, at_edge=0)
+    assert plan == Shares({"a": 5, "b": 5, "d": 5}, at_edge=0)
 
 
 def test_only_a_spare_is_left() -> None:
     sites = [*SITES, config("d", spare=True)]
-    assert plan_frame(MINI, WIDE, sites, {"d": 10}) == Plan({"d": 5}, at_edge=10)
+    assert plan_frame(MINI, WIDE, sites, {"d": 10}) == Shares({"d": 5}, at_edge=10)
 
 
 def test_sites_of_one_operator_share_by_their_speed() -> None:
@@ -66,7 +66,7 @@ def test_sites_of_one_operator_share_by_their_speed() -> None:
         config("d", operator="z"),
     ]
     plan = plan_frame(MINI, WIDE, sites, {"a": 30, "b": 10, "c": 10, "d": 10})
-    assert plan == Plan({"a": 4, "b": 1, "c": 5, "d": 5}, at_edge=0)
+    assert plan == Shares({"a": 4, "b": 1, "c": 5, "d": 5}, at_edge=0)
 
 
 def test_the_slowest_site_limits() -> None:
@@ -85,7 +85,7 @@ def test_engines_of_the_edge_add_up_because_one_thread_runs_them() -> None:
 
 
 def test_windows_that_run_at_the_edge_add_to_its_engines() -> None:
-    plan = Plan({"a": 5, "b": 5}, at_edge=5)
+    plan = Shares({"a": 5, "b": 5}, at_edge=5)
     found = predict(plan, Together({"a": 0.06, "b": 0.06}, 0.01), EDGE, SIZES)
     assert found.limited_by == "the engines at the edge (global + decoder + 5 windows)"
     assert found.fps == pytest.approx(1 / 0.09)  # 0.05 + 0.02 + 5 x 0.004
@@ -93,7 +93,7 @@ def test_windows_that_run_at_the_edge_add_to_its_engines() -> None:
 
 def test_windows_that_fit_nowhere_have_no_prediction() -> None:
     with pytest.raises(ValueError, match="5 windows of every frame fit nowhere"):
-        predict(Plan({"a": 5}, at_edge=5), Together({"a": 0.1}, 0.0), replace(EDGE, window_s=None), SIZES)
+        predict(Shares({"a": 5}, at_edge=5), Together({"a": 0.1}, 0.0), replace(EDGE, window_s=None), SIZES)
 
 
 @pytest.mark.parametrize(
@@ -113,7 +113,7 @@ def test_other_steps_can_limit(edge: EdgeTimes, limit: str, fps: float) -> None:
 @pytest.mark.anyio
 @pytest.mark.parametrize("wire", ["fp16"])
 async def test_bytes_of_a_tile_are_those_of_a_real_exchange(mini_bundle: Bundle, wire: str) -> None:
-    found = bytes_of_frame(mini_bundle, Plan({"a": 1}, 14), {"a": 1}, (300.0, 200.0))
+    found = bytes_of_frame(mini_bundle, Shares({"a": 1}, 14), {"a": 1}, (300.0, 200.0))
     sizes = found.bodies
     assert found.heads == {"fp16": (300, 200), "int8": (300, 200)}
     assert sizes["fp16"][1] > sizes["int8"][1] > sizes["fp16"][1] / 2
@@ -128,7 +128,7 @@ async def test_bytes_of_a_tile_are_those_of_a_real_exchange(mini_bundle: Bundle,
 def test_heads_count_by_request_and_are_part_of_an_hour(mini_bundle: Bundle) -> None:
     stage = coded_stage(mini_bundle.stage("window"), mini_bundle.geometry, "dct:10/3", 192)
     coded = replace(mini_bundle, stages={**mini_bundle.stages, "window": stage})
-    sizes = bytes_of_frame(coded, Plan({"a": 5, "b": 3}, 7), {"a": 25, "b": 1}, (300.0, 200.0))
+    sizes = bytes_of_frame(coded, Shares({"a": 5, "b": 3}, 7), {"a": 25, "b": 1}, (300.0, 200.0))
     # Two answers of 4,850 bytes fit together, of 9,600 none: 2 + 2 + 1 windows, and 1 + 1 + 1.
     assert sizes.heads == {"int8": (6 * 300, 6 * 200), "fp16": (8 * 300, 8 * 200)}
     assert sizes.bodies["int8"][0] < sizes.bodies["fp16"][0]

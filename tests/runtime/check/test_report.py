@@ -10,7 +10,7 @@ import pytest
 from rich.console import Console
 
 from runtime.check.check import STEPS, Report, SiteReport
-from runtime.check.prediction import EdgeTimes, Plan, Prediction
+from runtime.check.prediction import EdgeTimes, Prediction, Shares
 from runtime.check.reachability import Certificate
 from runtime.check.report import print_report, to_json
 from runtime.check.site_speed import Rate, Speed
@@ -50,7 +50,7 @@ def report_of(bundle: Bundle, *sites: SiteReport) -> Report:
 def test_a_good_site_in_a_column(mini_bundle: Bundle) -> None:
     report = report_of(mini_bundle, *(good(name) for name in "abc"))
     report.edge = EdgeTimes(0.01, 0.02, 0.03, 0.04, None, 0.05, 2)
-    report.plan = Plan({"a": 5, "b": 5, "c": 5}, 0)
+    report.shares = Shares({"a": 5, "b": 5, "c": 5}, 0)
     steps = {"the window stage at site b": 0.08, "resizing frames": 0.01}
     report.prediction = Prediction(12.5, "the window stage at site b", steps, {"fp16": (1.25, 0.5)})
     text = shown(report)

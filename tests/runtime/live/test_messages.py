@@ -188,3 +188,11 @@ async def test_an_error_of_the_block_comes_out_as_it_is() -> None:
     with pytest.raises(ValueError, match="itself"):
         async with telling(Told().messages):
             raise ValueError("itself")
+
+
+def test_a_warning_of_what_was_told_is_kept_and_not_shown_again() -> None:
+    told = Told()
+    told.messages.tell("the ledger cannot be written")
+    told.messages.warn("the ledger cannot be written")
+    assert told.lines == ["the ledger cannot be written"]
+    assert told.messages.warnings == ["the ledger cannot be written"]

@@ -395,6 +395,8 @@ def test_one_that_cannot_be_written_at_the_end_is_told(book: Book) -> None:
     with book.open() as ledger:
         ledger.grant("beta-1", 7)
         mend = folder_is_a_file(book)
+        assert ledger.unwritten is None
+    assert book.said == [ledger.unwritten]
     assert book.said == [
         f"the exposure ledger {book.path} is not what this run has written, and cannot be written again "
         "(File exists); the next run does not know what operators have seen in this one"
@@ -402,6 +404,7 @@ def test_one_that_cannot_be_written_at_the_end_is_told(book: Book) -> None:
     mend()
     with book.open() as ledger:  # its lock was let go
         assert ledger.exposure("beta") == {7}
+    assert ledger.unwritten is None
 
 
 def test_an_end_without_a_change_writes_nothing(book: Book) -> None:
@@ -468,6 +471,7 @@ class FaultyDisk(RuleBasedStateMachine):
         if self.book.path.is_file() and self.book.lock.is_file():
             self.mend = fault(self.book)
             self.claimed = {}
+            self.lock_deleted |= fault is lock_is_a_folder
 
     @precondition(lambda self: self.mend is not None)
     @rule()

@@ -6,7 +6,7 @@ from io import StringIO
 
 from rich.console import Console
 
-from export.engines.progress import LINE_EVERY_S, ProgressLines, shown_progress
+from stages.progress import LINE_EVERY_S, ProgressLines, shown_progress
 
 
 def test_lines_come_at_once_then_seldom_and_never_twice() -> None:
@@ -16,6 +16,14 @@ def test_lines_come_at_once_then_seldom_and_never_twice() -> None:
         now[0] += after
         lines(fraction)
     assert said == ["global: building, 0 %", "global: building, 40 %", "global: building, 100 %"]
+
+
+def test_what_is_done_is_named() -> None:
+    console = Console(file=StringIO())
+    with shown_progress(console, "projection", "fitting") as progress:
+        progress(0.25)
+    assert isinstance(console.file, StringIO)
+    assert console.file.getvalue() == "projection: fitting, 25 %\n"
 
 
 def test_without_a_terminal_there_are_lines_and_no_bar() -> None:

@@ -1,4 +1,4 @@
-"""How far a build is: a bar on a terminal, else plain lines that a program at the other end can show."""
+"""How far long work is: a bar on a terminal, else plain lines that a program at the other end can show."""
 
 from __future__ import annotations
 
@@ -13,12 +13,19 @@ LINE_EVERY_S = 5.0
 
 
 class ProgressLines:
-    """Says "global: building, 40 %" at once and then at most every LINE_EVERY_S seconds, and not twice."""
+    """Says "global: building, 40 %" at once and then at most every LINE_EVERY_S seconds, and not twice.
+
+    `what` is global, `doing` is building.
+    """
 
     def __init__(
-        self, stage: str, say: Callable[[str], None], clock: Callable[[], float] = time.monotonic
+        self,
+        what: str,
+        say: Callable[[str], None],
+        clock: Callable[[], float] = time.monotonic,
+        doing: str = "building",
     ) -> None:
-        self._stage = stage
+        self._begin = f"{what}: {doing}"
         self._say = say
         self._clock = clock
         self._next = float("-inf")
@@ -27,19 +34,19 @@ class ProgressLines:
     def __call__(self, fraction: float) -> None:
         if self._clock() < self._next:
             return
-        line = f"{self._stage}: building, {int(fraction * 100)} %"
+        line = f"{self._begin}, {int(fraction * 100)} %"
         if line != self._last:
             self._say(line)
             self._last, self._next = line, self._clock() + LINE_EVERY_S
 
 
 @contextmanager
-def shown_progress(console: Console, stage: str) -> Iterator[Callable[[float], None]]:
+def shown_progress(console: Console, what: str, doing: str = "building") -> Iterator[Callable[[float], None]]:
     """What takes the fraction done and shows it while the block runs."""
     if not console.is_terminal:
-        yield ProgressLines(stage, console.print)
+        yield ProgressLines(what, console.print, doing=doing)
         return
     columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeElapsedColumn())
     with Progress(*columns, console=console, transient=True) as bar:
-        task = bar.add_task(f"building {stage}", total=1.0)
+        task = bar.add_task(f"{doing} {what}", total=1.0)
         yield lambda done: bar.update(task, completed=done)
