@@ -97,7 +97,9 @@ def edge(*faults: Fault, **changes: Any) -> Callable[[], Outcome]:
 
 
 LOST = {"frames": FRAMES, "frames_lost": 1, "lost": {"3": "no site"}}
+UNWRITTEN = {**LOST, "frames_lost": 0, "sites": {"a": {"state": "ready"}}, "ledger_unwritten": "it is full"}
 DAMAGED = Fault("ledger_damaged", "", AT_START, 1, 0.5)
+UNWRITABLE = Fault("ledger_unwritable", "", 3, 1, 0.5)
 BROKEN: dict[str, tuple[str, Callable[[], Outcome]]] = {
     "one window over the cap": ("caps", windows(12)),
     "over the cap by two edges of one session": ("caps", lambda: second_edge("2026-01-01")),
@@ -122,6 +124,8 @@ BROKEN: dict[str, tuple[str, Callable[[], Outcome]]] = {
     "an edge that loses frames when it is stopped": ("ends", edge(code=3, stopped_by=signal.SIGTERM)),
     "an edge with the code of another signal": ("ends", edge(code=130, stopped_by=signal.SIGTERM)),
     "an edge that dies of SIGTERM": ("ends", edge(code=-15, stopped_by=signal.SIGTERM)),
+    "an edge that could not write its ledger and does not say so": ("ends", edge(UNWRITABLE, code=1)),
+    "an edge that could have written its ledger": ("ends", edge(code=1, summary=UNWRITTEN)),
     "a damaged ledger that is used": ("ends", edge(DAMAGED)),
     "a traceback": ("output", edge(output="Traceback (most recent call last):\nValueError")),
     "a terminal that is steered": ("output", edge(output="site a: \x1b[2J")),
@@ -152,6 +156,7 @@ ALLOWED: dict[str, Callable[[], Outcome]] = {
     "frames lost without a window stage at the edge": edge(
         KILL, edge_windows=False, summary=LOST, masks=MASKS[1:], code=1
     ),
+    "a ledger cannot be written at the end": edge(UNWRITABLE, code=1, summary=UNWRITTEN),
     "a damaged ledger is refused": edge(
         DAMAGED, code=1, output="Error: the ledger is damaged", summary=None, masks=[]
     ),

@@ -107,6 +107,16 @@ def test_the_figures_of_the_long_run_are_measured() -> None:
     assert (found["frames_lost"], found["sites_wrong"], found["flat"]) == (0, [], True)
 
 
+def test_the_counts_of_runs_with_faults_are_measured() -> None:
+    found, text = measured("chaos.json"), RESULTS.section("## Runs with faults")
+    shown = " ".join(row[1] for row in table_rows(text)).replace(",", "").split()
+    assert dict(zip(shown[::2], map(int, shown[1::2]), strict=True)) == found["faults"]
+    assert min(found["faults"].values()) > 0
+    assert (found["runs_with_broken_invariants"], found["broken_seeds"]) == (0, {})
+    assert f"{found['runs']} runs" in text
+    assert f"({found['tiles_counted']:,} tiles" in text
+
+
 def test_the_readme_shows_a_part_of_it() -> None:
     (whole,) = RESULTS.blocks("")[:1]
     (part,) = (block for block in README.blocks("") if block.startswith("┏"))
