@@ -184,6 +184,14 @@ def test_throughput_of_real_engines() -> None:
         assert row[2].startswith(f"{min(ratios) * 100:.0f} to {max(ratios) * 100:.0f} %")
 
 
+def test_throughput_beside_a_failing_site() -> None:
+    runs, text = measured("throughput_mini.json")["failing"]["runs"], RESULTS.section("## Throughput")
+    fps = {failing: [run["fps"] for run in runs if run["failing_sites"] == failing] for failing in (0, 1)}
+    spans = {failing: f"{min(found):.1f} to {max(found):.1f}" for failing, found in fps.items()}
+    assert f"{spans[1]} frames/s with it, {spans[0]} without it" in " ".join(text.split())
+    assert sum(run["frames_lost"] for run in runs) == 0
+
+
 def test_the_readme_repeats_numbers_of_the_page() -> None:
     rows = table_rows(README.section("## Results in short"))
     shipped = measured("accuracy_mini.json")["rows"]["as shipped"]["miou"]
