@@ -24,7 +24,7 @@ from runtime.objects.registry import ObjectRegistry
 from runtime.objects.tracking import FixedPrompt
 from runtime.pipeline import Pipeline, PipelineOptions
 from runtime.results.measurements import RunMeasurements
-from runtime.sites.client import SiteClient
+from runtime.sites.client import REQUEST_BYTES, SiteClient
 from runtime.sites.config import SiteConfig
 from runtime.sites.ledger import ExposureLedger
 from runtime.sites.windows import HEDGE_FACTOR, open_sites
@@ -207,6 +207,7 @@ async def fixed_edge(
     in_flight: int,
     hedge_factor: float | None = HEDGE_FACTOR,
     wire_format: str = "fp16",
+    request_bytes: int = REQUEST_BYTES,
 ) -> AsyncIterator[FixedRun]:
     """An edge with the engines of `profile`, whatever sites there are, open while the block runs."""
     windows = frozenset(bundle.geometry.windows_with_picture(HEIGHT, WIDTH))
@@ -218,7 +219,7 @@ async def fixed_edge(
         operators = {site.operator for site in sites}
         caps = dict.fromkeys(operators, -(-len(windows) // len(set(profile.operators))))
         ledger = ExposureLedger.open(None, {site.name: site.operator for site in sites}, caps)
-        clients = [SiteClient(site, bundle, wire_format) for site in sites]
+        clients = [SiteClient(site, bundle, wire_format, request_bytes=request_bytes) for site in sites]
         opening = open_sites(
             bundle, clients, ledger, windows, print, window_engine=False, hedge_factor=hedge_factor
         )

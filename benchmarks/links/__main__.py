@@ -16,17 +16,18 @@ from rich.table import Table
 
 from benchmarks.fixed_latency import Profile
 from benchmarks.links.arithmetic import tensor_bytes
-from benchmarks.links.pairs import Contender, Plan, contenders, links, over_link
+from benchmarks.links.pairs import Contender, Entry, Plan, contenders, links, over_link
 from benchmarks.links.records import write_records
 from benchmarks.machine import commit, describe
 from runtime.pipeline import PipelineOptions
-from runtime.sites.client import choose_wire
+from runtime.sites.client import REQUEST_BYTES, choose_wire
 from stages.bundle import Bundle
 from stages.errors import InputError
 
 RATES = ("20/100", "100/100", "1000/1000")
 ROUND_TRIPS_MS = (5.0, 20.0, 80.0)
 RECORDS = "vit_b,dct:10/3,192,int8"
+BYTES = "with ,BYTES the most bytes of windows that share a request"
 
 
 def _named(context: click.Context, option: click.Parameter, values: Sequence[str]) -> dict[str, str]:
@@ -51,12 +52,14 @@ def _rates(
 
 
 @click.command()
-@click.option("--bundle", "folders", multiple=True, callback=_named, help="NAME=FOLDER[,fp16|int8].")
+@click.option(
+    "--bundle", "folders", multiple=True, callback=_named, help=f"NAME=FOLDER[,fp16|int8]; {BYTES}."
+)
 @click.option(
     "--records",
     multiple=True,
     callback=_named,
-    help=f"NAME={RECORDS}: without weights, for a model of any size.",
+    help=f"NAME={RECORDS}: without weights, for a model of any size; {BYTES}.",
 )
 @click.option("--rate", "rates", multiple=True, default=RATES, callback=_rates, show_default=True)
 @click.option("--round-trip-ms", multiple=True, type=float, default=ROUND_TRIPS_MS, show_default=True)
@@ -91,23 +94,31 @@ def main(
         asyncio.run(_measure(bundles, plan, rates, round_trip_ms, out))
 
 
-def _opened(text: str) -> tuple[Bundle, str]:
-    folder, _, wire_format = text.partition(",")
+def _opened(text: str) -> Entry:
+    """FOLDER[,WIRE[,BYTES]]."""
+    folder, wire_format, request_bytes = (*text.split(","), "", "")[:3]
     bundle = Bundle.load(folder)
-    return bundle, choose_wire(bundle, wire_format or None)
+    return Entry(bundle, choose_wire(bundle, wire_format or None), _bytes(request_bytes))
 
 
-def _recorded(text: str, path: Path) -> tuple[Bundle, str]:
+def _recorded(text: str, path: Path) -> Entry:
+    """MODEL,TILES,COMPONENTS,WIRE[,BYTES]."""
     parts = text.split(",")
-    if len(parts) != 4 or not parts[2].isdigit():
+    if len(parts) not in (4, 5) or not parts[2].isdigit():
         raise InputError(f"{text!r:.80} is not MODEL,TILES,COMPONENTS,WIRE: {RECORDS}")
-    model, tiles, components, wire_format = parts
+    model, tiles, components, wire_format, *request_bytes = parts
     bundle = write_records(path, model, tiles, int(components))
-    return bundle, choose_wire(bundle, wire_format)
+    return Entry(bundle, choose_wire(bundle, wire_format), _bytes("".join(request_bytes)))
+
+
+def _bytes(text: str) -> int:
+    if text and not text.isdigit():
+        raise InputError(f"{text!r:.80} is no number of bytes: {REQUEST_BYTES}")
+    return int(text or REQUEST_BYTES)
 
 
 async def _measure(
-    bundles: dict[str, tuple[Bundle, str]],
+    bundles: dict[str, Entry],
     plan: Plan,
     rates: Sequence[tuple[float, float]],
     round_trips_ms: Sequence[float],
@@ -145,6 +156,7 @@ def _bundle_facts(contender: Contender) -> dict[str, Any]:
         "tiles": contender.bundle.tiles.name,
         "components": contender.bundle.components,
         "wire": contender.wire_format,
+        "request_bytes": contender.request_bytes,
         "windows_per_frame": contender.windows,
         "tensor_bytes_up_per_frame": traffic.up,
         "tensor_bytes_down_per_frame": traffic.down,

@@ -26,12 +26,19 @@ FEWEST, MOST = 12, 600  # frames measured in one run
 
 
 @dataclass(frozen=True)
-class Contender:
-    """A bundle, the wire format it uses, and the process and addresses of its sites."""
+class Entry:
+    """A bundle, the wire format it uses, and how many bytes of windows share a request at most."""
 
-    name: str
     bundle: Bundle
     wire_format: str
+    request_bytes: int
+
+
+@dataclass(frozen=True)
+class Contender(Entry):
+    """One that is measured, with the process and addresses of its sites."""
+
+    name: str
     pid: int
     addresses: Sequence[str]
 
@@ -52,16 +59,14 @@ class Plan:
 
 
 @contextlib.asynccontextmanager
-async def contenders(
-    bundles: Mapping[str, tuple[Bundle, str]], profile: Profile
-) -> AsyncIterator[list[Contender]]:
-    """Bundles and their wire formats by name, each with sites of its own while the block runs."""
+async def contenders(entries: Mapping[str, Entry], profile: Profile) -> AsyncIterator[list[Contender]]:
+    """Entries by name, each with sites of its own while the block runs."""
     async with contextlib.AsyncExitStack() as stack:
         found = []
-        for name, (bundle, wire_format) in bundles.items():
-            sites = site_addresses(bundle, profile.tile_s, len(profile.operators))
+        for name, entry in entries.items():
+            sites = site_addresses(entry.bundle, profile.tile_s, len(profile.operators))
             pid, addresses = await stack.enter_async_context(sites)
-            found.append(Contender(name, bundle, wire_format, pid, addresses))
+            found.append(Contender(**vars(entry), name=name, pid=pid, addresses=addresses))
         yield found
 
 
@@ -86,7 +91,12 @@ async def _run(contender: Contender, line: ShapedLine, link: Link, plan: Plan) -
     ]
     pids = {"edge": os.getpid(), "sites": contender.pid, "line": line.process.pid}
     edge = fixed_edge(
-        contender.bundle, sites, plan.profile, plan.in_flight, wire_format=contender.wire_format
+        contender.bundle,
+        sites,
+        plan.profile,
+        plan.in_flight,
+        wire_format=contender.wire_format,
+        request_bytes=contender.request_bytes,
     )
     async with edge as run:
         before, bytes_before = cpu_times(list(pids.values())), await line.carried()

@@ -23,7 +23,7 @@ from benchmarks.links.pairs import WARM_UP, compared, links, steady
 from benchmarks.links.records import write_records
 from runtime.results.measurements import RunMeasurements
 from runtime.sites.answers import to_embedding
-from runtime.sites.client import WIRE_OUTPUTS
+from runtime.sites.client import REQUEST_BYTES, WIRE_OUTPUTS
 from stages.bundle import Bundle, shipped_bundle
 from stages.probe import difference
 from tests.support.bundles import ROOT
@@ -131,6 +131,19 @@ def test_the_command_measures_in_turn_and_no_run_is_faster_than_its_line(tmp_pat
     assert shown(found["rows"]) in done.stdout
 
 
+def test_windows_that_share_requests_are_compared_with_those_that_do_not(tmp_path: Path) -> None:
+    out, thin = tmp_path / "links.json", "mini,dct:10/3,64,int8"
+    records = ("--records", f"alone={thin},0", "--records", f"shared={thin}")
+    shortest = ("--rate", "400/400", "--round-trip-ms", "4", "--seconds", "1", "--repeats", "1")
+    done = run(*records, *shortest, "--out", str(out))
+    assert done.returncode == 0, done.stderr
+    found = json.loads(out.read_text(encoding="utf-8"))
+    assert [found["bundles"][name]["request_bytes"] for name in ("alone", "shared")] == [0, REQUEST_BYTES]
+    alone, shared = found["rows"]
+    for way in ("up", "down"):  # 15 heads of requests and answers, and 3 of them
+        assert shared[f"bytes_{way}_per_frame"] < alone[f"bytes_{way}_per_frame"] - 12 * 150
+
+
 def shown(rows: list[dict[str, Any]]) -> str:
     console = Console(file=io.StringIO(), width=80)
     console.print(table(rows))
@@ -149,6 +162,7 @@ def shown(rows: list[dict[str, Any]]) -> str:
         (["--records", "a=vit_x,rgb,192,fp16"], "'vit_x' is no model"),
         (["--records", "a=mini,rgb,193,fp16"], "193 components are not from 1 to the 192 of mini"),
         (["--records", "a=mini,dct:99,192,fp16"], "expected rgb, or dct:L/C"),
+        (["--records", "a=mini,rgb,192,fp16,few"], "'few' is no number of bytes"),
         (["--records", "a=mini,rgb,192,fp8"], "does not offer --wire fp8"),
     ],
 )
