@@ -26,10 +26,9 @@ from runtime.check.prediction import (
     predict,
 )
 from runtime.check.reachability import Certificate, connect_time_s, resolve, tls_handshake
-from runtime.check.site_speed import Speed, measure_alone, measure_together
+from runtime.check.site_speed import Patience, Speed, measure_alone, measure_together
 from runtime.check.warnings import SiteFacts, warnings
 from runtime.edge import check_exposure
-from runtime.sites.answers import Busy
 from runtime.sites.client import TIMEOUTS, SiteClient, Timeouts, choose_wire
 from runtime.sites.config import SiteConfig
 from runtime.sites.reasons import unforeseen
@@ -182,8 +181,7 @@ class _Check:
         self._probe = bundle.probe()
         self._options = options
         self._say = say
-        self._tell = tell
-        self._told_busy: set[str] = set()  # names of sites
+        self._patience = Patience(tell)
         self._stack = stack
         self._clients: dict[str, SiteClient] = {}
 
@@ -240,19 +238,10 @@ class _Check:
         else:
             version, site.certificate = await tls_handshake(config, context, timeouts.connect_s)
             site.passed(version)
-        client = SiteClient(config, self._bundle, self._report.wire, timeouts, on_busy=self._tell_busy)
+        client = SiteClient(config, self._bundle, self._report.wire, timeouts, on_busy=self._patience)
         await self._stack.enter_async_context(client)
         await self._ask_protocol(site, client)
         self._clients[config.name] = client
-
-    def _tell_busy(self, busy: Busy, patience_s: float) -> None:
-        """Tell once of a site that it is waited for."""
-        if busy.site not in self._told_busy:
-            self._told_busy.add(busy.site)
-            self._tell(
-                f"site {busy.site}: answers {busy.status}, not ready ({busy.text}); waiting up to "
-                f"{patience_s:.0f} s"
-            )
 
     async def _ask_protocol(self, site: SiteReport, client: SiteClient) -> None:
         """The steps over HTTP: http, token, digest, probe, backend."""

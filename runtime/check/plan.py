@@ -14,12 +14,12 @@ are bodies and heads. TLS, TCP and IP take a few hundredths more.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
 
 from runtime.check.prediction import Shares, plan_frame
-from runtime.check.site_speed import Speed, measure_alone
+from runtime.check.site_speed import Patience, Speed, measure_alone
 from runtime.pipeline import PipelineOptions
 from runtime.sites.client import (
     REQUEST_BYTES,
@@ -187,19 +187,24 @@ def _rate(size: MessageBytes, line: Line, sites_fps: float | None) -> tuple[floa
 
 
 async def measure_line(
-    bundle: Bundle, sites: Sequence[SiteConfig], wire: str, timeouts: Timeouts = TIMEOUTS
+    bundle: Bundle,
+    sites: Sequence[SiteConfig],
+    wire: str,
+    timeouts: Timeouts = TIMEOUTS,
+    tell: Callable[[str], None] = lambda line: None,
 ) -> tuple[Line, dict[str, float], list[str]]:
     """The line as probes and noise find it, tiles a second by site, and why a site could not be measured.
 
     Sites are measured one after another, over one line: the highest rates up and down are the line's. The
-    round trip is that of the farthest site, for which every frame waits.
+    round trip is that of the farthest site, for which every frame waits. `tell` gets a line for each site
+    that is busy and waited for.
     Raises InputError where none can be measured.
     """
     speeds: dict[str, Speed] = {}
-    failures = []
+    failures, patience = [], Patience(tell)
     for site in sites:
         try:
-            async with SiteClient(site, bundle, wire, timeouts) as client:
+            async with SiteClient(site, bundle, wire, timeouts, on_busy=patience) as client:
                 await client.check_digest()
                 speeds[site.name] = await measure_alone(client, bundle.probe())
         except SiteError as exc:

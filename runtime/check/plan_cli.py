@@ -87,7 +87,9 @@ def _measured(
     console: Console, bundle: Bundle, sites: tuple[SiteConfig, ...], wire: str
 ) -> tuple[Line, dict[str, float], list[str]]:
     with console.status("measuring the line"):
-        return asyncio.run(measure_line(bundle, sites, wire))
+        return asyncio.run(
+            measure_line(bundle, sites, wire, tell=lambda line: console.print(Text(printable(line))))
+        )
 
 
 def print_outlook(console: Console, outlook: Outlook) -> None:

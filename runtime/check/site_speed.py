@@ -23,6 +23,7 @@ from typing import Any
 
 import anyio
 
+from runtime.sites.answers import Busy
 from runtime.sites.client import CONNECTIONS, SiteClient
 from runtime.sites.traffic import Traffic, even_parts
 from stages.bundle import Probe
@@ -57,6 +58,22 @@ class Speed:
     up: Rate | None
     down: Rate | None
     tiles_per_s: float
+
+
+class Patience:
+    """Tells once of each site that it is busy and waited for; see SiteClient."""
+
+    def __init__(self, tell: Callable[[str], None]) -> None:
+        self._tell = tell
+        self._told: set[str] = set()
+
+    def __call__(self, busy: Busy, patience_s: float) -> None:
+        if busy.site not in self._told:
+            self._told.add(busy.site)
+            self._tell(
+                f"site {busy.site}: answers {busy.status}, not ready ({busy.text}); waiting up to "
+                f"{patience_s:.0f} s"
+            )
 
 
 async def measure_alone(client: SiteClient, probe: Probe) -> Speed:

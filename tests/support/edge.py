@@ -217,3 +217,10 @@ async def flood(site: Impostor, request: web.Request) -> web.StreamResponse:
     await response.prepare(request)
     while True:
         await response.write(bytes(1 << 16))
+
+
+class Loading(Impostor):
+    """Knows its digest and serves no tile yet."""
+
+    async def answer(self, request: web.Request, embedding: Array | None = None) -> web.Response:
+        return web.Response(status=503, text="loading", headers={"Retry-After": "0"})

@@ -28,8 +28,7 @@ from runtime.sites.client import SiteClient
 from runtime.sites.config import SiteConfig
 from stages.bundle import Bundle
 from stages.errors import InputError, PedsamError, SiteUnavailable
-from stages.tensors import Array
-from tests.support.edge import Impostor, config, sites_file
+from tests.support.edge import Impostor, Loading, config, sites_file
 from tests.support.failing_sites import FAILING, WAITS, Failing
 from tests.support.few_files import few_files
 from tests.support.keys import keys_for, site_at
@@ -137,13 +136,6 @@ def pattern(says: str, site: SiteConfig, bundle: Bundle) -> str:
         digest=bundle.site_digest,
     )
     return re.escape(filled).replace(r"\*", ".+")
-
-
-class Loading(Impostor):
-    """Knows its digest and serves no tile yet."""
-
-    async def answer(self, request: web.Request, embedding: Array | None = None) -> web.Response:
-        return web.Response(status=503, text="loading", headers={"Retry-After": "0"})
 
 
 async def test_each_site_that_is_waited_for_is_told_once(mini_bundle: Bundle) -> None:

@@ -33,7 +33,7 @@ from runtime.sites.traffic import frame_bytes, message_bytes
 from server.serve import ServeOptions, running_site
 from stages.bundle import Bundle
 from stages.errors import InputError
-from tests.support.edge import Impostor, config, sites_file
+from tests.support.edge import Impostor, Loading, config, sites_file
 from tests.support.failing_sites import WAITS
 from tests.support.processes import serving
 
@@ -157,6 +157,17 @@ async def test_the_line_is_measured_without_a_tile(mini_bundle: Bundle) -> None:
     assert min(line.up_mbit, line.down_mbit, line.round_trip_s, *tiles_per_s.values()) > 0
     assert ["other weights" in failure for failure in failures] == [True]
     assert good.tiles == other.tiles == []  # of what the good one answered all were probes
+
+
+@pytest.mark.anyio
+async def test_a_site_that_is_waited_for_is_told_once(mini_bundle: Bundle) -> None:
+    told: list[str] = []
+    async with Loading(mini_bundle).running() as url:
+        with pytest.raises(InputError, match="does not serve this now: loading"):
+            await measure_line(
+                mini_bundle, [config("a", url)], "fp16", replace(WAITS, probe_s=1.2), told.append
+            )
+    assert told == ["site a: answers 503, not ready (loading); waiting up to 1 s"]
 
 
 @pytest.mark.anyio
