@@ -184,6 +184,23 @@ def test_throughput_of_real_engines() -> None:
         assert row[2].startswith(f"{min(ratios) * 100:.0f} to {max(ratios) * 100:.0f} %")
 
 
+def test_frames_over_a_line() -> None:
+    found, section = measured("links_vit_b.json"), RESULTS.section("## Over a line")
+    first, *others = found["bundles"]
+    lines: dict[str, dict[str, Any]] = {}
+    for row in found["rows"]:
+        lines.setdefault(row["link"], {})[row["bundle"]] = row
+    assert table_rows(section) == [
+        [
+            line,
+            f"{each[first]['fps']:.2f}",
+            *(f"{each[n]['fps']:.1f} ({each[n]['times_first_fps']['median']:.1f})" for n in others),
+            " / ".join(f"{each[name]['latency_ms']['p50']:.0f}" for name in found["bundles"]),
+        ]
+        for line, each in lines.items()
+    ]
+
+
 def test_throughput_beside_a_failing_site() -> None:
     runs, text = measured("throughput_mini.json")["failing"]["runs"], RESULTS.section("## Throughput")
     fps = {failing: [run["fps"] for run in runs if run["failing_sites"] == failing] for failing in (0, 1)}
