@@ -199,6 +199,9 @@ def test_frames_over_a_line() -> None:
         ]
         for line, each in lines.items()
     ]
+    home = [each["fps"] for each in lines["20/100 Mbit/s, 20 ms"].values()]
+    said = f"that is {home[-1]:.1f} frames a second instead of {home[0]:.1f}"
+    assert said in " ".join(Document.read("docs/what-travels.md").text.split())
 
 
 def test_throughput_beside_a_failing_site() -> None:
