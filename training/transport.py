@@ -83,7 +83,7 @@ class SentEmbeddings(nn.Module):
         self.register_buffer("mean", torch.zeros(dim))
         self.register_buffer("basis", torch.eye(dim)[:, :components].contiguous())
         self.register_buffer("variance_kept", torch.tensor(0.0))
-        # weights of the tokens, their sum and that of x x.T: the last row, and all before it
+        # of tokens with a one behind them, the mean of x x.T: its last row is that of x
         self.register_buffer("moments", torch.zeros(dim + 1, dim + 1, dtype=torch.float64))
         self.register_buffer("steps", torch.tensor(0))
 
