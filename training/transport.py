@@ -76,7 +76,6 @@ class SentEmbeddings(nn.Module):
     basis: Tensor
     variance_kept: Tensor
     moments: Tensor
-    steps: Tensor
 
     def __init__(self, dim: int, components: int) -> None:
         super().__init__()
@@ -85,7 +84,7 @@ class SentEmbeddings(nn.Module):
         self.register_buffer("variance_kept", torch.tensor(0.0))
         # of tokens with a one behind them, the mean of x x.T: its last row is that of x
         self.register_buffer("moments", torch.zeros(dim + 1, dim + 1, dtype=torch.float64))
-        self.register_buffer("steps", torch.tensor(0))
+        self._until_refit = 0  # no buffer: to read one waits for the device
 
     def forward(self, tokens: Tensor) -> Tensor:
         """[..., D] -> fp32 [..., D]."""
@@ -107,10 +106,11 @@ class SentEmbeddings(nn.Module):
     def _follow(self, tokens: Tensor) -> None:
         ones = torch.cat([tokens, torch.ones_like(tokens[:, :1])], dim=1).double()
         self.moments.lerp_(ones.T @ ones / len(ones), 1 - MEMORY)
-        if self.steps % REFIT_EVERY == 0:
+        if self._until_refit == 0:
+            self._until_refit = REFIT_EVERY
             seen = self.moments / self.moments[-1, -1]
             fitted = principal(seen[-1, :-1], seen[:-1, :-1], self.basis.shape[1])
             self.mean.copy_(fitted.mean)
             self.basis.copy_(fitted.basis)
             self.variance_kept.fill_(fitted.variance_kept)
-        self.steps += 1
+        self._until_refit -= 1
