@@ -149,7 +149,7 @@ def test_a_step_whose_gradient_overflows_is_left_out(tmp_path: Path, monkeypatch
     draw = model._batches.draw
     batch = draw(2, 2, 80)
     monkeypatch.setattr(
-        model._batches, "draw", lambda *_: dataclasses.replace(batch, pixels=batch.pixels * float("inf"))
+        model._batches, "draw", lambda *_: dataclasses.replace(batch, coded=batch.coded * float("inf"))
     )
     model.one_step()
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.model.sam.state_dict().items())
