@@ -71,8 +71,9 @@ def test_a_window_of_vit_b_in_fp16_is_that_of_fp32() -> None:
     """The rest of vit_b takes minutes on a CPU: benchmarks/precision.py measures it."""
     geometry = GEOMETRIES["vit_b"]
     sam = random_weights(geometry).sam
-    picture = torch.from_numpy(resized(photo("4:3"), geometry)[:224, 224:448].copy())[None]
-    inputs = (picture, torch.tensor([[1]], dtype=torch.int32), torch.tensor([[224, 224]], dtype=torch.int32))
+    tile = torch.from_numpy(resized(photo("4:3"), geometry)[:224, 224:448].copy()).reshape(1, -1)
+    extent = torch.tensor([[0, 0, 224, 224]], dtype=torch.int32)
+    inputs = (tile, torch.tensor([[1]], dtype=torch.int32), extent)
     exact = stage_plans(sam, geometry, "float32")[0].build()(*inputs)[0]
     low = stage_plans(sam, geometry, "float32", stage_precisions(["fp16"]))[0].build()
     peak = Peak()
