@@ -155,9 +155,11 @@ Row = dict[str, str]
 
 
 def add_row(rows: list[dict[str, Any]], row: dict[str, Any]) -> None:
-    """Put a row into `rows` in place of that of the same pair."""
+    """Put a row into `rows`: where that of the same pair is, else at the end."""
+    pairs = [(each["tiles"], each["components"]) for each in rows]
     pair = (row["tiles"], row["components"])
-    rows[:] = [*(each for each in rows if (each["tiles"], each["components"]) != pair), row]
+    place = pairs.index(pair) if pair in pairs else len(rows)
+    rows[place : place + 1] = [row]
 
 
 def read_instances(path: Path) -> list[Row]:

@@ -45,7 +45,8 @@ def test_instances_are_those_of_the_evaluation(tmp_path: Path) -> None:
 def test_a_pair_measured_again_takes_its_own_place() -> None:
     kept = [{"tiles": "rgb", "components": 64, "n": 1}, {"tiles": "rgb", "components": 96, "n": 2}]
     add_row(kept, {"tiles": "rgb", "components": 64, "n": 3})
-    assert [row["n"] for row in kept] == [2, 3]
+    add_row(kept, {"tiles": "rgb", "components": 48, "n": 4})
+    assert [row["n"] for row in kept] == [3, 2, 4]
 
 
 def call(tmp_path: Path, **other: Any) -> dict[str, Any]:
