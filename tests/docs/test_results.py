@@ -184,6 +184,21 @@ def test_throughput_of_real_engines() -> None:
         assert row[2].startswith(f"{min(ratios) * 100:.0f} to {max(ratios) * 100:.0f} %")
 
 
+def test_what_a_code_costs() -> None:
+    found, section = measured("codes_mini.json"), RESULTS.section("## What a code costs")
+    assert "\n".join(found["table"]) in section
+    first = found["rows"][0]
+    assert (first["tiles"], first["components"]) == ("rgb", 192)
+    assert f"{first['pictures']} held-out pictures with {first['instances']} instances" in section
+    assert {row["how"] for row in found["rows"]} == {first["how"]}
+    (thin,) = [row for row in found["rows"] if (row["tiles"], row["components"]) == ("dct:15/6", 64)]
+    lost = {kind: rounded(-thin["against_first"][kind]["mean"], 3) for kind in ("box", "point")}
+    said = (
+        f"`dct:15/6` with 64 components {lost['box']} of mean IoU by a box and {lost['point']} by one point"
+    )
+    assert said in " ".join(Document.read("docs/what-travels.md").text.split())
+
+
 def test_frames_over_a_line() -> None:
     found, section = measured("links_vit_b.json"), RESULTS.section("## Over a line")
     first, *others = found["bundles"]
