@@ -64,7 +64,7 @@ class Muon(torch.optim.Optimizer):
 def orthogonalised(matrices: Tensor) -> Tensor:
     """Matrices [n, rows, cols] with all singular values near one, by Newton and Schulz's iteration.
 
-    In bf16 on a GPU, in fp32 on a CPU: bf16 takes 25 times as long on a processor that cannot compute it.
+    In bf16 on a GPU, in fp32 on a CPU: a processor that does not compute in bf16 takes many times as long.
     """
     x = matrices.bfloat16() if matrices.is_cuda else matrices.float()
     tall = x.shape[1] > x.shape[2]

@@ -96,7 +96,8 @@ def main(
 
 def _opened(text: str) -> Entry:
     """FOLDER[,WIRE[,BYTES]]."""
-    folder, wire_format, request_bytes = (*text.split(","), "", "")[:3]
+    folder, _, rest = text.partition(",")
+    wire_format, _, request_bytes = rest.partition(",")
     bundle = Bundle.load(folder)
     return Entry(bundle, choose_wire(bundle, wire_format or None), _bytes(request_bytes))
 

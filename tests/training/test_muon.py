@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from training.muon import Muon
+from training.muon import Muon, orthogonalised
 
 
 def parameters() -> list[nn.Parameter]:
@@ -30,6 +30,11 @@ def test_it_updates_as_torchs_own_does() -> None:
         reference.step()  # type: ignore[no-untyped-call]
     for a, b, start in zip(ours, theirs, begun, strict=True):
         assert (a - b).norm() < 0.02 * (b - start).norm()  # torch rounds to bf16
+
+
+def test_a_cpu_computes_in_fp32() -> None:
+    """bf16 is very slow on processors without it."""
+    assert orthogonalised(torch.randn(2, 8, 4).bfloat16()).dtype == torch.float32
 
 
 def test_a_step_that_overflowed_changes_nothing() -> None:
