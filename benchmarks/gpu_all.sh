@@ -26,6 +26,8 @@ most_steps=${STEPS:-20000}
 measured_steps=${MEASURED_STEPS:-36}
 measure_limit=${MEASURE_LIMIT:-120}
 left=${SECONDS_LEFT:-560}
+tiles=${TILES:-dct:15/6} # what travels, in the loop of training; the start weights may know nothing of it
+components=${COMPONENTS:-64}
 read -ra ways <<<"${WAYS:-eager compiled}"
 read -ra more <<<"${TRAIN_OPTIONS:-}"
 mkdir -p "$out" "$packed/runs"
@@ -50,7 +52,7 @@ learn() {
     shift 3
     timeout "$limit" "$python" -m pedsam train --model mini --no-hints --init "$packed/mini.safetensors" --teacher "$packed/mobile_sam.pt" \
         --teacher-enlarges "$enlarges" --taught "$taught" --decoder-share "$decoder_share" \
-        --data "$packed/train" --pictures "$pictures" --objects "$objects" --rate "$rate" --steps "$steps" --half \
+        --data "$packed/train" --pictures "$pictures" --objects "$objects" --rate "$rate" --steps "$steps" --half --tiles "$tiles" --components "$components" \
         --out "$packed/runs/$name.safetensors" "$@" "${more[@]}" 2>&1 | tee -a "$packed/runs/$name.log"
 }
 

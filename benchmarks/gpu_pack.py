@@ -32,7 +32,7 @@ _PATH = click.Path(path_type=Path)
 @click.option("--data", type=_PATH, required=True, help="Folder of pairs or COCO JSON.")
 @click.option("--teacher", type=_PATH, required=True, help="MobileSAM's mobile_sam.pt.")
 @click.option("--init", type=_PATH, default=Path("assets/mini.safetensors"), show_default=True)
-@click.option("--quality", type=click.IntRange(1, 100), default=60, show_default=True, help="Of WebP.")
+@click.option("--quality", type=click.IntRange(1, 100), default=57, show_default=True, help="Of WebP.")
 @click.option("--limit", type=click.IntRange(FILES), help="So many pictures, evenly spaced  [default: all]")
 @click.option("--out", type=_PATH, required=True)
 def main(data: Path, teacher: Path, init: Path, quality: int, limit: int | None, out: Path) -> None:

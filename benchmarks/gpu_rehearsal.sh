@@ -20,5 +20,5 @@ for part in 1 2; do
 done
 ls -l back
 cat back/trained.safetensors.part* >trained.safetensors
-PYTHONPATH=packed/code:packed/site "$PYTHON" -c 'from pathlib import Path; from export.sam import load_weights
+PYTHONPATH=packed/code:packed/site "$PYTHON" -c 'from pathlib import Path; from export.checkpoints.load import load_weights
 print("came back:", load_weights(None, Path("trained.safetensors")).trained_on)'

@@ -24,15 +24,18 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import click
 import numpy as np
 import torch
+from torch import Tensor
 
+from benchmarks.attention_forms import FORMS
 from benchmarks.machine import describe
 from export.decoder import DecoderStage
 from export.exporter import ExportOptions, empty_bundle
-from export.layers import lowered
+from export.layers import TABLES, lowered
 from export.modules import GlobalStage, WindowStage
 from export.sam import Weights, build_sam
 from stages.bundle import Bundle
@@ -108,6 +111,7 @@ def _pieces(
                 yield name, partial(_torch_stages, GEOMETRIES[model], DTYPES[precision], device)
             else:
                 yield name, partial(_stages, path, model, precision, backend)
+        yield f"{model} {precision} attention", partial(_attention, GEOMETRIES[model], DTYPES[precision], device)
         yield f"{model} segment_anything", partial(_segment_anything, GEOMETRIES[model], device)
 
 
@@ -231,6 +235,33 @@ def _torch_stages(g: Geometry, dtype: torch.dtype, device: str) -> list[Row]:
                     call = _replayed(partial(model, *inputs), device)
                     milliseconds = _time(call, _synchronise(device))
                 rows.append(_timed(g, name, size, milliseconds))
+    return rows
+
+
+def _attention(g: Geometry, dtype: torch.dtype, device: str) -> list[Row]:
+    """The stages with each way to compute attention; `difference` is the largest from the way they are exported."""
+    rows: list[Row] = []
+    sam = build_sam(g)
+    torch.manual_seed(0)
+    for name, table in sam.image_encoder.named_parameters():
+        if name.endswith(TABLES):
+            table.data.normal_(0, 0.1)  # they start as zeros, which would hide a form that leaves them out
+    bundle = empty_bundle(Weights(sam, g, "untrained", ""), g, Path(), ExportOptions())
+    with torch.inference_mode(), torch.device(device):
+        for stage, size in (("global", 1), ("window", BATCHES[-1])):
+            module = GlobalStage(sam, g) if stage == "global" else WindowStage(sam, g, torch.float16)
+            model = lowered(module.cpu(), dtype).to(device)
+            inputs = [torch.from_numpy(array).to(device) for array in _feeds(bundle, stage, size).values()]
+            expected: Tensor | None = None
+            for form, function in FORMS.items():
+                with patch("export.modules.attention", function):
+                    first = model(*inputs)
+                    output = first if stage == "global" else first[0]
+                    expected = output if expected is None else expected
+                    milliseconds = _time(_replayed(partial(model, *inputs), device), _synchronise(device))
+                difference = float((output.float() - expected.float()).abs().max())
+                row = _timed(g, stage, size, milliseconds)
+                rows.append({**row, "what": f"{row['what']}, attention {form}", "difference": difference})
     return rows
 
 
