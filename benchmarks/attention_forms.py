@@ -38,7 +38,12 @@ def augmented_padded(layer: Any, x: Tensor) -> Tensor:
     return _joined(layer, F.scaled_dot_product_attention(q, k, wide, scale=1.0)[..., : v.shape[-1]], x)
 
 
-FORMS = {"as exported": attention, "masked": masked, "augmented": augmented, "augmented, padded": augmented_padded}
+FORMS = {
+    "as exported": attention,
+    "masked": masked,
+    "augmented": augmented,
+    "augmented, padded": augmented_padded,
+}
 
 
 def _parts(layer: Any, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:

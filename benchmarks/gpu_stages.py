@@ -111,7 +111,10 @@ def _pieces(
                 yield name, partial(_torch_stages, GEOMETRIES[model], DTYPES[precision], device)
             else:
                 yield name, partial(_stages, path, model, precision, backend)
-        yield f"{model} {precision} attention", partial(_attention, GEOMETRIES[model], DTYPES[precision], device)
+        yield (
+            f"{model} {precision} attention",
+            partial(_attention, GEOMETRIES[model], DTYPES[precision], device),
+        )
         yield f"{model} segment_anything", partial(_segment_anything, GEOMETRIES[model], device)
 
 

@@ -16,6 +16,8 @@ from pycocotools import mask as coco
 
 import pedsam
 from runtime.demo.demo import photo
+from runtime.sites.client import REQUEST_BYTES, WIRE_OUTPUTS, choose_wire
+from runtime.sites.traffic import frame_bytes, most_windows
 from stages.bundle import SHIPPED, Bundle, shipped_bundle
 from stages.engines.backends import make_engine
 from tests.support.edge import write_photo
@@ -59,6 +61,15 @@ def test_it_is_small_and_holds_what_a_site_and_an_edge_need(shipped: Bundle) -> 
     assert not shipped.has("whole")
     assert (shipped.path / "README.md").is_file()
     assert sum(path.stat().st_size for path in shipped.path.rglob("*")) < 25e6
+
+
+def test_a_frame_is_thin(shipped: Bundle) -> None:
+    """Of 16:9 at most 30,000 bytes each way by three sites, heads of messages included; RGB and fp16: 440,000."""
+    stage, outputs = shipped.stage("window"), WIRE_OUTPUTS[choose_wire(shipped, None)]
+    most = most_windows(stage, outputs, REQUEST_BYTES)
+    size = frame_bytes(stage, outputs, [(5, most)] * 3)
+    assert 15 * 25 * (4 * 15 + 2 * 6) < size.up < 30_000
+    assert 15 * 25 * (64 + 2) < size.down < 30_000
 
 
 def test_its_window_stage_answers_its_probe(shipped: Bundle) -> None:

@@ -82,9 +82,9 @@ def test_rows_of_before_calls_were_kept_are_not_added_to(tmp_path: Path) -> None
         read_result(tmp_path / "codes.json", call(tmp_path))
 
 
-def test_bytes_are_those_of_all_windows_of_a_frame() -> None:
+def test_bytes_are_those_of_all_windows_of_a_frame(mini_bundle: Bundle) -> None:
     """15 windows of 80 x 80 pixels, and of 5 x 5 tokens of 192 channels."""
-    found = frame_bytes(Bundle.load(shipped_bundle()), "fp16")
+    found = frame_bytes(mini_bundle, "fp16")
     assert 15 * 80 * 80 * 3 < found["up"] < 1.05 * 15 * 80 * 80 * 3
     assert 15 * 25 * 192 * 2 < found["down"] < 1.05 * 15 * 25 * 192 * 2
 

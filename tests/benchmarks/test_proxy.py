@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -21,10 +22,14 @@ from media.pictures import read_picture
 from stages import wire
 from stages.bundle import Bundle, shipped_bundle
 from stages.errors import WireError
+from stages.geometry import GEOMETRIES
+from stages.tile_inputs import blank_canvas
 
 pytestmark = pytest.mark.anyio
 
 LATER = 1 << 20
+GEOMETRY = GEOMETRIES["mini"]
+CODE = Bundle.load(shipped_bundle()).tiles
 
 
 @pytest.fixture(scope="module")
@@ -42,22 +47,22 @@ def frame_of(film: Film, frame: int = 0) -> Pixels:
 
 
 def tile_of(pixels: Pixels, window: int) -> Pixels:
-    """uint8 [1, 80, 80, 3]: what the edge sends of a window of a frame."""
-    top, left = window // 5 * 80, window % 5 * 80
-    tile = np.zeros((1, 80, 80, 3), np.uint8)
-    part = pixels[top : top + 80, left : left + 80]
-    tile[0, : part.shape[0], : part.shape[1]] = part
-    return tile
+    """uint8 [1, K]: what the edge sends of a window of a frame."""
+    rows, cols = pixels.shape[:2]
+    canvas = blank_canvas(GEOMETRY)
+    canvas[:rows, :cols] = pixels
+    return CODE.encode(canvas, GEOMETRY.extents(rows, cols)[[window]], [window], GEOMETRY)
 
 
 def request(tile: Pixels, window: int) -> wire.Message:
     index = np.array([[window]], np.int32)
-    return wire.encode_request({"tile": tile, "index": index, "extent": index.repeat(2, 1)}, ("embedding",))
+    return wire.encode_request({"tile": tile, "index": index, "extent": index.repeat(4, 1)}, ("embedding",))
 
 
 def good_answer(shipped: Bundle) -> Message:
     """A window's embedding, as a site answers it."""
-    embedding = np.linspace(-2, 2, 5 * 5 * 192, dtype=np.float16).reshape(1, 5, 5, 192)
+    shape = (1, *shipped.embedding_shape)
+    embedding = np.linspace(-2, 2, math.prod(shape), dtype=np.float16).reshape(shape)
     made = wire.encode_response({"embedding": embedding}, {"embedding": True})
     return answer(
         b"200 OK", made.body, **{HEADER_LENGTH.decode().replace("-", "_"): str(made.header_length).encode()}
@@ -100,8 +105,9 @@ async def send(url: str, *messages: wire.Message) -> list[bytes]:
 
 async def test_windows_are_counted_by_what_tiles_show(film: Film, shipped: Bundle) -> None:
     probe = shipped.probe().inputs["tile"]
-    changed = tile_of(frame_of(film), 12)
-    changed[:, :, 40:] ^= 255
+    half_changed = frame_of(film)
+    half_changed[160:240, 200:240] ^= 255
+    changed = tile_of(half_changed, 12)
     traffic = Traffic(film)
     async with proxied(traffic, good_answer(shipped)) as url:
         await send(url, request(tile_of(frame_of(film), 3), 3), request(tile_of(frame_of(film, 5), 14), 14))
@@ -118,7 +124,7 @@ def test_synthetic_tiles_resemble_no_film(film: Film) -> None:
     """Black ones neither, though a tile of the film may be half padding."""
     noise = np.random.default_rng(0).integers(0, 256, (80, 80, 3), np.uint8)
     for tile in (noise, *(np.full((80, 80, 3), level, np.uint8) for level in (0, 99, 255))):
-        assert not film.resembles(tile)
+        assert not film.resembles(tile_of(tile, 0)[0])
 
 
 async def test_a_fault_begins_and_ends_by_the_tiles(film: Film, shipped: Bundle) -> None:

@@ -10,8 +10,9 @@ import pytest
 from click.testing import CliRunner, Result
 
 import pedsam
-from stages.bundle import Bundle, shipped_bundle
+from stages.bundle import Bundle
 from tests.support.engines import linked
+from tests.support.format_1 import as_format_1
 
 
 @pytest.fixture
@@ -44,7 +45,6 @@ def test_what_was_measured_is_kept(distilled: Bundle, pairs: Path) -> None:
     [
         (["--limit", "1"], "leave --blur and --limit out"),
         (["--blur", "3"], "leave --blur and --limit out"),
-        (["--bundle", str(shipped_bundle())], "has format 1, which holds no mean IoU"),
     ],
 )
 def test_what_says_nothing_of_the_bundle_is_not_kept(
@@ -54,6 +54,11 @@ def test_what_says_nothing_of_the_bundle_is_not_kept(
     assert result.exit_code == 1
     assert words in result.output
     assert not Bundle.load(distilled.path).measured
+
+
+def test_format_1_holds_none(distilled: Bundle, pairs: Path, tmp_path: Path) -> None:
+    old = as_format_1(distilled, tmp_path / "old")
+    assert "has format 1, which holds no mean IoU" in " ".join(evaluate(old.path, pairs).output.split())
 
 
 def test_weights_that_segment_nothing_are_not_recorded(mini_bundle: Bundle, pairs: Path) -> None:

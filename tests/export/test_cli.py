@@ -30,14 +30,14 @@ def test_the_command_says_what_it_checked(mini_bundle: Bundle) -> None:
         assert words in printed
 
 
-MINI = ["--model", "mini", "--checkpoint", str(WEIGHTS)]
+PLAIN = ["--model", "mini", "--checkpoint", "plain"]  # weights that were trained without components
 REFUSALS = {
-    "components without photos": ([*MINI, "--components", "64"], "give --photos FOLDER with some dozens"),
-    "no components": ([*MINI, "--components", "0"], "0 is not in the range"),
-    "too many components": ([*MINI, "--components", "193"], "more than the 192 channels"),
-    "photos for nothing": ([*MINI, "--photos", "."], "--photos fits fewer --components, and"),
+    "components without photos": ([*PLAIN, "--components", "64"], "give --photos FOLDER with some dozens"),
+    "no components": ([*PLAIN, "--components", "0"], "0 is not in the range"),
+    "too many components": ([*PLAIN, "--components", "193"], "more than the 192 channels"),
+    "photos for nothing": ([*PLAIN, "--photos", "."], "--photos fits fewer --components, and"),
     "photos for all": (
-        [*MINI, "--photos", ".", "--components", "192"],
+        [*PLAIN, "--photos", ".", "--components", "192"],
         "--photos fits fewer --components, and",
     ),
     "no weights": (["--model", "vit_h"], "sam_vit_h_4b8939.pth (2.56 GB) and give --checkpoint"),
@@ -61,6 +61,11 @@ def test_a_coded_export_says_what_the_code_loses(request: pytest.FixtureRequest)
 @pytest.mark.parametrize("case", REFUSALS)
 def test_the_command_refuses(case: str, tmp_path: Path) -> None:
     arguments, words = REFUSALS[case]
+    if "plain" in arguments:
+        save_weights(
+            build_sam(GEOMETRIES["mini"]).state_dict(), tmp_path / "plain.safetensors", "distilled", "a test"
+        )
+        arguments = [str(tmp_path / "plain.safetensors") if word == "plain" else word for word in arguments]
     result = CliRunner().invoke(main, ["export", *arguments, "--out", str(tmp_path / "bundle")])
     assert result.exit_code != 0
     assert words in result.output

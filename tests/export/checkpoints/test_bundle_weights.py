@@ -231,7 +231,7 @@ def test_the_command_reads_a_bundle(tmp_path: Path) -> None:
     """And writes nothing: --out holds something else."""
     (tmp_path / "thesis.txt").touch()
     output = export("--recode", str(shipped_bundle()), "--out", str(tmp_path))
-    assert "mini (distilled weights) read back, which its export rounded to fp16" in output
+    assert "mini (distilled weights, dct:15/6) read back, which its export rounded to fp16" in output
     assert "is no bundle" in output
 
 

@@ -155,5 +155,5 @@ async def test_honest_sites_stay_in_use(tmp_path: Path, urls: list[str], right: 
         assert {site["state"] for site in summary["sites"].values()} == {"ready"}
         assert all(site["spot_checks"] for site in summary["sites"].values())
         assert (summary["doubtful"], summary["frames_doubtful"], summary["warnings"]) == ([], 0, [])
-    assert masks(lines_of(tmp_path / "fp16")) == {frame: right[frame] for frame in range(10)}
-    assert not any(line["doubtful"] for line in lines_of(tmp_path / "int8"))
+    assert masks(lines_of(tmp_path / "int8")) == {frame: right[frame] for frame in range(10)}
+    assert not any(line["doubtful"] for line in lines_of(tmp_path / "fp16"))
