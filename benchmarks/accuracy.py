@@ -58,7 +58,7 @@ def main(
         if distilled:
             measure.through_sites(distilled, {DISTILLED: ()})
         if shipped:
-            forms = {SHIPPED: ("--wire", "fp16"), f"{SHIPPED}, int8 wire": ("--wire", "int8")}
+            forms = {SHIPPED: (), f"{SHIPPED}, fp16 wire": ("--wire", "fp16")}
             forms |= {f"{SHIPPED}, input blurred, sigma {sigma}": ("--blur", str(sigma)) for sigma in BLURS}
             measure.through_sites(shipped, forms)
         if mobile_sam:

@@ -1,8 +1,9 @@
-"""Ways to compute SAM's attention with decomposed relative positions, each as `export.modules.attention` does.
+"""Ways to compute SAM's attention with decomposed relative positions, each as `export.modules.attention`.
 
-A kernel that never writes the scores to memory (FlashAttention, arXiv 2205.14135) takes a product of queries and keys,
-and perhaps an addend. `masked` hands it the positions as that addend, a matrix as large as the scores. `augmented` makes
-them part of the product: q.k + rel_h[row of k] + rel_w[column of k] is [q, rel_h, rel_w].[k, one-hot row, one-hot column].
+A kernel that never writes the scores to memory (FlashAttention, arXiv 2205.14135) takes a product of queries
+and keys, and perhaps an addend. `masked` hands it the positions as that addend, a matrix as large as the
+scores. `augmented` makes them part of the product: q.k + rel_h[row of k] + rel_w[column of k] is
+[q, rel_h, rel_w].[k, one-hot row, one-hot column].
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from export.modules import attention, position_table, product
 
 def masked(layer: Any, x: Tensor) -> Tensor:
     """x [n, h, w, D] -> fp32 [n, h, w, D], positions as attn_mask [n, heads, h*w, h*w]."""
-    n, h, w, _ = x.shape
+    _, h, w, _ = x.shape
     q, k, v = _parts(layer, x)
     rel_h, rel_w = _relative(layer, q, h, w)
     positions = (rel_h[..., :, None] + rel_w[..., None, :]).reshape(*q.shape[:3], h * w)
@@ -62,7 +63,7 @@ def _relative(layer: Any, q: Tensor, h: int, w: int) -> tuple[Tensor, Tensor]:
 
 
 def _augmented(layer: Any, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    n, h, w, _ = x.shape
+    _, h, w, _ = x.shape
     q, k, v = _parts(layer, x)
     where = torch.arange(h * w, device=x.device)
     row, column = F.one_hot(where // w, h).to(k.dtype), F.one_hot(where % w, w).to(k.dtype)

@@ -6,8 +6,7 @@
 #
 # install  the wheels that were packed
 # machine  what the numbers are measured on
-# measure  some steps of training, eager and compiled (or the WAYS given), part by part; leaves the faster way's option
-#          for `train`
+# measure  some steps of training, part by part
 # train    mini from its present weights, by masks and by MobileSAM's image embeddings, in SECONDS_LEFT seconds
 # stages   speed of the stages of every model, in torch alone
 # engines  onnxruntime's CUDA provider: the tests marked gpu, and the speed of mini's stages (needs make gpu-pack-engines)
@@ -28,7 +27,6 @@ measure_limit=${MEASURE_LIMIT:-120}
 left=${SECONDS_LEFT:-560}
 tiles=${TILES:-dct:15/6} # what travels, in the loop of training; the start weights may know nothing of it
 components=${COMPONENTS:-64}
-read -ra ways <<<"${WAYS:-eager compiled}"
 read -ra more <<<"${TRAIN_OPTIONS:-}"
 mkdir -p "$out" "$packed/runs"
 export PYTHONPATH=$code:$packed/site PYTHONUNBUFFERED=1 PYTORCH_CUDA_ALLOC_CONF=expandable_segments:True
@@ -52,26 +50,14 @@ learn() {
     shift 3
     timeout "$limit" "$python" -m pedsam train --model mini --no-hints --init "$packed/mini.safetensors" --teacher "$packed/mobile_sam.pt" \
         --teacher-enlarges "$enlarges" --taught "$taught" --decoder-share "$decoder_share" \
-        --data "$packed/train" --pictures "$pictures" --objects "$objects" --rate "$rate" --steps "$steps" --half --tiles "$tiles" --components "$components" \
+        --data "$packed/train" --pictures "$pictures" --objects "$objects" --rate "$rate" --steps "$steps" --half \
+        --tiles "$tiles" --components "$components" \
         --out "$packed/runs/$name.safetensors" "$@" "${more[@]}" 2>&1 | tee -a "$packed/runs/$name.log"
 }
 
 measure() {
-    local way option
-    for way in "${ways[@]}"; do
-        rm -f "$packed/runs/$way".*
-        if [[ $way = compiled ]]; then option=--compile; else option=; fi
-        # shellcheck disable=SC2086 # one option or none
-        learn "$way" "$measured_steps" "$measure_limit" $option || true
-    done
-    "$python" - "$packed/runs" <<'END' | tee "$packed/runs/option"
-import json, pathlib, sys
-def step_ms(way):
-    curve = pathlib.Path(sys.argv[1], f"{way}.curve.jsonl")
-    rows = [json.loads(line) for line in curve.read_text().splitlines()] if curve.exists() else []
-    return min((sum(v for k, v in row.items() if k.startswith("ms ")) for row in rows if "ms data" in row), default=1e9)
-print("--compile" if step_ms("compiled") < 0.9 * step_ms("eager") else "")
-END
+    rm -f "$packed"/runs/measured.*
+    learn measured "$measured_steps" "$measure_limit" || true
     publish measured || true
 }
 
@@ -85,13 +71,11 @@ publish() {
 }
 
 train() {
-    local until=$((SECONDS + left)) option=
-    [[ ! -e $packed/runs/option ]] || read -r option <"$packed/runs/option" || true
+    local until=$((SECONDS + left))
     (while sleep "${PUBLISH_EVERY:-45}"; do publish trained || true; done) &
     local keeper=$!
-    # A run that fails goes on from where its state was saved, without what may have failed it.
-    # shellcheck disable=SC2086 # one option or none
-    if ! learn trained "$most_steps" $((left + 30)) --budget "$left" $option && ((until - SECONDS > 30)); then
+    # A run that fails goes on from where its state was saved, with fewer pictures, which take less memory.
+    if ! learn trained "$most_steps" $((left + 30)) --budget "$left" && ((until - SECONDS > 30)); then
         pictures=$((pictures / 2))
         learn trained "$most_steps" $((until - SECONDS + 30)) --budget $((until - SECONDS)) || true
     fi

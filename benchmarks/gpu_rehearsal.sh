@@ -1,7 +1,6 @@
 #!/usr/bin/env bash
 # Runs a small pack (gpu_pack --limit 40) as the other machine will run a large one, in a folder of its own and without
-# a GPU: a step or two of each piece, eager, since compiling takes a CPU longer than all else. What is missing there is
-# missing here.
+# a GPU: a step or two of each piece. What is missing there is missing here.
 #
 #   PYTHON=.venv/bin/python benchmarks/gpu_rehearsal.sh PACK
 set -euo pipefail
@@ -9,7 +8,7 @@ parts=$(cd "$1" && pwd)
 scratch=$(mktemp -d)
 trap 'rm -rf "$scratch"' EXIT
 export PYTHON=${PYTHON:-python3} OUT=$scratch/back DEVICE=cpu
-export WAYS=eager PICTURES=2 OBJECTS=2 MEASURED_STEPS=4 STEPS=3 PUBLISH_EVERY=5 TRAIN_OPTIONS=${TRAIN_OPTIONS:---device cpu --sizes 1:80}
+export PICTURES=2 OBJECTS=2 MEASURED_STEPS=4 STEPS=3 PUBLISH_EVERY=5 TRAIN_OPTIONS=${TRAIN_OPTIONS:---device cpu --sizes 1:80}
 cd "$scratch"
 
 for part in 1 2; do

@@ -242,7 +242,7 @@ def _torch_stages(g: Geometry, dtype: torch.dtype, device: str) -> list[Row]:
 
 
 def _attention(g: Geometry, dtype: torch.dtype, device: str) -> list[Row]:
-    """The stages with each way to compute attention; `difference` is the largest from the way they are exported."""
+    """The stages with each way to compute attention; `difference` is the largest from the exported one."""
     rows: list[Row] = []
     sam = build_sam(g)
     torch.manual_seed(0)

@@ -64,7 +64,7 @@ def test_it_is_small_and_holds_what_a_site_and_an_edge_need(shipped: Bundle) -> 
 
 
 def test_a_frame_is_thin(shipped: Bundle) -> None:
-    """Of 16:9 at most 30,000 bytes each way by three sites, heads of messages included; RGB and fp16: 440,000."""
+    """Of 16:9 at most 30,000 bytes each way, heads of messages to three sites included."""
     stage, outputs = shipped.stage("window"), WIRE_OUTPUTS[choose_wire(shipped, None)]
     most = most_windows(stage, outputs, REQUEST_BYTES)
     size = frame_bytes(stage, outputs, [(5, most)] * 3)

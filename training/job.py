@@ -7,7 +7,7 @@ import ctypes
 import math
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,7 +23,7 @@ from stages.tile_code import RGB, TileCode
 if TYPE_CHECKING:
     from torch import nn
 
-    from export.sam import Sam
+    from export.sam import Sam, Weights
     from training.samples import Sample
     from training.trainer import Trainer, TrainOptions
 
@@ -48,11 +48,23 @@ class TrainingCommandOptions:
     seed: int
     device: str
     budget: float = math.inf
-    compiled: bool = False
     half: bool = False
     decoder_share: float = 1.0
-    tiles: str = "rgb"
+    tiles: str | None = None
     components: int | None = None
+
+    def travelling_as(self, start: Weights) -> TrainingCommandOptions:
+        """With the code and the components that the weights hold which training starts from, and a sentence
+        about them, where no others are given."""
+        held = start.projection.components if start.projection else None
+        tiles, components = self.tiles or start.tiles.name, self.components or held
+        if (self.tiles is None and start.tiles != RGB) or (self.components is None and held):
+            click.echo(
+                f"training with what travels, as the weights hold it: {tiles} tiles, "
+                f"{components or start.geometry.dim} components; without it: --tiles rgb --components "
+                f"{start.geometry.dim}"
+            )
+        return replace(self, tiles=tiles, components=components)
 
     def train_options(self, sizes: tuple[tuple[float, int], ...], geometry: Geometry) -> TrainOptions:
         """`sizes` count where --sizes is not given."""
@@ -68,7 +80,6 @@ class TrainingCommandOptions:
             seed=self.seed,
             seconds=self.seconds,
             budget=self.budget,
-            compiled=self.compiled,
             decoder_share=self.decoder_share,
         )
 
@@ -112,7 +123,6 @@ def training_options(
             default=math.inf,
             help="Be done after so many seconds, whatever was reached; the rate falls in time.",
         ),
-        click.option("--compile", "compiled", is_flag=True, help="Have torch.compile make steps faster."),
         click.option(
             "--decoder-share",
             type=Number(0),
@@ -122,16 +132,15 @@ def training_options(
         ),
         click.option(
             "--tiles",
-            default="rgb",
-            show_default=True,
             metavar="rgb|dct:L/C",
-            help="Train on tiles in this code, which pedsam export then takes from OUT.",
+            help="Train on tiles in this code, which pedsam export then takes from OUT.  [default: that of "
+            "the weights it starts from]",
         ),
         click.option(
             "--components",
             type=Count(1),
             help="Train with embeddings that travel as so many int8 numbers a token, whose projection pedsam "
-            "export then takes from OUT.  [default: embeddings as they are]",
+            "export then takes from OUT.  [default: those of the weights it starts from]",
         ),
         click.option("--half", is_flag=True, help="Round the weights in OUT to fp16."),
         click.option("--seed", type=click.IntRange(0, 2**31), default=0, show_default=True),
@@ -220,7 +229,7 @@ def _what_travels(job: TrainingJob, options: TrainingCommandOptions) -> tuple[Ti
 
     Raises InputError for what the model cannot be trained with.
     """
-    tiles, components, dim = TileCode.parse(options.tiles), options.components, job.geometry.dim
+    tiles, components, dim = TileCode.parse(options.tiles or RGB.name), options.components, job.geometry.dim
     tiles.tile_bytes(job.geometry)
     if not job.reordered and (tiles != RGB or components):
         raise InputError(
@@ -298,7 +307,7 @@ def _write_weights(trainer: Trainer, job: TrainingJob, options: TrainingCommandO
         "distilled" if job.reordered else "undistilled",
         trained_on,
         sent.projection() if sent else None,
-        TileCode.parse(options.tiles),
+        TileCode.parse(options.tiles or RGB.name),
     )
     return trained_on
 

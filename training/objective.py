@@ -88,12 +88,6 @@ class Objective(nn.Module):
         self._taught = taught
         self.times = SplitTimes()
 
-    def compile_parts(self) -> None:
-        """As Promptable's; the teacher too."""
-        self.model.compile_parts()
-        if (teacher := self._teacher[0]) is not None:
-            teacher.compile(dynamic=False)
-
     def forward(self, batch: Batch, corrected: bool, generator: torch.Generator) -> dict[str, Tensor]:
         """Each loss by name; their sum is what to minimise. `corrected` adds the correcting click."""
         embedding, tokens = self.model.encode(batch.coded)

@@ -27,18 +27,6 @@ class Promptable(nn.Module):
         self._low_memory = low_memory
         self._decoder = DecoderStage(sam)
 
-    def compile_parts(self) -> None:
-        """Have torch.compile fuse each block and the decoder: the first steps take a minute, all others less.
-
-        Sizes are taken as fixed. Blocks alike share what was compiled. What does not compile stays as it is.
-        """
-        torch._dynamo.config.suppress_errors = True
-        for block in self.sam.image_encoder.blocks:
-            block.compile(dynamic=False)
-        self._decoder.decode = torch.compile(  # type: ignore[method-assign]
-            self._decoder.decode, dynamic=False
-        )
-
     def forward(self, pixels: Tensor) -> Tensor:
         """Image embedding [B, 256, E, E] of pixels [B, 3, S, S]."""
         return self.encode(pixels)[0]

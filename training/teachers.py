@@ -9,17 +9,16 @@ from __future__ import annotations
 import copy
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import click
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from export.checkpoints.foreign import MOBILE_SAM
 from export.checkpoints.load import check_fit, empty_sam, load_weights, read_checkpoint, whole_sam
-from export.sam import Sam, Weights, build_sam, neck
+from export.sam import Weights, build_sam, neck
 from stages.errors import CheckpointError, InputError
 from stages.geometry import GEOMETRIES, Geometry
 from training.promptable import Promptable
@@ -39,7 +38,7 @@ class Teacher:
     shared: Mapping[str, Tensor]
     own: Weights | None
 
-    def student(self, geometry: Geometry | None, init: Path | None = None) -> tuple[Sam, Geometry]:
+    def student(self, geometry: Geometry | None, init: Path | None = None) -> Weights:
         """What is to learn from this teacher, in SAM's own block order: its copy, or a SAM of `geometry`.
 
         The latter's encoder starts from the weights in `init` or from scratch, all else from the teacher.
@@ -50,25 +49,15 @@ class Teacher:
                 raise InputError(
                     "MobileSAM has no blocks to reorder; give the model that learns from it: --model mini"
                 )
-            return copy.deepcopy(_without_projection(self.own)), self.own.geometry
-        sam = starting_sam(geometry, init)
-        sam.load_state_dict({**sam.state_dict(), **self.shared})
-        return sam, geometry
+            return replace(self.own, sam=copy.deepcopy(self.own.sam))
+        weights = starting_weights(geometry, init)
+        weights.sam.load_state_dict({**weights.sam.state_dict(), **self.shared})
+        return weights
 
 
-def starting_sam(geometry: Geometry, init: Path | None) -> Sam:
-    """The SAM that a training begins with: of the weights in `init`, or from scratch."""
-    return _without_projection(load_weights(geometry, init)) if init else build_sam(geometry)
-
-
-def _without_projection(weights: Weights) -> Sam:
-    """The SAM of weights that are to be trained; says that a projection they hold does not go along."""
-    if weights.projection is not None:
-        click.echo(
-            "training goes on without the projection that the weights hold: with --components one is fitted "
-            "on the way, and pedsam export --components fits one to what it writes"
-        )
-    return weights.sam
+def starting_weights(geometry: Geometry, init: Path | None) -> Weights:
+    """What a training begins with: the weights in `init`, or a SAM from scratch."""
+    return load_weights(geometry, init) if init else Weights(build_sam(geometry), geometry, "untrained", "")
 
 
 class Enlarged(nn.Module):

@@ -76,20 +76,21 @@ def command(
 
     from export.modules import reordered_encoder
     from training.data import read_samples
-    from training.teachers import Enlarged, load_teacher, starting_sam
+    from training.teachers import Enlarged, load_teacher, starting_weights
     from training.trainer import growing_sizes
 
     geometry = GEOMETRIES[model]
     torch.manual_seed(options.seed)
-    sam = starting_sam(geometry, init)
+    start = starting_weights(geometry, init)
     if order == "reordered":
-        reordered_encoder(sam.image_encoder, geometry)
+        options = options.travelling_as(start)
+        reordered_encoder(start.sam.image_encoder, geometry)
     encoder = load_teacher(teacher).encoder if teacher else None
     if encoder and teacher_enlarges > 1:
         encoder = Enlarged(encoder, teacher_enlarges)
     tally = Tally()
     samples = read_samples(data, images, tally)
     tell(tally.sentences())
-    job = TrainingJob(geometry, sam, order == "reordered", samples, encoder, hints=hints, taught=taught)
+    job = TrainingJob(geometry, start.sam, order == "reordered", samples, encoder, hints=hints, taught=taught)
     sizes = ((1.0, geometry.image_size),) if init else growing_sizes(geometry)
     train(open_trainer(job, options, sizes), job, options)

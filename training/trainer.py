@@ -50,9 +50,8 @@ class TrainOptions:
     A step is `accumulate` batches of `pictures` with `objects` each, on every device. `sizes` are (share of
     the steps, pixels of the canvas), `rate` counts between warm-up and cool-down, `ema` is the decay of the
     averaged weights that are kept in the end, `seconds` ends a session early (the next one resumes). After
-    `budget` seconds from `began` all is to be done, however many steps that were. `compiled` has
-    torch.compile fuse the model's parts. `decoder_share` is the prompt encoder's and mask decoder's of the
-    rate.
+    `budget` seconds from `began` all is to be done, however many steps that were. `decoder_share` is the
+    prompt encoder's and mask decoder's of the rate.
     """
 
     steps: int
@@ -71,7 +70,6 @@ class TrainOptions:
     validate_every: int = 250
     budget: float = math.inf
     began: float = field(default_factory=time.monotonic)
-    compiled: bool = False
     decoder_share: float = 1.0
 
     def done(self, step: int, before: float = 0.0) -> float:
@@ -122,8 +120,6 @@ class Trainer:
         self._averaged = copy.deepcopy(self.model).eval().requires_grad_(False)
         self._averaged.sent = self.model.sent  # the same: it holds averages itself
         self._done_before = 0.0
-        if options.compiled:
-            objective.compile_parts()
         self._batches = batches
         self._options = options
         self._accelerator = accelerator

@@ -11,7 +11,7 @@ import click
 import pytest
 
 from benchmarks.codes import Row, add_row, against, facts, frame_bytes, markdown, read_instances, read_result
-from stages.bundle import Bundle, shipped_bundle
+from stages.bundle import Bundle
 
 
 def rows(*values: tuple[str, float, float]) -> list[Row]:

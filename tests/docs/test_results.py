@@ -24,8 +24,9 @@ ACCURACY = {
     "the same weights, reordered": "the same weights, reordered",
     "reordered and distilled": "reordered and distilled",
     "the six trainings on the CPU": "the six trainings on the CPU",
+    "the seven trainings without a code": "the seven trainings without a code",
     "**as shipped": "as shipped",
-    "as shipped, int8 wire": "as shipped, int8 wire",
+    "as shipped, fp16 wire": "as shipped, fp16 wire",
     "as shipped, input blurred, sigma 10": "as shipped, input blurred, sigma 10",
     "as shipped, input blurred, sigma 20": "as shipped, input blurred, sigma 20",
     "MobileSAM, 1024 pixels, unsplit": "MobileSAM, 1024 pixels, unsplit",
@@ -297,3 +298,12 @@ def test_accuracy_of_the_card_by_size() -> None:
             for key in ("iou_point", "iou_box", "floor_ellipse")
         ]
         assert cells[1:] == [str(len(part)), *(f"{mean:.2f}" for mean in means)]
+
+
+def test_attention_on_a_gpu() -> None:
+    rows = measured("gpu_stages_h200.json")["pieces"]["mini fp16 attention"]["rows"]
+    section = RESULTS.section("## Attention on a GPU")
+    times = [rounded(row["ms"], 2) for row in rows]
+    assert [row[1:] for row in table_rows(section)] == [times[:4], times[4:]]
+    saved = [round(100 * (1 - rows[n + 1]["ms"] / rows[n]["ms"])) for n in (0, 4)]
+    assert f"Masked saves {saved[0]} and {saved[1]} % of a stage here" in section

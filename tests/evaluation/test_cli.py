@@ -288,7 +288,8 @@ def test_mobile_sam_is_measured_at_its_own_size(line: list[str | Path], tmp_path
     report = report_of(pedsam_evaluate(*own), tmp_path / "out")
     assert report["subject"]["description"] == "MobileSAM"
     teacher = load_teacher(tmp_path / "mobile_sam.pt")
-    sam, geometry = teacher.student(GEOMETRIES["vit_b"])
+    student = teacher.student(GEOMETRIES["vit_b"])
+    sam, geometry = student.sam, student.geometry
     sam.image_encoder = teacher.encoder.eval()
     sam.image_encoder.img_size = geometry.image_size
     assert report["miou"]["box"] == pytest.approx(predicted_miou(sam, tmp_path / "pairs"), abs=1e-3)

@@ -9,12 +9,11 @@ import pytest
 import torch
 
 from export.checkpoints.load import save_weights
-from export.projection import Projection
 from export.sam import build_sam
 from stages.errors import CheckpointError
 from stages.geometry import GEOMETRIES
 from tests.support.training import mobile_sam
-from training.teachers import load_teacher, starting_sam
+from training.teachers import load_teacher, starting_weights
 
 MINI = GEOMETRIES["mini"]
 EXPECTED = [0.1324784, -1.7206117, -0.3222575, 0.2876139]
@@ -33,26 +32,20 @@ def test_a_smaller_student_starts_with_what_every_sam_has(checkpoint: Path, tmp_
     init = tmp_path / "mini.safetensors"
     before = build_sam(MINI).state_dict()
     save_weights(before, init, "distilled", "nothing")
-    student, geometry = load_teacher(checkpoint).student(MINI, init)
-    assert geometry == MINI
+    student = load_teacher(checkpoint).student(MINI, init)
+    assert student.geometry == MINI
     taught = mobile_sam()
-    for name, tensor in student.state_dict().items():
+    for name, tensor in student.sam.state_dict().items():
         own = name.startswith("image_encoder.") and not re.search(r"neck\.[123]", name)
         assert torch.equal(tensor, before[name] if own else taught[name]), name
 
 
-def test_a_projection_does_not_go_along_and_that_is_said(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    held = Projection(torch.zeros(MINI.dim), torch.eye(MINI.dim)[:, :5], 0.9)
+def test_training_starts_from_the_weights_themselves(tmp_path: Path) -> None:
     weights, path = build_sam(MINI).state_dict(), tmp_path / "mini.safetensors"
-    sentence = "training goes on without the projection that the weights hold"
-    for projection, times in ((held, 1), (None, 0)):
-        save_weights(weights, path, "distilled", "nothing", projection)
-        for sam in (starting_sam(MINI, path), load_teacher(path).student(None)[0]):
-            same = sam.state_dict()
-            assert all(torch.equal(same[name], tensor) for name, tensor in weights.items())
-        assert capsys.readouterr().out.count(sentence) == 2 * times
+    save_weights(weights, path, "distilled", "nothing")
+    for start in (starting_weights(MINI, path), load_teacher(path).student(None)):
+        same = start.sam.state_dict()
+        assert all(torch.equal(same[name], tensor) for name, tensor in weights.items())
 
 
 def test_any_sam_can_teach(tmp_path: Path) -> None:
@@ -60,7 +53,7 @@ def test_any_sam_can_teach(tmp_path: Path) -> None:
     teacher = tmp_path / "teacher.pth"
     weights = build_sam(MINI).state_dict()
     torch.save(weights, teacher)
-    student, _ = load_teacher(teacher).student(MINI)
+    student = load_teacher(teacher).student(MINI).sam
     same = {name for name, tensor in student.state_dict().items() if torch.equal(tensor, weights[name])}
     assert "mask_decoder.iou_token.weight" in same
     assert "image_encoder.blocks.0.attn.qkv.weight" not in same

@@ -9,9 +9,9 @@ import pytest
 import torch
 from torch import nn
 
-from export.checkpoints.load import load_weights
+from export.checkpoints.load import load_weights, save_weights
 from export.modules import quantise, reordered_encoder
-from export.projection import Project, Restore, fit_projection
+from export.projection import Project, Projection, Restore, fit_projection
 from export.sam import build_sam
 from stages.geometry import GEOMETRIES
 from stages.tile_code import RGB, TileCode
@@ -169,6 +169,28 @@ def test_weights_of_plain_training_travel_plainly(pairs: Path, tmp_path: Path) -
     assert done.exit_code == 0, done.output
     weights = load_weights(GEOMETRIES["mini"], out)
     assert (weights.tiles, weights.projection) == (RGB, None)
+
+
+def test_training_goes_on_with_what_the_weights_hold(pairs: Path, tmp_path: Path) -> None:
+    mini, thin, out = GEOMETRIES["mini"], tmp_path / "thin.safetensors", tmp_path / "out.safetensors"
+    held = Projection(torch.zeros(mini.dim), torch.eye(mini.dim)[:, :5].contiguous(), 0.9)
+    save_weights(build_sam(mini).state_dict(), thin, "distilled", "a test", held, CODE)
+    given = ("train", "--model", "mini", "--init", thin, "--data", pairs, "--no-hints", *SHORT)
+    for more, travels, said in (
+        ((), (CODE, 5), "as the weights hold it: dct:10/3 tiles, 5 components;"),
+        (("--tiles", "rgb"), (RGB, 5), "as the weights hold it: rgb tiles, 5 components;"),
+        (("--tiles", "rgb", "--components", 192), (RGB, None), ""),
+        (("--order", "original"), (RGB, None), ""),
+    ):
+        done = invoke(*given, *more, "--out", out)
+        assert done.exit_code == 0, done.output
+        assert ("as the weights hold it" in done.output) == bool(said)
+        assert said in " ".join(done.output.split())
+        weights = load_weights(mini, out)
+        found = weights.projection.components if weights.projection else None
+        assert (weights.tiles, found) == travels
+        for path in tmp_path.glob("out.*"):
+            path.unlink()
 
 
 @pytest.mark.parametrize(
