@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from export.modules import attention, position_table, product
+from export.layers import product
+from export.modules import attention, position_table
 
 
 def masked(layer: Any, x: Tensor) -> Tensor:
@@ -56,7 +57,7 @@ def _parts(layer: Any, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 def _relative(layer: Any, q: Tensor, h: int, w: int) -> tuple[Tensor, Tensor]:
     """[n, heads, h*w, h] and [n, heads, h*w, w]."""
-    squares = q.unflatten(2, (h, w))
+    squares = q.reshape(*q.shape[:2], h, w, -1)
     rel_h = squares @ position_table(layer.rel_pos_h, h)
     rel_w = (squares.transpose(2, 3) @ position_table(layer.rel_pos_w, w)).transpose(2, 3)
     return rel_h.flatten(2, 3), rel_w.flatten(2, 3)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -80,8 +81,9 @@ def checkpoint_subject(path: Path, tiles: TileCode = RGB) -> Subject:
 
 def _mobile_sam(teacher: Teacher, path: Path) -> Weights:
     """MobileSAM's decoder; its canvas and decoder are those of vit_b, whose encoder is not used."""
-    sam, geometry = teacher.student(GEOMETRIES["vit_b"])
-    return Weights(sam, geometry, "undistilled", f"checkpoint {path.name}")
+    return replace(
+        teacher.student(GEOMETRIES["vit_b"]), status="undistilled", trained_on=f"checkpoint {path.name}"
+    )
 
 
 @contextlib.asynccontextmanager

@@ -21,8 +21,8 @@ def as_format_1(bundle: Bundle, path: Path) -> Bundle:
 
     The graph computes what it did. It has no stage `whole`, whose inputs were of another form too.
     """
-    for stage in ("window", "global", "decoder", "edge"):
-        shutil.copytree(bundle.path / stage, path / stage)
+    for part in ("window", "global", "decoder", "edge"):
+        shutil.copytree(bundle.path / part, path / part)
     window, side = bundle.stage("window"), bundle.geometry.tile_px
     _take_pixels(path / window.file, side)
     inputs = tuple(
