@@ -42,6 +42,8 @@ def summarise(
     return {
         "model": bundle.geometry.name,
         "weights": bundle.weights,
+        "tiles": bundle.tiles.name,
+        "components": bundle.components,
         "wire": edge.wire_format,
         "frames": measured.frames,
         "frames_lost": measured.lost.count,
@@ -130,7 +132,10 @@ def check_done(summary: Mapping[str, Any]) -> None:
 def print_summary(console: Console, summary: Mapping[str, Any]) -> None:
     """A short table and, last, what limited the speed."""
     table = Table(
-        title=f"{summary['model']}, {summary['weights']} weights, {summary['wire']} wire",
+        title=(
+            f"{summary['model']}, {summary['weights']} weights, {summary['tiles']}, "
+            f"{summary['components']} x {summary['wire']}"
+        ),
         title_justify="left",
         show_header=False,
     )

@@ -13,6 +13,7 @@ import pytest
 from rich.console import Console
 
 from runtime.results.summary import print_summary
+from stages.bundle import Bundle, shipped_bundle
 from tests.support.documents import README, ROOT, Document, table_rows
 
 RESULTS = Document.read("docs/results.md")
@@ -135,6 +136,10 @@ def test_accuracy(page: Document, heading: str) -> None:
             low, high = row["interval95"][prompt]
             assert cell == f"{row['miou'][prompt]:.3f} ({low:.3f} to {high:.3f})", (begins, prompt)
     row = file["rows"]["as shipped"]
+    kept = Bundle.load(shipped_bundle()).measured
+    assert (kept["pictures"], kept["data"], kept["wire"]) == (177, "heldout", row["wire"])
+    for prompt, miou in kept["miou"].items():
+        assert miou == pytest.approx(row["miou"][prompt], abs=0.001)
     assert rows["floor: the box itself as mask"][0] == f"{row['floors']['box']:.3f}"
     assert rows["floor: the ellipse inscribed in it"][0] == f"{row['floors']['ellipse']:.3f}"
     assert f"{row['pictures']} held-out pictures with {row['instances']} instances" in page.text

@@ -50,7 +50,7 @@ def test_a_picture_without_sites(line: list[str | Path], tmp_path: Path) -> None
     summary = json.loads((tmp_path / "out/summary.json").read_text())
     assert summary["iou_with_unsplit"] >= 0.999
     assert (summary["frames"], summary["frames_lost"], summary["sites"]) == (1, 0, {})
-    assert "mini, untrained weights, fp16 wire" in result.output
+    assert "mini, untrained weights, rgb, 192 x fp16" in result.output
     assert result.output.splitlines()[-1] == f"limited by {summary['limited_by']}"
 
 

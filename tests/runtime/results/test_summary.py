@@ -24,6 +24,8 @@ from runtime.results.summary import print_summary
 SUMMARY: dict[str, Any] = {
     "model": "mini",
     "weights": "untrained",
+    "tiles": "dct:10/3",
+    "components": 64,
     "wire": "int8",
     "frames": 9,
     "frames_lost": 2,
@@ -63,7 +65,7 @@ def printed(**more: Any) -> list[str]:
 def test_the_table_says_what_matters() -> None:
     lines = printed()
     text = "\n".join(lines)
-    assert "mini, untrained weights, int8 wire" in lines[0]
+    assert "mini, untrained weights, dct:10/3, 64 x int8" in lines[0]
     for row in ("9 (2)", "3.25", "12 / 100 ms", "15 (10)"):
         assert row in text
     assert "MB" not in text  # without sites nothing is sent
