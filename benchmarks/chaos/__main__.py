@@ -35,22 +35,23 @@ class Suite:
         self.folder = folder
         self._pool = pool
         self._films: dict[int, Film] = {}
-        self._undisturbed: dict[int, Masks] = {}
+        self._undisturbed: dict[tuple[int, str], Masks] = {}
 
     async def run(self, plan: Plan) -> tuple[Outcome, dict[str, list[str]]]:
         """Carry out a plan; what broke, by invariant."""
         if plan.film not in self._films:
             self._films[plan.film] = make_film(plan.film, self.folder / f"film-{plan.film}")
         film = self._films[plan.film]
-        if plan.film not in self._undisturbed:
-            self._undisturbed[plan.film] = await self._without_sites(plan.film, film)
+        alike = (plan.film, plan.wire)
+        if alike not in self._undisturbed:
+            self._undisturbed[alike] = await self._without_sites(plan, film)
         outcome = await carry_out(plan, film, self._pool, self.folder / "run")
-        return outcome, judge(outcome, self._undisturbed[plan.film])
+        return outcome, judge(outcome, self._undisturbed[alike])
 
-    async def _without_sites(self, number: int, film: Film) -> Masks:
-        out = self.folder / f"undisturbed-{number}"
+    async def _without_sites(self, plan: Plan, film: Film) -> Masks:
+        out = self.folder / f"undisturbed-{plan.film}-{plan.wire}"
         process = await asyncio.create_subprocess_exec(
-            *edge_command(film.folder, out), stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT,
+            *edge_command(film.folder, out), "--wire", plan.wire, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT,
             preexec_fn=die_with_starter,
         )  # fmt: skip
         said, _ = await process.communicate()

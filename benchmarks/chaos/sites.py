@@ -26,7 +26,8 @@ ANSWER_S = 30.0
 # A line of the log, which is JSON in a file and holds no traceback, or what Python prints of a crash.
 _TROUBLE = re.compile(rb'^.*("level": "(error|critical)"|Traceback)', re.MULTILINE)
 _LOOK_S = 0.02
-_JSON_REQUESTS = 20  # of one tile, 0.1 MB, under way when the process that reads them is killed
+_JSON_REQUESTS = 20  # under way when the process that reads them is killed
+_JSON_TILES = 8  # of one request, which is too large to be read in the site's own process
 _JSON_TRIES = 3  # after which it must be read again: the first may be the one that finds the process gone
 _JSON_S = 1.0  # within which it is killed
 
@@ -123,8 +124,8 @@ class SiteProcess:
             await self.terminate()  # also where it hangs
 
     async def _ask_json(self) -> int | None:
-        """The status of a tile sent as JSON numbers, None where no answer comes."""
-        inputs = _white_tile(Bundle.load(shipped_bundle()))
+        """The status of tiles sent as JSON numbers, None where no answer comes."""
+        inputs = _white_tiles(Bundle.load(shipped_bundle()))
         outputs = [{"name": "embedding", "parameters": {"binary_data": True}}]
         url = f"http://127.0.0.1:{self.port}/v2/models/window/infer"
         timeout = aiohttp.ClientTimeout(total=ANSWER_S)
@@ -173,11 +174,11 @@ async def site_pool(folder: Path, names: str) -> AsyncIterator[dict[str, SitePro
             await site.kill()
 
 
-def _white_tile(bundle: Bundle) -> list[dict[str, object]]:
-    """The inputs of a request for a window of a white picture, as JSON numbers."""
+def _white_tiles(bundle: Bundle) -> list[dict[str, object]]:
+    """The inputs of a request for windows of a white picture, as JSON numbers."""
     g = bundle.geometry
     white = np.full_like(blank_canvas(g), 255)
-    arrays = window_inputs(bundle, white, g.extents(g.image_size, g.image_size), [0])
+    arrays = window_inputs(bundle, white, g.extents(g.image_size, g.image_size), range(_JSON_TILES))
     return [
         {
             "name": name,
