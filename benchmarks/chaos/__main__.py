@@ -51,8 +51,8 @@ class Suite:
     async def _without_sites(self, plan: Plan, film: Film) -> Masks:
         out = self.folder / f"undisturbed-{plan.film}-{plan.wire}"
         process = await asyncio.create_subprocess_exec(
-            *edge_command(film.folder, out), "--wire", plan.wire, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT,
-            preexec_fn=die_with_starter,
+            *edge_command(film.folder, out), "--wire", plan.wire,
+            stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT, preexec_fn=die_with_starter,
         )  # fmt: skip
         said, _ = await process.communicate()
         if process.returncode:
