@@ -132,6 +132,7 @@ class FakeLive(Live):
             windows_hedged=0,
             windows_redispatched=0,
             windows_run_at_edge=0,
+            kept_windows_run=0,
             sites=tuple(self._site(site) for site in self.sites),
             grid=GRID,
             windows=tuple(self._window(index) for index in range(GRID * GRID)),
