@@ -72,6 +72,7 @@ class FakeLive(Live):
         self.asked: Newest[PromptRequest] = Newest()
         self.message: str | None = None
         self.doubtful = 0
+        self.kept: set[int] = set()  # windows
         self.board: BoardStatus | None = None
         self.gate: anyio.Event | None = None  # prompts wait for it
         self.number = -1
@@ -171,7 +172,7 @@ class FakeLive(Live):
         return f"object {self._made}"
 
     def _dispatch(self) -> None:
-        for window in range(GRID * ROWS):
+        for window in sorted(set(range(GRID * ROWS)) - self.kept):
             site = self.sites[window * 2 % len(self.sites)]
             if site.state == "ready":
                 site.tiles += 1
@@ -210,4 +211,6 @@ class FakeLive(Live):
 
     def _window(self, index: int) -> WindowStatus:
         seen = {site.operator for site in self.sites if index in site.seen}
-        return WindowStatus(index=index, sent=index < GRID * ROWS, operators=tuple(sorted(seen)))
+        kept = index in self.kept
+        sent = index < GRID * ROWS and not kept
+        return WindowStatus(index=index, sent=sent, operators=tuple(sorted(seen)), kept=kept)
