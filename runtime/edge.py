@@ -10,6 +10,8 @@ from pathlib import Path
 from anyio import to_thread
 
 from runtime.encoder import ImageEncoder, LocalWindows
+from runtime.frames.boxes import BoxXyxy
+from runtime.frames.kept import KeptBoxes
 from runtime.sites.assignment import default_cap
 from runtime.sites.client import SiteClient, choose_wire
 from runtime.sites.config import SiteConfig, operator_caps, read_sites
@@ -17,6 +19,7 @@ from runtime.sites.health import Sites
 from runtime.sites.ledger import ExposureLedger
 from runtime.sites.reuse import Reuse
 from runtime.sites.spot_checks import SpotCheckOptions, SpotChecks, checking
+from runtime.sites.start import LOSE, NO_STAGE
 from runtime.sites.windows import OnAnswer, SiteWindows, open_sites
 from stages.bundle import Bundle
 from stages.engines.backends import engine_factories
@@ -32,6 +35,9 @@ class EdgeOptions:
     Without `sites` every window runs here. `wire` None is the bundle's own format. `ledger` None is beside
     `sites`. `reuse_threshold` is in grey levels, see `runtime.sites.reuse`. At most
     `spot_checks` windows a second are checked, 0 for none, in `spot_check_share` of the engine's time.
+
+    What `keep_boxes` touch, in pixels of the frame, never goes to a site. `when_sites_fail` is "local" or
+    "lose"; None is local where the edge has the window stage.
     """
 
     sites: Path | None = None
@@ -45,6 +51,13 @@ class EdgeOptions:
     reuse_threshold: float = 0.0
     spot_checks: float = SpotCheckOptions.rate
     spot_check_share: float = SpotCheckOptions.share
+    keep_boxes: tuple[BoxXyxy, ...] = ()
+    when_sites_fail: str | None = None
+
+    @property
+    def kept(self) -> KeptBoxes:
+        """What never leaves. Raises InputError for a box that cannot be meant."""
+        return KeptBoxes(self.keep_boxes)
 
 
 @dataclass(frozen=True)
@@ -83,7 +96,11 @@ async def open_edge(
     wire_format = choose_wire(bundle, options.wire)
     configs = read_sites(options.sites, options.insecure) if options.sites else ()
     check_exposure(configs, options.accept_exposure)
+    check_computed_here(bundle, options)
+    kept = options.kept if configs else KeptBoxes()
+    kept_windows = {window for size in sizes for window in kept.windows(bundle.geometry, *size)}
     windows = {window for size in sizes for window in bundle.geometry.windows_with_picture(*size)}
+    windows -= kept_windows
     names = ["global", "decoder", *(["window"] if not configs or bundle.has("window") else [])]
     require_edge(bundle, names, options.backend, options.threads)
     factories = engine_factories(bundle, names, options.backend, options.threads)
@@ -91,18 +108,24 @@ async def open_edge(
     with ungrouped(), await _open_ledger(configs, len(windows), options, on_message) as ledger:
         operators = {config.operator for config in configs}
         check_earlier_exposure(ledger, operators, windows, options.accept_exposure, on_message)
+        ledger.keep(kept_windows)
         async with EngineThread(factories) as engines:
             local = LocalWindows(bundle, engines, wire_format) if "window" in engines else None
+            fallback = local is not None and options.when_sites_fail != "lose"
             async with open_sites(
                 bundle,
                 clients,
                 ledger,
                 windows,
                 on_message,
-                window_engine=local is not None,
+                window_engine=fallback,
                 on_answer=on_answer,
+                no_fallback=LOSE if local else NO_STAGE,
             ) as sites:
-                encoder = ImageEncoder(bundle, engines, sites, local, Reuse(options.reuse_threshold))
+                reuse = Reuse(options.reuse_threshold)
+                encoder = ImageEncoder(
+                    bundle, engines, sites, local, reuse, keep=kept.of, fallback=fallback or not configs
+                )
                 async with _spot_checks(
                     sites, encoder, local, bundle, wire_format, options, on_message
                 ) as checks:
@@ -132,6 +155,21 @@ def check_exposure(sites: Sequence[SiteConfig], accept: bool) -> None:
             f"operator {min(operators)} alone would see the whole picture; add sites of other operators, or "
             "give --accept-exposure"
         )
+
+
+def check_computed_here(bundle: Bundle, options: EdgeOptions) -> None:
+    """Raise InputError when windows are to be computed here beside the sites, and cannot be."""
+    if options.sites is None or bundle.has("window"):
+        return
+    for asked, option in (
+        (options.keep_boxes, "--keep-box"),
+        (options.when_sites_fail == "local", "--when-sites-fail local"),
+    ):
+        if asked:
+            raise InputError(
+                f"{option} has windows computed here, and {bundle.path} has no window stage; copy it to the "
+                "edge, or leave the option out"
+            )
 
 
 def check_earlier_exposure(

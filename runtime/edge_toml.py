@@ -68,17 +68,28 @@ def _table(name: str, table: Any, options: Mapping[str, click.Parameter]) -> dic
         if key not in TABLES[name]:
             known = ", ".join(TABLES[name])
             raise Mistake(f"[{name}] has the unknown key {key!r}; known are {known}", key)
-        expected = _type_of(options[key])
-        if type(value) is not expected and not (expected is float and type(value) is int):
-            wanted = TYPE_NAMES[expected]
-            hidden = key in _ADDRESSES and isinstance(value, (list, dict))
-            shown = "a list or a table" if hidden else brief(value)
-            raise Mistake(f"{key} in [{name}] is {shown}, expected {wanted}", key)
-        try:
-            options[key].type.convert(value, options[key], None)
-        except click.BadParameter as exc:
-            raise Mistake(f"{key} in [{name}]: {exc.message.rstrip('.')}", key) from exc
+        if not options[key].multiple:
+            _check_value(name, key, value, options[key])
+            continue
+        if type(value) is not list:
+            raise Mistake(f"{key} in [{name}] is {brief(value)}, expected a list of texts", key)
+        for each in value:
+            _check_value(name, key, each, options[key])
     return table
+
+
+def _check_value(name: str, key: str, value: Any, option: click.Parameter) -> None:
+    """Raise Mistake for a value of table `name` that the option does not take."""
+    expected = _type_of(option)
+    if type(value) is not expected and not (expected is float and type(value) is int):
+        wanted = TYPE_NAMES[expected]
+        hidden = key in _ADDRESSES and isinstance(value, (list, dict))
+        shown = "a list or a table" if hidden else brief(value)
+        raise Mistake(f"{key} in [{name}] is {shown}, expected {wanted}", key)
+    try:
+        option.type.convert(value, option, None)
+    except click.BadParameter as exc:
+        raise Mistake(f"{key} in [{name}]: {exc.message.rstrip('.')}", key) from exc
 
 
 def _type_of(option: click.Parameter) -> type:

@@ -1,7 +1,7 @@
 """From a canvas to its image embedding: windows to the sites or the edge's own engine, then the global stage.
 
 Windows without picture cost nothing, and those that have not changed are not computed again. What no site may
-or can compute runs here; where that is not possible either, the frame is lost.
+or can compute runs here; where that is not possible either, the frame is lost. Kept windows run here always.
 """
 
 from __future__ import annotations
@@ -17,11 +17,13 @@ import numpy.typing as npt
 from anyio import to_thread
 
 from runtime.frames.canvas import Canvas
+from runtime.frames.kept import Keep, keep_none
 from runtime.results.doubts import Doubts
 from runtime.results.measurements import WindowStatistics
 from runtime.sites.answers import to_embedding
 from runtime.sites.ledger import ExposureLedger
 from runtime.sites.reuse import CachedWindow, Reuse
+from runtime.sites.start import LOSE, NO_STAGE
 from runtime.sites.traffic import Traffic
 from runtime.sites.windows import SiteWindows, WindowEmbedding, open_sites
 from stages.bundle import Bundle
@@ -58,11 +60,21 @@ class LocalWindows:
 
 
 class WindowRunner:
-    """Runs the window stage where it may run: at a site, else on the edge's own engine, if there is one."""
+    """Runs the window stage where it may run: at a site, else on the edge's own engine, if there is one and
+    `fallback` allows it. Kept windows run on the edge's engine, which is there then."""
 
-    def __init__(self, sites: SiteWindows, local: LocalWindows | None) -> None:
+    def __init__(self, sites: SiteWindows, local: LocalWindows | None, *, fallback: bool = True) -> None:
         self.sites = sites
         self.local = local
+        self._fallback = local if fallback else None
+        self._no_fallback = NO_STAGE if local is None else LOSE
+
+    def keep(self, windows: frozenset[int]) -> frozenset[int]:
+        """Keep these windows of a frame, and of later ones, from every site; returns all that are kept."""
+        if windows and self.local is None:
+            raise RuntimeError("windows are kept where there is no window engine")
+        self.sites.ledger.keep(windows)
+        return self.sites.ledger.kept
 
     async def grant(self, windows: Sequence[int]) -> None:
         """Have the ledger grant what a frame will show to whom, before any of it leaves.
@@ -70,11 +82,11 @@ class WindowRunner:
         Raises FrameLost, and nothing leaves, when a window can run nowhere.
         """
         for window in windows:
-            if self.local is None and not self.sites.router.has_site(window):
+            if self._fallback is None and not self.sites.router.has_site(window):
                 raise self._lost(window)
         await self.sites.router.grant_together(windows)
         for window in windows:
-            if self.local is None and self.sites.placement.withheld(window):
+            if self._fallback is None and self.sites.placement.withheld(window):
                 raise self._lost(window)
 
     async def embed(self, window: int, inputs: Mapping[str, Array], order: int) -> WindowEmbedding:
@@ -82,24 +94,30 @@ class WindowRunner:
         answer = await self.sites.embed(window, inputs)
         if answer is not None:
             return answer
-        if self.local is None:
+        if self._fallback is None:
             raise self._lost(window)
         self.sites.statistics.local_windows += 1
+        return WindowEmbedding(await self._fallback.embed(window, inputs, order))
+
+    async def embed_kept(self, window: int, inputs: Mapping[str, Array], order: int) -> WindowEmbedding:
+        """The embedding of a tile that stays here. One window a call of the engine, so that an older frame
+        waits for no more than one."""
+        if self.local is None:
+            raise RuntimeError(f"window {window} is kept where there is no window engine")
+        self.sites.statistics.kept_windows += 1
         return WindowEmbedding(await self.local.embed(window, inputs, order))
 
     def _lost(self, window: int) -> FrameLost:
         reason, remedy = self.sites.placement.why_unavailable(window)
-        return FrameLost(
-            f"{reason}, and this bundle has no window stage to run here; {remedy} or copy the window stage "
-            "to the edge"
-        )
+        return FrameLost(f"{reason}, and {self._no_fallback.reason}; {remedy} or {self._no_fallback.remedy}")
 
 
 class ImageEncoder:
     """Turns canvases into image embeddings, several at once.
 
-    `engines` run "global"; `local` is None where this machine has no window engine. `doubts` knows which
-    sites the windows of a frame came from.
+    `engines` run "global"; `local` is None where this machine has no window engine. Without `fallback` that
+    runs nothing but the windows that `keep` names. `doubts` knows which sites the windows of a frame came
+    from.
     """
 
     def __init__(
@@ -109,13 +127,17 @@ class ImageEncoder:
         sites: SiteWindows,
         local: LocalWindows | None,
         reuse: Reuse | None = None,
+        *,
+        keep: Keep = keep_none,
+        fallback: bool = True,
     ) -> None:
-        self.windows = WindowRunner(sites, local)
+        self.windows = WindowRunner(sites, local, fallback=fallback)
         self.reuse = reuse or Reuse(None)
         self.doubts = Doubts()
         self.bundle = bundle
         self._engines = engines
         self._sites = sites
+        self._keep = keep
         self._padding = bundle.padding_embeddings()
         self._collecting: set[anyio.CancelScope] = set()
         self._paused = False
@@ -145,7 +167,8 @@ class ImageEncoder:
 
     def start(self, canvas: Canvas, order: int = 0) -> Encoding:
         """A canvas on its way. `order` is the frame's number: older frames go first on the engine thread."""
-        return Encoding(self, canvas, order, self._padding.copy())
+        kept = self.windows.keep(self._keep(canvas))
+        return Encoding(self, canvas, order, self._padding.copy(), kept)
 
     async def encode(self, canvas: Canvas, order: int = 0) -> Array:
         """The image embedding of a canvas, fp32 [1, 256, E, E]. Raises FrameLost and SendingPaused."""
@@ -186,15 +209,18 @@ class Encoding:
     """One canvas on its way to its image embedding; made by ImageEncoder.start. `collect`, then `finish`.
 
     `embeddings` [windows, w, w, D] are those of padding, and of picture as they come; `sites` computed some
-    of them.
+    of them, and none of `kept`.
     """
 
-    def __init__(self, encoder: ImageEncoder, canvas: Canvas, order: int, embeddings: Array) -> None:
+    def __init__(
+        self, encoder: ImageEncoder, canvas: Canvas, order: int, embeddings: Array, kept: frozenset[int]
+    ) -> None:
         self.embeddings = embeddings
         self.sites: set[str] = set()
         self._encoder = encoder
         self._canvas = canvas
         self._order = order
+        self._kept = kept
         self._collected = False
 
     async def collect(self) -> None:
@@ -205,7 +231,7 @@ class Encoding:
         with self._encoder.cancelled_by_pause(), self._tiles() as tiles:
             self._count()
             new = [tile.window for tile in tiles if not tile.reused]
-            await self._encoder.windows.grant(new)
+            await self._encoder.windows.grant([window for window in new if window not in self._kept])
             await self._fetch(tiles, await self._inputs(new))
         self._encoder.doubts.used(self._order, self.sites)
         self._collected = True
@@ -288,7 +314,8 @@ class Encoding:
     async def _compute(
         self, window: int, cached: CachedWindow, inputs: Mapping[str, Array]
     ) -> WindowEmbedding:
-        embed = self._encoder.windows.embed
+        runner = self._encoder.windows
+        embed = runner.embed_kept if window in self._kept else runner.embed
         return await cached.compute(partial(embed, window, inputs, self._order))
 
 

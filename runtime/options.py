@@ -248,6 +248,17 @@ SPOT_CHECK_SHARE = click.Option(
     show_default=True,
     help="Spend no more of the edge's engine time on that.",
 )
+KEEP_BOXES = click.Option(
+    ["--keep-box", "keep_boxes"],
+    type=Numbers("x0,y0,x1,y1"),
+    multiple=True,
+    help="Send no window that this box touches: the edge computes it itself, on every frame; repeatable.",
+)
+WHEN_SITES_FAIL = click.Option(
+    ["--when-sites-fail"],
+    type=click.Choice(["local", "lose"]),
+    help="Compute here what no site may have, or lose its frame  [default: local where the window stage is]",
+)
 OUT = click.Option(["--out"], type=PATH, help="Directory for masks, overlays and summary.json.")
 RECORD = click.Option(
     ["--record/--no-record"],
@@ -306,6 +317,7 @@ TABLES: Mapping[str, tuple[click.Option, ...]] = {
     ),
     "privacy": (
         SITES, ACCEPT_EXPOSURE, NEW_SESSION, INSECURE, LEDGER, REUSE_THRESHOLD, SPOT_CHECKS, SPOT_CHECK_SHARE,
+        KEEP_BOXES, WHEN_SITES_FAIL,
     ),
     "sinks": (
         OUT, RECORD, RECORD_MB, TRACE, PREVIEW, PREVIEW_HOST, PREVIEW_KEYS, PREVIEW_WIDTH, METRICS_PORT,
@@ -338,6 +350,8 @@ NEEDS: Mapping[str, str] = {
             "price_per_gb",
             "spot_checks",
             "spot_check_share",
+            "keep_boxes",
+            "when_sites_fail",
         ),
         "sites",
     ),

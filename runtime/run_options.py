@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from runtime.edge import EdgeOptions, check_exposure, check_ledger, ledger_path
+from runtime.edge import EdgeOptions, check_computed_here, check_exposure, check_ledger, ledger_path
 from runtime.frames.sources import Source
 from runtime.live.board_reader import BoardOptions
 from runtime.live.heartbeat import HeartbeatOptions
@@ -78,6 +78,7 @@ def check_run(bundle: Bundle, source: Source, options: RunOptions, here: bool = 
     choose_wire(bundle, options.wire)
     sites = read_sites(options.sites, options.insecure) if options.sites else ()
     check_exposure(sites, options.accept_exposure)
+    check_computed_here(bundle, options)
     _check_files(bundle, source, sites, options)
     if here:
         check_ledger(sites, range(bundle.geometry.windows), options)
@@ -107,6 +108,7 @@ def _check_files(bundle: Bundle, source: Source, sites: Sequence[SiteConfig], op
 
 def _check_options(bundle: Bundle, source: Source, options: RunOptions) -> None:
     check_weights(bundle, options.allow_undistilled)
+    _ = options.kept  # raises
     if options.records(source):
         required_out(options)
     if options.verify:

@@ -132,6 +132,7 @@ async def _session(run: _Run, prompts: Prompts, watchers: Sequence[Watcher]) -> 
         _opened(source) as sizes,
     ):
         prompts = prompts.inside(sizes, messages.tell, source.examples)
+        options.kept.check_inside(sizes, source.examples)
         for doubt in (*prompts.doubts(), *options.doubts(source, watched=bool(watchers))):
             messages.warn(doubt)
         summary = await _run(run, sizes, prompts, watchers, heartbeat)

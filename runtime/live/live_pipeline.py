@@ -92,6 +92,7 @@ class LivePipeline(Live):
             windows_hedged=counts.hedged,
             windows_redispatched=counts.redispatched,
             windows_run_at_edge=counts.local_windows,
+            kept_windows_run=counts.kept_windows,
             sites=self._sites(),
             grid=self._geometry.grid,
             windows=self._window_statuses(exposed),
@@ -132,11 +133,13 @@ class LivePipeline(Live):
         return {operator: self._edge.ledger.exposure(operator) for operator in operators}
 
     def _window_statuses(self, exposed: Mapping[str, frozenset[int]]) -> tuple[WindowStatus, ...]:
+        kept = self._edge.ledger.kept
         return tuple(
             WindowStatus(
                 index=window,
-                sent=window in self._windows,
+                sent=window in self._windows and window not in kept,
                 operators=tuple(operator for operator, seen in exposed.items() if window in seen),
+                kept=window in kept,
             )
             for window in range(self._geometry.windows)
         )

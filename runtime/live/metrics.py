@@ -30,7 +30,8 @@ _COUNTERS = {
     "windows_reused": ("pedsam_windows_reused", "Windows that had not changed and were not sent again."),
     "windows_hedged": ("pedsam_windows_hedged", "Windows sent to a second site for being late."),
     "windows_redispatched": ("pedsam_windows_redispatched", "Windows sent elsewhere after a failure."),
-    "windows_run_at_edge": ("pedsam_windows_run_at_edge", "Windows run here."),
+    "windows_run_at_edge": ("pedsam_windows_run_at_edge", "Windows run here for want of a site."),
+    "kept_windows_run": ("pedsam_kept_windows_run", "Windows run here since they never leave."),
 }
 _SITE_COUNTERS = {
     "tiles": ("pedsam_site_tiles", "Tiles a site answered."),

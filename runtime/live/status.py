@@ -30,11 +30,13 @@ class SiteStatus:
 
 @dataclass(frozen=True, kw_only=True)
 class WindowStatus:
-    """One window. `sent` False means padding, which never leaves; `operators` have seen it."""
+    """One window. `sent` False means that it never leaves: it is padding or, with picture, `kept`;
+    `operators` have seen it."""
 
     index: int
     sent: bool
     operators: tuple[str, ...]
+    kept: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,6 +83,7 @@ class Status:
     windows_hedged: int
     windows_redispatched: int
     windows_run_at_edge: int
+    kept_windows_run: int
     sites: tuple[SiteStatus, ...]
     grid: int
     windows: tuple[WindowStatus, ...]

@@ -18,6 +18,13 @@ from typing import Any
 
 import numpy as np
 
+from runtime.frames.boxes import (
+    check_finite,
+    check_not_empty,
+    check_touches,
+    frame_in_words,
+    within_one_pixel,
+)
 from runtime.frames.canvas import Canvas
 from stages.engines.plans import POINTS
 from stages.errors import InputError
@@ -28,7 +35,6 @@ from stages.text_files import read_json
 _KEYS = {"name", "box", "points", "from_frame"}
 NOTHING_TO_SEGMENT = "nothing to segment: give --box x0,y0,x1,y1, --point x,y or --prompts FILE"
 _EXPECTED = 'expected {"objects": [{...}, ...]}'
-_MAX_COORDINATE_PX = 1e6
 MAX_POINTS = POINTS[-1] - 2  # what engines take of an object, less the corners of its box
 
 
@@ -53,17 +59,11 @@ class Prompt:
                 f"object {self.name} has {len(self.points)} points; {MAX_POINTS} are the most, give fewer"
             )
         numbers = [*(self.box_xyxy or ()), *(value for point in self.points for value in point)]
-        if not all(abs(number) <= _MAX_COORDINATE_PX for number in numbers):  # nor is NaN
-            raise InputError(f"object {self.name} has a coordinate that is not a finite number below 1e6")
+        check_finite(f"object {self.name}", numbers)
         if any(label not in (0, 1) for _, _, label in self.points):
             raise InputError(f"object {self.name} has a point whose label is neither 0 (background) nor 1")
         if self.box_xyxy is not None:
-            x0, y0, x1, y1 = self.box_xyxy
-            if x0 >= x1 or y0 >= y1:
-                raise InputError(
-                    f"the box of object {self.name} is empty: give left, top, right, bottom, with left < "
-                    "right and top < bottom, not a width and a height"
-                )
+            check_not_empty(f"the box of object {self.name}", self.box_xyxy)
 
     @property
     def single_point(self) -> bool:
@@ -81,10 +81,7 @@ class Prompt:
         given = f"object {self.name} ({','.join(f'{number:g}' for number in numbers)})"
         corners = self.box_xyxy is None and all(number in (0, 1) for number in numbers)
         if all(0 <= number <= 1 for number in numbers) and not corners:
-            return (
-                f"{'each point' if self.box_xyxy is None else 'the box'} of {given} lies within one pixel: "
-                "coordinates are pixels of the frame, not shares of its width and height"
-            )
+            return within_one_pixel(f"{'each point' if self.box_xyxy is None else 'the box'} of {given}")
         if self.box_xyxy is not None:
             x0, y0, x1, y1 = self.box_xyxy
             if x1 - x0 <= 1 and y1 - y0 <= 1:
@@ -93,14 +90,12 @@ class Prompt:
 
     def check_inside(self, height: int, width: int, picture: str | None = None) -> None:
         """Raise InputError when a point or the whole box lies outside a frame of this size, of `picture`."""
-        frame = f"the frame of {width} x {height} pixels" + (f" of {picture}" if picture else "")
         for x, y, _ in self.points:
             if not (0 <= x < width and 0 <= y < height):
+                frame = frame_in_words(height, width, picture)
                 raise InputError(f"point {x:g},{y:g} of object {self.name} lies outside {frame}")
         if self.box_xyxy is not None:
-            x0, y0, x1, y1 = self.box_xyxy
-            if x1 <= 0 or y1 <= 0 or x0 >= width or y0 >= height:
-                raise InputError(f"the box of object {self.name} lies outside {frame}")
+            check_touches(f"the box of object {self.name}", self.box_xyxy, height, width, picture)
 
     def decoder_tokens(self, canvas: Canvas) -> tuple[Array, Array]:
         """point_coords float32 [k, 2] and point_labels float32 [k] for the decoder stage.

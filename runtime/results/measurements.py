@@ -72,14 +72,16 @@ class Lost:
 @dataclass
 class WindowStatistics:
     """Counts of a run's windows over its `canvases`, those computed again for a late click among them:
-    `windows_reused` had not changed, `local_windows` ran at the edge, `redispatched` went elsewhere after a
-    failure, `hedged` were sent to a second site for being late."""
+    `windows_reused` had not changed, `local_windows` ran at the edge for want of a site, `kept_windows` since
+    they never leave, `redispatched` went elsewhere after a failure, `hedged` were sent to a second site for
+    being late."""
 
     canvases: int = 0
     windows_sent: int = 0
     windows_skipped: int = 0
     windows_reused: int = 0
     local_windows: int = 0
+    kept_windows: int = 0
     redispatched: int = 0
     hedged: int = 0
 

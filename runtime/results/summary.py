@@ -68,6 +68,8 @@ def summarise(
         "windows_reused": counts.windows_reused,
         "windows_hedged": counts.hedged,
         "windows_run_at_edge": counts.local_windows,
+        "kept_windows": sorted(edge.ledger.kept),
+        "kept_windows_run": counts.kept_windows,
         "windows_redispatched": counts.redispatched,
         "sites": _sites(edge),
         "limited_by": limited_by(
@@ -157,6 +159,7 @@ _IF_ANY = {
     "windows_reused": "windows unchanged, not sent again",
     "windows_hedged": "windows sent to a second site",
     "windows_run_at_edge": "windows run at the edge",
+    "kept_windows_run": "kept windows run at the edge",
 }
 
 
@@ -173,6 +176,8 @@ def _rows(summary: Mapping[str, Any]) -> Sequence[tuple[str, str]]:
     ]
     rows += _traffic_rows(summary)
     rows += [(label, str(summary[key])) for key, label in _IF_ANY.items() if summary.get(key)]
+    if kept := summary.get("kept_windows"):
+        rows.append(("windows kept at the edge", " ".join(map(str, kept))))
     rows += _board_rows(summary.get("board") or {})
     if summary.get("iou_with_unsplit") is not None:  # None: there was no mask to compare
         rows.append(("IoU with the unsplit model (lowest)", f"{summary['iou_with_unsplit']:.5f}"))

@@ -68,6 +68,7 @@ class ExposureLedger:
         self._operators = dict(operators)
         self._caps = dict(caps)
         self._session = session
+        self._kept: frozenset[int] = frozenset()
         self._exposure: Exposure = {**dict.fromkeys(caps, frozenset[int]()), **exposure}
         self._granted = dict(self._exposure)  # less than the exposure where others wrote into the file
         self._on_message = on_message
@@ -129,6 +130,15 @@ class ExposureLedger:
             self.unwritten = self._file.close(self._exposure)
 
     @property
+    def kept(self) -> frozenset[int]:
+        """The windows that are granted to nobody in this run, not even to who has seen them before."""
+        return self._kept
+
+    def keep(self, windows: Iterable[int]) -> None:
+        """Grant these to nobody from here on. They are no exposure, so the file knows nothing of them."""
+        self._kept = self._kept.union(windows)
+
+    @property
     def session(self) -> str:
         """When the session started: ISO 8601, UTC, to the second."""
         return self._session
@@ -143,7 +153,8 @@ class ExposureLedger:
 
         A window the operator has seen is always granted, even if its cap has been lowered since. The file
         holds a new exposure before this returns; while it cannot be written that is None too. Raises
-        InputError for an unknown site and for a window below 0; then nothing is granted.
+        InputError for an unknown site and for a window below 0; then nothing is granted. A window that is
+        kept is granted to nobody.
         """
         return self.grant_all([(site, window)])[0]
 
@@ -159,7 +170,8 @@ class ExposureLedger:
     def grant_again(self, site: str, window: int) -> Grant | None:
         """A grant for a window that the site's operator was granted before, else None. Writes nothing."""
         operator = _look_up(self._operators, "site", site)
-        return Grant(site, operator, window) if window in self.granted(operator) else None
+        granted = window in self.granted(operator) and window not in self._kept
+        return Grant(site, operator, window) if granted else None
 
     def granted(self, operator: str) -> frozenset[int]:
         """The windows that need no write to be granted to an operator again; part of `exposure`."""
@@ -212,7 +224,7 @@ class ExposureLedger:
             self._on_message(
                 f"the exposure ledger {path} cannot be written ({why}): until it can be, no operator is "
                 "shown a window that it has not seen; such windows run here, and without a window stage here "
-                "their frames are lost"
+                "or with --when-sites-fail lose their frames are lost"
             )
         self._why_stopped = f"the exposure ledger {path} cannot be written ({why})"
         self._next_try_s = self._clock() + next(self._waits_s)
@@ -237,6 +249,8 @@ class ExposureLedger:
         if window < 0:
             raise InputError(f"window {window} was asked for site {site}; expected 0 or more")
         operator = _look_up(self._operators, "site", site)
+        if window in self._kept:
+            return None
         seen = exposure[operator] | {int(window)}
         if window not in self._granted[operator] and len(seen) > self._caps[operator]:
             return None

@@ -30,10 +30,22 @@ class Patience:
 
 
 PATIENCE = Patience()
+
+
+@dataclass(frozen=True)
+class NoFallback:
+    """Why the edge does not compute what no site may have, and what would change that."""
+
+    reason: str
+    remedy: str
+
+
+NO_STAGE = NoFallback("this bundle has no window stage to run here", "copy the window stage to the edge")
+LOSE = NoFallback("--when-sites-fail is lose", "give --when-sites-fail local")
 FIRST = "has not answered yet; the run waits for a first site"
 WAITS = (
     "has not answered yet; the run waits for it, since others have no room for its windows under their caps "
-    "and this bundle has no window stage to run here"
+    "and {reason}"
 )
 BEGINS = "has not answered yet; the run begins without it, and it gets its windows when it answers"
 
@@ -46,10 +58,12 @@ async def begin(
     patience: Patience,
     *,
     window_engine: bool,
+    no_fallback: NoFallback = NO_STAGE,
 ) -> Placement:
     """Wait for the sites, assign `windows` to them and keep that up to date.
 
-    Raises InputError when no site works, or the caps leave windows over, and there is no `window_engine`.
+    Raises InputError when no site works, or the caps leave windows over, and there is no `window_engine`;
+    `no_fallback` says why there is none.
     """
     needed = len(sites) > 0 and not window_engine
     await _wait(sites, patience.grace_s, sites.ready)
@@ -59,12 +73,12 @@ async def begin(
     if sites.ready():
         await _wait(sites, patience.grace_s, lambda: False)
     if needed:
-        _check_usable(sites)
+        _check_usable(sites, no_fallback)
     placement = await place(geometry, sites, ledger, windows)
     if needed:
-        _check_covered(placement, windows)
+        _check_covered(placement, windows, no_fallback)
     while needed and sites.unheard() and not all(map(placement.served, windows)):
-        sites.tell_unheard(WAITS)
+        sites.tell_unheard(WAITS.format(reason=no_fallback.reason))
         await sites.changed()
         placement = await place(geometry, sites, ledger, windows)
     sites.tell_unheard(BEGINS)
@@ -79,19 +93,18 @@ async def _wait(sites: Sites, for_s: float, enough: Callable[[], object]) -> Non
             await sites.changed()
 
 
-def _check_usable(sites: Sites) -> None:
+def _check_usable(sites: Sites, no_fallback: NoFallback) -> None:
     if not sites.working():
         raise InputError(
-            "no site can be used and this bundle has no window stage to run here: "
+            f"no site can be used and {no_fallback.reason}: "
             + "; ".join(site.last_error or site.name for site in sites)
         )
 
 
-def _check_covered(placement: Placement, windows: Collection[int]) -> None:
+def _check_covered(placement: Placement, windows: Collection[int], no_fallback: NoFallback) -> None:
     left = len(set(windows) - set(placement.home))
     if left:
         raise InputError(
             f"the caps let all operators together see {len(windows) - left} of {len(windows)} windows, "
-            "and this bundle has no window stage to run the others here; raise caps, add sites of other "
-            "operators, or copy the window stage to the edge"
+            f"and {no_fallback.reason}; raise caps, add sites of other operators, or {no_fallback.remedy}"
         )

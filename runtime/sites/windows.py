@@ -30,7 +30,7 @@ from runtime.sites.ledger import ExposureLedger
 from runtime.sites.placement import Placement
 from runtime.sites.routing import Route, Router
 from runtime.sites.sharing import SharedRequests
-from runtime.sites.start import PATIENCE, Patience, begin
+from runtime.sites.start import NO_STAGE, PATIENCE, NoFallback, Patience, begin
 from stages.bundle import Bundle
 from stages.errors import SiteError, SiteUnavailable, ungrouped
 from stages.tensors import Array
@@ -229,18 +229,25 @@ async def open_sites(
     hedge_factor: float | None = HEDGE_FACTOR,
     on_answer: OnAnswer | None = None,
     patience: Patience = PATIENCE,
+    no_fallback: NoFallback = NO_STAGE,
 ) -> AsyncIterator[SiteWindows]:
     """Connect to the sites, assign `windows` and keep failed sites under retry while the block runs.
 
     Raises InputError when no site works, or the caps leave windows over, and there is no `window_engine` here
-    to fall back to. `hedge_factor` None never sends to a second site.
+    to fall back to, for the reason of `no_fallback`. `hedge_factor` None never sends to a second site.
     """
     statistics = WindowStatistics()
     async with Sites(clients, bundle.probe(), on_message, reconnect_s) as sites:
         with ungrouped():
             async with sites.connecting() as tasks:
                 placement = await begin(
-                    bundle.geometry, sites, ledger, windows, patience, window_engine=window_engine
+                    bundle.geometry,
+                    sites,
+                    ledger,
+                    windows,
+                    patience,
+                    window_engine=window_engine,
+                    no_fallback=no_fallback,
                 )
                 yield SiteWindows(
                     sites,

@@ -20,6 +20,8 @@ ROWS = {name: table_rows(PAGE.section(f"## [{name}]")) for name in TABLES}
 
 
 def type_in_words(option: click.Parameter) -> str:
+    if option.multiple:
+        return "list of texts"
     if isinstance(option.type, click.Path):
         return "path"
     if isinstance(option.type, click.types.BoolParamType):
@@ -54,6 +56,7 @@ def test_type_and_default_are_those_of_the_option(row: list[str]) -> None:
     assert kind == type_in_words(OPTIONS[name])
     if name != "source":  # required, so without a default
         own = values_of("--source", "0")[name]
+        own = None if own == () else own
         assert own == (json.loads(default.strip("`")) if default.startswith("`") else None)
     assert meaning
 

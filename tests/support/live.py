@@ -72,6 +72,7 @@ class FakeLive(Live):
         self.asked: Newest[PromptRequest] = Newest()
         self.message: str | None = None
         self.doubtful = 0
+        self.kept: set[int] = set()  # windows
         self.board: BoardStatus | None = None
         self.gate: anyio.Event | None = None  # prompts wait for it
         self.number = -1
@@ -132,6 +133,7 @@ class FakeLive(Live):
             windows_hedged=0,
             windows_redispatched=0,
             windows_run_at_edge=0,
+            kept_windows_run=0,
             sites=tuple(self._site(site) for site in self.sites),
             grid=GRID,
             windows=tuple(self._window(index) for index in range(GRID * GRID)),
@@ -170,7 +172,7 @@ class FakeLive(Live):
         return f"object {self._made}"
 
     def _dispatch(self) -> None:
-        for window in range(GRID * ROWS):
+        for window in sorted(set(range(GRID * ROWS)) - self.kept):
             site = self.sites[window * 2 % len(self.sites)]
             if site.state == "ready":
                 site.tiles += 1
@@ -209,4 +211,6 @@ class FakeLive(Live):
 
     def _window(self, index: int) -> WindowStatus:
         seen = {site.operator for site in self.sites if index in site.seen}
-        return WindowStatus(index=index, sent=index < GRID * ROWS, operators=tuple(sorted(seen)))
+        kept = index in self.kept
+        sent = index < GRID * ROWS and not kept
+        return WindowStatus(index=index, sent=sent, operators=tuple(sorted(seen)), kept=kept)

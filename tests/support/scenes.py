@@ -12,11 +12,13 @@ import numpy as np
 
 from runtime.encoder import ImageEncoder, LocalWindows
 from runtime.frames.canvas import Canvas
+from runtime.frames.kept import Keep, keep_none
 from runtime.sites.client import REQUEST_BYTES, SiteClient
 from runtime.sites.config import SiteConfig
 from runtime.sites.health import Site
 from runtime.sites.ledger import ExposureLedger
 from runtime.sites.reuse import Reuse
+from runtime.sites.start import LOSE, NO_STAGE
 from runtime.sites.windows import OnAnswer, SiteWindows, open_sites
 from stages.bundle import Bundle
 from stages.engines.thread import EngineThread
@@ -115,10 +117,13 @@ async def scene(
     reuse: Reuse | None = None,
     ledger_kind: type[ExposureLedger] = ExposureLedger,
     request_bytes: int = REQUEST_BYTES,
+    keep: Keep = keep_none,
+    lose: bool = False,
 ) -> AsyncIterator[Scene]:
     """Sites named in `spares` are spares, in `same_operator` share an operator, in `hasty` are soon late.
 
-    Windows share requests of up to `request_bytes`, at sites that take several.
+    Windows share requests of up to `request_bytes`, at sites that take several. `lose` has `local` compute
+    kept windows only.
     """
     async with AsyncExitStack() as stack:
         configs: list[SiteConfig] = []
@@ -133,18 +138,20 @@ async def scene(
             for c in configs
         ]
         canvas = canvas_of("16:9", bundle.geometry)
+        fallback = local is not None and not lose
         async with open_sites(
             bundle,
             clients,
             book,
-            canvas.windows,
+            set(canvas.windows) - keep(canvas),
             notes.add,
-            window_engine=local is not None,
+            window_engine=fallback,
             reconnect_s=reconnect_s,
             hedge_factor=hedge_factor,
             on_answer=on_answer,
+            no_fallback=LOSE if lose else NO_STAGE,
         ) as windows:
-            encoder = ImageEncoder(bundle, NO_ENGINES, windows, local, reuse)
+            encoder = ImageEncoder(bundle, NO_ENGINES, windows, local, reuse, keep=keep, fallback=not lose)
             yield Scene(bundle, impostors, encoder, windows, book, notes)
 
 

@@ -24,14 +24,14 @@ export class Exposure {
   }
 }
 
-function cell({ index, sent, operators: seenBy }, operators) {
+function cell({ index, sent, kept, operators: seenBy }, operators) {
   const made = document.createElement("div");
   made.dataset.window = index;
-  made.dataset.state = sent ? (seenBy.length ? "seen" : "unseen") : "padding";
+  made.dataset.state = kept ? "kept" : sent ? (seenBy.length ? "seen" : "unseen") : "padding";
   made.textContent = seenBy.map((name) => initial(name, operators)).join(" ");
   made.style.setProperty("--fill", stripes(seenBy.map((name) => operatorColour(operators, name))));
   const who = seenBy.length ? `seen by ${seenBy.join(" and ")}` : "seen by nobody";
-  made.title = sent ? `window ${index}: ${who}` : `window ${index}: padding, never sent`;
+  made.title = `window ${index}: ${kept ? `kept here, never sent; ${who}` : sent ? who : "padding, never sent"}`;
   return made;
 }
 
@@ -59,18 +59,26 @@ function legend(status, operators) {
     const share = cap === undefined ? `${seen}` : `${seen} of ${cap} allowed`;
     return line(operatorColour(operators, name), name, initial(name, operators), share);
   });
-  const padding = status.windows.filter((window) => !window.sent).length;
+  const [kept, padding] = unsent(status);
   if (!operators.length) lines.push(line(null, "no sites", "", "every window stays here"));
+  if (kept) lines.push(line("kept", "kept here", "", `${kept}, never sent`));
   if (padding) lines.push(line("padding", "padding", "", `${padding}, never sent`));
   return lines;
+}
+
+/** How many windows are kept, and how many are padding. */
+function unsent(status) {
+  const kept = status.windows.filter((window) => window.kept).length;
+  return [kept, status.windows.filter((window) => !window.sent).length - kept];
 }
 
 function line(colour, name, sign, text) {
   const made = document.createElement("li");
   const swatch = document.createElement("span");
-  swatch.className = colour === "padding" ? "swatch padding" : "swatch";
+  const hatched = colour === "padding" || colour === "kept";
+  swatch.className = hatched ? `swatch ${colour}` : "swatch";
   swatch.textContent = sign;
-  if (colour && colour !== "padding") swatch.style.setProperty("background", colour);
+  if (colour && !hatched) swatch.style.setProperty("background", colour);
   const label = document.createElement("span");
   label.textContent = name;
   const value = document.createElement("span");
@@ -83,6 +91,7 @@ function line(colour, name, sign, text) {
 function described(status, operators) {
   const seen = (name) => status.windows.filter((window) => window.operators.includes(name)).length;
   const parts = operators.map((name) => `${name} has seen ${seen(name)} windows`);
-  const padding = status.windows.filter((window) => !window.sent).length;
+  const [kept, padding] = unsent(status);
+  if (kept) parts.push(`${kept} of ${status.windows.length} are kept here and never sent`);
   return [...parts, `${padding} of ${status.windows.length} are padding and never sent`].join("; ");
 }

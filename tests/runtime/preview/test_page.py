@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from typing import Any
@@ -242,6 +243,22 @@ async def test_the_exposure_map_shows_who_has_seen_what_and_what_is_never_sent(l
     assert len(set(colours)) == 3
     await expect(page.locator("#grid > [data-window='24']")).to_have_attribute(
         "title", "window 24: padding, never sent"
+    )
+
+
+async def test_the_exposure_map_shows_what_is_kept(live_tab: FakeTab) -> None:
+    page = live_tab.page
+    live_tab.live.kept = {6, 7}
+    await expect(page.locator("#grid > [data-state=kept]")).to_have_count(2)
+    await expect(page.locator("#grid > [data-state=padding]")).to_have_count(10)
+    await live_tab.click(0.3, 0.4)
+    await expect(page.locator("#grid > [data-state=seen]")).to_have_count(13)
+    await expect(page.locator("#grid > [data-window='6']")).to_have_attribute(
+        "title", "window 6: kept here, never sent; seen by nobody"
+    )
+    await expect(page.locator("#legend li", has_text="kept here")).to_contain_text("2, never sent")
+    await expect(page.locator("#grid")).to_have_attribute(
+        "aria-label", re.compile("2 of 25 are kept here and never sent; 10 of 25 are padding")
     )
 
 

@@ -14,7 +14,7 @@ from runtime.encoder import ImageEncoder
 from runtime.sites.client import SiteClient
 from runtime.sites.health import Health
 from runtime.sites.ledger import ExposureLedger, Grant
-from runtime.sites.start import BEGINS, FIRST, PATIENCE, WAITS, Patience
+from runtime.sites.start import BEGINS, FIRST, NO_STAGE, PATIENCE, WAITS, Patience
 from runtime.sites.windows import SiteWindows, open_sites
 from stages.bundle import Bundle, Probe
 from stages.errors import InputError, SiteUnavailable
@@ -27,6 +27,7 @@ pytestmark = pytest.mark.anyio
 
 AT_ONCE = Patience(first_s=3600.0, grace_s=0.0)
 FOR_EVER = Patience(first_s=3600.0, grace_s=3600.0)
+WAITED = WAITS.format(reason=NO_STAGE.reason)
 JOINED = "has joined and has its windows"
 
 
@@ -176,11 +177,11 @@ async def test_where_its_windows_have_no_place_the_run_waits_and_says_so(
 
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(run)
-        await start.notes.wait_for(WAITS)
+        await start.notes.wait_for(WAITED)
         assert not begun.is_set()
         start.clients["c"].fails = fails
         start.clients["c"].answers.set()
-    assert start.said == [WAITS, fails or JOINED]
+    assert start.said == [WAITED, fails or JOINED]
 
 
 async def test_of_several_late_sites_those_are_enough_that_make_room(mini_bundle: Bundle) -> None:
@@ -195,7 +196,7 @@ async def test_of_several_late_sites_those_are_enough_that_make_room(mini_bundle
 
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(run)
-        await start.notes.wait_for(f"site c: {WAITS}")
+        await start.notes.wait_for(f"site c: {WAITED}")
         assert not begun.is_set()
         start.clients["c"].answers.set()
         await begun.wait()
