@@ -8,11 +8,13 @@ no window engine here. Else it joins when it answers, and is taken to be of aver
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
+from itertools import count
 
 import anyio
 
+from runtime.sites.areas import Areas
 from runtime.sites.health import Sites
 from runtime.sites.ledger import ExposureLedger
 from runtime.sites.placement import Placement, place
@@ -46,8 +48,9 @@ async def begin(
     patience: Patience,
     *,
     window_engine: bool,
+    areas: Areas | None = None,
 ) -> Placement:
-    """Wait for the sites, assign `windows` to them and keep that up to date.
+    """Wait for the sites, assign `windows` to them by their `areas` and keep that up to date.
 
     Raises InputError when no site works, or the caps leave windows over, and there is no `window_engine`.
     """
@@ -60,13 +63,13 @@ async def begin(
         await _wait(sites, patience.grace_s, lambda: False)
     if needed:
         _check_usable(sites)
-    placement = await place(geometry, sites, ledger, windows)
+    placement = await place(geometry, sites, ledger, windows, areas)
     if needed:
-        _check_covered(placement, windows)
+        _check_covered(placement, windows, sites, ledger)
     while needed and sites.unheard() and not all(map(placement.served, windows)):
         sites.tell_unheard(WAITS)
         await sites.changed()
-        placement = await place(geometry, sites, ledger, windows)
+        placement = await place(geometry, sites, ledger, windows, areas)
     sites.tell_unheard(BEGINS)
     sites.on_change.append(placement.choose_substitutes)
     return placement
@@ -87,11 +90,21 @@ def _check_usable(sites: Sites) -> None:
         )
 
 
-def _check_covered(placement: Placement, windows: Collection[int]) -> None:
+def _check_covered(
+    placement: Placement, windows: Collection[int], sites: Sites, ledger: ExposureLedger
+) -> None:
     left = len(set(windows) - set(placement.home))
     if left:
+        operators = {site.operator for site in sites} - sites.spares()
+        cap = least_cap(windows, [ledger.exposure(operator) for operator in operators])
         raise InputError(
             f"the caps let all operators together see {len(windows) - left} of {len(windows)} windows, "
-            "and this bundle has no window stage to run the others here; raise caps, add sites of other "
-            "operators, or copy the window stage to the edge"
+            f"and this bundle has no window stage to run the others here; raise the caps to {cap} each, add "
+            f"sites of other operators for {left} windows, or copy the window stage to the edge"
         )
+
+
+def least_cap(windows: Collection[int], seen: Sequence[Collection[int]]) -> int:
+    """The smallest cap of every operator under which all windows can be seen; `seen` is by operator."""
+    new = len(set(windows).difference(*seen))
+    return next(cap for cap in count(1) if sum(max(0, cap - len(each)) for each in seen) >= new)

@@ -23,6 +23,7 @@ from anyio.abc import TaskGroup
 from anyio.lowlevel import checkpoint
 
 from runtime.results.measurements import WindowStatistics
+from runtime.sites.areas import Areas
 from runtime.sites.client import SITE_LOG_HINT, SiteClient, SiteTimeout
 from runtime.sites.health import RECONNECT_S, Site, Sites
 from runtime.sites.hedging import Request, first_answer
@@ -229,8 +230,10 @@ async def open_sites(
     hedge_factor: float | None = HEDGE_FACTOR,
     on_answer: OnAnswer | None = None,
     patience: Patience = PATIENCE,
+    areas: Areas | None = None,
 ) -> AsyncIterator[SiteWindows]:
-    """Connect to the sites, assign `windows` and keep failed sites under retry while the block runs.
+    """Connect to the sites, assign `windows` by their `areas` and keep failed sites under retry while the
+    block runs.
 
     Raises InputError when no site works, or the caps leave windows over, and there is no `window_engine` here
     to fall back to. `hedge_factor` None never sends to a second site.
@@ -240,7 +243,13 @@ async def open_sites(
         with ungrouped():
             async with sites.connecting() as tasks:
                 placement = await begin(
-                    bundle.geometry, sites, ledger, windows, patience, window_engine=window_engine
+                    bundle.geometry,
+                    sites,
+                    ledger,
+                    windows,
+                    patience,
+                    window_engine=window_engine,
+                    areas=areas,
                 )
                 yield SiteWindows(
                     sites,

@@ -12,6 +12,7 @@ import numpy as np
 
 from runtime.encoder import ImageEncoder, LocalWindows
 from runtime.frames.canvas import Canvas
+from runtime.sites.areas import Areas
 from runtime.sites.client import REQUEST_BYTES, SiteClient
 from runtime.sites.config import SiteConfig
 from runtime.sites.health import Site
@@ -115,6 +116,7 @@ async def scene(
     reuse: Reuse | None = None,
     ledger_kind: type[ExposureLedger] = ExposureLedger,
     request_bytes: int = REQUEST_BYTES,
+    areas: Areas | None = None,
 ) -> AsyncIterator[Scene]:
     """Sites named in `spares` are spares, in `same_operator` share an operator, in `hasty` are soon late.
 
@@ -143,6 +145,7 @@ async def scene(
             reconnect_s=reconnect_s,
             hedge_factor=hedge_factor,
             on_answer=on_answer,
+            areas=areas,
         ) as windows:
             encoder = ImageEncoder(bundle, NO_ENGINES, windows, local, reuse)
             yield Scene(bundle, impostors, encoder, windows, book, notes)
