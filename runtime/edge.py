@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import AsyncIterator, Callable, Collection, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,11 +12,13 @@ from anyio import to_thread
 from runtime.encoder import ImageEncoder, LocalWindows
 from runtime.frames.boxes import BoxXyxy
 from runtime.frames.kept import KeptBoxes
+from runtime.sites.areas import Areas
 from runtime.sites.assignment import default_cap
 from runtime.sites.client import SiteClient, choose_wire
 from runtime.sites.config import SiteConfig, operator_caps, read_sites
 from runtime.sites.health import Sites
 from runtime.sites.ledger import ExposureLedger
+from runtime.sites.may_see import MaySee
 from runtime.sites.reuse import Reuse
 from runtime.sites.spot_checks import SpotCheckOptions, SpotChecks, checking
 from runtime.sites.start import LOSE, NO_STAGE
@@ -63,12 +65,15 @@ class EdgeOptions:
 @dataclass(frozen=True)
 class Edge:
     """What is open while `open_edge` runs: engines for "global" and "decoder", the way to image embeddings,
-    the sites, and what each operator has seen. `spot_checks` is None where no site is checked."""
+    the sites, what each operator has seen, the `areas` of windows, and what operators `may_see` as far as is
+    known at the start. `spot_checks` is None where no site is checked."""
 
     engines: EngineThread
     encoder: ImageEncoder
     sites: Sites
     ledger: ExposureLedger
+    areas: Areas
+    may_see: Mapping[str, MaySee]
     wire_format: str
     spot_checks: SpotChecks | None
 
@@ -99,8 +104,8 @@ async def open_edge(
     check_computed_here(bundle, options)
     kept = options.kept if configs else KeptBoxes()
     kept_windows = {window for size in sizes for window in kept.windows(bundle.geometry, *size)}
-    windows = {window for size in sizes for window in bundle.geometry.windows_with_picture(*size)}
-    windows -= kept_windows
+    areas = Areas.of(bundle.geometry, sizes, kept_windows)
+    windows = areas.windows
     names = ["global", "decoder", *(["window"] if not configs or bundle.has("window") else [])]
     require_edge(bundle, names, options.backend, options.threads)
     factories = engine_factories(bundle, names, options.backend, options.threads)
@@ -121,6 +126,7 @@ async def open_edge(
                 window_engine=fallback,
                 on_answer=on_answer,
                 no_fallback=LOSE if local else NO_STAGE,
+                areas=areas,
             ) as sites:
                 reuse = Reuse(options.reuse_threshold)
                 encoder = ImageEncoder(
@@ -129,7 +135,8 @@ async def open_edge(
                 async with _spot_checks(
                     sites, encoder, local, bundle, wire_format, options, on_message
                 ) as checks:
-                    yield Edge(engines, encoder, sites.sites, ledger, wire_format, checks)
+                    seen = sites.placement.may_see()
+                    yield Edge(engines, encoder, sites.sites, ledger, areas, seen, wire_format, checks)
 
 
 def _spot_checks(

@@ -14,6 +14,7 @@ from typing import Any, TypeAlias
 from anyio import CancelScope, to_thread
 from rich.console import Console
 from rich.progress import Progress, TextColumn, TimeElapsedColumn
+from rich.text import Text
 
 from media.video_writer import MAX_VIDEO_SIDE_PX
 from runtime.edge import open_edge
@@ -54,9 +55,10 @@ from runtime.results.summary import summarise, write_summary
 from runtime.results.trace import NO_TRACE, Trace, check_trace
 from runtime.results.verify import iou_with_unsplit
 from runtime.run_options import RunOptions, check_run, required_out
+from runtime.sites.may_see import sentence
 from runtime.stopping import Stop, stopping
 from stages.bundle import Bundle
-from stages.errors import InputError, Stopped
+from stages.errors import InputError, Stopped, printable
 from stages.stops import exit_code
 
 LOST_TOLD = 5  # lost frames that are told one by one
@@ -167,6 +169,8 @@ async def _run(
     bundle, source, options, messages = run.bundle, run.source, run.options, run.messages
     trace = Trace() if options.trace else NO_TRACE
     async with open_edge(bundle, sizes, options, partial(_tell_of_site, messages), trace.add_window) as edge:
+        if edge.may_see:
+            messages.console.print(Text(printable(sentence(edge.may_see, len(edge.areas.windows)))))
         objects = ObjectRegistry(prompts, options.make_track(source))
         with _progress(messages.console, source.count, "frames") as progress:
             async with _sinks(run, sizes) as sinks:

@@ -21,9 +21,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from runtime.check.site_speed import Together
+from runtime.sites.areas import Areas
 from runtime.sites.assignment import assign, default_cap, takeover
 from runtime.sites.client import REQUEST_BYTES, WIRE_OUTPUTS, wire_formats
 from runtime.sites.config import SiteConfig, operator_caps
+from runtime.sites.may_see import MaySee, may_see
 from runtime.sites.traffic import frame_bytes, gigabytes_an_hour, most_windows
 from stages.bundle import Bundle
 from stages.geometry import Geometry
@@ -36,10 +38,12 @@ NOT_HERE = (
 
 @dataclass(frozen=True)
 class Shares:
-    """Windows of one frame: how many each site gets, how many run at the edge for want of room elsewhere."""
+    """Windows of one frame: how many each site gets, how many run at the edge for want of room elsewhere; and
+    what each operator of a site that works `may_see`."""
 
     sites: Mapping[str, int]
     at_edge: int
+    may_see: Mapping[str, MaySee] = field(default_factory=dict, compare=False)
 
     @property
     def sent(self) -> int:
@@ -100,16 +104,19 @@ def plan_frame(
     for site in sites:
         if site.name in tiles_per_s:
             speeds[site.operator] = speeds.get(site.operator, 0.0) + tiles_per_s[site.name]
-    home = assign(geometry, windows, {name: caps[name] for name in regular & speeds.keys()}, speeds)
+    areas, regular_caps = Areas.of(geometry, [size]), {name: caps[name] for name in regular & speeds.keys()}
+    home = assign(geometry, windows, regular_caps, speeds, areas=areas)
     left = [window for window in windows if window not in home]
     spares = sorted(speeds.keys() - regular)
-    home |= takeover(geometry, left, spares, caps, {}, speeds)
+    home |= takeover(geometry, left, spares, caps, {}, speeds, areas)
     operators = list(home.values())
     shares: dict[str, int] = {}
     for operator in speeds:
         names = [s.name for s in sites if s.operator == operator and s.name in tiles_per_s]
         shares |= _share(operators.count(operator), {name: tiles_per_s[name] for name in names})
-    return Shares(shares, len(windows) - len(home))
+    held = {name: [window for window, owner in home.items() if owner == name] for name in speeds}
+    rooms = {name: max(0, caps[name] - len(held[name])) for name in held}
+    return Shares(shares, len(windows) - len(home), may_see(areas, held, rooms))
 
 
 def _share(count: int, tiles_per_s: Mapping[str, float]) -> dict[str, int]:

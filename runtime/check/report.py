@@ -13,6 +13,7 @@ from rich.text import Text
 from runtime.check.check import STEPS, CheckState, Report, SiteReport
 from runtime.check.prediction import Prediction
 from runtime.check.site_speed import Rate
+from runtime.sites.may_see import sentence
 from stages.errors import printable
 
 LABELS = {
@@ -95,6 +96,8 @@ def _lines(report: Report) -> Iterator[tuple[str, str]]:
         yield "yellow", f"warning: {line}"
     for line in report.notes:
         yield "", line
+    if report.shares and report.shares.may_see:
+        yield "", sentence(report.shares.may_see, report.shares.sent + report.shares.at_edge)
     if report.prediction:
         for line in _prediction(report, report.prediction):
             yield "", line
@@ -141,6 +144,9 @@ def to_json(report: Report) -> str:
             "edge_error": report.edge_error,
             "problems": report.problems,
             "windows_at_edge": report.shares.at_edge if report.shares else None,
+            "may_see": {name: vars(each) for name, each in report.shares.may_see.items()}
+            if report.shares
+            else None,
             "edge": vars(report.edge) if report.edge else None,
             "prediction": vars(prediction) if prediction else None,
         },

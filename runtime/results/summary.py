@@ -106,6 +106,7 @@ def _sites(edge: Edge) -> dict[str, Any]:
             "tile_ms": round(site.client.tile_s * 1e3, 2),
             "operator_exposure": sorted(edge.ledger.exposure(site.operator)),
             "operator_cap": edge.ledger.cap(site.operator),
+            "picture_share": round(edge.areas.share(edge.ledger.exposure(site.operator)), 4),
             "spot_checks": edge.spot_checks.checks[site.name] if edge.spot_checks else None,
         }
         for site in edge.sites

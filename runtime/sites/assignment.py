@@ -1,8 +1,10 @@
 """Which operator gets which window: pure functions, no input or output, the same answer every time.
 
 An operator that holds neighbouring windows can put them together and read more of the picture than it
-could from single windows. So, within its cap, no operator should hold windows that touch. The search for
-such a placement runs once, before the first tile; the ledger (`runtime.sites.ledger`) then enforces the caps.
+could from single windows. So, within its cap, no operator should hold windows that touch. And windows at the
+right and lower edge hold less of the picture than others: among placements that are as good, one is chosen in
+which no operator has much more of the picture than another. The search for such a placement runs once, before
+the first tile; the ledger (`runtime.sites.ledger`) then enforces the caps.
 
 Sets of windows are bit masks inside this module: bit i is window i, row-major, as in `Geometry`.
 """
@@ -17,11 +19,20 @@ from functools import lru_cache
 from types import MappingProxyType
 from typing import NamedTuple, TypeAlias
 
+from runtime.sites.areas import Areas
 from stages.errors import InputError
 from stages.geometry import Geometry
 
-# What a placement is judged by, smaller is better: largest group, neighbouring pairs, seconds a frame.
-Key: TypeAlias = tuple[int, int, float]
+# The picture is spread evenly when no operator has more of it than an even share and this.
+EVEN = 0.03
+# What an uneven picture counts for, in neighbouring pairs: with four operators and 3:2 frames no windows need
+# touch, but then one operator has 0.33 of the picture; with two pairs it has 0.26.
+UNEVEN_PAIRS = 2
+
+# What a placement is judged by, smaller is better: largest group, where two windows count as no group;
+# neighbouring pairs, with UNEVEN_PAIRS; the share of the picture that an operator has beyond an even one and
+# EVEN; seconds a frame.
+Key: TypeAlias = tuple[int, int, float, float]
 
 # Chosen by trial on 2 to 10 operators: of 40 random speeds, 3 operators x 25 windows reached groups of 2 and
 # 4 operators x 25 windows no pairs every time.
@@ -30,6 +41,7 @@ _STEPS = 2500  # a round
 # Temperatures in neighbouring pairs: one pair more is nearly free at the start, practically never accepted at
 # the end.
 _T_START, _T_END = 1.5, 0.15
+_UNEVEN = 40.0  # pairs that count for all of the picture, so that a move to less is seen as one
 _CROWDED_SHARE = 0.7  # of the steps, those that move a window which touches another one of its operator
 
 _NOTHING_HELD: Mapping[str, Collection[int]] = MappingProxyType({})
@@ -58,6 +70,7 @@ def assign(
     caps: Mapping[str, int],
     speeds: Mapping[str, float],
     held: Mapping[str, Collection[int]] = _NOTHING_HELD,
+    areas: Areas | None = None,
 ) -> dict[int, str]:
     """Choose an operator for each of `windows`: window -> operator, ascending.
 
@@ -65,8 +78,10 @@ def assign(
     second, above 0; `held` is what each has seen already (`ExposureLedger.exposed`). A window that an
     operator of `caps` holds stays with a holder. The others are placed so that, in this order: no
     operator sees more than its cap; the largest group of touching windows of one operator, then the
-    number of touching pairs of one operator, is small, counting what it holds; and the slowest operator
-    is done early. As many windows as the caps allow are placed; the rest are missing from the result.
+    number of touching pairs of one operator, is small, counting what it holds, and UNEVEN_PAIRS if, by
+    `areas`, an operator has more of the picture than an even share and EVEN; it has little more; and the
+    slowest operator is done early. Without `areas` windows hold no picture. As many windows as the caps allow
+    are placed; the rest are missing from the result.
 
     The placement is found by simulated annealing with a fixed seed: the same arguments give the same
     answer, whatever their order. Raises InputError for a window outside the grid or an unusable speed.
@@ -83,6 +98,7 @@ def assign(
         rooms=tuple(max(0, caps[name] - mask.bit_count()) for name, mask in zip(names, seen, strict=True)),
         kept=tuple(list(kept.values()).count(i) for i in range(len(names))),
         speeds=tuple(speeds[name] for name in names),
+        areas=areas or Areas.of(geometry, ()),
     )
     placed = {window: i for i, mask in enumerate(_place(problem)) for window in _bits(mask)}
     return {window: names[i] for window, i in sorted({**kept, **placed}.items())}
@@ -95,13 +111,15 @@ def takeover(
     rooms: Mapping[str, int],
     held: Mapping[str, Collection[int]],
     speeds: Mapping[str, float],
+    areas: Areas | None = None,
 ) -> dict[int, str]:
     """Choose new operators among `candidates` for windows whose own failed: window -> operator, ascending.
 
     `rooms` are windows a candidate may still see (`ExposureLedger.room`), `held` those it has seen,
     `speeds` tiles per second. A window goes to a candidate that has seen it, which costs no room; else to
-    one with room: the one that holds fewest of its neighbours, then the one that is soonest done with what
-    it takes over here, then the one named first. Windows that fit nowhere are missing from the result.
+    one with room: the one that holds fewest of its neighbours, then one that, by `areas`, has at most EVEN of
+    the picture more than another would, then the one that is soonest done with what it takes over here, then
+    the one named first. Windows that fit nowhere are missing from the result.
     """
     _check_speeds(candidates, speeds)
     lattice = _lattice(geometry.grid)
@@ -109,15 +127,24 @@ def takeover(
     room = {name: rooms.get(name, 0) for name in candidates}
     taken = dict.fromkeys(candidates, 0)
     chosen: dict[int, str] = {}
-
-    def price(name: str, bit: int) -> tuple[int, float]:
-        new = bit & ~seen[name]
-        return (lattice.touched(new) & seen[name]).bit_count(), (taken[name] + 1) / speeds[name]
+    areas = areas or Areas.of(geometry, ())
 
     def pick(bit: int) -> str | None:
         holders = [name for name in candidates if seen[name] & bit]
-        able = holders or [name for name in candidates if room[name] > 0]
-        return min(able, key=lambda name: price(name, bit), default=None)
+        if holders:
+            return min(holders, key=load_s)
+        able = [name for name in candidates if room[name] > 0]
+        shares = {name: areas.share(_bits(seen[name] | bit)) for name in able}
+        even = min(shares.values(), default=0.0) + EVEN
+
+        def price(name: str) -> tuple[int, float, float]:
+            touching = (lattice.touched(bit) & seen[name]).bit_count()
+            return touching, max(0.0, shares[name] - even), load_s(name)
+
+        return min(able, key=price, default=None)
+
+    def load_s(name: str) -> float:
+        return (taken[name] + 1) / speeds[name]
 
     for window in _bits(_mask(geometry.grid, windows)):
         name = pick(1 << window)
@@ -224,6 +251,7 @@ class _Problem:
     rooms: tuple[int, ...]
     kept: tuple[int, ...]
     speeds: tuple[float, ...]
+    areas: Areas
 
     @property
     def capacities(self) -> tuple[int, ...]:
@@ -239,19 +267,29 @@ class _Problem:
             counts[min(able, key=lambda i: (counts[i] + 1) / self.speeds[i])] += 1
         slowest_s = max(count / speed for count, speed in zip(counts, self.speeds, strict=True))
         largest = max((size for mask in self.seen for size in self.lattice.groups(mask)), default=0)
-        return max(largest, 1), sum(map(self.lattice.pairs, self.seen)), slowest_s
+        uneven = self.uneven(max(self.areas.share(_bits(mask)) for mask in self.seen))
+        return _key(largest, sum(map(self.lattice.pairs, self.seen)), uneven, slowest_s)
+
+    def uneven(self, share: float) -> float:
+        """How much this share of the picture is beyond an even one and EVEN."""
+        return max(0.0, share - 1 / len(self.seen) - EVEN)
+
+
+def _key(largest: int, pairs: int, uneven: float, slowest_s: float) -> Key:
+    return max(largest, 2), pairs + UNEVEN_PAIRS * (uneven > 0), uneven, slowest_s
 
 
 class _Score(NamedTuple):
     """What one operator adds to a placement.
 
-    `largest` group in windows, touching `pairs`, `energy` in pairs, `load_s` in seconds a frame, and as a
-    mask the windows given to it that touch another one it sees.
+    `largest` group in windows, touching `pairs`, `energy` in pairs, `share` of the picture, `load_s` in
+    seconds a frame, and as a mask the windows given to it that touch another one it sees.
     """
 
     largest: int
     pairs: int
     energy: float
+    share: float
     load_s: float
     crowded: int
 
@@ -272,12 +310,16 @@ class _Scorer:
     def key(self, scores: Sequence[_Score]) -> Key:
         """What the placement is chosen by."""
         largest, pairs = max(score.largest for score in scores), sum(score.pairs for score in scores)
-        return largest, pairs, max(score.load_s for score in scores)
+        return _key(largest, pairs, self._uneven(scores), max(score.load_s for score in scores))
 
     def energy(self, scores: Sequence[_Score]) -> float:
-        """A smoother number that leads to a small key: less than one pair for imbalance, and the rest."""
-        slowest_s = max(score.load_s for score in scores)
-        return 1 - self.bound[2] / slowest_s + sum(score.energy for score in scores)
+        """A smoother number that leads to a small key: less than one pair for speed, and the rest."""
+        slowest_s, uneven = max(score.load_s for score in scores), self._uneven(scores)
+        imbalance = 1 - self.bound[3] / slowest_s + UNEVEN_PAIRS * (uneven > 0) + _UNEVEN * uneven
+        return imbalance + sum(score.energy for score in scores)
+
+    def _uneven(self, scores: Sequence[_Score]) -> float:
+        return self._problem.uneven(max(score.share for score in scores))
 
     def _score(self, operator: int, mask: int) -> _Score:
         problem, seen = self._problem, self._problem.seen[operator] | mask
@@ -286,7 +328,8 @@ class _Scorer:
         energy = pairs + 1.5 * sum((size - 1) * (size - 2) for size in sizes)
         load_s = (problem.kept[operator] + mask.bit_count()) / problem.speeds[operator]
         crowded = mask & problem.lattice.touched(seen)
-        score = _Score(max(sizes, default=0), pairs, energy, load_s, crowded)
+        share = problem.areas.share(_bits(seen))
+        score = _Score(max(sizes, default=0), pairs, energy, share, load_s, crowded)
         self._tables[operator][mask] = score
         return score
 

@@ -11,9 +11,11 @@ from collections.abc import Collection, Mapping
 
 from anyio import to_thread
 
+from runtime.sites.areas import Areas
 from runtime.sites.assignment import assign, takeover
 from runtime.sites.health import Sites
 from runtime.sites.ledger import ExposureLedger
+from runtime.sites.may_see import MaySee, may_see
 from stages.geometry import Geometry
 
 
@@ -24,14 +26,25 @@ class Placement:
     """
 
     def __init__(
-        self, geometry: Geometry, sites: Sites, ledger: ExposureLedger, home: Mapping[int, str]
+        self,
+        geometry: Geometry,
+        sites: Sites,
+        ledger: ExposureLedger,
+        home: Mapping[int, str],
+        areas: Areas | None = None,
     ) -> None:
         self.home = home
+        self._areas = areas or Areas.of(geometry, ())
         self._geometry = geometry
         self._sites = sites
         self._ledger = ledger
         self._substitutes: dict[int, str] = {}
         self.choose_substitutes()
+
+    def may_see(self) -> dict[str, MaySee]:
+        """What each operator may see, by its name; what it has seen in this session counts."""
+        held = {site.operator: self._held(site.operator) for site in self._sites}
+        return may_see(self._areas, held, {operator: self._room(operator) for operator in held})
 
     def operators(self, window: int) -> list[str]:
         """Who may be asked for a window now, in this order; each as far as its cap goes."""
@@ -60,14 +73,14 @@ class Placement:
         working, spares = self._sites.working(), self._sites.spares()
         unserved = [window for window, operator in self.home.items() if operator not in working]
         held = {operator: self._held(operator) for operator in working}
-        rooms = {operator: max(0, self._ledger.cap(operator) - len(held[operator])) for operator in working}
+        rooms = {operator: self._room(operator) for operator in working}
         grid = range(self._geometry.windows)  # a ledger that was changed under this run may say anything
         held = {operator: seen.intersection(grid) for operator, seen in held.items()}
         self._substitutes = {}
         for group in (working & spares, working - spares):
             left = [window for window in unserved if window not in self._substitutes]
             self._substitutes |= takeover(
-                self._geometry, left, sorted(group), rooms, held, self._sites.speeds()
+                self._geometry, left, sorted(group), rooms, held, self._sites.speeds(), self._areas
             )
 
     def _held(self, operator: str) -> frozenset[int]:
@@ -75,14 +88,22 @@ class Placement:
         own = (window for window, home in self.home.items() if home == operator)
         return self._ledger.exposure(operator).union(own)
 
+    def _room(self, operator: str) -> int:
+        """How many windows an operator may see besides those."""
+        return max(0, self._ledger.cap(operator) - len(self._held(operator)))
+
 
 async def place(
-    geometry: Geometry, sites: Sites, ledger: ExposureLedger, windows: Collection[int]
+    geometry: Geometry,
+    sites: Sites,
+    ledger: ExposureLedger,
+    windows: Collection[int],
+    areas: Areas | None = None,
 ) -> Placement:
     """Assign `windows` to the operators that are no spares, by the speed of their sites."""
     regular = sorted({site.operator for site in sites} - sites.spares())
     caps = {operator: ledger.cap(operator) for operator in regular}
     home = await to_thread.run_sync(  # up to half a second of searching
-        assign, geometry, sorted(windows), caps, sites.speeds(), ledger.exposed()
+        assign, geometry, sorted(windows), caps, sites.speeds(), ledger.exposed(), areas
     )
-    return Placement(geometry, sites, ledger, home)
+    return Placement(geometry, sites, ledger, home, areas)

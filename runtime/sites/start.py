@@ -8,11 +8,13 @@ no window engine here. Else it joins when it answers, and is taken to be of aver
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
+from itertools import count
 
 import anyio
 
+from runtime.sites.areas import Areas
 from runtime.sites.health import Sites
 from runtime.sites.ledger import ExposureLedger
 from runtime.sites.placement import Placement, place
@@ -59,8 +61,9 @@ async def begin(
     *,
     window_engine: bool,
     no_fallback: NoFallback = NO_STAGE,
+    areas: Areas | None = None,
 ) -> Placement:
-    """Wait for the sites, assign `windows` to them and keep that up to date.
+    """Wait for the sites, assign `windows` to them by their `areas` and keep that up to date.
 
     Raises InputError when no site works, or the caps leave windows over, and there is no `window_engine`;
     `no_fallback` says why there is none.
@@ -74,13 +77,13 @@ async def begin(
         await _wait(sites, patience.grace_s, lambda: False)
     if needed:
         _check_usable(sites, no_fallback)
-    placement = await place(geometry, sites, ledger, windows)
+    placement = await place(geometry, sites, ledger, windows, areas)
     if needed:
-        _check_covered(placement, windows, no_fallback)
+        _check_covered(placement, windows, sites, ledger, no_fallback)
     while needed and sites.unheard() and not all(map(placement.served, windows)):
         sites.tell_unheard(WAITS.format(reason=no_fallback.reason))
         await sites.changed()
-        placement = await place(geometry, sites, ledger, windows)
+        placement = await place(geometry, sites, ledger, windows, areas)
     sites.tell_unheard(BEGINS)
     sites.on_change.append(placement.choose_substitutes)
     return placement
@@ -101,10 +104,25 @@ def _check_usable(sites: Sites, no_fallback: NoFallback) -> None:
         )
 
 
-def _check_covered(placement: Placement, windows: Collection[int], no_fallback: NoFallback) -> None:
+def _check_covered(
+    placement: Placement,
+    windows: Collection[int],
+    sites: Sites,
+    ledger: ExposureLedger,
+    no_fallback: NoFallback,
+) -> None:
     left = len(set(windows) - set(placement.home))
     if left:
+        operators = {site.operator for site in sites} - sites.spares()
+        cap = least_cap(windows, [ledger.exposure(operator) for operator in operators])
         raise InputError(
             f"the caps let all operators together see {len(windows) - left} of {len(windows)} windows, "
-            f"and {no_fallback.reason}; raise caps, add sites of other operators, or {no_fallback.remedy}"
+            f"and {no_fallback.reason}; raise the caps to {cap} each, add sites of other operators for "
+            f"{left} windows, or {no_fallback.remedy}"
         )
+
+
+def least_cap(windows: Collection[int], seen: Sequence[Collection[int]]) -> int:
+    """The smallest cap of every operator under which all windows can be seen; `seen` is by operator."""
+    new = len(set(windows).difference(*seen))
+    return next(cap for cap in count(1) if sum(max(0, cap - len(each)) for each in seen) >= new)

@@ -23,6 +23,7 @@ from anyio.abc import TaskGroup
 from anyio.lowlevel import checkpoint
 
 from runtime.results.measurements import WindowStatistics
+from runtime.sites.areas import Areas
 from runtime.sites.client import SITE_LOG_HINT, SiteClient, SiteTimeout
 from runtime.sites.health import RECONNECT_S, Site, Sites
 from runtime.sites.hedging import Request, first_answer
@@ -230,8 +231,10 @@ async def open_sites(
     on_answer: OnAnswer | None = None,
     patience: Patience = PATIENCE,
     no_fallback: NoFallback = NO_STAGE,
+    areas: Areas | None = None,
 ) -> AsyncIterator[SiteWindows]:
-    """Connect to the sites, assign `windows` and keep failed sites under retry while the block runs.
+    """Connect to the sites, assign `windows` by their `areas` and keep failed sites under retry while the
+    block runs.
 
     Raises InputError when no site works, or the caps leave windows over, and there is no `window_engine` here
     to fall back to, for the reason of `no_fallback`. `hedge_factor` None never sends to a second site.
@@ -248,6 +251,7 @@ async def open_sites(
                     patience,
                     window_engine=window_engine,
                     no_fallback=no_fallback,
+                    areas=areas,
                 )
                 yield SiteWindows(
                     sites,

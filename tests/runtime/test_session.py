@@ -119,11 +119,10 @@ def edge_only(bundle: Bundle, path: Path) -> Bundle:
 
 async def test_three_sites_give_what_the_edge_alone_gives(mini_bundle: Bundle, tmp_path: Path) -> None:
     alone = await run(mini_bundle, Film(2), options(tmp_path / "alone"))
-    edge = edge_only(mini_bundle, tmp_path / "edge")
+    edge, terminal = edge_only(mini_bundle, tmp_path / "edge"), io.StringIO()
     async with real_sites(mini_bundle, tmp_path) as sites:
-        summary = await run(
-            edge, Film(2), options(tmp_path / "sites", sites=sites, verify=True, price_per_gb=2.0)
-        )
+        chosen = options(tmp_path / "sites", sites=sites, verify=True, price_per_gb=2.0)
+        summary = await run(edge, Film(2), chosen, terminal=terminal)
     assert mask_lines(tmp_path / "sites") == mask_lines(tmp_path / "alone")
     assert summary["iou_with_unsplit"] >= 0.999
     assert (summary["frames"], summary["frames_lost"]) == (2, 0)
@@ -135,6 +134,11 @@ async def test_three_sites_give_what_the_edge_alone_gives(mini_bundle: Bundle, t
         assert (site["tiles_served"], site["operator_cap"]) == (10, 5)
         assert len(site["windows_seen"]) == 5
         assert site["windows_seen"] == site["operator_exposure"]
+    shares = {site["operator"]: site["picture_share"] for site in summary["sites"].values()}
+    assert sum(shares.values()) == pytest.approx(1.0, abs=1e-3)
+    assert max(shares.values()) <= 1 / 3 + 0.03
+    said = ", ".join(f"{name} {100 * share:.0f} %" for name, share in shares.items())
+    assert terminal.getvalue().startswith(f"operators may see of the picture: {said}; 5 of 15 windows each\n")
     seen = [window for site in summary["sites"].values() for window in site["windows_seen"]]
     assert sorted(seen) == list(range(15))
     assert summary["bytes_up"] > 30 * mini_bundle.geometry.tile_px**2 * 3

@@ -13,6 +13,7 @@ import numpy as np
 from runtime.encoder import ImageEncoder, LocalWindows
 from runtime.frames.canvas import Canvas
 from runtime.frames.kept import Keep, keep_none
+from runtime.sites.areas import Areas
 from runtime.sites.client import REQUEST_BYTES, SiteClient
 from runtime.sites.config import SiteConfig
 from runtime.sites.health import Site
@@ -119,6 +120,7 @@ async def scene(
     request_bytes: int = REQUEST_BYTES,
     keep: Keep = keep_none,
     lose: bool = False,
+    areas: Areas | None = None,
 ) -> AsyncIterator[Scene]:
     """Sites named in `spares` are spares, in `same_operator` share an operator, in `hasty` are soon late.
 
@@ -150,6 +152,7 @@ async def scene(
             hedge_factor=hedge_factor,
             on_answer=on_answer,
             no_fallback=LOSE if lose else NO_STAGE,
+            areas=areas,
         ) as windows:
             encoder = ImageEncoder(bundle, NO_ENGINES, windows, local, reuse, keep=keep, fallback=not lose)
             yield Scene(bundle, impostors, encoder, windows, book, notes)

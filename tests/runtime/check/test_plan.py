@@ -204,7 +204,7 @@ def test_a_line_that_is_given_asks_nobody(mini_bundle: Bundle, tmp_path: Path) -
     assert "line: 20 Mbit/s up, 100 Mbit/s down, 80.0 ms there and back (given)" in result.output
     written = json.loads(found.read_text())
     assert written["line"]["round_trip_s"] == pytest.approx(0.08)
-    assert written["windows"] == {"a": 8, "b": 7}
+    assert sorted(written["windows"].values()) == [7, 8]
     assert written["codes"][0]["price_an_hour"] > 0
     assert (written["sites_fps"], written["notes"]) == (None, [])
 

@@ -31,6 +31,19 @@ def test_three_operators_share_a_wide_frame() -> None:
     assert plan.sent == 15
 
 
+def test_it_says_what_each_operator_may_see() -> None:
+    seen = plan_frame(MINI, WIDE, SITES, EQUAL).may_see
+    assert list(seen) == ["operator-a", "operator-b", "operator-c"]
+    assert sum(each.share for each in seen.values()) == pytest.approx(1.0)
+    assert max(each.share for each in seen.values()) <= 1 / 3 + 0.03
+    assert all(each.windows == 5 and each.most == each.share for each in seen.values())  # caps are full
+
+
+def test_caps_with_room_let_operators_see_more_when_others_fail() -> None:
+    seen = plan_frame(MINI, WIDE, [replace(site, cap=15) for site in SITES], EQUAL).may_see
+    assert all(each.share < 0.4 and each.most == pytest.approx(1.0) for each in seen.values())
+
+
 def test_a_square_frame_has_all_windows() -> None:
     plan = plan_frame(MINI, (500, 500), SITES, EQUAL)
     assert sorted(plan.sites.values()) == [8, 8, 9]

@@ -14,6 +14,7 @@ from runtime.check.prediction import EdgeTimes, Prediction, Shares
 from runtime.check.reachability import Certificate
 from runtime.check.report import print_report, to_json
 from runtime.check.site_speed import Rate, Speed
+from runtime.sites.may_see import MaySee
 from stages.bundle import Bundle
 from tests.support.edge import config
 
@@ -50,7 +51,8 @@ def report_of(bundle: Bundle, *sites: SiteReport) -> Report:
 def test_a_good_site_in_a_column(mini_bundle: Bundle) -> None:
     report = report_of(mini_bundle, *(good(name) for name in "abc"))
     report.edge = EdgeTimes(0.01, 0.02, 0.03, 0.04, None, 0.05, 2)
-    report.shares = Shares({"a": 5, "b": 5, "c": 5}, 0)
+    seen = {f"operator-{name}": MaySee(5, 0.333, 0.333) for name in "abc"}
+    report.shares = Shares({"a": 5, "b": 5, "c": 5}, 0, seen)
     steps = {"the window stage at site b": 0.08, "resizing frames": 0.01}
     report.prediction = Prediction(12.5, "the window stage at site b", steps, {"fp16": (1.25, 0.5)})
     text = shown(report)
@@ -69,6 +71,10 @@ def test_a_good_site_in_a_column(mini_bundle: Bundle) -> None:
     assert rows["tiles/s alone"] == "87.6"
     assert rows["all together"] == "62.5"  # 5 / 0.08
     assert rows["windows a frame"] == "5 in 80 ms"
+    shares = "operator-a 33 %, operator-b 33 %, operator-c 33 %; 5 of 15 windows each"
+    assert f"operators may see of the picture: {shares}" in " ".join(text.split())
+    found = json.loads(to_json(report))["may_see"]["operator-b"]
+    assert found == {"windows": 5, "share": 0.333, "most": 0.333}
     assert "predicted: 12.5 frames/s of 1920 x 1080 with one object, fp16 wire" in text
     assert "limited by the window stage at site b: 80 ms of every frame" in text
     assert "at that rate 1.25 GB an hour up and 0.50 GB down with --wire fp16" in text

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from pathlib import Path
 
 import anyio
@@ -10,7 +11,10 @@ import pytest
 from aiohttp import web
 
 from runtime.encoder import FrameLost
+from runtime.sites.areas import Areas
+from runtime.sites.assignment import EVEN
 from runtime.sites.health import Health
+from runtime.sites.may_see import MaySee
 from stages.bundle import Bundle
 from tests.support.disks import limited_to
 from tests.support.edge import (
@@ -78,7 +82,29 @@ async def test_a_session_that_goes_on_keeps_its_assignment(mini_bundle: Bundle, 
     assert len(seen["first"][0]) > len(seen["new"][0])  # the speeds would have mattered
 
 
-def write_into(ledger: Path, operator: str, windows: range) -> None:
+async def test_what_operators_may_see_is_within_their_caps_and_counts_the_session(
+    mini_bundle: Bundle, tmp_path: Path
+) -> None:
+    """The second run has more room, and a window of a that is outside its picture takes one place of it."""
+    areas, ledger = Areas.of(mini_bundle.geometry, [(1080, 1920)]), tmp_path / "ledger"
+    async with scene(mini_bundle, honest(mini_bundle, "abc"), cap=5, ledger=ledger, areas=areas) as it:
+        await it.frame()
+        first = it.windows.placement.may_see()
+        assert list(first) == [f"operator-{name}" for name in "abc"]
+        assert max(each.share for each in first.values()) <= 1 / 3 + EVEN
+        for name in "abc":
+            share = areas.share(it.sent(name))
+            assert first[f"operator-{name}"] == MaySee(5, share, share)
+    write_into(ledger, "operator-a", [*json.loads(ledger.read_text())["exposure"]["operator-a"], 20])
+    async with scene(mini_bundle, honest(mini_bundle, "abc"), cap=6, ledger=ledger, areas=areas) as it:
+        second = it.windows.placement.may_see()
+        assert second["operator-a"] == first["operator-a"]
+        b = second["operator-b"]
+        assert (b.windows, b.share) == (5, first["operator-b"].share)
+        assert b.most == pytest.approx(b.share + areas.share([0]))
+
+
+def write_into(ledger: Path, operator: str, windows: Iterable[int]) -> None:
     """As another program may, under the run."""
     content = json.loads(ledger.read_text())
     content["exposure"][operator] = list(windows)

@@ -122,7 +122,7 @@ async def test_no_site_at_all_can_work_on_with_the_edges_engine(mini_bundle: Bun
 async def test_windows_beyond_all_caps_are_refused_at_the_start_where_nothing_can_run_them(
     mini_bundle: Bundle,
 ) -> None:
-    with pytest.raises(InputError, match="together see 12 of 15 windows"):
+    with pytest.raises(InputError, match=r"together see 12 of 15 windows.*raise the caps to 5 each"):
         async with scene(mini_bundle, honest(mini_bundle, "abc"), cap=4):
             pass
 
