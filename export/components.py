@@ -20,6 +20,7 @@ from export.sam import Weights
 from media.pictures import read_picture
 from stages.console import make_console
 from stages.errors import InputError
+from stages.geometry import Geometry
 from stages.progress import shown_progress
 from stages.tensors import Pixels
 from stages.tile_code import TileCode
@@ -62,6 +63,8 @@ def choose_projection(
         fitted = fit_projection(tokens, components)
     what = "synthetic pictures" if photos is None else str(photos)
     say(f"{_text(fitted, dim)}, fitted to {len(pictures)} of {what}")
+    if photos is not None and len(pictures) < (wanted := _wanted(weights.geometry)):
+        say(f"so few pictures may not be like those to come: {wanted} in --photos fit better")
     return fitted
 
 
@@ -70,11 +73,16 @@ def _text(projection: Projection, dim: int) -> str:
     return f"embedding of {projection.components} components for {dim} channels, {kept:.1f} % of the variance"
 
 
+def _wanted(geometry: Geometry) -> int:
+    """How many pictures have the tokens to fit with."""
+    return math.ceil(TOKENS_A_CHANNEL * geometry.dim / geometry.tokens**2)
+
+
 def _pictures(weights: Weights, components: int, photos: Path | None) -> list[Callable[[], Pixels]]:
     """Pictures to fit with, read when they are called for."""
     g = weights.geometry
     if photos is not None:
-        paths = spread(photographs(photos), math.ceil(TOKENS_A_CHANNEL * g.dim / g.tokens**2))
+        paths = spread(photographs(photos), _wanted(g))
         return [partial(read_picture, path) for path in paths]
     if weights.status == "untrained":
         return [partial(made_picture, g, seed) for seed in range(len(SHAPES))]

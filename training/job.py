@@ -57,17 +57,19 @@ class TrainingCommandOptions:
         """With the code and the components that the weights hold which training starts from, and a sentence
         about them, where no others are given."""
         held = start.projection.components if start.projection else None
-        tiles, components = self.tiles or start.tiles.name, self.components or held
-        if (self.tiles is None and start.tiles != RGB) or (self.components is None and held):
+        taken = [f"{start.tiles.name} tiles"] if self.tiles is None and start.tiles != RGB else []
+        taken += [f"{held} components"] if self.components is None and held else []
+        if taken:
             click.echo(
-                f"training with what travels, as the weights hold it: {tiles} tiles, "
-                f"{components or start.geometry.dim} components; without it: --tiles rgb --components "
-                f"{start.geometry.dim}"
+                f"training with {' and '.join(taken)}, as in the weights that it starts from; without: "
+                f"--tiles rgb --components {start.geometry.dim}"
             )
-        return replace(self, tiles=tiles, components=components)
+        return replace(self, tiles=self.tiles or start.tiles.name, components=self.components or held)
 
-    def train_options(self, sizes: tuple[tuple[float, int], ...], geometry: Geometry) -> TrainOptions:
-        """`sizes` count where --sizes is not given."""
+    def train_options(
+        self, sizes: tuple[tuple[float, int], ...], geometry: Geometry, trains: str = ""
+    ) -> TrainOptions:
+        """`sizes` count where --sizes is not given; `trains` as in TrainOptions."""
         from training.trainer import TrainOptions
 
         return TrainOptions(
@@ -81,6 +83,7 @@ class TrainingCommandOptions:
             seconds=self.seconds,
             budget=self.budget,
             decoder_share=self.decoder_share,
+            trains=trains,
         )
 
 
@@ -201,7 +204,9 @@ def open_trainer(
         raise InputError("none of the label maps holds an object; expected ids from 1 on, 0 is background")
     with writing(options.out):
         options.out.parent.mkdir(parents=True, exist_ok=True)
-    train_options = options.train_options(sizes, job.geometry)
+    order = "reordered" if job.reordered else "original"
+    sends = f"{tiles.name} tiles and {components or job.geometry.dim} components"
+    train_options = options.train_options(sizes, job.geometry, f"{job.geometry.name}, {order}, {sends}")
     accelerator = accelerated(train_options, options.device)
     device = accelerator.device
     if device.type == "cpu":

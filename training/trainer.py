@@ -51,7 +51,8 @@ class TrainOptions:
     the steps, pixels of the canvas), `rate` counts between warm-up and cool-down, `ema` is the decay of the
     averaged weights that are kept in the end, `seconds` ends a session early (the next one resumes). After
     `budget` seconds from `began` all is to be done, however many steps that were. `decoder_share` is the
-    prompt encoder's and mask decoder's of the rate.
+    prompt encoder's and mask decoder's of the rate. `trains` says what is trained, which a session that goes
+    on must not change.
     """
 
     steps: int
@@ -71,6 +72,7 @@ class TrainOptions:
     budget: float = math.inf
     began: float = field(default_factory=time.monotonic)
     decoder_share: float = 1.0
+    trains: str = ""
 
     def done(self, step: int, before: float = 0.0) -> float:
         """Share of the training that is over at this step; `before` is what was when this session began."""
@@ -251,6 +253,7 @@ class Trainer:
         if not self.is_main_process:
             return
         state = {
+            "trains": self._options.trains,
             "step": self.step,
             "done": self._options.done(self.step, self._done_before),
             "objective": self._bare.state_dict(),
@@ -268,6 +271,11 @@ class Trainer:
     def _resume(self) -> None:
         try:
             state: dict[str, Any] = torch.load(self._state_path, map_location="cpu", weights_only=True)
+            if state["trains"] != self._options.trains:
+                raise InputError(
+                    f"{self._state_path} is of a training of {state['trains']!r:.200}, and this one is of "
+                    f"{self._options.trains!r}; give its options again, or another --out"
+                )
             self._bare.load_state_dict(state["objective"])
             self._averaged.sam.load_state_dict(state["averaged"])
             for optimiser, saved in zip(self._optimisers, state["optimisers"], strict=True):

@@ -89,9 +89,9 @@ class Outlook:
 
     @property
     def advice(self) -> Allowed | None:
-        """The code that keeps most of a picture and is not held back by the bytes of the line, if there is
-        one."""
-        return next((each for each in self.allowed if each.limited_by not in (UP, DOWN)), None)
+        """Of the codes that the bytes of the line do not hold back the one that sends most; None without."""
+        fitting = [each for each in self.allowed if each.limited_by not in (UP, DOWN)]
+        return max(fitting, key=lambda each: each.size.up + each.size.down, default=None)
 
 
 def look_ahead(

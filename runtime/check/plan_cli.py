@@ -99,7 +99,7 @@ def print_outlook(console: Console, outlook: Outlook) -> None:
     console.print(_table(outlook))
     if (advice := outlook.advice) is not None:
         what = f"{advice.tiles} with {advice.components} components, {advice.wire}"
-        console.print(Text(f"the bytes of the line hold back no frame from here on: {what}"))
+        console.print(Text(f"the richest code whose bytes hold back no frame: {what}"))
     for note in outlook.notes:
         console.print(Text(printable(note), style="yellow"))
 
@@ -118,7 +118,7 @@ def _lines(outlook: Outlook) -> Iterator[str]:
     if outlook.sites_fps is not None:
         wire = outlook.allowed[0].wire
         yield f"the sites allow {outlook.sites_fps:.1f} frames/s with this bundle and {wire} over this line"
-    yield "other codes are by formula: `pedsam export` makes them, and says what they cost in masks"
+    yield "other codes are by formula: `pedsam export` makes them, `pedsam evaluate` says what masks lose"
 
 
 def _table(outlook: Outlook) -> Table:

@@ -188,7 +188,8 @@ def _rows(summary: Mapping[str, Any]) -> Sequence[tuple[str, str]]:
 def _traffic_rows(summary: Mapping[str, Any]) -> list[tuple[str, str]]:
     if not summary["sites"]:
         return []
-    sent = f"{summary['bytes_up'] / 1e6:.1f} / {summary['bytes_down'] / 1e6:.1f} MB"
+    unit, size = ("MB", 1e6) if summary["bytes_up"] >= 1e6 else ("kB", 1e3)
+    sent = f"{summary['bytes_up'] / size:.1f} / {summary['bytes_down'] / size:.1f} {unit}"
     rows = [("sent up / down", sent)]
     if "head_bytes_up" in summary:  # summaries of earlier versions know no more
         up, down = (summary[f"gigabytes_an_hour_{way}"] for way in ("up", "down"))

@@ -24,6 +24,7 @@ from stages.errors import SiteError, SiteUntrusted, printable
 
 RECONNECT_S = (0.5, 1.0, 2.0, 5.0, 10.0, 30.0)  # waits between attempts; the last one repeats
 FORGIVEN_AFTER = 50  # tiles answered in a row, after which the failed ones are forgotten
+UNTIL_THE_END = "it is not asked again in this run"
 FAILS_TILES = (
     "answers its probe but fails its tiles; others have its windows, and a copy of a tile tries it now and "
     "then until it answers one; see the site's log"
@@ -293,7 +294,8 @@ class Sites:
             if site.tell_failing_once():
                 self.tell(site, FAILS_TILES)
         elif site.last_error != known:
-            self._on_message(printable(error))  # some of it was written by a site
+            end = f"; {UNTIL_THE_END}" if site.health is Health.EXCLUDED else ""
+            self._on_message(printable(f"{error}{end}"))  # some of it was written by a site
 
     def _changed(self) -> None:
         for react in self.on_change:

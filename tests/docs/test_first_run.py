@@ -18,7 +18,9 @@ from jetson.steps.image import BUILD_BYTES, IMAGE_BYTES
 from jetson.steps.service import HEALTHY_S
 from jetson.versions import KEY_FOLDERS, STATE_FILES
 from runtime.edge_toml import TABLES
+from stages.bundle import Bundle, shipped_bundle
 from stages.geometry import GEOMETRIES
+from stages.tile_code import RGB
 from tests.support.boards import FakeBoard
 from tests.support.documents import Document, table_rows
 from tests.support.flashing import Flashing, flashing
@@ -129,20 +131,22 @@ def test_releases_and_limits() -> None:
 
 def test_the_camera_s_traffic() -> None:
     rows = {row[0]: row[1:] for row in table_rows(PAGE.text.partition("(computed):")[2])}
-    for name, row in rows.items():
-        model = GEOMETRIES[name]
-        rows_px, cols_px, channels = model.tile_shape
-        up = WINDOWS * rows_px * cols_px * channels
-        down = WINDOWS * model.window**2 * model.dim * 2
+    shipped, vit_b = Bundle.load(shipped_bundle()), GEOMETRIES["vit_b"]
+    travels = {  # bytes of a tile, and of what comes back for a token
+        "mini as it comes, coded": (shipped.geometry, shipped.tiles, shipped.components + 2),
+        "vit_b, uncoded, fp16": (vit_b, RGB, vit_b.dim * 2),
+    }
+    assert rows.keys() == travels.keys()
+    for name, (model, tiles, token_bytes) in travels.items():
+        up, down = WINDOWS * tiles.tile_bytes(model), WINDOWS * model.window**2 * token_bytes
         hour = 5 * 3600 / 1e9
-        assert row == [
+        assert rows[name] == [
             f"{up / 1e6:.2f} MB",
             f"{down / 1e6:.2f} MB",
             f"{up * hour:.1f} GB",
             f"{down * hour:.1f} GB",
             f"{50e6 / 8 / up:.1f} frames/s",
         ]
-    assert set(rows) == {"mini", "vit_b"}
 
 
 def test_every_figure_says_how_it_is_known() -> None:

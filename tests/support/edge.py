@@ -102,6 +102,7 @@ class Impostor:
     ) -> None:
         self.bundle = bundle
         self.digest = bundle.site_digest
+        self.code: str | None = None
         self.script = deque(script)
         self.always = always
         self.tiles: list[int] = []
@@ -130,7 +131,9 @@ class Impostor:
         if self.always is not None:
             return await self.always(self, request)
         batch = {} if self.max_batch is None else {"max_batch_size": self.max_batch}
-        return web.json_response({"parameters": {"site_digest": {"string_value": self.digest}}, **batch})
+        told = {"site_digest": self.digest, **({"code": self.code} if self.code else {})}
+        parameters = {name: {"string_value": value} for name, value in told.items()}
+        return web.json_response({"parameters": parameters, **batch})
 
     async def _infer(self, request: web.Request) -> web.StreamResponse:
         inputs, _ = await self.read(request)

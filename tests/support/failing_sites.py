@@ -82,6 +82,14 @@ async def other_weights(bundle: Bundle, folder: Path) -> AsyncIterator[SiteConfi
         yield config("a", url)
 
 
+@asynccontextmanager
+async def other_code(bundle: Bundle, folder: Path) -> AsyncIterator[SiteConfig]:
+    site = Impostor(bundle)
+    site.digest, site.code = "sha256:" + "0" * 64, "dct:6/3 tiles, 24 components a token"
+    async with site.running() as url:
+        yield config("a", url)
+
+
 class Wrong(Impostor):
     """It names the digest and computes something else."""
 
@@ -272,6 +280,12 @@ FAILING: Mapping[str, Failing] = {
         "digest",
         f"site a: serves other weights: its site digest is sha256:{'0' * 64}, this bundle's is {{digest}}; "
         "give both the same bundle",
+    ),
+    "other code": Failing(
+        other_code,
+        "digest",
+        "site a: serves another code: dct:6/3 tiles, 24 components a token, and this bundle's is rgb tiles, "
+        "192 components a token; give both the same bundle",
     ),
     "wrong probe": Failing(
         wrong_probe,

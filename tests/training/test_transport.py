@@ -160,6 +160,14 @@ def test_weights_hold_what_they_were_trained_with(command: str, pairs: Path, tmp
     assert 0 < weights.projection.variance_kept < 1
     done = invoke(command, *given[command], *SHORT, *thin, "--steps", 3)  # goes on from its state
     assert done.exit_code == 0, done.output
+    before = out.read_bytes()
+    done = invoke(command, *given[command], *SHORT, *thin, "--tiles", "dct:6/3")
+    assert done.exit_code == 1
+    assert (
+        "'mini, reordered, dct:10/3 tiles and 12 components', and this one is of "
+        "'mini, reordered, dct:6/3 tiles and 12 components'" in " ".join(done.output.split())
+    )
+    assert out.read_bytes() == before
 
 
 def test_weights_of_plain_training_travel_plainly(pairs: Path, tmp_path: Path) -> None:
@@ -177,14 +185,14 @@ def test_training_goes_on_with_what_the_weights_hold(pairs: Path, tmp_path: Path
     save_weights(build_sam(mini).state_dict(), thin, "distilled", "a test", held, CODE)
     given = ("train", "--model", "mini", "--init", thin, "--data", pairs, "--no-hints", *SHORT)
     for more, travels, said in (
-        ((), (CODE, 5), "as the weights hold it: dct:10/3 tiles, 5 components;"),
-        (("--tiles", "rgb"), (RGB, 5), "as the weights hold it: rgb tiles, 5 components;"),
+        ((), (CODE, 5), "training with dct:10/3 tiles and 5 components, as in the weights"),
+        (("--tiles", "rgb"), (RGB, 5), "training with 5 components, as in the weights"),
         (("--tiles", "rgb", "--components", 192), (RGB, None), ""),
         (("--order", "original"), (RGB, None), ""),
     ):
         done = invoke(*given, *more, "--out", out)
         assert done.exit_code == 0, done.output
-        assert ("as the weights hold it" in done.output) == bool(said)
+        assert ("as in the weights" in " ".join(done.output.split())) == bool(said)
         assert said in " ".join(done.output.split())
         weights = load_weights(mini, out)
         found = weights.projection.components if weights.projection else None
