@@ -52,7 +52,7 @@ def test_the_demo_ends_as_the_page_shows() -> None:
     print_summary(console, measured("demo_mini.json"))
     assert isinstance(console.file, io.StringIO)
     (shown,) = RESULTS.blocks("")[:1]
-    assert lines(shown)[3:] == lines(console.file.getvalue())
+    assert lines(shown)[5:] == lines(console.file.getvalue())
 
 
 def test_the_figures_of_reading_a_camera_are_measured() -> None:
