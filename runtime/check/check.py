@@ -257,7 +257,7 @@ class _Check:
         site.passed(token)
         site.passed(f"same: {self._bundle.site_digest.removeprefix('sha256:')[:8]}")
         difference = await client.check_probe(self._probe)
-        site.passed(f"{difference:.1g} of {client.tolerance(self._probe):g}")
+        site.passed(f"{difference:.1g} of {client.tolerance(self._probe):.2g}")
         try:
             site.passed(await client.platform())
         except SiteError:  # a run does not need it

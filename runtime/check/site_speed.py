@@ -2,7 +2,7 @@
 
 Bytes a second are what takes time beyond the round trip and the engine:
 
-- up: CONNECTIONS requests of a tile's size at once, as the loop sends them, holding noise that the site reads
+- up: CONNECTIONS requests at once of the size that the loop sends, holding noise that the site reads
   and refuses before any engine sees it. Rate: their bytes, heads included, / (the quickest round of several
   - round trip).
 - down: the same tiles asked for twice, once with every output and once with `scale` alone. Upload and engine
@@ -154,7 +154,7 @@ async def _none_if_refused(measuring: Awaitable[Rate]) -> Rate | None:
 
 
 async def _up(client: SiteClient, probe: Probe, round_trip_s: float) -> Rate:
-    size = sum(array.nbytes for array in probe.inputs.values())
+    size = _tiles_a_request(client) * sum(array.nbytes for array in probe.inputs.values())
     sent = 0
 
     async def noise() -> None:
@@ -165,6 +165,10 @@ async def _up(client: SiteClient, probe: Probe, round_trip_s: float) -> Rate:
 
     seconds = await _fastest(noise)
     return rate(sent, seconds, round_trip_s)
+
+
+def _tiles_a_request(client: SiteClient) -> int:
+    return min(client.most_windows, SHARED)
 
 
 async def _down(client: SiteClient, probe: Probe) -> Rate:
@@ -193,7 +197,7 @@ def rate(size: int, seconds: float, without_s: float) -> Rate:
 
 async def _tiles_per_s(client: SiteClient, probe: Probe) -> float:
     """With CONNECTIONS requests under way all the time, for MEASURE_S and at least two rounds of them."""
-    copies = min(client.most_windows, SHARED)
+    copies = _tiles_a_request(client)
     ended_s: list[float] = []
     started = time.perf_counter()
 

@@ -109,7 +109,13 @@ async def test_tiles_are_timed_in_requests_as_a_run_sends_them(
         timed.append((len(ended_s), under_way))
         return steady_rate(ended_s, under_way)
 
+    noise: list[int] = []
+
+    async def sent(client: SiteClient, size: int) -> None:
+        noise.append(size)
+
     monkeypatch.setattr(site_speed, "steady_rate", noted)
+    monkeypatch.setattr(SiteClient, "send_noise", sent)
     site = Counting(mini_bundle, max_batch=taken)
     async with (
         site.running() as url,
@@ -119,6 +125,7 @@ async def test_tiles_are_timed_in_requests_as_a_run_sends_them(
         await measure_alone(client, mini_bundle.probe())
     assert timed == [(2 * CONNECTIONS * shared, CONNECTIONS * shared)]
     assert site.probes[-2 * CONNECTIONS :] == [shared] * 2 * CONNECTIONS
+    assert set(noise) == {shared * sum(array.nbytes for array in mini_bundle.probe().inputs.values())}
     assert site.tiles == []
 
 
