@@ -312,3 +312,24 @@ def test_attention_on_a_gpu() -> None:
     assert [row[1:] for row in table_rows(section)] == [times[:4], times[4:]]
     saved = [round(100 * (1 - rows[n + 1]["ms"] / rows[n]["ms"])) for n in (0, 4)]
     assert f"Masked saves {saved[0]} and {saved[1]} % of a stage here" in section
+
+
+def test_what_codes_cost_mobile_sam() -> None:
+    found, text = (
+        measured("tile_codes_mobile_sam.json"),
+        RESULTS.text.partition("### MobileSAM at 1024 pixels")[2],
+    )
+
+    def shown(value: dict[str, Any], sign: str) -> str:
+        low, high = value["interval95"]
+        return f"{value['mean']:{sign}.3f} ({low:{sign}.3f} to {high:{sign}.3f})"
+
+    assert table_rows(text.partition("## Tracking")[0]) == [
+        [
+            name,
+            *(shown(row[kind], "") for kind in ("box", "point")),
+            *(shown(row[f"{kind}_difference"], "+") for kind in ("box", "point")),
+        ]
+        for name, row in found["rows"].items()
+    ]
+    assert f"{found['pictures']} of the held-out pictures with {found['instances']} instances" in text
