@@ -205,25 +205,38 @@ def test_what_a_code_costs() -> None:
     assert said in " ".join(Document.read("docs/what-travels.md").text.split())
 
 
-def test_frames_over_a_line() -> None:
-    found, section = measured("links_vit_b.json"), RESULTS.section("## Over a line")
-    first, *others = found["bundles"]
+def by_line(found: dict[str, Any]) -> dict[str, dict[str, Any]]:
     lines: dict[str, dict[str, Any]] = {}
     for row in found["rows"]:
         lines.setdefault(row["link"], {})[row["bundle"]] = row
-    assert table_rows(section) == [
+    return lines
+
+
+def rows_of_lines(found: dict[str, Any]) -> list[list[str]]:
+    first, *others = found["bundles"]
+    return [
         [
             line,
             f"{each[first]['fps']:.2f}",
             *(f"{each[n]['fps']:.1f} ({each[n]['times_first_fps']['median']:.1f})" for n in others),
             " / ".join(f"{each[name]['latency_ms']['p50']:.0f}" for name in found["bundles"]),
         ]
-        for line, each in lines.items()
+        for line, each in by_line(found).items()
     ]
+
+
+def test_frames_of_mini_over_a_line() -> None:
+    section = RESULTS.section("## mini over a line")
+    assert table_rows(section) == rows_of_lines(measured("links_mini.json"))
+
+
+def test_frames_over_a_line() -> None:
+    found, section = measured("links_vit_b.json"), RESULTS.section("## Over a line")
+    assert table_rows(section) == rows_of_lines(found)
     again = [row["fps_of_runs"] for row in measured("links_vit_b_again.json")["rows"][1:]]
     least, most = min(map(min, again)), max(map(max, again))
     assert f"gave {least:.1f} to {most:.1f} in all six" in " ".join(section.split())
-    home = [each["fps"] for each in lines["20/100 Mbit/s, 20 ms"].values()]
+    home = [each["fps"] for each in by_line(found)["20/100 Mbit/s, 20 ms"].values()]
     said = f"that is {home[-1]:.1f} frames a second instead of {home[0]:.1f}"
     assert said in " ".join(Document.read("docs/what-travels.md").text.split())
 
