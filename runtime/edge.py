@@ -14,7 +14,7 @@ from runtime.frames.boxes import BoxXyxy
 from runtime.frames.kept import KeptBoxes
 from runtime.sites.areas import Areas
 from runtime.sites.assignment import default_cap
-from runtime.sites.client import SiteClient, choose_wire
+from runtime.sites.client import OnSent, SiteClient, choose_wire
 from runtime.sites.config import SiteConfig, operator_caps, read_sites
 from runtime.sites.health import Sites
 from runtime.sites.ledger import ExposureLedger
@@ -90,13 +90,14 @@ async def open_edge(
     options: EdgeOptions,
     on_message: Callable[[str], None],
     on_answer: OnAnswer | None = None,
+    on_sent: OnSent | None = None,
 ) -> AsyncIterator[Edge]:
     """Engines and sites for frames of these (height, width), open while the block runs.
 
     Raises a PedsamError, before any tile is sent, for whatever can be known to be wrong by then.
     `on_message` gets sentences for a person when sites or the ledger fail and come back, those of the ledger
     in another thread; sites word part of them.
-    `on_answer` is told of every answer of a site.
+    `on_answer` is told of every answer of a site, `on_sent` of every request with tiles before it leaves.
     """
     wire_format = choose_wire(bundle, options.wire)
     configs = read_sites(options.sites, options.insecure) if options.sites else ()
@@ -109,7 +110,7 @@ async def open_edge(
     names = ["global", "decoder", *(["window"] if not configs or bundle.has("window") else [])]
     require_edge(bundle, names, options.backend, options.threads)
     factories = engine_factories(bundle, names, options.backend, options.threads)
-    clients = [SiteClient(config, bundle, wire_format) for config in configs]
+    clients = [SiteClient(config, bundle, wire_format, on_sent=on_sent) for config in configs]
     with ungrouped(), await _open_ledger(configs, len(windows), options, on_message) as ledger:
         operators = {config.operator for config in configs}
         check_earlier_exposure(ledger, operators, windows, options.accept_exposure, on_message)

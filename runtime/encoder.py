@@ -71,10 +71,13 @@ class WindowRunner:
 
     def keep(self, windows: frozenset[int]) -> frozenset[int]:
         """Keep these windows of a frame, and of later ones, from every site; returns all that are kept."""
-        if windows and self.local is None:
-            raise RuntimeError("windows are kept where there is no window engine")
         self.sites.ledger.keep(windows)
         return self.sites.ledger.kept
+
+    def check_kept(self, windows: frozenset[int]) -> None:
+        """Raise RuntimeError where windows are kept that cannot be computed here."""
+        if windows and self.local is None:
+            raise RuntimeError("windows are kept where there is no window engine")
 
     async def grant(self, windows: Sequence[int]) -> None:
         """Have the ledger grant what a frame will show to whom, before any of it leaves.
@@ -165,9 +168,13 @@ class ImageEncoder:
             for scope in self._collecting:
                 scope.cancel()
 
-    def start(self, canvas: Canvas, order: int = 0) -> Encoding:
-        """A canvas on its way. `order` is the frame's number: older frames go first on the engine thread."""
-        kept = self.windows.keep(self._keep(canvas))
+    def start(self, canvas: Canvas, order: int = 0, kept: frozenset[int] = frozenset()) -> Encoding:
+        """A canvas on its way. `order` is the frame's number: older frames go first on the engine thread.
+
+        Beside the windows that `keep` names, those in `kept` stay here in this frame.
+        """
+        kept |= self.windows.keep(self._keep(canvas))
+        self.windows.check_kept(kept)
         return Encoding(self, canvas, order, self._padding.copy(), kept)
 
     async def encode(self, canvas: Canvas, order: int = 0) -> Array:
@@ -209,7 +216,7 @@ class Encoding:
     """One canvas on its way to its image embedding; made by ImageEncoder.start. `collect`, then `finish`.
 
     `embeddings` [windows, w, w, D] are those of padding, and of picture as they come; `sites` computed some
-    of them, and none of `kept`.
+    of them, and none of the windows `kept`.
     """
 
     def __init__(
@@ -220,7 +227,7 @@ class Encoding:
         self._encoder = encoder
         self._canvas = canvas
         self._order = order
-        self._kept = kept
+        self.kept = kept
         self._collected = False
 
     async def collect(self) -> None:
@@ -231,7 +238,7 @@ class Encoding:
         with self._encoder.cancelled_by_pause(), self._tiles() as tiles:
             self._count()
             new = [tile.window for tile in tiles if not tile.reused]
-            await self._encoder.windows.grant([window for window in new if window not in self._kept])
+            await self._encoder.windows.grant([window for window in new if window not in self.kept])
             await self._fetch(tiles, await self._inputs(new))
         self._encoder.doubts.used(self._order, self.sites)
         self._collected = True
@@ -315,7 +322,7 @@ class Encoding:
         self, window: int, cached: CachedWindow, inputs: Mapping[str, Array]
     ) -> WindowEmbedding:
         runner = self._encoder.windows
-        embed = runner.embed_kept if window in self._kept else runner.embed
+        embed = runner.embed_kept if window in self.kept else runner.embed
         return await cached.compute(partial(embed, window, inputs, self._order))
 
 

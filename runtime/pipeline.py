@@ -87,6 +87,7 @@ class FrameJob:
     recent: RecentFrame | None = None
     windows_done: anyio.Event = field(default_factory=anyio.Event)
     encoding: Encoding | None = None  # once all windows have come
+    kept: frozenset[int] = frozenset()  # windows of it that do not leave
     sites: Collection[str] = ()  # that computed windows of the model run its masks come from
     objects: list[FollowedObject] = field(default_factory=list)
     reason: str = ""
@@ -259,7 +260,7 @@ class Pipeline:
                 started = time.perf_counter()
                 encoding = self._encoder.start(_required(job.recent).canvas, job.frame.number)
                 await encoding.collect()
-                job.encoding, job.sites = encoding, encoding.sites
+                job.encoding, job.sites, job.kept = encoding, encoding.sites, encoding.kept
                 self._note_traffic()
                 self._record_step("windows", job, started)
                 self._windows_s = _smooth(self._windows_s, time.perf_counter() - started)
@@ -367,7 +368,8 @@ class Pipeline:
         """The frame with the masks of its objects, after all sinks took it."""
         canvas = _required(job.recent).canvas
         doubtful = self._encoder.doubts.has(job.frame.number, job.sites)
-        result = FrameResult(job.frame, tuple(_object_result(each, canvas) for each in job.objects), doubtful)
+        objects = tuple(_object_result(each, canvas) for each in job.objects)
+        result = FrameResult(job.frame, objects, doubtful, job.kept)
         self._tell_of_doubts()
         for sink in self._sinks:
             sink.write(result)

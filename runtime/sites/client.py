@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Any, Concatenate, ParamSpec, TypeVar
+from typing import Any, Concatenate, ParamSpec, TypeAlias, TypeVar
 
 import aiohttp
 import anyio
@@ -45,6 +45,8 @@ _MODEL_PATH = f"/v2/models/{wire.MODEL}"
 
 P = ParamSpec("P")
 T = TypeVar("T")
+# Told the grants and inputs (n = their number, in their order) of each request with tiles, before it leaves.
+OnSent: TypeAlias = Callable[[Sequence[Grant], Mapping[str, Array]], None]
 
 
 @dataclass(frozen=True)
@@ -109,7 +111,7 @@ class SiteClient:
     Counts `traffic` and `tiles` answered; `sent` are the window positions this site was sent; `tile_s` is the
     time a tile takes, by the probes until whoever sends tiles knows better; `max_batch` windows is what the
     site takes in one request. `on_busy` gets every answer that the site is busy, after which it is asked
-    again, and the seconds that its request may take in all.
+    again, and the seconds that its request may take in all. `on_sent` gets every request with tiles.
     """
 
     def __init__(
@@ -120,6 +122,7 @@ class SiteClient:
         timeouts: Timeouts = TIMEOUTS,
         request_bytes: int = REQUEST_BYTES,
         on_busy: Callable[[Busy, float], None] = lambda busy, patience_s: None,
+        on_sent: OnSent | None = None,
     ) -> None:
         self.config = config
         self.traffic = Traffic()
@@ -137,6 +140,7 @@ class SiteClient:
         self._path = _MODEL_PATH
         self._answered = False
         self._on_busy = on_busy
+        self._on_sent = on_sent
         self._http: aiohttp.ClientSession | None = None
 
     @property
@@ -217,6 +221,8 @@ class SiteClient:
         patience_s = min(self._timeouts.tile_factor * expected_s, expected_s + self._timeouts.probe_s)
         deadline_s = max(self._timeouts.tile_s, patience_s)
         self.sent.update(windows)
+        if self._on_sent is not None:
+            self._on_sent(grants, inputs)
         self.in_flight += len(windows)
         try:
             embeddings = await self._post(inputs, deadline_s)
