@@ -30,9 +30,8 @@ class ObjectResult:
 class FrameResult:
     """A finished frame with its objects.
 
-    `doubtful`: a site that was found to lie had a part in its masks. `kept` are its windows that did not leave
-    the edge since something in them is kept. `latency_s` from its capture until all sinks had it; 0 until
-    then.
+    `doubtful`: a site that was found to lie had a part in its masks. `kept` are its windows that did not
+    leave. `latency_s` from its capture until all sinks had it; 0 until then.
     """
 
     frame: Frame
