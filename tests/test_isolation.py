@@ -235,7 +235,11 @@ def test_every_folder_of_code_is_shipped_with_what_it_reads() -> None:
     for _, path in sources():
         assert (path.parent / "__init__.py").is_file(), path.parent
         assert f"{path.relative_to(ROOT).parts[0]}*" in shipped["packages"]["find"]["include"]
-    assert shipped["package-data"] == {"runtime.preview": ["static/*"], "jetson": ["scripts/*", "files/*"]}
+    assert shipped["package-data"] == {
+        "runtime.detectors": ["models/*"],
+        "runtime.preview": ["static/*"],
+        "jetson": ["scripts/*", "files/*"],
+    }
 
 
 def test_git_ignores_no_package() -> None:
