@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from runtime.detectors.detector import DetectorOptions, Network
+from runtime.detectors.network import DetectorOptions, Network
 from runtime.frames.boxes import BoxXyxy
 from stages.tensors import Array, Pixels
 

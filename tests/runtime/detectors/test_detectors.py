@@ -8,17 +8,18 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-import skimage.data
 from PIL import Image, ImageDraw, ImageFont
+from skimage import data
 
-from runtime.detectors.detector import DetectorOptions, Find, make_find
 from runtime.detectors.faces import Faces
+from runtime.detectors.kinds import make_find
+from runtime.detectors.network import DetectorOptions, Find
 from runtime.frames.boxes import BoxXyxy
 from stages.errors import InputError
 from stages.tensors import Pixels
 
 SMALL = DetectorOptions(px=512, threads=1)
-ASTRONAUT: Pixels = skimage.data.astronaut()
+ASTRONAUT: Pixels = data.astronaut()  # type: ignore[no-untyped-call]
 FACE = (180.0, 70.0, 270.0, 190.0)  # of scikit-image's astronaut, 512 x 512, by eye
 GREY = np.full((300, 500, 3), 128, np.uint8)
 
