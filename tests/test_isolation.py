@@ -203,8 +203,8 @@ def test_who_may_import_what_is_heavy() -> None:
         if path != ROOT / "export/sam.py":
             assert "segment_anything" not in found, path
         assert not found & {"tensorrt", "tensorrt_rtx", "pycuda"}, path
-    # These are imported by name, when they are used, in one place; everyone else asks it for them. What a user
-    # names as detector is too.
+    # These are imported by name, when they are used, in one place; everyone else asks it for them. So is
+    # what a user names as detector.
     by_name = {path.name for _, path in sources() if "import_module(" in path.read_text(encoding="utf-8")}
     assert by_name == {"tensorrt_engine.py", "kinds.py"}
 

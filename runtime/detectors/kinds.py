@@ -21,16 +21,22 @@ KINDS: Mapping[str, Callable[[DetectorOptions], Find]] = {
 }
 
 
-def make_find(kind: str, options: DetectorOptions) -> Find:
-    """The detector that `--keep` names: "faces", "text" or "module:function", which takes a picture and gives
-    boxes. Raises InputError for one that is not there, EngineError for one that cannot be loaded."""
-    if kind in KINDS:
-        return KINDS[kind](options)
+def check_kind(kind: str) -> None:
+    """Raise InputError for what names no kind."""
     module, _, name = kind.partition(":")
-    if not module or not name:
+    if kind not in KINDS and not (module and name):
         raise InputError(
             f"--keep {kind} is unknown; expected {', '.join(KINDS)}, or module:function of your own detector"
         )
+
+
+def make_find(kind: str, options: DetectorOptions) -> Find:
+    """The detector that `--keep` names: "faces", "text" or "module:function", which takes a picture and gives
+    boxes. Raises InputError for one that is not there, EngineError for one that cannot be loaded."""
+    check_kind(kind)
+    if kind in KINDS:
+        return KINDS[kind](options)
+    module, _, name = kind.partition(":")
     try:
         find = getattr(importlib.import_module(module), name)
     except ImportError as exc:

@@ -12,8 +12,8 @@ import numpy as np
 import numpy.typing as npt
 
 from runtime.frames.boxes import BoxXyxy
-from stages.engines.devices import Device
-from stages.engines.onnxruntime_engine import open_session
+from stages.engines.devices import Device, visible_device
+from stages.engines.onnxruntime_engine import CUDA, library, open_session
 from stages.tensors import Array, Pixels
 
 # Boxes, in pixels of an RGB picture uint8 [H, W, 3], around what is to be kept.
@@ -31,6 +31,12 @@ class DetectorOptions:
     px: int = 960
     threads: int | None = None
     device: Device | None = None
+
+
+def detector_device(backend: str) -> Device | None:
+    """The GPU where onnxruntime can use one and `--backend` does not say otherwise; else None, the CPU."""
+    device = None if backend == "onnxruntime-cpu" else visible_device()
+    return device if device is not None and CUDA in library().get_available_providers() else None
 
 
 class Network:
