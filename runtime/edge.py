@@ -9,7 +9,7 @@ from pathlib import Path
 
 from anyio import to_thread
 
-from runtime.detectors.network import DetectorOptions, detector_device
+from runtime.detectors.network import DetectorOptions, detector_device, detectors_bytes
 from runtime.encoder import ImageEncoder, LocalWindows
 from runtime.frames.boxes import BoxXyxy
 from runtime.frames.kept import KeptBoxes
@@ -40,10 +40,10 @@ class EdgeOptions:
     `sites`. `reuse_threshold` is in grey levels, see `runtime.sites.reuse`. At most
     `spot_checks` windows a second are checked, 0 for none, in `spot_check_share` of the engine's time.
 
-    What `keep_boxes` touch, in pixels of the frame, never goes to a site; nor does what `keep` names, kinds of
-    `runtime.detectors.kinds` that look at `keep_px` pixels, nor with `keep_objects` what is segmented. With
-    `keep_for_session` a position stays that was kept once. `when_sites_fail` is "local" or "lose"; None is
-    local where the edge has the window stage.
+    What `keep_boxes` touch, in pixels of the frame, never goes to a site; nor does what `keep` names, by
+    kinds of `runtime.detectors.kinds` that look at `keep_px` pixels, nor with `keep_objects` what is
+    segmented. With `keep_for_session` a position stays that was kept once. `when_sites_fail` is "local" or
+    "lose"; None is local where the edge has the window stage.
     """
 
     sites: Path | None = None
@@ -74,16 +74,11 @@ class EdgeOptions:
         return KeepOptions(
             boxes=self.kept,
             kinds=self.keep,
-            px=self.keep_px,
+            detectors=DetectorOptions(self.keep_px, self.threads, detector_device(self.backend)),
             objects=self.keep_objects,
             for_session=self.keep_for_session,
             films=films,
         )
-
-    @property
-    def detectors(self) -> DetectorOptions:
-        """How what is to be kept is looked for."""
-        return DetectorOptions(self.keep_px, self.threads, detector_device(self.backend))
 
 
 @dataclass(frozen=True)
@@ -136,14 +131,20 @@ async def open_edge(
     areas = Areas.of(bundle.geometry, sizes, kept_windows)
     windows = areas.windows
     names = ["global", "decoder", *(["window"] if not configs or bundle.has("window") else [])]
-    require_edge(bundle, names, options.backend, options.threads)
+    require_edge(
+        bundle,
+        names,
+        options.backend,
+        options.threads,
+        beside=detectors_bytes(len(keep.kinds), keep.detectors.px),
+    )
     factories = engine_factories(bundle, names, options.backend, options.threads)
     clients = [SiteClient(config, bundle, wire_format, on_sent=on_sent) for config in configs]
     with ungrouped(), await _open_ledger(configs, len(windows), options, on_message) as ledger:
         operators = {config.operator for config in configs}
         check_earlier_exposure(ledger, operators, windows, options.accept_exposure, on_message)
         ledger.keep(kept_windows)
-        async with keeping(keep, ledger, options.detectors) as keeper, EngineThread(factories) as engines:
+        async with keeping(keep, ledger) as keeper, EngineThread(factories) as engines:
             local = LocalWindows(bundle, engines, wire_format) if "window" in engines else None
             fallback = local is not None and options.when_sites_fail != "lose"
             async with open_sites(

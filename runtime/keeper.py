@@ -42,12 +42,12 @@ OfObjects: TypeAlias = Callable[[Canvas, int], Callable[[], frozenset[int]]]
 
 @dataclass(frozen=True, kw_only=True)
 class KeepOptions:
-    """What is kept; see the help of `pedsam run`. `kinds` are those of `runtime.detectors.kinds`, `px` is the
-    longest side of what they look at, `films` says that frames follow each other in time."""
+    """What is kept; see the help of `pedsam run`. `kinds` are those of `runtime.detectors.kinds`, run as
+    `detectors` says; `films` says that frames follow each other in time."""
 
     boxes: KeptBoxes = field(default_factory=KeptBoxes)
     kinds: tuple[str, ...] = ()
-    px: int = DetectorOptions.px
+    detectors: DetectorOptions = field(default_factory=DetectorOptions)
     objects: bool = False
     for_session: bool = False
     films: bool = True
@@ -78,6 +78,17 @@ class Keeper:
         self._finds = finds
         self._thread = thread
         self._remembered: deque[_Found] = deque(maxlen=REMEMBERED + 1 if options.films else 1)
+
+    @property
+    def looks_for(self) -> str:
+        """A sentence about what is looked for and how; empty where nothing is."""
+        if not self._finds:
+            return ""
+        detectors = self._options.detectors
+        return (
+            f"{' and '.join(self._finds)} are looked for before a frame is sent, at {detectors.px} pixels on "
+            f"{detectors.device or 'the CPU'}; what is missed is sent"
+        )
 
     async def __call__(self, canvas: Canvas, number: int) -> Kept:
         """The windows of a frame that stay. Raises FrameLost where that cannot be known."""
@@ -151,18 +162,16 @@ def _all_windows(canvas: Canvas, number: int) -> Callable[[], frozenset[int]]:
     return lambda: windows
 
 
-def _open(kinds: Sequence[str], options: DetectorOptions) -> Mapping[str, Find]:
-    return {kind: make_find(kind, options) for kind in kinds}
+def _open(options: KeepOptions) -> Mapping[str, Find]:
+    return {kind: make_find(kind, options.detectors) for kind in options.kinds}
 
 
 @contextlib.asynccontextmanager
-async def keeping(
-    options: KeepOptions, ledger: ExposureLedger, detectors: DetectorOptions
-) -> AsyncIterator[Keeper]:
+async def keeping(options: KeepOptions, ledger: ExposureLedger) -> AsyncIterator[Keeper]:
     """A Keeper and its thread, while the block runs. Raises InputError for a detector that is not there,
     EngineError for one that cannot be loaded."""
     with ThreadPoolExecutor(1, "keeper") as thread:
-        opened = thread.submit(_open, options.kinds, detectors)
+        opened = thread.submit(_open, options)
         try:
             yield Keeper(options, ledger, await asyncio.wrap_future(opened), thread)
         finally:

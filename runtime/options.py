@@ -275,6 +275,7 @@ KEEP_BOXES = click.Option(
 KEEP = click.Option(
     ["--keep"],
     type=Kinds(),
+    default=EdgeOptions.keep,
     metavar="KIND,...",
     help="Send no window that shows such a thing: faces, text, or module:function, a detector of your own. "
     "Each frame is looked at before anything of it leaves.",

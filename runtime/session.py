@@ -175,8 +175,10 @@ async def _run(
         options,
         partial(_tell_of_site, messages),
         trace.add_window,
-        films=source.is_sequence,
+        films=options.follows(source),
     ) as edge:
+        if edge.keeper.looks_for:
+            messages.console.print(Text(printable(edge.keeper.looks_for)))
         if edge.may_see:
             messages.console.print(Text(printable(sentence(edge.may_see, len(edge.areas.windows)))))
         objects = ObjectRegistry(prompts, options.make_track(source))

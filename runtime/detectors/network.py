@@ -14,12 +14,15 @@ import numpy.typing as npt
 from runtime.frames.boxes import BoxXyxy
 from stages.engines.devices import Device, visible_device
 from stages.engines.onnxruntime_engine import CUDA, library, open_session
+from stages.machine import MB
 from stages.tensors import Array, Pixels
 
 # Boxes, in pixels of an RGB picture uint8 [H, W, 3], around what is to be kept.
 Find: TypeAlias = Callable[[Pixels], Iterable[BoxXyxy]]
 
 MODELS = Path(__file__).with_name("models")
+# Measured on a CPU: resident bytes of a network that is loaded, and of each pixel that it looks at.
+LOADED_BYTES, PIXEL_BYTES = 54 * MB, 350
 STRIDE_PX = 32  # the sides of what both networks take are multiples of it
 
 
@@ -31,6 +34,11 @@ class DetectorOptions:
     px: int = 960
     threads: int | None = None
     device: Device | None = None
+
+
+def detectors_bytes(number: int, px: int) -> int:
+    """Memory that so many detectors take, each looking at a square of `px` pixels: the most there can be."""
+    return number * (LOADED_BYTES + PIXEL_BYTES * px * px)
 
 
 def detector_device(backend: str) -> Device | None:

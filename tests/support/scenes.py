@@ -10,7 +10,6 @@ from pathlib import Path
 import anyio
 import numpy as np
 
-from runtime.detectors.network import DetectorOptions
 from runtime.encoder import ImageEncoder, LocalWindows
 from runtime.frames.canvas import Canvas
 from runtime.keeper import KeepOptions, keeping
@@ -156,7 +155,7 @@ async def scene(
             no_fallback=LOSE if lose else NO_STAGE,
             areas=areas,
         ) as windows:
-            keeper = await stack.enter_async_context(keeping(keep, book, DetectorOptions()))
+            keeper = await stack.enter_async_context(keeping(keep, book))
             encoder = ImageEncoder(bundle, NO_ENGINES, windows, local, reuse, keep=keeper, fallback=not lose)
             yield Scene(bundle, impostors, encoder, windows, book, notes)
 
