@@ -26,7 +26,8 @@ def check_kind(kind: str) -> None:
     module, _, name = kind.partition(":")
     if kind not in KINDS and not (module and name):
         raise InputError(
-            f"--keep {kind} is unknown; expected {', '.join(KINDS)}, or module:function of your own detector"
+            f"{kind!r} is nothing that can be kept; expected {', '.join(KINDS)}, or module:function, a "
+            "detector of your own"
         )
 
 

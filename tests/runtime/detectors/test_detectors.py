@@ -126,9 +126,12 @@ def test_what_it_gives_must_be_boxes(own: Callable[[str], str], name: str) -> No
 @pytest.mark.parametrize(
     ("kind", "said"),
     [
-        ("face", "--keep face is unknown; expected faces, text, or module:function of your own detector"),
-        ("", "is unknown"),
-        (":find", "is unknown"),
+        (
+            "face",
+            "'face' is nothing that can be kept; expected faces, text, or module:function",
+        ),
+        ("", "'' is nothing"),
+        (":find", "':find' is nothing"),
         ("no_such_module:find", "--keep no_such_module:find cannot be imported: .*PYTHONPATH"),
         ("math:no_such", "--keep math:no_such cannot be found"),
         ("math:pi", "--keep math:pi is no function"),

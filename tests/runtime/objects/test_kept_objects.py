@@ -23,7 +23,7 @@ BOX = Prompt("cup", (10, 10, 60, 60))
 POINT = Prompt("dot", None, ((30.0, 30.0, 1),))
 
 
-def logits_of(left: int, top: int, right: int, bottom: int, geometry: Geometry) -> npt.NDArray[np.float32]:
+def logits_of(geometry: Geometry, left: int, top: int, right: int, bottom: int) -> npt.NDArray[np.float32]:
     """A mask of these pixels of the canvas, at the decoder's resolution."""
     side = 4 * geometry.tokens
     scale = side / geometry.image_size
@@ -32,12 +32,14 @@ def logits_of(left: int, top: int, right: int, bottom: int, geometry: Geometry) 
     return logits
 
 
-async def with_mask(it: Scene, canvas: Canvas, *place: int) -> KeptObjects:
+async def with_mask(
+    it: Scene, canvas: Canvas, place: tuple[int, int, int, int] = (10, 10, 60, 60)
+) -> KeptObjects:
     """Objects of a follower whose newest masks are on `canvas`, that of "cup" in this place of it."""
     frame = it.recent(0)
     await it.follower.compute(replace(frame, canvas=canvas))
     entry = it.entry("cup")
-    entry.found = ObjectMask(entry.prompt, logits_of(*place, it.bundle.geometry), 1.0)
+    entry.found = ObjectMask(entry.prompt, logits_of(it.bundle.geometry, *place), 1.0)
     entry.box = (0.0, 0.0, 9.0, 9.0)
     return KeptObjects(it.follower)
 
@@ -55,7 +57,7 @@ async def test_until_there_is_a_mask_everything_stays(mini_bundle: Bundle) -> No
     async with scene(mini_bundle, BOX, replace(POINT, from_frame=5)) as it:
         kept, canvas = KeptObjects(it.follower), it.recent(0).canvas
         assert kept.on(canvas, 0)() == set(canvas.windows)
-        kept = await with_mask(it, canvas_of_noise(it), 10, 10, 60, 60)
+        kept = await with_mask(it, canvas_of_noise(it))
         assert kept.on(canvas_of_noise(it), 4)() == {0}
         assert kept.on(canvas, 5)() == set(canvas.windows)  # the point is asked for here
         assert kept.on(canvas, 6)() == set(canvas.windows)
@@ -65,7 +67,7 @@ async def test_an_object_that_is_asked_for_again_keeps_everything_until_it_is_fo
     mini_bundle: Bundle,
 ) -> None:
     async with scene(mini_bundle, BOX) as it:
-        kept, canvas = await with_mask(it, canvas_of_noise(it), 10, 10, 60, 60), canvas_of_noise(it)
+        kept, canvas = await with_mask(it, canvas_of_noise(it)), canvas_of_noise(it)
         entry = it.entry("cup")
         it.follower.objects.start(entry, POINT)
         assert kept.on(canvas, 1)() == set(canvas.windows)
@@ -73,7 +75,7 @@ async def test_an_object_that_is_asked_for_again_keeps_everything_until_it_is_fo
 
 async def test_a_click_on_a_frame_that_was_not_computed_keeps_everything(mini_bundle: Bundle) -> None:
     async with scene(mini_bundle, BOX) as it:
-        kept = await with_mask(it, canvas_of_noise(it), 10, 10, 60, 60)
+        kept = await with_mask(it, canvas_of_noise(it))
         it.follower.keep(it.recent(3, computed=False))
         assert kept.on(canvas_of_noise(it), 4)() == {0}
         await it.follower.prompt(PromptRequest(3, points=CLICK))
@@ -86,13 +88,13 @@ async def test_there_is_a_margin_around_a_mask(mini_bundle: Bundle) -> None:
     margin = int(MARGIN * side)
     async with scene(mini_bundle, BOX) as it:
         for right, windows in ((side - margin - 5, {0}), (side - margin + 5, {0, 1})):
-            kept = await with_mask(it, canvas_of_noise(it), 10, 10, right, 60)
+            kept = await with_mask(it, canvas_of_noise(it), (10, 10, right, 60))
             assert kept.on(canvas_of_noise(it), 1)() == windows, right
 
 
 async def test_what_moves_is_kept_where_it_was_and_where_it_is(mini_bundle: Bundle) -> None:
     async with scene(mini_bundle, BOX) as it:
-        kept = await with_mask(it, canvas_of_noise(it), 20, 20, 55, 60)
+        kept = await with_mask(it, canvas_of_noise(it), (20, 20, 55, 60))
         moved = 40  # pixels of the frame, 24 of the canvas
         assert kept.on(canvas_of_noise(it), 1)() == {0}
         assert kept.on(canvas_of_noise(it, moved), 1)() == {0, 1}
@@ -101,7 +103,7 @@ async def test_what_moves_is_kept_where_it_was_and_where_it_is(mini_bundle: Bund
 async def test_what_is_lost_is_kept_where_it_was_seen_last(mini_bundle: Bundle) -> None:
     side = mini_bundle.geometry.tile_px
     async with scene(mini_bundle, BOX) as it:
-        kept = await with_mask(it, canvas_of_noise(it), 10, 10, 60, 60)
+        kept = await with_mask(it, canvas_of_noise(it))
         entry, canvas = it.entry("cup"), canvas_of_noise(it)
         scale = canvas.width / canvas.cols
         entry.found, entry.box = None, ((side + 30) * scale, 30 * scale, (side + 40) * scale, 40 * scale)
@@ -110,6 +112,6 @@ async def test_what_is_lost_is_kept_where_it_was_seen_last(mini_bundle: Bundle) 
 
 async def test_without_objects_nothing_is_kept(mini_bundle: Bundle) -> None:
     async with scene(mini_bundle, BOX) as it:
-        kept = await with_mask(it, canvas_of_noise(it), 10, 10, 60, 60)
+        kept = await with_mask(it, canvas_of_noise(it))
         it.follower.remove("cup")
         assert kept.on(make_canvas(scenery(1), mini_bundle.geometry), 1)() == set()
