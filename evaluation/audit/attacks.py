@@ -95,9 +95,9 @@ def ssim(truth: Pixels, made: Pixels, where: Mask) -> float:
     return float(ssim_map(truth, made)[where].mean())
 
 
-def ssim_map(truth: Pixels, made: Pixels) -> npt.NDArray[np.float64]:
-    """Structural similarity at each pixel, float64 [H, W]."""
-    x, y = (cv2.cvtColor(each, cv2.COLOR_RGB2GRAY).astype(np.float64) for each in (truth, made))
+def ssim_map(truth: Pixels, made: Pixels) -> npt.NDArray[np.float32]:
+    """Structural similarity at each pixel, float32 [H, W]."""
+    x, y = (cv2.cvtColor(each, cv2.COLOR_RGB2GRAY).astype(np.float32) for each in (truth, made))
     mean_x, mean_y = _blurred(x), _blurred(y)
     var_x, var_y = _blurred(x * x) - mean_x**2, _blurred(y * y) - mean_y**2
     both = _blurred(x * y) - mean_x * mean_y
@@ -107,5 +107,5 @@ def ssim_map(truth: Pixels, made: Pixels) -> npt.NDArray[np.float64]:
     )
 
 
-def _blurred(values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+def _blurred(values: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
     return np.asarray(cv2.GaussianBlur(values, (11, 11), SSIM_SIGMA_PX, borderType=cv2.BORDER_REFLECT))

@@ -12,8 +12,7 @@ import click
 from evaluation.audit.audit import audit
 from evaluation.audit.options import MOST_OPERATORS, AuditOptions
 from evaluation.audit.report import print_report
-from runtime.frames.kept import KeptBoxes
-from runtime.options import BUNDLE, KEEP_BOXES
+from runtime.options import BUNDLE, KEEP, KEEP_BOXES, KEEP_FOR_SESSION, KEEP_PX
 from stages.bundle import Bundle, shipped_bundle
 from stages.console import make_console
 from stages.errors import InputError
@@ -53,7 +52,7 @@ class Counts(Words):
         return tuple(counts)
 
 
-@click.command("audit", params=[BUNDLE, KEEP_BOXES])
+@click.command("audit", params=[BUNDLE, KEEP, KEEP_PX, KEEP_BOXES, KEEP_FOR_SESSION])
 @click.option(
     "--model",
     type=click.Choice(sorted(GEOMETRIES)),
@@ -80,6 +79,9 @@ class Counts(Words):
 )
 @click.option("--sequence", is_flag=True, help="The pictures of the folder are the frames of a video.")
 @click.option(
+    "--recognise/--no-recognise", default=True, show_default=True, help="Look for faces and words: slower."
+)
+@click.option(
     "--failures",
     type=Number(0, 1),
     default=0.005,
@@ -98,7 +100,6 @@ def command(
     bundle: Path | None,
     model: str | None,
     tiles: tuple[str, ...] | None,
-    keep_boxes: tuple[tuple[float, ...], ...],
     **options: Any,
 ) -> None:
     """What could each operator learn from what leaves the edge?
@@ -107,7 +108,7 @@ def command(
     """
     if bundle and model:
         raise InputError("--model is audited without a bundle; give --bundle or --model")
-    chosen = AuditOptions(**_subject(bundle, model, tiles), **_given(options), boxes=_boxes(keep_boxes))
+    chosen = AuditOptions(**_subject(bundle, model, tiles), **_given(options))
     console = make_console()
     report = asyncio.run(audit(chosen, console))
     print_report(console, report)
@@ -137,7 +138,3 @@ def _subject(path: Path | None, model: str | None, tiles: tuple[str, ...] | None
 def _given(options: dict[str, Any]) -> dict[str, Any]:
     """Options without those that were left out."""
     return {name: value for name, value in options.items() if value is not None}
-
-
-def _boxes(boxes: tuple[tuple[float, ...], ...]) -> KeptBoxes | None:
-    return KeptBoxes(tuple((x0, y0, x1, y1) for x0, y0, x1, y1 in boxes)) if boxes else None

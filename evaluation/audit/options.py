@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from evaluation.audit.play import made_up_sites
-from runtime.frames.canvas import Canvas
-from runtime.frames.kept import KeptBoxes, keep_none
+from runtime.detectors.network import DetectorOptions
+from runtime.frames.boxes import BoxXyxy
+from runtime.frames.kept import KeptBoxes
+from runtime.keeper import KeepOptions
 from runtime.sites.config import SiteConfig, read_sites
 from stages.errors import InputError
 from stages.geometry import Geometry
@@ -23,7 +24,7 @@ VIDEO_FRAMES = 50  # of a video, where --limit says nothing
 class AuditOptions:
     """Options of `pedsam audit`; see its help. `components` are those of an embedding that comes back.
 
-    `keep` names the windows of a canvas that do not leave; what `boxes` touch does not either.
+    What `keep_boxes` touch does not leave, nor what `keep` names, as in EdgeOptions.
     """
 
     geometry: Geometry
@@ -36,14 +37,27 @@ class AuditOptions:
     partitions: tuple[str, ...] = ()
     coalition: int = 1
     sequence: bool = False
-    boxes: KeptBoxes | None = None
-    keep: Callable[[Canvas], frozenset[int]] = keep_none
+    keep_boxes: tuple[BoxXyxy, ...] = ()
+    keep: tuple[str, ...] = ()
+    keep_px: int = DetectorOptions.px
+    keep_for_session: bool = False
+    recognise: bool = True
     failures: float = 0.005
     limit: int | None = None
     sheet: bool = True
     seed: int = 0
     described: str = ""
     bundle: Path | None = None
+
+    def keeping(self, films: bool) -> KeepOptions:
+        """What is kept of data whose pictures follow each other in time or not."""
+        return KeepOptions(
+            boxes=KeptBoxes(self.keep_boxes),
+            kinds=self.keep,
+            detectors=DetectorOptions(self.keep_px),
+            for_session=self.keep_for_session,
+            films=films,
+        )
 
 
 @dataclass(frozen=True)

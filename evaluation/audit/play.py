@@ -19,9 +19,9 @@ from typing import Any
 import anyio
 import numpy as np
 
-from runtime.encoder import ImageEncoder, LocalWindows
+from runtime.encoder import FrameLost, ImageEncoder, LocalWindows
 from runtime.frames.canvas import Canvas
-from runtime.frames.kept import Keep, KeptBoxes, keep_none
+from runtime.keeper import KeepOptions, keeping
 from runtime.results.measurements import WindowStatistics
 from runtime.sites.areas import Areas
 from runtime.sites.assignment import default_cap
@@ -32,7 +32,7 @@ from runtime.sites.reuse import Reuse
 from runtime.sites.windows import open_sites
 from stages.bundle import Bundle, Probe, Stage
 from stages.engines.thread import EngineThread
-from stages.errors import SiteUnavailable, ungrouped
+from stages.errors import PedsamError, SiteUnavailable, ungrouped
 from stages.geometry import Geometry
 from stages.tensors import Array, TensorSpec
 from stages.tile_code import RGB, TileCode
@@ -41,6 +41,7 @@ TILE_S = 0.001  # that a played site says a tile takes
 LATE_S = 0.3  # until a late answer comes: long enough for a second site to be asked
 LONGEST_OUTAGE = 3  # frames
 RECONNECT_S = (0.005,)
+KEEP_NOTHING = KeepOptions()
 
 # What each operator was sent of a frame: operator -> window -> the tile as it travels, uint8 [K].
 Received = Mapping[str, Mapping[int, Array]]
@@ -209,11 +210,14 @@ class Session:
         )
         return max(map(len, seen)) / max(1, len(self.windows))
 
-    async def show(self, canvas: Canvas, kept: frozenset[int] = frozenset()) -> Received:
-        """Send a frame as a run does, without the windows `kept`; what each operator got of it."""
+    async def show(self, canvas: Canvas) -> Received:
+        """Send a frame as a run does; what each operator got of it. Raises PedsamError where it is lost."""
         self.record.frame = defaultdict(dict)
         self.fates.frame += 1
-        await self._encoder.start(canvas, self.fates.frame, kept).collect()
+        try:
+            await self._encoder.start(canvas, self.fates.frame).collect()
+        except FrameLost as exc:
+            raise PedsamError(f"a picture cannot be audited: {exc}") from exc
         return {operator: self.record.frame.get(operator, {}) for operator in self.operators}
 
 
@@ -225,12 +229,11 @@ async def open_session(
     *,
     failures: float = 0.0,
     seed: int = 0,
-    boxes: KeptBoxes | None = None,
+    keep: KeepOptions = KEEP_NOTHING,
 ) -> AsyncIterator[Session]:
     """A session for frames of this (height, width): the placement and the ledger of a run that begins with
-    them. Of `sites` names, operators, caps and spares count; what `boxes` touch never leaves."""
-    keep: Keep = boxes.of if boxes else keep_none
-    kept = boxes.windows(bundle.geometry, *size) if boxes else frozenset()
+    them. Of `sites` names, operators, caps and spares count; what `keep` names never leaves."""
+    kept = keep.boxes.windows(bundle.geometry, *size)
     areas = Areas.of(bundle.geometry, [size], kept)
     operators = {site.name: site.operator for site in sites}
     regular = {site.operator for site in sites if not site.spare}
@@ -239,18 +242,21 @@ async def open_session(
     clients = [PlayedSite(site, bundle, fates, record.note) for site in sites]
     with ungrouped(), ExposureLedger.open(None, operators, caps) as ledger:
         ledger.keep(kept)
-        async with open_sites(
-            bundle,
-            clients,
-            ledger,
-            areas.windows,
-            _ignore,
-            window_engine=True,
-            reconnect_s=RECONNECT_S,
-            areas=areas,
-        ) as windows:
+        async with (
+            keeping(keep, ledger) as keeper,
+            open_sites(
+                bundle,
+                clients,
+                ledger,
+                areas.windows,
+                _ignore,
+                window_engine=True,
+                reconnect_s=RECONNECT_S,
+                areas=areas,
+            ) as windows,
+        ):
             encoder = ImageEncoder(
-                bundle, EngineThread({}), windows, PlayedEdge(bundle), Reuse(0.0), keep=keep
+                bundle, EngineThread({}), windows, PlayedEdge(bundle), Reuse(0.0), keep=keeper
             )
             yield Session(
                 encoder, tuple(sorted(set(operators.values()))), areas.windows | kept, record, fates

@@ -90,6 +90,30 @@ def print_report(console: Console, report: Mapping[str, Any]) -> None:
         cells = (_cell(each["figures"].get(figure), figure) for figure in shown.values())
         table.add_row(name, each["code"], *cells)
     console.print(table)
+    if report.get("mosaic"):
+        _print_mosaic(console, report["mosaic"])
+    if report.get("embeddings"):
+        _print_embeddings(console, report["embeddings"])
+
+
+def _print_mosaic(console: Console, rows: Sequence[Mapping[str, Any]]) -> None:
+    table = Table(
+        "setting", "tiles", title="the operator with most, by frames registered", title_justify="left"
+    )
+    for heading in ("frames", "of the first frame covered", "and right"):
+        table.add_column(heading, justify="right")
+    for row in rows:
+        shares = (f"{row[name]:.2f}" for name in ("covered_most", "recovered_most"))
+        table.add_row(row["setting"], row["code"], str(row["frames"]), *shares)
+    console.print(table)
+
+
+def _print_embeddings(console: Console, figures: Mapping[str, Any]) -> None:
+    psnr, ssim = figures["psnr"], figures["ssim"]
+    console.print(
+        f"windows rebuilt from the embeddings that come back, by one linear map: PSNR {psnr['mean']:.1f} dB, "
+        f"SSIM {ssim['mean']:.2f} ({psnr['values']} windows)"
+    )
 
 
 def _what(report: Mapping[str, Any]) -> str:

@@ -13,6 +13,10 @@ from click.testing import CliRunner, Result
 from PIL import Image
 
 import pedsam
+from evaluation.audit import faces, words
+from evaluation.audit.faces import find_recogniser
+from evaluation.audit.words import find_reader
+from runtime.demo.demo import photo
 from stages.bundle import shipped_bundle
 from tests.evaluation.data import write_pair
 
@@ -35,7 +39,9 @@ cap = 6
 
 
 def pedsam_audit(*arguments: str | Path) -> Result:
-    return CliRunner().invoke(pedsam.main, ["audit", *map(str, arguments)])
+    """Without faces and words, which take a second a picture, unless they are asked for."""
+    quick = () if "--recognise" in arguments else ("--no-recognise",)
+    return CliRunner().invoke(pedsam.main, ["audit", *map(str, arguments), *quick])
 
 
 def report_of(result: Result, out: Path) -> dict[str, Any]:
@@ -70,8 +76,8 @@ def test_what_is_written_and_printed(pairs: Path, tmp_path: Path) -> None:
     assert report["results"][2]["figures"]["objects_held"]["values"] == 5
     assert report["results"][2]["sent"]["frames"] == 3
     assert {path.name for path in out.iterdir()} == {".pedsam-audit", "audit.json", "sheet.png"}
-    for words in ("3 operators, 2 together", "partition 5x5", "dct:6/3", "what some operator could learn"):
-        assert words in " ".join(result.output.split())
+    for phrase in ("3 operators, 2 together", "partition 5x5", "dct:6/3", "what some operator could learn"):
+        assert phrase in " ".join(result.output.split())
     with Image.open(out / "sheet.png") as sheet:
         assert np.asarray(sheet).std() > 20
 
@@ -128,6 +134,7 @@ def test_frames_of_a_folder_are_one_scene(pairs: Path, tmp_path: Path) -> None:
         pedsam_audit("--data", pairs, "--out", out, "--sequence", "--operators", "3", "--limit", "2"), out
     )
     assert (report["kind"], report["pictures"]) == ("video", 2)
+    assert [row["frames"] for row in report["mosaic"]] == [1, 1]  # frames of two shapes are two sessions
     assert report["results"][1]["figures"]["area"]["interval95"] is None
 
 
@@ -182,3 +189,27 @@ def test_pictures_that_cannot_be_read_are_told(tmp_path: Path) -> None:
     assert report_of(result, tmp_path / "out")["pictures"] == 1
     assert "1 " in result.output
     assert "that cannot be" in result.output
+
+
+def test_faces_and_words_are_looked_for_and_what_cannot_be_is_told(tmp_path: Path) -> None:
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    Image.fromarray(photo("astronaut")).save(folder / "a.png")
+    result = pedsam_audit("--data", folder, "--out", tmp_path / "out", "--operators", "3", "--recognise")
+    report = report_of(result, tmp_path / "out")
+    assert figure(report, "undivided", "faces_found") == 1
+    assert figure(report, "3 operators", "faces_found") in (0, 1)
+    told = " ".join(result.output.split())
+    for found, sentence, name in (
+        (find_recogniser(), faces.MISSING, "faces_recognised"),
+        (find_reader(), words.MISSING, "words_read"),
+    ):
+        assert (found is None) == (sentence in told) == (sentence in report["not_measured"])
+        assert (found is None) == (name not in report["results"][0]["figures"])
+    kept = ("--keep", "faces", "--keep-px", "512")
+    report = report_of(
+        pedsam_audit("--data", folder, "--out", tmp_path / "out", "--operators", "3", "--recognise", *kept),
+        tmp_path / "out",
+    )
+    assert figure(report, "3 operators", "faces_found") == 0
+    assert report["results"][1]["sent"]["kept"] > 0
