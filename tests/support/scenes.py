@@ -59,9 +59,9 @@ class Notes:
                 await self.news.wait()
 
 
-async def embeddings_of(encoder: ImageEncoder, canvas: Canvas) -> Array:
-    """Those of all windows, [windows, w, w, D]."""
-    encoding = encoder.start(canvas)
+async def embeddings_of(encoder: ImageEncoder, canvas: Canvas, kept: frozenset[int] = frozenset()) -> Array:
+    """Those of all windows, [windows, w, w, D]; the frame keeps these."""
+    encoding = encoder.start(canvas, kept=kept)
     await encoding.collect()
     return encoding.embeddings
 
