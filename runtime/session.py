@@ -27,6 +27,7 @@ from runtime.live.live_pipeline import LivePipeline
 from runtime.live.messages import Messages, telling
 from runtime.live.saved_objects import saving_objects
 from runtime.objects.follower import Follower
+from runtime.objects.kept_objects import KeptObjects
 from runtime.objects.prompts import Prompts
 from runtime.objects.registry import ObjectRegistry
 from runtime.pipeline import Pipeline
@@ -177,13 +178,17 @@ async def _run(
         partial(_tell_of_site, messages),
         trace.add_window,
         held.sent if watchers else None,
+        films=options.follows(source),
     ) as edge:
+        if edge.keeper.looks_for:
+            messages.console.print(Text(printable(edge.keeper.looks_for)))
         if edge.may_see:
             messages.console.print(Text(printable(sentence(edge.may_see, len(edge.areas.windows)))))
         objects = ObjectRegistry(prompts, options.make_track(source))
         with _progress(messages.console, source.count, "frames") as progress:
             async with _sinks(run, sizes) as sinks:
                 follower = Follower(edge.engines, objects)
+                edge.keeper.of_objects = KeptObjects(follower).on
                 pipeline = Pipeline(
                     bundle.geometry,
                     edge.encoder,

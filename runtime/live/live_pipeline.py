@@ -101,7 +101,11 @@ class LivePipeline(Live):
             ),
             paused=self.paused,
             message=(source.trouble if source else None) or self._messages.newest,
-            steps={name: round(seconds[name].recent_mean * 1e3, 1) for name in STEPS},
+            steps={
+                name: round(seconds[name].recent_mean * 1e3, 1)
+                for name in STEPS
+                if name != "keep" or measured.seconds[name]
+            },
             windows_sent=counts.windows_sent,
             windows_reused=counts.windows_reused,
             windows_hedged=counts.hedged,

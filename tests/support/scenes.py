@@ -12,7 +12,7 @@ import numpy as np
 
 from runtime.encoder import ImageEncoder, LocalWindows
 from runtime.frames.canvas import Canvas
-from runtime.frames.kept import Keep, keep_none
+from runtime.keeper import KeepOptions, keeping
 from runtime.sites.areas import Areas
 from runtime.sites.client import REQUEST_BYTES, OnSent, SiteClient
 from runtime.sites.config import SiteConfig
@@ -26,6 +26,7 @@ from stages.engines.thread import EngineThread
 from stages.tensors import Array
 from tests.support.edge import PATIENT, QUICK, SOON, Impostor, canvas_of, config, ledger_for, window_stamp
 
+NOTHING_KEPT = KeepOptions()
 NO_ENGINES = EngineThread({})  # of an encoder whose global stage is not run
 
 
@@ -118,7 +119,7 @@ async def scene(
     reuse: Reuse | None = None,
     ledger_kind: type[ExposureLedger] = ExposureLedger,
     request_bytes: int = REQUEST_BYTES,
-    keep: Keep = keep_none,
+    keep: KeepOptions = NOTHING_KEPT,
     lose: bool = False,
     areas: Areas | None = None,
     on_sent: OnSent | None = None,
@@ -148,7 +149,7 @@ async def scene(
             bundle,
             clients,
             book,
-            set(canvas.windows) - keep(canvas),
+            set(canvas.windows) - keep.boxes.of(canvas),
             notes.add,
             window_engine=fallback,
             reconnect_s=reconnect_s,
@@ -157,7 +158,8 @@ async def scene(
             no_fallback=LOSE if lose else NO_STAGE,
             areas=areas,
         ) as windows:
-            encoder = ImageEncoder(bundle, NO_ENGINES, windows, local, reuse, keep=keep, fallback=not lose)
+            keeper = await stack.enter_async_context(keeping(keep, book))
+            encoder = ImageEncoder(bundle, NO_ENGINES, windows, local, reuse, keep=keeper, fallback=not lose)
             yield Scene(bundle, impostors, encoder, windows, book, notes)
 
 

@@ -15,7 +15,9 @@ from aiohttp import web
 from hypothesis import given
 from hypothesis import strategies as st
 
+from runtime.encoder import ImageEncoder
 from runtime.frames.canvas import Canvas, make_canvas
+from runtime.frames.kept import Kept
 from runtime.live.held_tiles import HeldTiles
 from runtime.objects.prompts import Prompt, Prompts
 from runtime.sites.ledger import Grant
@@ -27,7 +29,7 @@ from tests.support.cameras import scenery
 from tests.support.edge import Impostor, canvas_of, stall, status
 from tests.support.live_runs import counted_sites, live_run
 from tests.support.pictures import SHAPES
-from tests.support.scenes import LocalStamps, scene
+from tests.support.scenes import NO_ENGINES, LocalStamps, scene
 
 pytestmark = pytest.mark.anyio
 
@@ -198,20 +200,35 @@ async def test_what_sites_received_is_held_though_it_was_sent_twice(mini_bundle:
     assert a_held <= set(holds["operator-b"]) | set(holds["operator-both"])
 
 
-async def test_windows_kept_in_a_frame_are_held_by_nobody(mini_bundle: Bundle) -> None:
-    sites, held = {name: Holding(mini_bundle) for name in "abc"}, HeldTiles.of(mini_bundle)
-    canvas, kept = canvas_of("16:9", MINI), frozenset({6, 7, 12})
-    local = LocalStamps(mini_bundle)
-    async with scene(mini_bundle, dict(sites), 5, local, on_sent=held.sent) as it:
-        await it.encoder.start(canvas, 0, kept).collect()
-    tiles = {window for name in "abc" for window in held.by(f"operator-{name}").value or {}}
-    assert tiles == set(canvas.windows) - kept
-    for name in "abc":
-        found = held.picture(held.by(f"operator-{name}").value or {}, canvas.height, canvas.width)
-        assert found is not None
-        for window in kept:
-            row, col = (80 * place for place in divmod(window, MINI.grid))
-            assert not found[row : row + 80, col : col + 80].any()
+async def test_what_is_kept_in_a_frame_is_held_by_nobody(mini_bundle: Bundle) -> None:
+    """A tile of that position in a frame before may be, and is held on."""
+    kept_of = (frozenset({6, 7, 12}), frozenset({0, 7}))
+    held, local = HeldTiles.of(mini_bundle), LocalStamps(mini_bundle)
+
+    async def keep(canvas: Canvas, number: int) -> Kept:
+        return Kept(kept_of[number])
+
+    left = dict[int, bytes]()
+    sites = dict[str, Impostor]({name: Holding(mini_bundle) for name in "abc"})
+    async with scene(mini_bundle, sites, local=local, on_sent=held.sent) as it:
+        encoder = ImageEncoder(mini_bundle, NO_ENGINES, it.windows, local, keep=keep)
+        for number, kept in enumerate(kept_of):
+            canvas = make_canvas(scenery(number), MINI)
+            inputs = canvas.window_inputs(canvas.windows, mini_bundle)
+            await encoder.start(canvas, number).collect()
+            tiles = {
+                window: tile.tobytes() for window, tile in zip(canvas.windows, inputs["tile"], strict=True)
+            }
+            left |= {window: tile for window, tile in tiles.items() if window not in kept}
+            holds = [held.by(f"operator-{name}").value or {} for name in "abc"]
+            assert {window: tile.coded for each in holds for window, tile in each.items()} == left
+            for each in holds:
+                found = held.picture(each, canvas.height, canvas.width)
+                assert found is not None
+                for window in set(canvas.windows) - set(left):
+                    row, col = (80 * place for place in divmod(window, MINI.grid))
+                    assert not found[row : row + 80, col : col + 80].any()
+    assert set(canvas.windows) - set(left) == {7}
 
 
 async def test_a_run_says_what_operators_hold_may_see_and_what_is_kept(
