@@ -150,13 +150,16 @@ async def test_who_looks_gets_one_picture_and_who_does_not_gets_none() -> None:
     assert not any(frame.header["type"] == "holds" for frame in other.frames)
 
 
-async def test_a_look_is_taken_back_by_null_and_by_the_next_one() -> None:
+@pytest.mark.parametrize("operator", [None, "gamma"])
+async def test_a_look_is_taken_back_by_null_and_by_the_next_one(operator: str | None) -> None:
     async with running_preview(await clicked(FakeLive())) as run:
-        watcher = await run.watch()
-        await watcher.say("look", operator="alpha", after=10**9)
-        await watcher.say("look", operator=None)
-        await watcher.say("look", operator="alpha", after=10**9)
-        await watcher.say("look", operator="gamma")
+        watcher, newest = await run.watch(), run.live.held.by("gamma").version
+        await watcher.say("look", operator="alpha", after=run.live.held.by("alpha").version)
+        await watcher.say("look", operator=operator, after=newest)
+        await watcher.say("pause", id=1, paused=False)
+        await watcher.text("done")  # by now it has been heard
+        run.live.advance()  # now there is something newer of both
+        await watcher.say("look", operator="gamma", after=newest)
         assert pixels_of((await held(watcher, "gamma")).file).any()
         assert await count(run) == 1
 

@@ -369,7 +369,12 @@ async def test_keys_alone_choose_an_operator_and_its_share_is_told(live_tab: Fak
     await expect(button).to_contain_text("may see 33 %")
     told = re.compile("of the picture's area: seen 3[0-9] %, may see 33 %, at most 40 % if others fail")
     await expect(button).to_have_attribute("title", told)
-    await expect(button).to_have_attribute("aria-pressed", "true")  # though buttons were drawn anew
+    other, before = page.locator("#operators [data-operator=beta]"), re.compile("seen 3[0-9] %")
+    await expect(other).to_have_attribute("title", before)
+    live_tab.live.sites[1].seen |= {0, 3}
+    await expect(other).not_to_have_attribute("title", before)  # buttons were drawn anew
+    await expect(button).to_have_attribute("aria-pressed", "true")
+    await expect(button).to_be_focused()
     await expect(page.locator("#legend li").first).to_contain_text(re.compile("5 of 6 allowed, 3[0-9] %"))
 
 
