@@ -15,7 +15,7 @@ from runtime.frames.canvas import Canvas
 from runtime.frames.kept import Kept
 from runtime.keeper import KeepOptions, keeping
 from runtime.sites.areas import Areas
-from runtime.sites.client import REQUEST_BYTES, SiteClient
+from runtime.sites.client import REQUEST_BYTES, OnSent, SiteClient
 from runtime.sites.config import SiteConfig
 from runtime.sites.health import Site
 from runtime.sites.ledger import ExposureLedger
@@ -131,6 +131,7 @@ async def scene(
     keep: KeepOptions = NOTHING_KEPT,
     lose: bool = False,
     areas: Areas | None = None,
+    on_sent: OnSent | None = None,
 ) -> AsyncIterator[Scene]:
     """Sites named in `spares` are spares, in `same_operator` share an operator, in `hasty` are soon late.
 
@@ -146,7 +147,9 @@ async def scene(
         notes = Notes()
         book = stack.enter_context(ledger_for(configs, cap, ledger, ledger_kind))
         clients = [
-            SiteClient(c, bundle, "fp16", QUICK if c.name in hasty else PATIENT, request_bytes)
+            SiteClient(
+                c, bundle, "fp16", QUICK if c.name in hasty else PATIENT, request_bytes, on_sent=on_sent
+            )
             for c in configs
         ]
         canvas = canvas_of("16:9", bundle.geometry)
