@@ -21,6 +21,7 @@ from runtime.edge import open_edge
 from runtime.frames.sources import Frame, Source
 from runtime.live.board_reader import watching_board
 from runtime.live.heartbeat import Heartbeat, beating
+from runtime.live.held_tiles import HeldTiles
 from runtime.live.interface import Live
 from runtime.live.live_pipeline import LivePipeline
 from runtime.live.messages import Messages, telling
@@ -169,12 +170,14 @@ async def _run(
 ) -> dict[str, Any]:
     bundle, source, options, messages = run.bundle, run.source, run.options, run.messages
     trace = Trace() if options.trace else NO_TRACE
+    held = HeldTiles.of(bundle)
     async with open_edge(
         bundle,
         sizes,
         options,
         partial(_tell_of_site, messages),
         trace.add_window,
+        held.sent if watchers else None,
         films=options.follows(source),
     ) as edge:
         if edge.keeper.looks_for:
@@ -206,6 +209,8 @@ async def _run(
                         _windows(bundle, sizes),
                         board,
                         messages,
+                        held,
+                        options.keep_boxes if options.sites else (),
                         options.verify,
                     )
                     async with (
