@@ -54,9 +54,9 @@ async def audit(options: AuditOptions, console: Console) -> dict[str, Any]:
             console.print(sentence)
         steps = len(data.samples) * (len(bundles) * (len(settings) + 1) + 1)
         with _progress(console, steps) as auditing.progress:
-            await to_thread.run_sync(auditing.learn)
+            await auditing.learn()
             for bundle in bundles:
-                await to_thread.run_sync(auditing.undivided, bundle.tiles)
+                await auditing.undivided(bundle.tiles)
                 for setting in settings:
                     await auditing.run(setting, bundle)
             inverted = await to_thread.run_sync(auditing.inverted)
@@ -92,28 +92,33 @@ class Auditing:
             missing = ((recogniser, faces.MISSING), (reader, words.MISSING))
             self.left_out = [sentence for found, sentence in missing if found is None]
 
-    def learn(self) -> None:
-        """Find the faces and words that there are. It blocks: use a thread."""
-        for number, sample in enumerate(self._data.samples):
-            picture = sample.image()
-            if self._faces:
-                self._faces.learn(number, picture)
-            if self._words:
-                self._words.prepare(number, picture)
+    async def learn(self) -> None:
+        """Find the faces and words that there are."""
+        for number in range(len(self._data.samples)):
+            await to_thread.run_sync(self._learn, number)
             self.progress()
 
-    def undivided(self, code: TileCode) -> None:
-        """What one has who gets the whole picture in this code. It blocks: use a thread."""
+    def _learn(self, number: int) -> None:
+        picture = self._data.samples[number].image()
+        if self._faces:
+            self._faces.learn(number, picture)
+        if self._words:
+            self._words.prepare(number, picture)
+
+    async def undivided(self, code: TileCode) -> None:
+        """What one has who gets the whole picture in this code."""
         result = Result(UNDIVIDED, 1, 1, code.name, positions=1.0)
         for number in range(len(self._data.samples)):
-            sample, canvas = self._shown(number)
-            self._measure(result.figures, number, sample, canvas, [whole_view(code, canvas)])
-            if self._words:
-                signed = self._signed(number)
-                whole = [whole_view(code, signed)]
-                self._words.measure(result.figures, number, whole, canvas.geometry)
+            await to_thread.run_sync(self._look_at_all, number, code, result)
             self.progress()
         self.results.append(result)
+
+    def _look_at_all(self, number: int, code: TileCode, result: Result) -> None:
+        sample, canvas = self._shown(number)
+        self._measure(result.figures, number, sample, canvas, [whole_view(code, canvas)])
+        if self._words:
+            signed = [whole_view(code, self._signed(number))]
+            self._words.measure(result.figures, number, signed, canvas.geometry)
 
     async def run(self, setting: Setting, bundle: PlayedBundle) -> None:
         """Every picture under one setting and code. Pictures of one shape share a session."""
