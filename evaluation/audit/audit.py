@@ -31,7 +31,7 @@ from training.samples import Sample
 from training.tally import Tally
 
 MARKER = ".pedsam-audit"
-EXAMPLES = 4  # pictures of the sheet
+EXAMPLES = 2  # pictures of the sheet, for each setting and code
 INVERTED = 60  # pictures at most, of which embeddings are inverted
 UNDIVIDED = "undivided"
 
@@ -184,7 +184,7 @@ class Auditing:
         for size, result in results.items():
             held = [view for _, view in views(canvas.geometry, code, canvas, received, size)]
             self._measure(result.figures, number, sample, canvas, held)
-            if number < EXAMPLES:
+            if number < EXAMPLES and size == 1:
                 most = max(held, key=lambda view: view.share)
                 self.examples.append(Example(sample.name, _picture(canvas), most, result.setting, code.name))
 

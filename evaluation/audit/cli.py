@@ -104,7 +104,8 @@ def command(
 ) -> None:
     """What could each operator learn from what leaves the edge?
 
-    Every site is played in this process: the real ones are not contacted, and no model runs.
+    Every site is played in this process, and the real ones are not contacted. A figure is that of some
+    operator: the one that learns most.
     """
     if bundle and model:
         raise InputError("--model is audited without a bundle; give --bundle or --model")

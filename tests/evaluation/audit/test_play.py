@@ -49,6 +49,20 @@ async def test_an_operator_gets_the_same_positions_of_every_frame() -> None:
     )
 
 
+async def test_what_has_not_changed_is_not_sent_again_and_still_held() -> None:
+    changed = photo("16:9").copy()
+    changed[:40, :40] = 0  # window 0 alone
+    async with open_session(PlayedBundle.of(MINI, CODED), made_up_sites(3), SHAPE) as session:
+        first = await session.show(canvas())
+        assert session.statistics.windows_sent == 15
+        again = await session.show(make_canvas(changed, MINI))
+        assert session.statistics.windows_sent == 16
+    for name, tiles in first.items():
+        assert set(tiles) == set(again[name])
+        for window, tile in tiles.items():
+            assert (tile != again[name][window]).any() == (window == 0)
+
+
 async def frames_with_failures(session: Session, frames: int) -> list[set[int]]:
     """The windows that anybody got of each frame, while requests fail."""
     shown = [await session.show(canvas(turn)) for turn in range(frames)]
