@@ -49,6 +49,8 @@ async def audit(options: AuditOptions, console: Console) -> dict[str, Any]:
         data = await to_thread.run_sync(read_data, options, tally)
         for sentence in tally.sentences():
             console.print(sentence)
+        sizes = {sample.shape() for sample in data.samples}
+        options.keeping(data.is_video).boxes.check_inside(sizes)
         auditing = Auditing(options, data)
         for sentence in auditing.left_out:
             console.print(sentence)

@@ -166,6 +166,8 @@ def no_picture(folder: Path) -> Path:
         (("--data", no_pictures), "holds no pictures"),
         (("--data", no_picture), "is no picture and no video"),
         (("--sites", "absent.toml"), "absent.toml"),
+        (("--keep-box", "5000,0,6000,10"), "--keep-box 5000,0,6000,10"),
+        (("--keep", "wheels"), "'wheels' is nothing that can be kept"),
     ],
 )  # fmt: skip
 def test_a_mistake_is_a_sentence(more: tuple[Any, ...], says: str, pairs: Path, tmp_path: Path) -> None:
