@@ -133,7 +133,7 @@ class Auditing:
                 setting.sites,
                 shape,
                 failures=options.failures,
-                seed=options.seed,
+                seed=1_000_003 * options.seed + numbers[0],  # another one for each shape
                 keep=options.keeping(self._data.is_video),
             ) as session:
                 for number in numbers:
