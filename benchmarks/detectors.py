@@ -2,8 +2,8 @@
 
     python -m benchmarks.detectors --threads 1 --threads 2 --out benchmarks/results/detectors.json
 
-16:9 pictures of noise: the networks take the same time whatever they see. The median of the runs; nothing else
-should run meanwhile.
+16:9 pictures of noise: the networks take the same time whatever they see. The median of the runs; nothing
+else should run meanwhile.
 """
 
 from __future__ import annotations
@@ -39,7 +39,9 @@ def main(threads: tuple[int, ...], backend: str, out: Path) -> None:
         for kind in KINDS
         for px in SIDES_PX
     ]
-    out.write_text(json.dumps({"machine": describe(), "device": str(device or "CPU"), "rows": rows}, indent=1))
+    out.write_text(
+        json.dumps({"machine": describe(), "device": str(device or "CPU"), "rows": rows}, indent=1)
+    )
 
 
 def measured(kind: str, options: DetectorOptions, picture: Pixels) -> dict[str, Any]:

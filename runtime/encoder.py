@@ -23,6 +23,7 @@ from runtime.results.measurements import WindowStatistics
 from runtime.sites.answers import to_embedding
 from runtime.sites.ledger import ExposureLedger
 from runtime.sites.reuse import CachedWindow, Reuse
+from runtime.sites.sendable import SendableTile
 from runtime.sites.start import LOSE, NO_STAGE
 from runtime.sites.traffic import Traffic
 from runtime.sites.windows import SiteWindows, WindowEmbedding, open_sites
@@ -89,15 +90,15 @@ class WindowRunner:
             if self._fallback is None and self.sites.placement.withheld(window):
                 raise self._lost(window)
 
-    async def embed(self, window: int, inputs: Mapping[str, Array], order: int) -> WindowEmbedding:
+    async def embed(self, tile: SendableTile, order: int) -> WindowEmbedding:
         """The embedding of a tile. Raises FrameLost."""
-        answer = await self.sites.embed(window, inputs)
+        answer = await self.sites.embed(tile)
         if answer is not None:
             return answer
         if self._fallback is None:
-            raise self._lost(window)
+            raise self._lost(tile.window)
         self.sites.statistics.local_windows += 1
-        return WindowEmbedding(await self._fallback.embed(window, inputs, order))
+        return WindowEmbedding(await self._fallback.embed(tile.window, tile.inputs, order))
 
     async def embed_kept(self, window: int, inputs: Mapping[str, Array], order: int) -> WindowEmbedding:
         """The embedding of a tile that stays here. One window a call of the engine, so that an older frame
@@ -320,8 +321,10 @@ class Encoding:
         self, window: int, cached: CachedWindow, inputs: Mapping[str, Array]
     ) -> WindowEmbedding:
         runner = self._encoder.windows
-        embed = runner.embed_kept if window in self.kept.windows else runner.embed
-        return await cached.compute(partial(embed, window, inputs, self._order))
+        if window in self.kept.windows:
+            return await cached.compute(partial(runner.embed_kept, window, inputs, self._order))
+        tile = SendableTile(inputs, self.kept.windows)
+        return await cached.compute(partial(runner.embed, tile, self._order))
 
 
 @contextlib.asynccontextmanager

@@ -1,7 +1,8 @@
 """One site as the edge sees it: connection, probe, tiles out, embeddings in.
 
-The only module that puts a tile on a socket, and it does so only for a Grant from the ledger. What comes back
-is read by `runtime.sites.answers`. Whatever goes wrong with a site, foreseen or not, is a SiteError here.
+The only module that puts a tile on a socket. A tile of a picture goes by `SiteClient.infer` alone, with a
+Grant from the ledger and as a SendableTile; all else that is sent is a Probe, or noise. What comes back is
+read by `runtime.sites.answers`. Whatever goes wrong with a site, foreseen or not, is a SiteError here.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from runtime.sites.answers import Answer, Answers, Busy, NotHere
 from runtime.sites.config import SiteConfig
 from runtime.sites.ledger import Grant
 from runtime.sites.reasons import reason, unforeseen
+from runtime.sites.sendable import SendableTile
 from runtime.sites.traffic import Traffic, most_windows
 from stages import wire
 from stages.bundle import Bundle, Probe
@@ -205,18 +207,17 @@ class SiteClient:
             raise failures[0]
         return (time.perf_counter() - started) / SPEED_PROBES
 
-    async def infer(self, grants: Sequence[Grant], inputs: Mapping[str, Array]) -> Array:
+    async def infer(self, grants: Sequence[Grant], tiles: Sequence[SendableTile]) -> Array:
         """The embeddings [n, w, w, r] of n tiles, checked: shape, dtype, finite. They travel in one request.
 
         `grants` are those of the tiles, in their order. Raises SiteUnavailable when no good answer comes
         before the deadline, SiteUntrusted when the answer is wrong.
         """
-        windows = [grant.window for grant in grants]
-        covered = (
-            all(grant.site == self.name for grant in grants) and windows == inputs["index"][:, 0].tolist()
-        )
-        if not windows or not covered:
+        windows = [tile.window for tile in tiles]
+        covered = [(grant.site, grant.window) for grant in grants]
+        if not windows or covered != [(self.name, window) for window in windows]:
             raise Misused(f"{list(grants)} are not the grants of these tiles")
+        inputs = {name: np.concatenate([tile.inputs[name] for tile in tiles]) for name in tiles[0].inputs}
         expected_s = self.tile_s * (self.in_flight + len(windows))
         patience_s = min(self._timeouts.tile_factor * expected_s, expected_s + self._timeouts.probe_s)
         deadline_s = max(self._timeouts.tile_s, patience_s)

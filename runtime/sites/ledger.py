@@ -15,7 +15,7 @@ import math
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import InitVar, dataclass
 from itertools import chain, repeat
 from pathlib import Path
 from types import TracebackType
@@ -27,6 +27,7 @@ from stages.errors import InputError
 RETRY_S = (0.5, 1.0, 2.0, 5.0, 10.0, 30.0)  # waits between attempts to write; the last one repeats
 
 _Value = TypeVar("_Value")
+_LEDGER = object()  # who makes grants shows it
 
 
 @dataclass(frozen=True)
@@ -34,12 +35,18 @@ class Grant:
     """Permission for the tile of one window to leave to one site, which `operator` runs.
 
     Only the ledger makes one: whatever sends tiles takes a Grant, so that nothing is sent without the
-    ledger knowing. It covers that window of every frame until the session ends.
+    ledger knowing. It covers that window of every frame until the session ends, where the frame does not keep
+    it. Raises TypeError for anybody else who makes one, or a copy with other values.
     """
 
     site: str
     operator: str
     window: int
+    made_by: InitVar[object] = None
+
+    def __post_init__(self, made_by: object) -> None:
+        if made_by is not _LEDGER:
+            raise TypeError("only the exposure ledger makes grants")
 
 
 class ExposureLedger:
@@ -171,7 +178,7 @@ class ExposureLedger:
         """A grant for a window that the site's operator was granted before, else None. Writes nothing."""
         operator = _look_up(self._operators, "site", site)
         granted = window in self.granted(operator) and window not in self._kept
-        return Grant(site, operator, window) if granted else None
+        return Grant(site, operator, window, _LEDGER) if granted else None
 
     def granted(self, operator: str) -> frozenset[int]:
         """The windows that need no write to be granted to an operator again; part of `exposure`."""
@@ -255,7 +262,7 @@ class ExposureLedger:
         if window not in self._granted[operator] and len(seen) > self._caps[operator]:
             return None
         exposure[operator] = seen
-        return Grant(site, operator, int(window))
+        return Grant(site, operator, int(window), _LEDGER)
 
 
 def _waits_s() -> Iterator[float]:

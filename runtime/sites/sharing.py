@@ -11,17 +11,17 @@ on: when a request fails, each of its windows goes to its next site alone.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import anyio
-import numpy as np
 from anyio.abc import TaskGroup
 from anyio.lowlevel import checkpoint
 
 from runtime.sites.health import Health, Site
 from runtime.sites.ledger import Grant
 from runtime.sites.routing import Route
+from runtime.sites.sendable import SendableTile
 from runtime.sites.traffic import even_parts
 from stages.errors import SiteError, SiteUnavailable
 from stages.tensors import Array
@@ -38,12 +38,12 @@ class SharedRequests:
         self._tasks = tasks
         self._leaving: dict[Site, list[_Window]] = {}
 
-    async def infer(self, route: Route, inputs: Mapping[str, Array], *, alone: bool) -> Array:
+    async def infer(self, route: Route, tile: SendableTile, *, alone: bool) -> Array:
         """The embedding [w, w, D] of a tile, which goes `alone` or with others that leave now.
 
         Raises SiteError as SiteClient.infer does.
         """
-        site, window = route.site, _Window(route.grant, inputs)
+        site, window = route.site, _Window(route.grant, tile)
         if alone or site.client.most_windows == 1:
             await _Request(self, site, [window]).run()
             return window.answer()
@@ -67,7 +67,7 @@ class _Window:
     """One window on its way; `wanted` until whoever waits for it is cancelled."""
 
     grant: Grant
-    inputs: Mapping[str, Array]
+    tile: SendableTile
     wanted: bool = True
     request: _Request | None = None
     done: anyio.Event = field(default_factory=anyio.Event)
@@ -125,8 +125,9 @@ class _Request:
         if self._site.health is Health.EXCLUDED:
             raise SiteUnavailable(self._site.name, "was excluded meanwhile")
         windows = [window for window in self._windows if window.wanted]
-        inputs = {name: np.concatenate([each.inputs[name] for each in windows]) for name in windows[0].inputs}
-        embeddings = await self._site.client.infer([window.grant for window in windows], inputs)
+        embeddings = await self._site.client.infer(
+            [window.grant for window in windows], [window.tile for window in windows]
+        )
         self._site.load.answered(len(windows))
         for window, embedding in zip(windows, embeddings, strict=True):
             window.outcome = embedding

@@ -30,6 +30,7 @@ from runtime.sites.hedging import Request, first_answer
 from runtime.sites.ledger import ExposureLedger
 from runtime.sites.placement import Placement
 from runtime.sites.routing import Route, Router
+from runtime.sites.sendable import SendableTile
 from runtime.sites.sharing import SharedRequests
 from runtime.sites.start import NO_STAGE, PATIENCE, NoFallback, Patience, begin
 from stages.bundle import Bundle
@@ -85,17 +86,17 @@ class SiteWindows:
         # Requests that go on though nobody waits for their answer.
         self._unwanted: dict[Site, Request[WindowEmbedding]] = {}
 
-    async def embed(self, window: int, inputs: Mapping[str, Array]) -> WindowEmbedding | None:
+    async def embed(self, tile: SendableTile) -> WindowEmbedding | None:
         """The embedding of a tile; None when no site may have it, or all that may have failed."""
-        for trial in self.router.trials(window):
-            self._try_out(trial, inputs)
+        for trial in self.router.trials(tile.window):
+            self._try_out(trial, tile)
         tried: set[str] = set()
-        while (route := await self.router.route(window, tried)) is not None:
+        while (route := await self.router.route(tile.window, tried)) is not None:
             self.statistics.redispatched += bool(tried)
             self.statistics.windows_sent += not tried
             tried.add(route.site.name)
             with route.site.load.holding():
-                answer = await self._infer_hedged(route, inputs, tried)
+                answer = await self._infer_hedged(route, tile, tried)
             if answer is not None:
                 return answer
         return None
@@ -109,7 +110,7 @@ class SiteWindows:
                 request.cancel()
 
     async def _infer_hedged(
-        self, route: Route, inputs: Mapping[str, Array], tried: set[str]
+        self, route: Route, tile: SendableTile, tried: set[str]
     ) -> WindowEmbedding | None:
         """The answer of a site, or of a second one when it is late; None when neither gave a good one."""
 
@@ -119,14 +120,14 @@ class SiteWindows:
             self.statistics.hedged += 1
             tried.add(second.site.name)
             with second.site.load.holding():
-                return await self._infer(second, inputs)
+                return await self._infer(second, tile)
 
         alone = len(tried) > 1
         if self._hedge_factor is None or self.router.second(route.window, tried) is None:
-            return await self._infer(route, inputs, alone=alone)
+            return await self._infer(route, tile, alone=alone)
         work_s = route.site.load.work_s
         first: Request[WindowEmbedding] = Request()
-        self._tasks.start_soon(first.run, partial(self._infer, route, inputs, first, alone=alone))
+        self._tasks.start_soon(first.run, partial(self._infer, route, tile, first, alone=alone))
         try:
             if not alone and route.site.client.most_windows > 1:
                 await checkpoint()  # by now the site has all that may share this request, and its work
@@ -149,12 +150,12 @@ class SiteWindows:
         else:
             self._unwanted[site] = request
 
-    def _try_out(self, route: Route, inputs: Mapping[str, Array]) -> None:
+    def _try_out(self, route: Route, tile: SendableTile) -> None:
         """Send a copy of a tile to a site on trial, one at a time."""
         if not self._has_unwanted(route.site):
             trial: Request[WindowEmbedding] = Request()
             self._unwanted[route.site] = trial
-            self._tasks.start_soon(trial.run, partial(self._infer, route, inputs))
+            self._tasks.start_soon(trial.run, partial(self._infer, route, tile))
 
     def _has_unwanted(self, site: Site) -> bool:
         return (request := self._unwanted.get(site)) is not None and not request.ended
@@ -162,7 +163,7 @@ class SiteWindows:
     async def _infer(
         self,
         route: Route,
-        inputs: Mapping[str, Array],
+        tile: SendableTile,
         request: Request[WindowEmbedding] | None = None,
         *,
         alone: bool = True,
@@ -170,7 +171,7 @@ class SiteWindows:
         site = route.site
         started_s = time.perf_counter()
         try:
-            embedding = await self._ask(route, inputs, alone)
+            embedding = await self._ask(route, tile, alone)
         except SiteTimeout as exc:
             self._timed_out(site, exc, started_s, given_up=request is not None and request.given_up)
             return None
@@ -183,16 +184,16 @@ class SiteWindows:
         if self._on_answer is not None:
             self._on_answer(site.name, route.window, started_s, site.load.answered_s)
         if self.on_embedding is not None:
-            self.on_embedding(site, route.window, inputs, embedding)
+            self.on_embedding(site, route.window, tile.inputs, embedding)
         return WindowEmbedding(embedding, site.name)
 
-    async def _ask(self, route: Route, inputs: Mapping[str, Array], alone: bool) -> Array | None:
+    async def _ask(self, route: Route, tile: SendableTile, alone: bool) -> Array | None:
         """The site's embedding; None when another of its tiles got no answer in time meanwhile."""
         scopes, scope = self._under_way[route.site], CancelScope()
         scopes.add(scope)
         try:
             with scope:
-                return await self._requests.infer(route, inputs, alone=alone)
+                return await self._requests.infer(route, tile, alone=alone)
         finally:
             scopes.discard(scope)
         return None

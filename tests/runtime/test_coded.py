@@ -17,7 +17,7 @@ from server.serve import ServeOptions, running_site
 from stages.bundle import Bundle
 from stages.errors import SiteUnavailable, SiteUntrusted
 from tests.support.bundles import tiny_bundle
-from tests.support.edge import PATIENT, canvas_of, config, edge_engines, grant_for, ledger_for
+from tests.support.edge import PATIENT, canvas_of, config, edge_engines, grant_for, ledger_for, sendable
 from tests.support.pictures import SHAPES, photo
 
 pytestmark = pytest.mark.anyio
@@ -128,7 +128,9 @@ async def test_while_edges_change_over_a_site_serves_both_codes_as_versions(
             canvas = canvas_of("16:9", bundle.geometry)
             async with SiteClient(config("a", site.url), bundle, "fp32", PATIENT) as client:
                 await client.connect(bundle.probe())
-                (got,) = await client.infer([grant_for(client.config, 0)], canvas.window_inputs([0], bundle))
+                (got,) = await client.infer(
+                    [grant_for(client.config, 0)], sendable(canvas.window_inputs([0], bundle))
+                )
             async with edge_engines(bundle, ("window",)) as engines:
                 own = await engines.infer("window", canvas.window_inputs([0], bundle), ["embedding"])
             assert np.abs(got - own["embedding"][0]).max() < 1e-4 * np.abs(got).max()
@@ -144,4 +146,4 @@ async def test_a_tile_of_another_code_is_a_400_in_a_sentence(coded: Bundle, coar
     ):
         await client.connect(coded.probe())
         with pytest.raises(SiteUnavailable, match=r"400: tile has shape \[1, 120\], expected \[n, 184\]"):
-            await client.infer([grant_for(client.config, 0)], wrong)
+            await client.infer([grant_for(client.config, 0)], sendable(wrong))

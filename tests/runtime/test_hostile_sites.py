@@ -26,7 +26,16 @@ from runtime.sites.config import SiteConfig
 from server.serve import ServeOptions, running_site
 from stages.bundle import Bundle
 from stages.errors import SiteError, SiteUnavailable
-from tests.support.edge import Impostor, canvas_of, config, grant_for, sites_file, stall, write_photo
+from tests.support.edge import (
+    Impostor,
+    canvas_of,
+    config,
+    grant_for,
+    sendable,
+    sites_file,
+    stall,
+    write_photo,
+)
 from tests.support.processes import MODULE
 from tests.support.raw_sites import HOSTILE, TILE, RawSite
 
@@ -57,7 +66,7 @@ async def test_each_answer_is_a_sentence_that_the_site_failed(
 async def connect_and_infer(client: SiteClient, bundle: Bundle) -> None:
     await client.connect(bundle.probe())
     inputs = canvas_of("16:9", bundle.geometry).window_inputs([7], bundle)
-    await client.infer([grant_for(client.config, 7)], inputs)
+    await client.infer([grant_for(client.config, 7)], sendable(inputs))
 
 
 def check_sentence(text: str, says: str) -> None:

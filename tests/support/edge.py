@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -17,6 +17,7 @@ from runtime.frames.canvas import Canvas, make_canvas
 from runtime.sites.client import Timeouts
 from runtime.sites.config import SiteConfig
 from runtime.sites.ledger import ExposureLedger, Grant
+from runtime.sites.sendable import SendableTile
 from stages import wire
 from stages.bundle import Bundle
 from stages.engines.backends import engine_factories
@@ -54,6 +55,19 @@ def grant_for(site: SiteConfig, window: int) -> Grant:
     grant = ledger_for([site], 25).grant(site.name, window)
     assert grant is not None
     return grant
+
+
+def granted(site: str, operator: str, window: int) -> Grant:
+    """What a ledger gives out where this is allowed."""
+    return grant_for(config(site, operator=operator), window)
+
+
+def sendable(inputs: Mapping[str, Array]) -> list[SendableTile]:
+    """The tiles of a frame that keeps none, from inputs of the window stage for all of them."""
+    return [
+        SendableTile({name: array[row : row + 1] for name, array in inputs.items()}, frozenset())
+        for row in range(len(inputs["index"]))
+    ]
 
 
 def canvas_of(shape: str, geometry: Geometry) -> Canvas:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 
 import anyio
@@ -12,6 +12,7 @@ import numpy as np
 
 from runtime.encoder import ImageEncoder, LocalWindows
 from runtime.frames.canvas import Canvas
+from runtime.frames.kept import Kept
 from runtime.keeper import KeepOptions, keeping
 from runtime.sites.areas import Areas
 from runtime.sites.client import REQUEST_BYTES, OnSent, SiteClient
@@ -60,9 +61,17 @@ class Notes:
                 await self.news.wait()
 
 
-async def embeddings_of(encoder: ImageEncoder, canvas: Canvas) -> Array:
-    """Those of all windows, [windows, w, w, D]."""
-    encoding = encoder.start(canvas)
+@dataclass(frozen=True)
+class KeepingCanvas(Canvas):
+    """A frame that keeps windows, whatever it shows."""
+
+    kept: frozenset[int] = frozenset()
+
+
+async def embeddings_of(encoder: ImageEncoder, canvas: Canvas, kept: frozenset[int] = frozenset()) -> Array:
+    """Those of all windows, [windows, w, w, D]; in a scene the frame keeps these too."""
+    values = {field.name: getattr(canvas, field.name) for field in fields(canvas)}
+    encoding = encoder.start(KeepingCanvas(**values, kept=kept) if kept else canvas)
     await encoding.collect()
     return encoding.embeddings
 
@@ -159,7 +168,15 @@ async def scene(
             areas=areas,
         ) as windows:
             keeper = await stack.enter_async_context(keeping(keep, book))
-            encoder = ImageEncoder(bundle, NO_ENGINES, windows, local, reuse, keep=keeper, fallback=not lose)
+
+            async def keep_these(canvas: Canvas, number: int) -> Kept:
+                found = await keeper(canvas, number)
+                alone = canvas.kept if isinstance(canvas, KeepingCanvas) else frozenset()
+                return replace(found, windows=found.windows | alone)
+
+            encoder = ImageEncoder(
+                bundle, NO_ENGINES, windows, local, reuse, keep=keep_these, fallback=not lose
+            )
             yield Scene(bundle, impostors, encoder, windows, book, notes)
 
 

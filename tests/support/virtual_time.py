@@ -7,15 +7,20 @@ import selectors
 from collections.abc import Coroutine
 from typing import Any, TypeVar
 
+from anyio import CapacityLimiter, to_thread
+
 T = TypeVar("T")
 
 
 class _Selector(selectors.DefaultSelector):
-    """Waits for nothing: it reports how long it would have waited."""
+    """Waits for nothing but `threads` that work: it reports how long it would have waited."""
 
     skipped_s = 0.0
+    threads: CapacityLimiter | None = None
 
     def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
+        if timeout != 0 and self.threads is not None and self.threads.borrowed_tokens:
+            return super().select()
         events = super().select(0)
         if not events:
             if timeout is None:
@@ -25,7 +30,10 @@ class _Selector(selectors.DefaultSelector):
 
 
 class VirtualLoop(asyncio.SelectorEventLoop):
-    """Its time begins at 0, stands still while anything can go on, and then jumps to what is waited for."""
+    """Its time begins at 0, stands still while anything can go on, and then jumps to what is waited for.
+
+    Threads can go on as well, once `watch_threads` was called.
+    """
 
     def __init__(self) -> None:
         self._virtual = _Selector()
@@ -33,6 +41,10 @@ class VirtualLoop(asyncio.SelectorEventLoop):
 
     def time(self) -> float:
         return self._virtual.skipped_s
+
+    async def watch_threads(self) -> None:
+        """Count those of anyio.to_thread from here on."""
+        self._virtual.threads = to_thread.current_default_thread_limiter()
 
     def stall(self, seconds: float) -> None:
         """As if a busy machine had not let this process run for so long."""

@@ -19,6 +19,7 @@ from runtime.frames.canvas import Canvas, make_canvas
 from runtime.sites.client import SiteClient
 from runtime.sites.config import SiteConfig
 from runtime.sites.ledger import ExposureLedger, Grant
+from runtime.sites.sendable import SendableTile
 from runtime.sites.start import Patience
 from runtime.sites.windows import open_sites
 from stages.bundle import Bundle, Probe
@@ -105,9 +106,10 @@ class FakeClient(SiteClient):
             await anyio.lowlevel.checkpoint()
         await self._suffer()
 
-    async def infer(self, grants: Sequence[Grant], inputs: Mapping[str, Array]) -> Array:
-        windows = inputs["index"][:, 0].tolist()
-        assert list(grants) == [Grant(self.name, self.config.operator, window) for window in windows]
+    async def infer(self, grants: Sequence[Grant], tiles: Sequence[SendableTile]) -> Array:
+        windows = [tile.window for tile in tiles]
+        assert {(grant.site, grant.operator) for grant in grants} == {(self.name, self.config.operator)}
+        assert [grant.window for grant in grants] == windows
         assert 1 <= len(windows) <= self.max_batch
         seen("windows shared a request" if len(windows) > 1 else "a window went alone")
         self.requests.append(len(windows))

@@ -17,7 +17,6 @@ from aiohttp import web
 
 from runtime.sites.client import TIMEOUTS, SiteClient, SiteTimeout, Timeouts
 from runtime.sites.config import SiteConfig
-from runtime.sites.ledger import Grant
 from server.serve import ServeOptions, running_site
 from stages import wire
 from stages.bundle import Bundle
@@ -35,7 +34,9 @@ from tests.support.edge import (
     config,
     flood,
     grant_for,
+    granted,
     hang_up,
+    sendable,
     stall,
     status,
     window_stamp,
@@ -75,7 +76,7 @@ async def test_a_site_gives_the_window_stages_embedding(
         site = config("a", running.url)
         async with connected(mini_bundle, site, wire_format) as client:
             sent_for_probes = client.traffic.body_up
-            (got,) = await client.infer([grant_for(site, 7)], tile(mini_bundle, 7))
+            (got,) = await client.infer([grant_for(site, 7)], sendable(tile(mini_bundle, 7)))
     assert got.dtype == np.float16
     scale = np.abs(embedding_of_7).max()
     assert np.abs(got.astype(np.float32) - embedding_of_7).max() <= (
@@ -91,7 +92,7 @@ async def test_the_fp32_bundle_travels_as_fp32(mini_bundle: Bundle, exported_fp3
     async with running_site(exported_fp32, SITE) as running:
         site = config("a", running.url)
         async with connected(exported_fp32, site, "fp32") as client:
-            (got,) = await client.infer([grant_for(site, 7)], tile(exported_fp32, 7))
+            (got,) = await client.infer([grant_for(site, 7)], sendable(tile(exported_fp32, 7)))
     assert got.dtype == np.float32
 
 
@@ -100,11 +101,11 @@ async def test_a_grant_covers_one_window_of_one_site(mini_bundle: Bundle) -> Non
     async with impostor.running() as url:
         site = config("a", url)
         async with connected(mini_bundle, site) as client:
-            for grant in (grant_for(site, 8), grant_for(config("b"), 7), Grant("b", "operator-a", 7)):
+            for grant in (grant_for(site, 8), grant_for(config("b"), 7), granted("b", "operator-a", 7)):
                 with pytest.raises(ValueError, match="not the grants of these tiles"):
-                    await client.infer([grant], tile(mini_bundle, 7))
+                    await client.infer([grant], sendable(tile(mini_bundle, 7)))
             assert (impostor.tiles, client.sent) == ([], set())
-            await client.infer([grant_for(site, 7)], tile(mini_bundle, 7))
+            await client.infer([grant_for(site, 7)], sendable(tile(mini_bundle, 7)))
     assert impostor.tiles == [7]
 
 
@@ -237,12 +238,14 @@ async def test_a_tile_that_fails_is_told_in_a_sentence(mini_bundle: Bundle, name
         site = config("a", url)
         async with connected(mini_bundle, site, timeouts=QUICK) as client:
             with pytest.raises(kind, match=words) as caught:
-                await client.infer([grant_for(site, 7)], tile(mini_bundle, 7))
+                await client.infer([grant_for(site, 7)], sendable(tile(mini_bundle, 7)))
             assert type(caught.value) is kind
             assert re.fullmatch("site a: .*", str(caught.value))
             impostor.released.set()
             impostor.script.clear()
-            (again,) = await client.infer([grant_for(site, 7)], tile(mini_bundle, 7))  # the client goes on
+            (again,) = await client.infer(
+                [grant_for(site, 7)], sendable(tile(mini_bundle, 7))
+            )  # the client goes on
     assert np.array_equal(again, window_stamp(mini_bundle, 7))
     assert (client.tiles, client.in_flight) == (1, 0)
 
@@ -255,7 +258,7 @@ async def test_a_busy_site_is_asked_again(mini_bundle: Bundle, code: int, retry_
     async with impostor.running() as url:
         site = config("a", url)
         async with connected(mini_bundle, site) as client:
-            (got,) = await client.infer([grant_for(site, 7)], tile(mini_bundle, 7))
+            (got,) = await client.infer([grant_for(site, 7)], sendable(tile(mini_bundle, 7)))
     assert np.array_equal(got, window_stamp(mini_bundle, 7))
     assert impostor.tiles == [7, 7]
     assert client.tiles == 1
@@ -272,7 +275,7 @@ async def test_the_deadline_grows_with_what_is_under_way(mini_bundle: Bundle) ->
 
             async def send(window: int) -> None:
                 try:
-                    await client.infer([grant_for(site, window)], tile(mini_bundle, window))
+                    await client.infer([grant_for(site, window)], sendable(tile(mini_bundle, window)))
                 except SiteUnavailable as exc:
                     failures.append(str(exc))
 
@@ -290,7 +293,7 @@ async def test_a_slow_site_has_no_deadline_without_an_end(mini_bundle: Bundle) -
         async with SiteClient(site, mini_bundle, "fp16", short) as client:
             client.tile_s = 0.2
             with pytest.raises(SiteTimeout, match=r"no answer within 0\.3 s"):
-                await client.infer([grant_for(site, 7)], tile(mini_bundle, 7))
+                await client.infer([grant_for(site, 7)], sendable(tile(mini_bundle, 7)))
 
 
 async def test_a_cancelled_tile_leaves_nothing_behind(mini_bundle: Bundle) -> None:
@@ -299,7 +302,7 @@ async def test_a_cancelled_tile_leaves_nothing_behind(mini_bundle: Bundle) -> No
         site = config("a", url)
         async with connected(mini_bundle, site) as client:
             async with anyio.create_task_group() as tasks:
-                tasks.start_soon(client.infer, [grant_for(site, 7)], tile(mini_bundle, 7))
+                tasks.start_soon(client.infer, [grant_for(site, 7)], sendable(tile(mini_bundle, 7)))
                 await impostor.seen.wait()
                 assert client.in_flight == 1
                 tasks.cancel_scope.cancel()
@@ -353,7 +356,7 @@ async def test_the_token_is_sent_and_no_compression_is_asked_for(mini_bundle: Bu
     async with impostor.running() as url:
         site = replace(config("a", url), token="s3cret")  # noqa: S106
         async with connected(mini_bundle, site) as client:
-            await client.infer([grant_for(site, 7)], tile(mini_bundle, 7))
+            await client.infer([grant_for(site, 7)], sendable(tile(mini_bundle, 7)))
     assert seen == [("Bearer s3cret", "identity")]
 
 
@@ -371,5 +374,5 @@ async def test_outputs_in_another_order_and_number_are_matched_by_name(mini_bund
     async with Impostor(mini_bundle, everything).running() as url:
         site = config("a", url)
         async with connected(mini_bundle, site) as client:
-            (got,) = await client.infer([grant_for(site, 7)], tile(mini_bundle, 7))
+            (got,) = await client.infer([grant_for(site, 7)], sendable(tile(mini_bundle, 7)))
     assert np.array_equal(got, window_stamp(mini_bundle, 7))

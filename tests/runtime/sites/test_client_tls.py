@@ -28,7 +28,7 @@ from stages.bundle import Bundle
 from stages.errors import SiteUnavailable
 from stages.tls import server_context as server_tls
 from tests.support.clients import has_ipv6
-from tests.support.edge import Impostor, canvas_of, grant_for
+from tests.support.edge import Impostor, canvas_of, grant_for, sendable
 from tests.support.keys import LONG_AGO, keys_for, site_at
 from tests.support.tls import answering, nothing, server_context, site_with
 
@@ -69,7 +69,7 @@ async def test_the_keys_made_for_a_site_reach_it(mini_bundle: Bundle, keys: Path
     async with site_with(mini_bundle, keys) as site, SiteClient(site, mini_bundle, "fp16") as client:
         await client.connect(mini_bundle.probe())
         tile = canvas_of("16:9", mini_bundle.geometry).window_inputs([7], mini_bundle)
-        (embedding,) = await client.infer([grant_for(site, 7)], tile)
+        (embedding,) = await client.infer([grant_for(site, 7)], sendable(tile))
     assert embedding.shape == mini_bundle.embedding_shape
 
 

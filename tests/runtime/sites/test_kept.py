@@ -19,7 +19,7 @@ from runtime.sites.ledger import ExposureLedger
 from runtime.sites.reuse import Reuse
 from stages.bundle import Bundle
 from stages.tensors import Array
-from tests.support.edge import Behaviour, Impostor, canvas_of, hang_up, stall, status, window_stamp
+from tests.support.edge import Behaviour, Impostor, canvas_of, hang_up, sendable, stall, status, window_stamp
 from tests.support.scenes import LocalStamps, Scene, embeddings_of, honest, scene
 
 pytestmark = pytest.mark.anyio
@@ -68,6 +68,20 @@ async def test_the_edge_computes_a_kept_window_that_has_not_changed_once(mini_bu
         assert it.encoder.statistics.windows_reused == 15
 
 
+async def test_windows_kept_in_one_frame_alone(mini_bundle: Bundle) -> None:
+    """They go to sites in the frames before and after it."""
+    local, canvas = LocalStamps(mini_bundle), canvas_of("16:9", mini_bundle.geometry)
+    sites = honest(mini_bundle, "abc")
+    async with scene(mini_bundle, sites, local=local) as it:
+        for kept in (frozenset[int](), frozenset({3, 7}), frozenset[int]()):
+            for site in sites.values():
+                site.tiles.clear()
+            await embeddings_of(it.encoder, canvas, kept)
+            assert sorted(it.sent("a", "b", "c")) == sorted(set(range(15)) - kept)
+        assert sorted(local.windows) == [3, 7]
+        assert it.ledger.kept == set()
+
+
 def test_a_kept_window_is_granted_to_nobody() -> None:
     """Not even to an operator that has seen it before."""
     ledger = ExposureLedger.open(None, {"a": "alpha", "b": "beta"}, {"alpha": 9, "beta": 9})
@@ -92,7 +106,7 @@ async def test_who_tries_to_send_a_kept_window_gets_no_way_to_a_site(mini_bundle
         for site in sites.values():
             site.tiles.clear()
         canvas = canvas_of("16:9", mini_bundle.geometry)
-        assert await it.windows.embed(window, canvas.window_inputs([window], mini_bundle)) is None
+        assert await it.windows.embed(*sendable(canvas.window_inputs([window], mini_bundle))) is None
         assert it.windows.router.second(window, ()) is None
         await it.windows.router.grant_together([window])
         assert it.sent("a", "b") == set()
@@ -148,17 +162,18 @@ async def late(site: Impostor, request: web.Request) -> web.StreamResponse:
     return await site.answer(request)
 
 
-def random_canvas(bundle: Bundle, rng: random.Random) -> Canvas:
-    """A frame in one of several shapes, another one each time, whose kept windows are all MARK."""
+def random_frame(bundle: Bundle, rng: random.Random) -> tuple[Canvas, frozenset[int]]:
+    """In one of several shapes, and what it alone keeps; each one differs. All that is kept is MARK."""
     canvas = canvas_of(rng.choice([*["16:9"] * 4, "4:3", "square"]), bundle.geometry)
-    kept, side = BOXES.of(canvas), bundle.geometry.tile_px
+    alone = frozenset(rng.sample(canvas.windows, rng.choice([0, 0, 1, 3])))
+    kept, side = BOXES.of(canvas) | alone, bundle.geometry.tile_px
     pixels = np.where(canvas.pixels == MARK, MARK + 1, canvas.pixels)
     for window in range(bundle.geometry.windows):
         row, col = divmod(window, bundle.geometry.grid)
         bottom, right = min((row + 1) * side, canvas.rows), min((col + 1) * side, canvas.cols)
         if window in kept or rng.random() < 0.5:
             pixels[row * side : bottom, col * side : right] = MARK if window in kept else rng.randrange(MARK)
-    return replace(canvas, pixels=pixels)
+    return replace(canvas, pixels=pixels), alone
 
 
 async def play(it: Scene, rng: random.Random) -> set[tuple[int, bytes]]:
@@ -168,10 +183,10 @@ async def play(it: Scene, rng: random.Random) -> set[tuple[int, bytes]]:
     behaviours: list[Behaviour] = [status(500), stall, hang_up, late, late]
 
     async def frame() -> None:
-        canvas = random_canvas(it.bundle, rng)
-        kept.update(tiles_of(canvas.window_inputs(sorted(BOXES.of(canvas)), it.bundle)))
+        canvas, alone = random_frame(it.bundle, rng)
+        kept.update(tiles_of(canvas.window_inputs(sorted(BOXES.of(canvas) | alone), it.bundle)))
         try:
-            embeddings = await embeddings_of(it.encoder, canvas)
+            embeddings = await embeddings_of(it.encoder, canvas, alone)
         except (FrameLost, SendingPaused):
             return
         for window in canvas.windows:

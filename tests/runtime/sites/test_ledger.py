@@ -15,9 +15,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from runtime.sites.ledger import ExposureLedger, Grant
+from runtime.sites.ledger import ExposureLedger
 from runtime.sites.ledger_file import FORMAT
 from stages.errors import InputError
+from tests.support.edge import granted
 from tests.support.mounts import mounted_file, needs_mounts, python_with, read_only
 
 OPERATORS = {"alpha-1": "alpha", "alpha-2": "alpha", "beta-1": "beta", "gamma-1": "gamma"}
@@ -64,7 +65,7 @@ def test_no_sequence_of_grants_takes_an_operator_over_its_cap(
         operator = OPERATORS[site]
         may = window in left[operator] or len(left[operator]) < caps[operator]
         grant = ledger.grant(site, window)
-        assert grant == (Grant(site, operator, window) if may else None)
+        assert grant == (granted(site, operator, window) if may else None)
         if grant is not None:
             left[operator].add(window)
         assert ledger.exposed() == left
@@ -102,10 +103,10 @@ def test_the_caps_hold_over_all_runs_of_a_session(
 
 def test_sites_of_one_operator_share_its_entry_and_cap() -> None:
     ledger = in_memory()
-    assert ledger.grant("alpha-1", 0) == Grant("alpha-1", "alpha", 0)
-    assert ledger.grant("alpha-2", 1) == Grant("alpha-2", "alpha", 1)
+    assert ledger.grant("alpha-1", 0) == granted("alpha-1", "alpha", 0)
+    assert ledger.grant("alpha-2", 1) == granted("alpha-2", "alpha", 1)
     assert ledger.grant("alpha-2", 2) is None
-    assert ledger.grant("alpha-2", 0) == Grant("alpha-2", "alpha", 0)
+    assert ledger.grant("alpha-2", 0) == granted("alpha-2", "alpha", 0)
     assert ledger.exposure("alpha") == {0, 1}
 
 
@@ -334,7 +335,7 @@ def test_a_grant_again_writes_nothing_and_adds_nothing(path: Path, ledger: Expos
     assert ledger.grant_again("alpha-1", 4) is None
     ledger.grant("alpha-1", 4)
     path.write_text("as it was")
-    assert ledger.grant_again("alpha-2", 4) == Grant("alpha-2", "alpha", 4)
+    assert ledger.grant_again("alpha-2", 4) == granted("alpha-2", "alpha", 4)
     assert ledger.grant_again("beta-1", 4) is None
     assert path.read_text() == "as it was"
     with pytest.raises(InputError, match="no site delta-1"):

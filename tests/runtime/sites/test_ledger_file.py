@@ -19,10 +19,11 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from runtime.sites.ledger import RETRY_S, ExposureLedger, Grant
+from runtime.sites.ledger import RETRY_S, ExposureLedger
 from runtime.sites.ledger_file import FORMAT, LedgerFile
 from stages.errors import InputError
 from tests.support.disks import limited_to, put_away
+from tests.support.edge import granted
 from tests.support.mounts import needs_mounts, python_with
 
 OPERATORS = {"alpha-1": "alpha", "alpha-2": "alpha", "beta-1": "beta"}
@@ -100,7 +101,7 @@ def test_while_it_cannot_be_written_new_windows_wait_and_granted_ones_go_on(
     try:
         for _ in range(3):
             assert ledger.grant("beta-1", 0) is None
-        again = Grant("beta-1", "beta", 7)
+        again = granted("beta-1", "beta", 7)
         assert ledger.grant("beta-1", 7) == ledger.grant_again("beta-1", 7) == again
         assert ledger.grant_all([("alpha-1", 7), ("beta-1", 7), ("beta-1", 0)]) == [None, again, None]
         assert ledger.exposed() == {"alpha": set(), "beta": {7}}
@@ -112,7 +113,7 @@ def test_while_it_cannot_be_written_new_windows_wait_and_granted_ones_go_on(
         mend()
     assert ledger.grant("beta-1", 0) is None  # not at every tile
     book.now_s += RETRY_S[0]
-    assert ledger.grant("beta-1", 0) == Grant("beta-1", "beta", 0)
+    assert ledger.grant("beta-1", 0) == granted("beta-1", "beta", 0)
     assert ledger.why_stopped is None
     assert book.said[-1] == f"the exposure ledger {book.path} can be written again: new windows are sent"
     assert sum("written again:" in line for line in book.said) == 1

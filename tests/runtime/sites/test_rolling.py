@@ -31,6 +31,7 @@ from tests.support.edge import (
     edge_engines,
     grant_for,
     ledger_for,
+    sendable,
     status,
 )
 from tests.support.scenes import embeddings_of
@@ -69,7 +70,9 @@ async def client_of(bundle: Bundle, url: str) -> AsyncIterator[SiteClient]:
 
 
 async def embed(client: SiteClient, canvas: Canvas, bundle: Bundle) -> Array:
-    embeddings = await client.infer([grant_for(client.config, 7)], canvas.window_inputs([7], bundle))
+    embeddings = await client.infer(
+        [grant_for(client.config, 7)], sendable(canvas.window_inputs([7], bundle))
+    )
     embedding: Array = embeddings[0]
     return embedding
 

@@ -14,7 +14,6 @@ import pytest
 from runtime.encoder import SendingPaused
 from runtime.sites.client import SiteClient, SiteTimeout, Timeouts
 from runtime.sites.health import Health
-from runtime.sites.ledger import Grant
 from runtime.sites.traffic import even_parts
 from stages.bundle import Bundle
 from stages.errors import SiteUntrusted
@@ -25,6 +24,8 @@ from tests.support.edge import (
     canvas_of,
     config,
     grant_for,
+    granted,
+    sendable,
     stall,
     status,
     window_stamp,
@@ -145,7 +146,7 @@ async def test_a_request_goes_on_while_one_window_of_it_is_waited_for(mini_bundl
 
         async def embed(window: int, scope: anyio.CancelScope) -> None:
             with scope:
-                answer = await it.windows.embed(window, canvas.window_inputs([window], mini_bundle))
+                answer = await it.windows.embed(*sendable(canvas.window_inputs([window], mini_bundle)))
                 assert answer is not None
                 answers.append(int(answer.embedding[0, 0, 0]))
 
@@ -173,14 +174,15 @@ async def test_grants_are_those_of_the_tiles_exactly(mini_bundle: Bundle, window
     async with site.running() as url, SiteClient(config("a", url), mini_bundle, "fp16", PATIENT) as client:
         grants = [grant_for(client.config, window) for window in windows]
         if windows == (7, 8):
-            assert (await client.infer(grants, inputs))[:, 0, 0, 0].tolist() == [7, 8]
+            assert (await client.infer(grants, sendable(inputs)))[:, 0, 0, 0].tolist() == [7, 8]
             assert site.requests == [[7, 8]]
         else:
             with pytest.raises(ValueError, match="not the grants of these tiles"):
-                await client.infer(grants, inputs)
+                await client.infer(grants, sendable(inputs))
             assert site.requests == []
+        others = [grants[0] if grants else granted("a", "x", 7), granted("b", "x", 8)]
         with pytest.raises(ValueError, match="not the grants of these tiles"):
-            await client.infer([grants[0] if grants else Grant("a", "x", 7), Grant("b", "x", 8)], inputs)
+            await client.infer(others, sendable(inputs))
 
 
 async def test_the_deadline_of_a_request_is_that_of_all_its_windows(mini_bundle: Bundle) -> None:
@@ -191,7 +193,7 @@ async def test_the_deadline_of_a_request_is_that_of_all_its_windows(mini_bundle:
         client.tile_s = 0.2
         grants = [grant_for(client.config, window) for window in (7, 8, 9)]
         with pytest.raises(SiteTimeout, match=r"within 0\.6 s"):
-            await client.infer(grants, inputs)
+            await client.infer(grants, sendable(inputs))
 
 
 async def test_parts_are_few_and_equal() -> None:

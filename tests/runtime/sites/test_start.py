@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
@@ -14,6 +14,7 @@ from runtime.encoder import ImageEncoder
 from runtime.sites.client import SiteClient
 from runtime.sites.health import Health
 from runtime.sites.ledger import ExposureLedger, Grant
+from runtime.sites.sendable import SendableTile
 from runtime.sites.start import BEGINS, FIRST, NO_STAGE, PATIENCE, WAITS, Patience, least_cap
 from runtime.sites.windows import SiteWindows, open_sites
 from stages.bundle import Bundle, Probe
@@ -47,7 +48,7 @@ class Answering(SiteClient):
         if self.fails is not None:
             raise SiteUnavailable(self.name, self.fails)
 
-    async def infer(self, grants: Sequence[Grant], inputs: Mapping[str, Array]) -> Array:
+    async def infer(self, grants: Sequence[Grant], tiles: Sequence[SendableTile]) -> Array:
         self.windows.update(grant.window for grant in grants)
         return np.stack([window_stamp(self._stamps, grant.window) for grant in grants])
 

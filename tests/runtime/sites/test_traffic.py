@@ -20,7 +20,7 @@ from runtime.sites.traffic import Traffic, gigabytes_an_hour, message_bytes, mos
 from server.serve import ServeOptions, running_site
 from stages.bundle import Bundle, Stage
 from stages.tensors import Array, TensorSpec
-from tests.support.edge import PATIENT, QUICK, Impostor, config, flood, grant_for, hang_up, stall
+from tests.support.edge import PATIENT, QUICK, Impostor, config, flood, grant_for, hang_up, sendable, stall
 
 pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("unblocked_loop")]
 SITE = ServeOptions(port=0, threads=1)
@@ -88,7 +88,7 @@ async def test_what_is_counted_is_what_a_wire_carries(mini_bundle: Bundle) -> No
         await client.send_noise(10_000)
         before = client.traffic + Traffic()
         grants = [grant_for(client.config, window) for window in WINDOWS]
-        await client.infer(grants, tiles(mini_bundle, noise(), WINDOWS))
+        await client.infer(grants, sendable(tiles(mini_bundle, noise(), WINDOWS)))
         now = client.traffic - before
     size = message_bytes(mini_bundle.stage("window"), WIRE_OUTPUTS["fp16"], len(WINDOWS))
     assert (now.body_up, now.body_down, now.requests) == (size.up, size.down, 1)
@@ -107,7 +107,7 @@ async def test_no_length_tells_what_a_window_shows(
         for picture in (black(), noise(), 255 - black()):
             before = wire.carried
             grants = [grant_for(client.config, window) for window in windows]
-            await client.infer(grants, tiles(mini_bundle, picture, windows))
+            await client.infer(grants, sendable(tiles(mini_bundle, picture, windows)))
             lengths.append((wire.up - before[0], wire.down - before[1]))
     assert lengths[0][0] > mini_bundle.geometry.tile_px**2 * 3 * len(windows)
     assert lengths == lengths[:1] * 3
@@ -118,7 +118,7 @@ async def test_a_request_that_fails_counts_as_far_as_it_came(mini_bundle: Bundle
     site = Impostor(mini_bundle, failure)  # type: ignore[arg-type]
     async with site.running() as url, SiteClient(config("a", url), mini_bundle, "fp16", QUICK) as client:
         with pytest.raises(Exception, match="site a"):
-            await client.infer([grant_for(client.config, 7)], tiles(mini_bundle, noise(), (7,)))
+            await client.infer([grant_for(client.config, 7)], sendable(tiles(mini_bundle, noise(), (7,))))
     size = message_bytes(mini_bundle.stage("window"), WIRE_OUTPUTS["fp16"])
     assert client.traffic.body_up == size.up
     assert (client.traffic.down > 1000) == (failure is not stall)

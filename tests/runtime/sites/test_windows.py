@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
 from typing import Any
@@ -18,6 +18,7 @@ from runtime.encoder import ImageEncoder
 from runtime.sites.client import SiteClient, SiteTimeout
 from runtime.sites.health import Health
 from runtime.sites.ledger import Grant
+from runtime.sites.sendable import SendableTile
 from runtime.sites.windows import OnAnswer, SiteWindows, open_sites
 from stages.bundle import Bundle, Probe
 from stages.errors import InputError, SiteUnavailable
@@ -151,7 +152,7 @@ class Scripted(SiteClient):
     async def connect(self, probe: Probe) -> None:
         pass
 
-    async def infer(self, grants: Sequence[Grant], inputs: Mapping[str, Array]) -> Array:
+    async def infer(self, grants: Sequence[Grant], tiles: Sequence[SendableTile]) -> Array:
         if self.script:
             await self.script.popleft()()
         return np.stack([window_stamp(self._stamps, grant.window) for grant in grants])
