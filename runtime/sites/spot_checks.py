@@ -105,8 +105,9 @@ class _Answered:
 class SpotChecks:
     """Checks the answers that `answered` is told of while `run` runs.
 
-    `probe` is the bundle's, which the edge's own engine has to reproduce; `tiles` are inputs of the window
-    stage that show nothing. `checks` counts by site. `measured` is set once
+    `probe` is the bundle's, which the edge's own engine has to reproduce; `tiles` makes inputs of the window
+    stage that show nothing, others for each site: by the same ones two could tell that they work for one
+    edge. `checks` counts by site. `measured` is set once
     the probes of the first sites are compared. `say` gets sentences for a person.
     """
 
@@ -116,7 +117,7 @@ class SpotChecks:
         local: Recompute,
         doubts: Doubts,
         probe: Probe,
-        tiles: Sequence[Mapping[str, Array]],
+        tiles: Callable[[], Sequence[Mapping[str, Array]]],
         tolerance: Tolerance,
         options: SpotCheckOptions,
         say: Callable[[str], None],
@@ -131,7 +132,7 @@ class SpotChecks:
         self._tolerance = tolerance
         self._options = options
         self._say = say
-        self._probes: list[Probe] = []
+        self._probes: dict[str, list[Probe]] = {}
         self._trust = {site.name: Trust(tolerance) for site in sites}
         self._measured: set[Site] = set()  # its probes are compared, or are on their way
         self._under_way = 0  # sites whose probes are
@@ -150,7 +151,6 @@ class SpotChecks:
         """Check until cancelled, or until the edge's engine fails or is found to be wrong, which is told."""
         try:
             await self._check_engine()
-            await self._compute_probes()
             with ungrouped():
                 async with anyio.create_task_group() as tasks:
                     with self._noticing(tasks):
@@ -159,9 +159,11 @@ class SpotChecks:
             self.measured.set()
             self._say(f"no more spot checks, so that a site that lies is not found: {exc}")
 
-    async def _compute_probes(self) -> None:
-        for inputs in self._tiles:
-            self._probes.append(Probe(inputs, await self._own(inputs), {}))
+    async def _probes_for(self, site: Site) -> list[Probe]:
+        """Its own, the same ones whenever it connects."""
+        if site.name not in self._probes:
+            self._probes[site.name] = [Probe(inputs, await self._own(inputs), {}) for inputs in self._tiles()]
+        return self._probes[site.name]
 
     async def _check_engine(self) -> None:
         """Raises EngineError where sites would be compared with an engine that is wrong."""
@@ -230,10 +232,10 @@ class SpotChecks:
 
     async def _worst_probe(self, site: Site) -> float:
         """The largest difference of its probes. Those that it does not answer in time raise nothing."""
-        worst = 0.0
+        worst, probes = 0.0, await self._probes_for(site)
         try:
             with anyio.move_on_after(LEARNING_S):
-                for probe in self._probes:
+                for probe in probes:
                     answer = await site.client.probe_embedding(probe)
                     worst = max(worst, relative_rms(answer, probe.embedding))
         except SiteUntrusted as exc:
@@ -318,7 +320,7 @@ async def checking(
         local,
         doubts,
         bundle.probe(),
-        synthetic_tiles(bundle, secrets.randbits(64)),
+        lambda: synthetic_tiles(bundle, secrets.randbits(64)),
         tolerance(bundle.stage("window").precision, wire_format),
         options,
         say,

@@ -123,7 +123,7 @@ class SiteWindows:
                 return await self._infer(second, tile)
 
         alone = len(tried) > 1
-        if self._hedge_factor is None or self.router.second(route.window, tried) is None:
+        if self._hedge_factor is None:
             return await self._infer(route, tile, alone=alone)
         work_s = route.site.load.work_s
         first: Request[WindowEmbedding] = Request()

@@ -18,7 +18,7 @@ from runtime.objects.prompts import PromptRequest
 from runtime.objects.tracking import TrackState
 from runtime.results.result import FrameResult, ObjectResult
 from runtime.sites.areas import Areas
-from runtime.sites.ledger import Grant
+from runtime.sites.ledger import ExposureLedger
 from stages.errors import InputError
 from stages.geometry import GEOMETRIES, Geometry
 from stages.tensors import Array, Pixels
@@ -26,6 +26,7 @@ from stages.tile_code import RGB, TileCode
 from tests.support.pictures import photo
 
 SITES = (("a", "alpha"), ("b", "beta"), ("c", "gamma"))
+CAP = 6
 GRID, ROWS = 5, 3  # 16:9: ten of 25 windows are padding
 STEPS = {"read": 6.0, "windows": 41.0, "global": 55.0, "decode": 24.0, "write": 9.0}
 RADIUS_PX = 40
@@ -103,6 +104,7 @@ class FakeLive(Live):
         self.keep_boxes: tuple[tuple[float, float, float, float], ...] = ()
         self.left: dict[tuple[str, int], Array] = {}
         self._code = code
+        self._ledger = ExposureLedger.open(None, dict(SITES), {operator: CAP for _, operator in SITES})
         self._held = CountedHeld(GEOMETRIES["mini"], code)
         self.board: BoardStatus | None = None
         self.gate: anyio.Event | None = None  # prompts wait for it
@@ -180,7 +182,7 @@ class FakeLive(Live):
             sites=tuple(self._site(site) for site in self.sites),
             grid=GRID,
             windows=tuple(self._window(index) for index in range(GRID * GRID)),
-            caps={operator: 6 for _, operator in SITES},
+            caps={operator: CAP for _, operator in SITES},
             shares={site.operator: self._share(site) for site in self.sites},
             keep_boxes=self.keep_boxes,
             board=self.board,
@@ -232,7 +234,9 @@ class FakeLive(Live):
             if self._code is not None:
                 inputs["tile"] = self._code.encode(canvas.pixels, extent, [window], self.geometry)
                 self.left[site.operator, window] = inputs["tile"]
-            self._held.sent([Grant(site.name, site.operator, window)], inputs)
+            grant = self._ledger.grant(site.name, window)
+            assert grant is not None
+            self._held.sent([grant], inputs)
 
     def _found(self, name: str) -> ObjectResult:
         found = self.objects[name]

@@ -72,7 +72,7 @@ export class Connection extends EventTarget {
     } else if (message.type === "done") {
       this.#settle(message.id, (asked) => asked.resolve(message.name));
     } else if (message.type === "error") {
-      if (message.id === undefined) this.#refusal = message.text;
+      if (message.id === null) this.#refusal = message.text;
       this.#settle(message.id, (asked) => asked.reject(new Error(message.text)));
     }
   }

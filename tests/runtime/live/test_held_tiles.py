@@ -20,7 +20,7 @@ from runtime.frames.canvas import Canvas, make_canvas
 from runtime.frames.kept import Kept
 from runtime.live.held_tiles import HeldTiles
 from runtime.objects.prompts import Prompt, Prompts
-from runtime.sites.ledger import Grant
+from runtime.sites.ledger import ExposureLedger, Grant
 from stages.bundle import Bundle, Stage
 from stages.geometry import GEOMETRIES
 from stages.tensors import Array, TensorSpec
@@ -52,8 +52,13 @@ def tiles_of(windows: list[int], numbers: Iterator[int]) -> dict[str, Array]:
     return {"tile": tiles, "index": np.array(windows, np.int32)[:, None], "extent": extent}
 
 
+LEDGER = ExposureLedger.open(
+    None, {f"site-{operator}": operator for operator in OPERATORS}, dict.fromkeys(OPERATORS, MINI.windows)
+)
+
+
 def grants(operator: str, windows: list[int]) -> list[Grant]:
-    return [Grant(f"site-{operator}", operator, window) for window in windows]
+    return [grant for window in windows if (grant := LEDGER.grant(f"site-{operator}", window))]
 
 
 @given(REQUESTS)

@@ -244,7 +244,7 @@ async def test_a_good_check_says_nothing_of_frames_that_may_still_be_under_way(m
 
 async def test_an_engine_that_fails_ends_the_checks_and_not_the_run(mini_bundle: Bundle) -> None:
     async with checked(mini_bundle, honest(mini_bundle, "abc")) as (it, _, local):
-        await until(lambda: len(local.orders) == 1 + PROBES)
+        await until(lambda: len(local.orders) == 1 + 3 * PROBES)
         local.broken = True
         await it.frame()
         await it.notes.wait_for("no more spot checks, so that a site that lies is not found: out of memory")
