@@ -203,9 +203,9 @@ class Auditing:
         return sample, make_canvas(sample.image(), self._options.geometry)
 
     def inverted(self) -> dict[str, Any]:
-        """Windows rebuilt from the embeddings that come back; nothing without a bundle that has weights. It
-        blocks: use a thread."""
-        if self._options.bundle is None or len(self._data.samples) < 2:
+        """Windows rebuilt from the embeddings that come back; nothing without a bundle that has weights, nor
+        of a video, whose other frames are no other pictures. It blocks: use a thread."""
+        if self._options.bundle is None or self._data.is_video or len(self._data.samples) < 2:
             return {}
         bundle = Bundle.load(self._options.bundle)
         if not bundle.has("window"):

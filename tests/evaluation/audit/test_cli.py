@@ -142,6 +142,7 @@ def test_frames_of_a_folder_are_one_scene(pairs: Path, tmp_path: Path) -> None:
     assert (report["kind"], report["pictures"]) == ("video", 2)
     assert [row["frames"] for row in report["mosaic"]] == [1, 1]  # frames of two shapes are two sessions
     assert report["results"][1]["figures"]["area"]["interval95"] is None
+    assert report["embeddings"] == {}
 
 
 def no_pictures(folder: Path) -> Path:
