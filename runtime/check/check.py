@@ -48,7 +48,7 @@ from stages.network import is_loopback
 
 STEPS = ("name", "tcp", "tls", "http", "token", "digest", "probe", "backend", "speed")
 
-_NO_ROOM = f"no prediction: {{}} windows of every frame fit under no cap, and {NOT_HERE}"
+_NO_ROOM = "no prediction: {} windows of every frame fit under no cap, and {}"
 _NO_ENGINE = "this bundle has no window stage here; copy it to the edge, where its memory has room for it"
 
 
@@ -292,7 +292,7 @@ class _Check:
             report.edge_error = str(exc)
             return
         if plan.at_edge and report.edge.window_s is None:
-            report.notes.append(_NO_ROOM.format(plan.at_edge))
+            report.notes.append(_NO_ROOM.format(plan.at_edge, NOT_HERE.format(plan.least_cap)))
             return
         taken = {name: self._clients[name].max_batch for name in plan.sites}
         sizes = bytes_of_frame(self._bundle, plan, taken, together.heads)

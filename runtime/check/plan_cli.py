@@ -113,7 +113,7 @@ def _lines(outlook: Outlook) -> Iterator[str]:
     named = ", ".join(f"{count} to site {name}" for name, count in shares.sites.items())
     yield f"windows of a frame of {width} x {height} sent: {named}"
     if shares.at_edge:
-        here = "this machine runs them" if outlook.bundle.has("window") else NOT_HERE
+        here = "this machine runs them" if outlook.bundle.has("window") else NOT_HERE.format(shares.least_cap)
         yield f"{shares.at_edge} windows of every frame fit under no cap: {here}"
     if outlook.sites_fps is not None:
         wire = outlook.allowed[0].wire

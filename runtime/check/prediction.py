@@ -22,7 +22,7 @@ from dataclasses import dataclass, field
 
 from runtime.check.site_speed import Together
 from runtime.sites.areas import Areas
-from runtime.sites.assignment import assign, default_cap, takeover
+from runtime.sites.assignment import assign, default_cap, least_cap, takeover
 from runtime.sites.client import REQUEST_BYTES, WIRE_OUTPUTS, wire_formats
 from runtime.sites.config import SiteConfig, operator_caps
 from runtime.sites.may_see import MaySee, may_see
@@ -31,19 +31,20 @@ from stages.bundle import Bundle
 from stages.geometry import Geometry
 
 NOT_HERE = (
-    "this bundle has no window stage to run them here; fix the sites that failed, raise caps, add sites of "
-    "other operators, or copy the window stage to the edge"
+    "this bundle has no window stage to run them here; fix the sites that failed, raise caps to {} each, add "
+    "sites of other operators, or copy the window stage to the edge"
 )
 
 
 @dataclass(frozen=True)
 class Shares:
     """Windows of one frame: how many each site gets, how many run at the edge for want of room elsewhere; and
-    what each operator of a site that works `may_see`."""
+    what each operator of a site that works `may_see`. With `least_cap` each these could have them all."""
 
     sites: Mapping[str, int]
     at_edge: int
     may_see: Mapping[str, MaySee] = field(default_factory=dict, compare=False)
+    least_cap: int = field(default=0, compare=False)
 
     @property
     def sent(self) -> int:
@@ -116,7 +117,8 @@ def plan_frame(
         shares |= _share(operators.count(operator), {name: tiles_per_s[name] for name in names})
     held = {name: [window for window, owner in home.items() if owner == name] for name in speeds}
     rooms = {name: max(0, caps[name] - len(held[name])) for name in held}
-    return Shares(shares, len(windows) - len(home), may_see(areas, held, rooms))
+    least = least_cap(windows, [()] * max(1, len(regular & speeds.keys())))
+    return Shares(shares, len(windows) - len(home), may_see(areas, held, rooms), least)
 
 
 def _share(count: int, tiles_per_s: Mapping[str, float]) -> dict[str, int]:

@@ -123,6 +123,7 @@ def test_a_site_that_is_down_leaves_the_others_their_caps(mini_bundle: Bundle, t
         (tmp_path / part).symlink_to(mini_bundle.path / part)
     bare = looked(Bundle.load(tmp_path), tiles_per_s={"a": 10.0, "b": 10.0})
     assert "fit under no cap: this bundle has no window stage to run them here; fix" in printed(bare)
+    assert "raise caps to " in printed(bare)
     assert "under no cap" not in printed(looked(mini_bundle))
 
 
