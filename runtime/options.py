@@ -254,6 +254,13 @@ KEEP_BOXES = click.Option(
     multiple=True,
     help="Send no window that this box touches: the edge computes it itself, on every frame; repeatable.",
 )
+KEPT = click.Option(
+    ["--kept"],
+    type=click.IntRange(0),
+    default=0,
+    show_default=True,
+    help="Predict for frames that keep so many more windows here, any ones.",
+)
 WHEN_SITES_FAIL = click.Option(
     ["--when-sites-fail"],
     type=click.Choice(["local", "lose"]),

@@ -39,6 +39,8 @@ async def test_a_run_keeps_the_windows_of_a_box_and_its_masks_are_the_same(
         summary = await run(mini_bundle, Film(2), chosen)
     assert mask_lines(tmp_path / "out") == mask_lines(tmp_path / "alone")
     assert (summary["kept_windows"], summary["kept_windows_run"]) == (KEPT, 8)
+    assert summary["kept_windows_per_frame"] == 4
+    assert summary["kept_ms_per_frame"] > 0
     assert (summary["windows_run_at_edge"], summary["windows_sent_per_frame"]) == (0, 11)
     assert {site["operator_cap"] for site in summary["sites"].values()} == {4}  # 11 windows, 3 operators
     seen = {window for site in summary["sites"].values() for window in site["windows_seen"]}
