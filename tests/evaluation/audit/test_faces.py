@@ -25,6 +25,9 @@ class ByLooks(Recogniser):
     def __init__(self) -> None:
         pass
 
+    def find(self, picture: Pixels) -> list[BoxXyxy]:
+        return []
+
     def describe(self, picture: Pixels, box: BoxXyxy) -> Descriptor:
         left, top, right, bottom = (max(0, round(side)) for side in box)
         face = cv2.resize(picture[top:bottom, left:right], (16, 16), interpolation=cv2.INTER_AREA)
@@ -108,3 +111,28 @@ def test_the_real_recogniser_knows_a_face_again(astronaut: Pixels) -> None:
     audit.learn(0, astronaut)
     found = figures_of(audit, whole_view(TileCode.parse("dct:10/3"), make_canvas(astronaut, VIT_B)))
     assert found == {"faces_found": 1, "faces_recognised": 1}
+
+
+class Elsewhere(ByLooks):
+    """Finds a face where the network sees none, and the one that it sees again."""
+
+    HERE: BoxXyxy = (700.0, 300.0, 760.0, 370.0)
+
+    def __init__(self, again: BoxXyxy) -> None:
+        self.again = again
+
+    def find(self, picture: Pixels) -> list[BoxXyxy]:
+        return [self.again, self.HERE, (5.0, 5.0, 15.0, 15.0)]
+
+
+def test_what_another_detector_finds_counts_once_and_is_there_though_nobody_finds_it(
+    astronaut: Pixels,
+) -> None:
+    alone = FaceAudit(None)
+    alone.learn(0, astronaut)
+    (face,) = alone._true[0]
+    audit = FaceAudit(Elsewhere(face.box))
+    audit.learn(0, astronaut)
+    assert [each.box for each in audit._true[0]] == [face.box, Elsewhere.HERE]  # the third one is too small
+    whole = whole_view(RGB, make_canvas(astronaut, VIT_B))
+    assert figures_of(audit, whole) == {"faces_found": 0.5, "faces_recognised": 0.5}
