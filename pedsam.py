@@ -33,6 +33,7 @@ COMMANDS = {
     "flash": ("jetson.flash_cli", "Turn a Jetson that runs JetPack into a running edge."),
     "board": ("jetson.board_cli", "Look at a flashed board and steer its service."),
     "evaluate": ("evaluation.cli", "Mean IoU on pictures whose instances are known."),
+    "audit": ("evaluation.audit.cli", "What could each operator learn from what leaves?"),
     "demo": ("runtime.demo.cli", "Three loopback sites and real pictures, start to finish."),
 }
 LOOP = "run"  # stops in its own way, and may leave threads behind

@@ -61,7 +61,7 @@ def make_report(
         "left_out": tally.left_out(),
         "limit": options.limit,
         "seed": options.seed,
-        "machine": _machine(),
+        "machine": machine(),
         "date": datetime.now(timezone.utc).date().isoformat(),
     }
 
@@ -128,7 +128,7 @@ def _replace(path: Path, text: str) -> None:
         replace_file(path, text)
 
 
-def _machine() -> dict[str, Any]:
+def machine() -> dict[str, Any]:
     """What it was measured on."""
     return {
         "system": platform.platform(),

@@ -36,7 +36,7 @@ def write_sheet(
 ) -> None:
     """Write the sheet into a folder. Tiles show what the model saw, so blurred if it was."""
     groups = [_group(kind, samples, instances, report["blur"]) for kind in report["miou"]]
-    sheet = np.vstack([_line(title_of(report), sum(g.shape[1] for g in groups)), np.hstack(groups)])
+    sheet = np.vstack([line(title_of(report), sum(g.shape[1] for g in groups)), np.hstack(groups)])
     with writing(out / SHEET):
         write_picture(out / SHEET, sheet)
 
@@ -80,7 +80,7 @@ def _group(kind: str, samples: Sequence[Sample], instances: Sequence[Instance], 
         tiles = [_tile(samples[each.picture], each, kind, blur) for each in chosen]
         tiles += [np.full_like(tiles[0], 32)] * (COLUMNS - len(tiles))
         strip = np.hstack(tiles)
-        rows += [_line(f"{kind}: {row}, percentile {percentile}", strip.shape[1]), strip]
+        rows += [line(f"{kind}: {row}, percentile {percentile}", strip.shape[1]), strip]
     return np.vstack(rows)
 
 
@@ -119,10 +119,11 @@ def _draw_prompt(part: Pixels, prompt: Prompt, origin: tuple[int, int], scale: f
         cv2.circle(part, place(x + 0.5, y + 0.5), 4, _WHITE, 1, cv2.LINE_AA)
 
 
-def _line(text: str, width: int) -> Pixels:
-    line = np.zeros((_LINE_PX, width, 3), np.uint8)
-    _write(line, text, _LINE_PX - 9)
-    return line
+def line(text: str, width: int) -> Pixels:
+    """A line of text above pictures, RGB uint8 [_LINE_PX, width, 3]."""
+    strip = np.zeros((_LINE_PX, width, 3), np.uint8)
+    _write(strip, text, _LINE_PX - 9)
+    return strip
 
 
 def _write(picture: Pixels, text: str, bottom: int) -> None:

@@ -9,9 +9,11 @@ from pathlib import Path
 
 from anyio import to_thread
 
+from runtime.detectors.network import DetectorOptions, detector_device, detectors_bytes
 from runtime.encoder import ImageEncoder, LocalWindows
 from runtime.frames.boxes import BoxXyxy
 from runtime.frames.kept import KeptBoxes
+from runtime.keeper import Keeper, KeepOptions, keeping
 from runtime.sites.areas import Areas
 from runtime.sites.assignment import default_cap
 from runtime.sites.client import OnSent, SiteClient, choose_wire
@@ -38,7 +40,9 @@ class EdgeOptions:
     `sites`. `reuse_threshold` is in grey levels, see `runtime.sites.reuse`. At most
     `spot_checks` windows a second are checked, 0 for none, in `spot_check_share` of the engine's time.
 
-    What `keep_boxes` touch, in pixels of the frame, never goes to a site. `when_sites_fail` is "local" or
+    What `keep_boxes` touch, in pixels of the frame, never goes to a site; nor does what `keep` names, by
+    kinds of `runtime.detectors.kinds` that look at `keep_px` pixels, nor with `keep_objects` what is
+    segmented. With `keep_for_session` a position stays that was kept once. `when_sites_fail` is "local" or
     "lose"; None is local where the edge has the window stage.
     """
 
@@ -54,6 +58,10 @@ class EdgeOptions:
     spot_checks: float = SpotCheckOptions.rate
     spot_check_share: float = SpotCheckOptions.share
     keep_boxes: tuple[BoxXyxy, ...] = ()
+    keep: tuple[str, ...] = ()
+    keep_px: int = DetectorOptions.px
+    keep_objects: bool = False
+    keep_for_session: bool = False
     when_sites_fail: str | None = None
 
     @property
@@ -61,12 +69,23 @@ class EdgeOptions:
         """What never leaves. Raises InputError for a box that cannot be meant."""
         return KeptBoxes(self.keep_boxes)
 
+    def keeping(self, films: bool) -> KeepOptions:
+        """What of a source is kept, whose frames follow each other in time or not."""
+        return KeepOptions(
+            boxes=self.kept,
+            kinds=self.keep,
+            detectors=DetectorOptions(self.keep_px, self.threads, detector_device(self.backend)),
+            objects=self.keep_objects,
+            for_session=self.keep_for_session,
+            films=films,
+        )
+
 
 @dataclass(frozen=True)
 class Edge:
     """What is open while `open_edge` runs: engines for "global" and "decoder", the way to image embeddings,
     the sites, what each operator has seen, the `areas` of windows, and what operators `may_see` as far as is
-    known at the start. `spot_checks` is None where no site is checked."""
+    known at the start. `spot_checks` is None where no site is checked. `keeper` names what stays here."""
 
     engines: EngineThread
     encoder: ImageEncoder
@@ -76,6 +95,7 @@ class Edge:
     may_see: Mapping[str, MaySee]
     wire_format: str
     spot_checks: SpotChecks | None
+    keeper: Keeper
 
     @property
     def served_by_sites(self) -> bool:
@@ -91,6 +111,8 @@ async def open_edge(
     on_message: Callable[[str], None],
     on_answer: OnAnswer | None = None,
     on_sent: OnSent | None = None,
+    *,
+    films: bool = True,
 ) -> AsyncIterator[Edge]:
     """Engines and sites for frames of these (height, width), open while the block runs.
 
@@ -98,24 +120,31 @@ async def open_edge(
     `on_message` gets sentences for a person when sites or the ledger fail and come back, those of the ledger
     in another thread; sites word part of them.
     `on_answer` is told of every answer of a site, `on_sent` of every request with tiles before it leaves.
+    `films`: the frames follow each other in time.
     """
     wire_format = choose_wire(bundle, options.wire)
     configs = read_sites(options.sites, options.insecure) if options.sites else ()
     check_exposure(configs, options.accept_exposure)
     check_computed_here(bundle, options)
-    kept = options.kept if configs else KeptBoxes()
-    kept_windows = {window for size in sizes for window in kept.windows(bundle.geometry, *size)}
+    keep = options.keeping(films) if configs else KeepOptions()
+    kept_windows = {window for size in sizes for window in keep.boxes.windows(bundle.geometry, *size)}
     areas = Areas.of(bundle.geometry, sizes, kept_windows)
     windows = areas.windows
     names = ["global", "decoder", *(["window"] if not configs or bundle.has("window") else [])]
-    require_edge(bundle, names, options.backend, options.threads)
+    require_edge(
+        bundle,
+        names,
+        options.backend,
+        options.threads,
+        beside=detectors_bytes(len(keep.kinds), keep.detectors.px),
+    )
     factories = engine_factories(bundle, names, options.backend, options.threads)
     clients = [SiteClient(config, bundle, wire_format, on_sent=on_sent) for config in configs]
     with ungrouped(), await _open_ledger(configs, len(windows), options, on_message) as ledger:
         operators = {config.operator for config in configs}
         check_earlier_exposure(ledger, operators, windows, options.accept_exposure, on_message)
         ledger.keep(kept_windows)
-        async with EngineThread(factories) as engines:
+        async with keeping(keep, ledger) as keeper, EngineThread(factories) as engines:
             local = LocalWindows(bundle, engines, wire_format) if "window" in engines else None
             fallback = local is not None and options.when_sites_fail != "lose"
             async with open_sites(
@@ -131,13 +160,15 @@ async def open_edge(
             ) as sites:
                 reuse = Reuse(options.reuse_threshold)
                 encoder = ImageEncoder(
-                    bundle, engines, sites, local, reuse, keep=kept.of, fallback=fallback or not configs
+                    bundle, engines, sites, local, reuse, keep=keeper, fallback=fallback or not configs
                 )
                 async with _spot_checks(
                     sites, encoder, local, bundle, wire_format, options, on_message
                 ) as checks:
                     seen = sites.placement.may_see()
-                    yield Edge(engines, encoder, sites.sites, ledger, areas, seen, wire_format, checks)
+                    yield Edge(
+                        engines, encoder, sites.sites, ledger, areas, seen, wire_format, checks, keeper
+                    )
 
 
 def _spot_checks(
@@ -171,6 +202,8 @@ def check_computed_here(bundle: Bundle, options: EdgeOptions) -> None:
         return
     for asked, option in (
         (options.keep_boxes, "--keep-box"),
+        (options.keep, "--keep"),
+        (options.keep_objects, "--keep-objects"),
         (options.when_sites_fail == "local", "--when-sites-fail local"),
     ):
         if asked:

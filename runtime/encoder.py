@@ -17,7 +17,7 @@ import numpy.typing as npt
 from anyio import to_thread
 
 from runtime.frames.canvas import Canvas
-from runtime.frames.kept import Keep, keep_none
+from runtime.frames.kept import Keep, Kept, keep_none
 from runtime.results.doubts import Doubts
 from runtime.results.measurements import WindowStatistics
 from runtime.sites.answers import to_embedding
@@ -70,15 +70,12 @@ class WindowRunner:
         self._fallback = local if fallback else None
         self._no_fallback = NO_STAGE if local is None else LOSE
 
-    def keep(self, windows: frozenset[int]) -> frozenset[int]:
-        """Keep these windows of a frame, and of later ones, from every site; returns all that are kept."""
-        self.sites.ledger.keep(windows)
-        return self.sites.ledger.kept
-
-    def check_kept(self, windows: frozenset[int]) -> None:
-        """Raise RuntimeError where windows are kept that cannot be computed here."""
-        if windows and self.local is None:
+    def all_kept(self, windows: frozenset[int]) -> frozenset[int]:
+        """These windows of a frame, and those that are kept of every frame."""
+        kept = windows | self.sites.ledger.kept
+        if kept and self.local is None:
             raise RuntimeError("windows are kept where there is no window engine")
+        return kept
 
     async def grant(self, windows: Sequence[int]) -> None:
         """Have the ledger grant what a frame will show to whom, before any of it leaves.
@@ -120,8 +117,8 @@ class ImageEncoder:
     """Turns canvases into image embeddings, several at once.
 
     `engines` run "global"; `local` is None where this machine has no window engine. Without `fallback` that
-    runs nothing but the windows that `keep` names. `doubts` knows which sites the windows of a frame came
-    from.
+    runs nothing but the windows that stay: those that `keep` names of a frame, before anything of it leaves,
+    and those that the ledger keeps of all. `doubts` knows which sites the windows of a frame came from.
     """
 
     def __init__(
@@ -169,20 +166,20 @@ class ImageEncoder:
             for scope in self._collecting:
                 scope.cancel()
 
-    def start(self, canvas: Canvas, order: int = 0, kept: frozenset[int] = frozenset()) -> Encoding:
-        """A canvas on its way. `order` is the frame's number: older frames go first on the engine thread.
-
-        Beside the windows that `keep` names, those in `kept` stay here in this frame.
-        """
-        kept |= self.windows.keep(self._keep(canvas))
-        self.windows.check_kept(kept)
-        return Encoding(self, canvas, order, self._padding.copy(), kept)
+    def start(self, canvas: Canvas, order: int = 0) -> Encoding:
+        """A canvas on its way. `order` is the frame's number: older frames go first on the engine thread."""
+        return Encoding(self, canvas, order, self._padding.copy())
 
     async def encode(self, canvas: Canvas, order: int = 0) -> Array:
         """The image embedding of a canvas, fp32 [1, 256, E, E]. Raises FrameLost and SendingPaused."""
         encoding = self.start(canvas, order)
         await encoding.collect()
         return await encoding.finish()
+
+    async def kept(self, canvas: Canvas, number: int) -> Kept:
+        """The windows of a frame that stay here."""
+        found = await self._keep(canvas, number)
+        return Kept(self.windows.all_kept(found.windows), found.seconds)
 
     async def run_global(self, embeddings: Array, order: int = 0) -> Array:
         """The global stage: embeddings of all windows [windows, w, w, D] -> fp32 [1, 256, E, E]."""
@@ -217,18 +214,16 @@ class Encoding:
     """One canvas on its way to its image embedding; made by ImageEncoder.start. `collect`, then `finish`.
 
     `embeddings` [windows, w, w, D] are those of padding, and of picture as they come; `sites` computed some
-    of them, and none of the windows `kept`.
+    of them, and none of the windows that are `kept`, which is known once something may leave.
     """
 
-    def __init__(
-        self, encoder: ImageEncoder, canvas: Canvas, order: int, embeddings: Array, kept: frozenset[int]
-    ) -> None:
+    def __init__(self, encoder: ImageEncoder, canvas: Canvas, order: int, embeddings: Array) -> None:
         self.embeddings = embeddings
         self.sites: set[str] = set()
         self._encoder = encoder
         self._canvas = canvas
         self._order = order
-        self.kept = kept
+        self.kept = Kept()
         self._collected = False
 
     async def collect(self) -> None:
@@ -236,11 +231,14 @@ class Encoding:
 
         Raises FrameLost when one can neither be sent within the caps nor run here, and SendingPaused.
         """
-        with self._encoder.cancelled_by_pause(), self._tiles() as tiles:
-            self._count()
-            new = [tile.window for tile in tiles if not tile.reused]
-            await self._encoder.windows.grant([window for window in new if window not in self.kept])
-            await self._fetch(tiles, await self._inputs(new))
+        with self._encoder.cancelled_by_pause():
+            self.kept = await self._encoder.kept(self._canvas, self._order)
+            with self._tiles() as tiles:
+                self._count()
+                new = [tile.window for tile in tiles if not tile.reused]
+                sent = [window for window in new if window not in self.kept.windows]
+                await self._encoder.windows.grant(sent)
+                await self._fetch(tiles, await self._inputs(new))
         self._encoder.doubts.used(self._order, self.sites)
         self._collected = True
 
@@ -323,9 +321,10 @@ class Encoding:
         self, window: int, cached: CachedWindow, inputs: Mapping[str, Array]
     ) -> WindowEmbedding:
         runner = self._encoder.windows
-        if window in self.kept:
+        if window in self.kept.windows:
             return await cached.compute(partial(runner.embed_kept, window, inputs, self._order))
-        return await cached.compute(partial(runner.embed, SendableTile(inputs, self.kept), self._order))
+        tile = SendableTile(inputs, self.kept.windows)
+        return await cached.compute(partial(runner.embed, tile, self._order))
 
 
 @contextlib.asynccontextmanager

@@ -15,6 +15,7 @@ from typing import Any
 
 import click
 
+from runtime.detectors.kinds import check_kind
 from runtime.edge import EdgeOptions
 from runtime.frames.cameras import CameraOptions
 from runtime.frames.sources import Source
@@ -64,6 +65,23 @@ class Numbers(click.ParamType):  # type: ignore[type-arg]  # not generic before 
         if len(numbers) != len(self._form.split(",")):
             self.fail(f"expected {self._form} in pixels of the frame, not {value!r}", param, ctx)
         return numbers
+
+
+class Kinds(click.ParamType):  # type: ignore[type-arg]  # not generic before click 8.4
+    """Comma-separated kinds of what is kept, as a tuple without repeats."""
+
+    name = "kinds"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[str, ...]:
+        kinds = value if isinstance(value, tuple) else tuple(part.strip() for part in str(value).split(","))
+        for kind in kinds:
+            try:
+                check_kind(kind)
+            except InputError as exc:
+                self.fail(str(exc), param, ctx)
+        return tuple(dict.fromkeys(kinds))
 
 
 class FrameSize(click.ParamType):  # type: ignore[type-arg]  # not generic before click 8.4
@@ -254,6 +272,30 @@ KEEP_BOXES = click.Option(
     multiple=True,
     help="Send no window that this box touches: the edge computes it itself, on every frame; repeatable.",
 )
+KEEP = click.Option(
+    ["--keep"],
+    type=Kinds(),
+    default=EdgeOptions.keep,
+    metavar="KIND,...",
+    help="Send no window that shows such a thing: faces, text, or module:function, a detector of your own. "
+    "Each frame is looked at before anything of it leaves.",
+)
+KEEP_PX = click.Option(
+    ["--keep-px"],
+    type=Count(64, 4096),
+    default=EdgeOptions.keep_px,
+    show_default=True,
+    help="Longest side, in pixels, of what is looked at for that: fewer are faster, and miss more.",
+)
+KEEP_OBJECTS = click.Option(
+    ["--keep-objects"], is_flag=True, help="Send no window that an object touches which is segmented."
+)
+KEEP_FOR_SESSION = click.Option(
+    ["--for-session", "keep_for_session"],
+    is_flag=True,
+    help="Keep a position for the rest of the run once something in it was kept, so that how many windows "
+    "are sent tells less.",
+)
 KEPT = click.Option(
     ["--kept"],
     type=click.IntRange(0),
@@ -324,7 +366,7 @@ TABLES: Mapping[str, tuple[click.Option, ...]] = {
     ),
     "privacy": (
         SITES, ACCEPT_EXPOSURE, NEW_SESSION, INSECURE, LEDGER, REUSE_THRESHOLD, SPOT_CHECKS, SPOT_CHECK_SHARE,
-        KEEP_BOXES, WHEN_SITES_FAIL,
+        KEEP, KEEP_PX, KEEP_OBJECTS, KEEP_BOXES, KEEP_FOR_SESSION, WHEN_SITES_FAIL,
     ),
     "sinks": (
         OUT, RECORD, RECORD_MB, TRACE, PREVIEW, PREVIEW_HOST, PREVIEW_KEYS, PREVIEW_WIDTH, METRICS_PORT,
@@ -358,10 +400,14 @@ NEEDS: Mapping[str, str] = {
             "spot_checks",
             "spot_check_share",
             "keep_boxes",
+            "keep",
+            "keep_objects",
+            "keep_for_session",
             "when_sites_fail",
         ),
         "sites",
     ),
+    "keep_px": "keep",
     **dict.fromkeys(("preview_host", "preview_keys", "preview_width"), "preview"),
     **dict.fromkeys(("metrics_host", "metrics_keys"), "metrics_port"),
     "record_mb": "record",

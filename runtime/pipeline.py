@@ -260,9 +260,9 @@ class Pipeline:
                 started = time.perf_counter()
                 encoding = self._encoder.start(_required(job.recent).canvas, job.frame.number)
                 await encoding.collect()
-                job.encoding, job.sites, job.kept = encoding, encoding.sites, encoding.kept
+                job.encoding, job.sites, job.kept = encoding, encoding.sites, encoding.kept.windows
                 self._note_traffic()
-                self._record_step("windows", job, started)
+                self._record_windows(job, started, encoding.kept.seconds)
                 self._windows_s = _smooth(self._windows_s, time.perf_counter() - started)
         except FrameLost as exc:
             if job.fate is Fate.COMPUTED:  # what waits for a revisited frame starts with the next one
@@ -271,6 +271,11 @@ class Pipeline:
             self._on_paused(job)
         finally:
             job.windows_done.set()
+
+    def _record_windows(self, job: FrameJob, started_s: float, keep_s: float) -> None:
+        if keep_s:
+            self._record_step("keep", job, started_s, started_s + keep_s)
+        self._record_step("windows", job, started_s + keep_s)
 
     def _note_traffic(self) -> None:
         self._pace.sent(self._encoder.traffic.up)
@@ -380,11 +385,12 @@ class Pipeline:
             for sink in self._sinks:
                 sink.doubt(doubt)
 
-    def _record_step(self, step: str, job: FrameJob, started_s: float) -> None:
-        now_s = time.perf_counter()
+    def _record_step(self, step: str, job: FrameJob, started_s: float, ended_s: float | None = None) -> None:
+        """A step of a frame, until now if nothing else is said."""
+        ended_s = time.perf_counter() if ended_s is None else ended_s
         if job.fate not in _ALREADY_WRITTEN:
-            self.measured.seconds[step].add(now_s - started_s)
-        self._trace.add(step, f"frame {job.frame.number}", started_s, now_s)
+            self.measured.seconds[step].add(ended_s - started_s)
+        self._trace.add(step, f"frame {job.frame.number}", started_s, ended_s)
 
 
 def frames_ahead(now: int, windows_s: float, engines_s: float) -> int:

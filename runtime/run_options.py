@@ -63,9 +63,13 @@ class RunOptions(EdgeOptions):
             names += [MASKS, f"{PICTURES}/*.jpg", *([VIDEO] if source.is_sequence else ())]
         return names
 
+    def follows(self, source: Source) -> bool:
+        """Whether objects are followed from one of its frames to the next."""
+        return source.is_sequence if self.track is None else self.track
+
     def make_track(self, source: Source) -> MakeTrack:
         """How its objects are followed."""
-        return Track if (source.is_sequence if self.track is None else self.track) else FixedPrompt
+        return Track if self.follows(source) else FixedPrompt
 
 
 def check_run(bundle: Bundle, source: Source, options: RunOptions, here: bool = True) -> None:
@@ -109,6 +113,11 @@ def _check_files(bundle: Bundle, source: Source, sites: Sequence[SiteConfig], op
 def _check_options(bundle: Bundle, source: Source, options: RunOptions) -> None:
     check_weights(bundle, options.allow_undistilled)
     _ = options.kept  # raises
+    if options.keep_objects and options.sites and not options.follows(source):
+        raise InputError(
+            "--keep-objects needs objects that are followed from frame to frame; of single pictures every "
+            "window would stay: give a film or --track, or leave --sites out"
+        )
     if options.records(source):
         required_out(options)
     if options.verify:

@@ -21,11 +21,13 @@ from runtime.edge import open_edge
 from runtime.frames.sources import Frame, Source
 from runtime.live.board_reader import watching_board
 from runtime.live.heartbeat import Heartbeat, beating
+from runtime.live.held_tiles import HeldTiles
 from runtime.live.interface import Live
 from runtime.live.live_pipeline import LivePipeline
 from runtime.live.messages import Messages, telling
 from runtime.live.saved_objects import saving_objects
 from runtime.objects.follower import Follower
+from runtime.objects.kept_objects import KeptObjects
 from runtime.objects.prompts import Prompts
 from runtime.objects.registry import ObjectRegistry
 from runtime.pipeline import Pipeline
@@ -168,13 +170,25 @@ async def _run(
 ) -> dict[str, Any]:
     bundle, source, options, messages = run.bundle, run.source, run.options, run.messages
     trace = Trace() if options.trace else NO_TRACE
-    async with open_edge(bundle, sizes, options, partial(_tell_of_site, messages), trace.add_window) as edge:
+    held = HeldTiles.of(bundle)
+    async with open_edge(
+        bundle,
+        sizes,
+        options,
+        partial(_tell_of_site, messages),
+        trace.add_window,
+        held.sent if watchers else None,
+        films=options.follows(source),
+    ) as edge:
+        if edge.keeper.looks_for:
+            messages.console.print(Text(printable(edge.keeper.looks_for)))
         if edge.may_see:
             messages.console.print(Text(printable(sentence(edge.may_see, len(edge.areas.windows)))))
         objects = ObjectRegistry(prompts, options.make_track(source))
         with _progress(messages.console, source.count, "frames") as progress:
             async with _sinks(run, sizes) as sinks:
                 follower = Follower(edge.engines, objects)
+                edge.keeper.of_objects = KeptObjects(follower).on
                 pipeline = Pipeline(
                     bundle.geometry,
                     edge.encoder,
@@ -195,6 +209,8 @@ async def _run(
                         _windows(bundle, sizes),
                         board,
                         messages,
+                        held,
+                        options.keep_boxes if options.sites else (),
                         options.verify,
                     )
                     async with (

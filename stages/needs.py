@@ -49,17 +49,20 @@ def site_need(bundles: Sequence[Bundle], backend: str, threads: int | None, buff
     return _need(_SITE, weights, BATCH_WINDOWS * largest, backend, threads, buffers)
 
 
-def edge_need(bundle: Bundle, stages: Sequence[str], backend: str, threads: int | None) -> Need:
-    """Of an edge that runs these stages."""
+def edge_need(
+    bundle: Bundle, stages: Sequence[str], backend: str, threads: int | None, beside: int = 0
+) -> Need:
+    """Of an edge that runs these stages, and what takes so many bytes `beside` them."""
     canvas = bundle.geometry.tokens**2 * bundle.geometry.dim
-    return _need(_EDGE, _files_bytes(bundle, stages), canvas, backend, threads, 0)
+    return _need(_EDGE, _files_bytes(bundle, stages), canvas, backend, threads, beside)
 
 
-def require_edge(bundle: Bundle, stages: Sequence[str], backend: str, threads: int | None) -> None:
-    """Raise EngineError when this process may not take what an edge with these stages takes."""
-    require(
-        edge_need(bundle, stages, backend, threads), f"an edge with {bundle.geometry.name}", own_ceilings()
-    )
+def require_edge(
+    bundle: Bundle, stages: Sequence[str], backend: str, threads: int | None, beside: int = 0
+) -> None:
+    """Raise EngineError when this process may not take what `edge_need` says."""
+    need = edge_need(bundle, stages, backend, threads, beside)
+    require(need, f"an edge with {bundle.geometry.name}", own_ceilings())
 
 
 def _need(place: _Place, weights: int, values: int, backend: str, threads: int | None, buffers: int) -> Need:

@@ -203,9 +203,10 @@ def test_who_may_import_what_is_heavy() -> None:
         if path != ROOT / "export/sam.py":
             assert "segment_anything" not in found, path
         assert not found & {"tensorrt", "tensorrt_rtx", "pycuda"}, path
-    # These are imported by name, when they are used, in one place; everyone else asks it for them.
-    by_name = [path.name for _, path in sources() if "import_module(" in path.read_text(encoding="utf-8")]
-    assert by_name == ["tensorrt_engine.py"]
+    # These are imported by name, when they are used, in one place; everyone else asks it for them. So is
+    # what a user names as detector.
+    by_name = {path.name for _, path in sources() if "import_module(" in path.read_text(encoding="utf-8")}
+    assert by_name == {"tensorrt_engine.py", "kinds.py"}
 
 
 def test_pictures_as_files_are_opened_and_written_in_one_place() -> None:
@@ -235,7 +236,11 @@ def test_every_folder_of_code_is_shipped_with_what_it_reads() -> None:
     for _, path in sources():
         assert (path.parent / "__init__.py").is_file(), path.parent
         assert f"{path.relative_to(ROOT).parts[0]}*" in shipped["packages"]["find"]["include"]
-    assert shipped["package-data"] == {"runtime.preview": ["static/*"], "jetson": ["scripts/*", "files/*"]}
+    assert shipped["package-data"] == {
+        "runtime.detectors": ["models/*"],
+        "runtime.preview": ["static/*"],
+        "jetson": ["scripts/*", "files/*"],
+    }
 
 
 def test_git_ignores_no_package() -> None:

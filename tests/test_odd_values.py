@@ -26,6 +26,7 @@ NEEDED = {
     "flash": ("a b",),
     "board": ("a b",),
     "evaluate": ("--data", "nothing", "--out", "out"),
+    "audit": ("--data", "nothing", "--out", "out"),
     "demo": ("--bundle", "nothing", "--out", "out"),
 }
 ODD = (

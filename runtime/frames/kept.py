@@ -1,13 +1,13 @@
 """Windows that never leave the edge, whatever else happens: it computes them itself.
 
-Which windows of a frame are kept is a set of their positions, wherever it comes from: today from boxes that a
-person gives.
+Which windows of a frame are kept is a set of their positions, wherever it comes from: boxes that a person
+gives, or what `runtime.keeper` finds in the frame.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import TypeAlias
@@ -17,12 +17,32 @@ from runtime.frames.canvas import Canvas
 from stages.errors import InputError
 from stages.geometry import Geometry
 
-# The positions of a frame's windows that are kept.
-Keep: TypeAlias = Callable[[Canvas], frozenset[int]]
+
+@dataclass(frozen=True)
+class Kept:
+    """The positions of a frame's windows that are kept, and the seconds it took to find them."""
+
+    windows: frozenset[int] = frozenset()
+    seconds: float = 0.0
 
 
-def keep_none(canvas: Canvas) -> frozenset[int]:
-    return frozenset()
+# What is kept of the frame of this canvas and number, known before anything of it leaves.
+Keep: TypeAlias = Callable[[Canvas, int], Awaitable[Kept]]
+
+
+async def keep_none(canvas: Canvas, number: int) -> Kept:
+    return Kept()
+
+
+def touched(geometry: Geometry, boxes: Iterable[BoxXyxy]) -> frozenset[int]:
+    """The windows of a canvas that boxes in its pixels touch."""
+    size = geometry.image_size
+    return frozenset(
+        row * geometry.grid + col
+        for left, top, right, bottom in boxes
+        for row in _tiles(_within(top, bottom, size), geometry.tile_px)
+        for col in _tiles(_within(left, right, size), geometry.tile_px)
+    )
 
 
 @dataclass(frozen=True)
@@ -82,6 +102,10 @@ def _reached(start: float, stop: float, frame_px: int, canvas_px: int) -> range:
     before = (first + 0.5 - reach) / scale - 0.5
     after = (last + 0.5 + reach) / scale - 0.5
     return range(max(0, math.floor(before) + 1), min(canvas_px, math.ceil(after)))
+
+
+def _within(start: float, stop: float, side_px: int) -> range:
+    return range(max(0, math.floor(start)), min(side_px, math.ceil(stop)))
 
 
 def _tiles(pixels: range, tile_px: int) -> range:

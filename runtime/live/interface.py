@@ -7,10 +7,12 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 
+from runtime.live.held_tiles import HeldTiles
 from runtime.live.newest import Newest
 from runtime.live.status import Status
 from runtime.objects.prompts import PromptRequest
 from runtime.results.result import FrameResult
+from stages.geometry import Geometry
 
 
 class Live(ABC):
@@ -22,6 +24,16 @@ class Live(ABC):
     def frames(self) -> Newest[FrameResult]:
         """Finished frames. While nothing is to be segmented, or paused, the source's own frames, without
         objects."""
+
+    @property
+    @abstractmethod
+    def held(self) -> HeldTiles:
+        """What each operator was sent, for pictures of it."""
+
+    @property
+    @abstractmethod
+    def geometry(self) -> Geometry:
+        """Of the model, for where windows lie."""
 
     @property
     @abstractmethod

@@ -6,11 +6,13 @@ from collections import Counter
 from collections.abc import Mapping
 
 from runtime.edge import Edge
+from runtime.frames.boxes import BoxXyxy
 from runtime.live.board import Board
+from runtime.live.held_tiles import HeldTiles
 from runtime.live.interface import Live
 from runtime.live.messages import Messages
 from runtime.live.newest import Newest
-from runtime.live.status import SiteStatus, Status, WindowStatus
+from runtime.live.status import PictureShare, SiteStatus, Status, WindowStatus
 from runtime.objects.follower import Follower
 from runtime.objects.prompts import PromptRequest
 from runtime.pipeline import Pipeline
@@ -21,7 +23,8 @@ from stages.geometry import Geometry
 
 
 class LivePipeline(Live):
-    """Watches and steers one Pipeline. `windows` are those that hold picture.
+    """Watches and steers one Pipeline. `windows` are those that hold picture, `held` notes what leaves, and
+    nothing of `keep_boxes` does.
 
     `fixed_objects` refuses every change of objects, for a run whose masks are verified afterwards.
     """
@@ -35,6 +38,8 @@ class LivePipeline(Live):
         windows: frozenset[int],
         board: Board,
         messages: Messages,
+        held: HeldTiles,
+        keep_boxes: tuple[BoxXyxy, ...] = (),
         fixed_objects: bool = False,
     ) -> None:
         self._pipeline = pipeline
@@ -44,11 +49,21 @@ class LivePipeline(Live):
         self._windows = windows
         self._board = board
         self._messages = messages
+        self._held = held
+        self._keep_boxes = keep_boxes
         self._fixed_objects = fixed_objects
 
     @property
     def frames(self) -> Newest[FrameResult]:
         return self._pipeline.frames
+
+    @property
+    def held(self) -> HeldTiles:
+        return self._held
+
+    @property
+    def geometry(self) -> Geometry:
+        return self._geometry
 
     @property
     def paused(self) -> bool:
@@ -86,7 +101,11 @@ class LivePipeline(Live):
             ),
             paused=self.paused,
             message=(source.trouble if source else None) or self._messages.newest,
-            steps={name: round(seconds[name].recent_mean * 1e3, 1) for name in STEPS},
+            steps={
+                name: round(seconds[name].recent_mean * 1e3, 1)
+                for name in STEPS
+                if name != "keep" or measured.seconds[name]
+            },
             windows_sent=counts.windows_sent,
             windows_reused=counts.windows_reused,
             windows_hedged=counts.hedged,
@@ -97,6 +116,8 @@ class LivePipeline(Live):
             grid=self._geometry.grid,
             windows=self._window_statuses(exposed),
             caps={operator: self._edge.ledger.cap(operator) for operator in exposed},
+            shares=self._shares(exposed),
+            keep_boxes=self._keep_boxes,
             board=self._board.status(),
         )
 
@@ -132,14 +153,27 @@ class LivePipeline(Live):
         operators = sorted({site.operator for site in self._edge.sites})
         return {operator: self._edge.ledger.exposure(operator) for operator in operators}
 
+    def _shares(self, exposed: Mapping[str, frozenset[int]]) -> dict[str, PictureShare]:
+        may_see = self._edge.encoder.windows.sites.placement.may_see()
+        return {
+            operator: PictureShare(
+                seen=round(self._edge.areas.share(seen), 4),
+                may_see=round(may_see[operator].share, 4),
+                at_most=round(may_see[operator].most, 4),
+            )
+            for operator, seen in exposed.items()
+        }
+
     def _window_statuses(self, exposed: Mapping[str, frozenset[int]]) -> tuple[WindowStatus, ...]:
-        kept = self._edge.ledger.kept
+        kept, newest = self._edge.ledger.kept, self.frames.value
+        kept_now = newest.kept if newest else frozenset[int]()
         return tuple(
             WindowStatus(
                 index=window,
                 sent=window in self._windows and window not in kept,
                 operators=tuple(operator for operator, seen in exposed.items() if window in seen),
                 kept=window in kept,
+                kept_now=window in kept_now,
             )
             for window in range(self._geometry.windows)
         )

@@ -91,6 +91,9 @@ def _site_metrics(status: Status) -> Iterator[Metric]:
     for operator in status.caps:
         seen.add_metric([operator], sum(operator in window.operators for window in status.windows))
     yield seen
+    share = "What part of the picture is in the windows that an operator has seen, 0 to 1."
+    shares = {operator: each.seen for operator, each in status.shares.items()}
+    yield _labelled("pedsam_operator_picture_share", share, "operator", shares)
 
 
 _MB = 2**20

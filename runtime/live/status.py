@@ -31,12 +31,23 @@ class SiteStatus:
 @dataclass(frozen=True, kw_only=True)
 class WindowStatus:
     """One window. `sent` False means that it never leaves: it is padding or, with picture, `kept`;
-    `operators` have seen it."""
+    `operators` have seen it. `kept_now`: it did not leave in the newest frame, for what is in it there."""
 
     index: int
     sent: bool
     operators: tuple[str, ...]
     kept: bool = False
+    kept_now: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class PictureShare:
+    """What part of the picture is in the windows that an operator has `seen` in this session, that it
+    `may_see`, and that it may see `at_most`, standing in for others as far as its cap goes; 0..1 each."""
+
+    seen: float
+    may_see: float
+    at_most: float
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,7 +76,8 @@ class Status:
     `fps`, `latency_ms` (median, 0 when unknown), `steps` (milliseconds a frame) and `limited_by` are of the
     last seconds; counts are since the start. In `doubtful` frames a site that lied had a part. `message` is
     the newest line for a person. `grid` is the side of the window grid; `caps` says how many windows each
-    operator may see. `board` is None where nothing tells of it.
+    operator may see, `shares` how much of the picture. Nothing of `keep_boxes`, in pixels of the frame (left,
+    top, right, bottom), ever leaves. `board` is None where nothing tells of it.
     """
 
     fps: float
@@ -88,6 +100,8 @@ class Status:
     grid: int
     windows: tuple[WindowStatus, ...]
     caps: dict[str, int]
+    shares: dict[str, PictureShare]
+    keep_boxes: tuple[tuple[float, float, float, float], ...] = ()
     board: BoardStatus | None = None
 
     def to_json(self) -> dict[str, Any]:

@@ -71,10 +71,16 @@ class Follower:
         self._flow = Flow()
         self._keyframe_forced = False  # the last frame does not show every object
         self._lock = anyio.Lock()  # frames and late clicks take turns
+        self.masks_on: Canvas | None = None  # the newest on which objects were looked for
 
     def has_objects(self, number: int) -> bool:
         """Whether there is anything to find on this frame."""
         return bool(self.objects.entries or self._waiting) or self.objects.due(number)
+
+    def unseen(self, number: int) -> bool:
+        """Whether an object is asked for on this frame or before it of which no mask is known yet."""
+        due = bool(self._waiting) or self.objects.due(number)
+        return due or any(entry.box is None for entry in self.objects.entries)
 
     def needs_keyframe(self, number: int) -> bool:
         """Whether masks cannot be carried to this frame, since there is an object to be found first.
@@ -98,7 +104,7 @@ class Follower:
             self._keyframe_forced = False
             followed = await self._find(frame, list(self.objects.entries))
             self._flow.start(frame.canvas)
-            self._recent.append(frame)
+            self._append(frame)
             return followed
 
     async def carry(self, frame: RecentFrame) -> list[FollowedObject]:
@@ -111,8 +117,12 @@ class Follower:
                 [entry.found.logits if entry.found else None for entry in entries],
             )
             followed = await to_thread.run_sync(_carry, entries, moved, frame)
-            self._recent.append(frame)
+            self._append(frame)
             return followed
+
+    def _append(self, frame: RecentFrame) -> None:
+        self._recent.append(frame)
+        self.masks_on = frame.canvas
 
     async def prompt(self, request: PromptRequest) -> str:
         """Start or change an object from the frame of the request on; its name.

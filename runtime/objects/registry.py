@@ -28,7 +28,7 @@ class TrackedObject:
     """One object. `prompt` is what was asked for, in pixels of its frame `prompt.from_frame`.
 
     `found` is its mask on the newest frame it was looked for on, None while it is lost; `box` is where it was
-    seen last. Inside masks and tracks it goes by `key`; `name` is what people call it.
+    seen last, None until it was. Inside masks and tracks it goes by `key`; `name` is what people call it.
     """
 
     key: str
@@ -41,7 +41,7 @@ class TrackedObject:
 
     def start_again(self, prompt: Prompt, make: MakeTrack) -> None:
         """Look for something else from now on, as the same object."""
-        self.prompt, self.track, self.found = prompt, make(prompt), None
+        self.prompt, self.track, self.found, self.box = prompt, make(prompt), None, None
 
 
 class ObjectRegistry:

@@ -16,6 +16,7 @@ from runtime.live.newest import Newest
 from runtime.objects.masks import Mask, encode_mask
 from runtime.preview import protocol
 from runtime.results.result import FrameResult, ObjectResult
+from stages.geometry import Geometry
 
 
 @dataclass(frozen=True)
@@ -28,10 +29,14 @@ class EncodedFrame:
 
 
 class FrameEncoder:
-    """Encodes frames: pictures of at most `longest_px` on their longest side, as JPEG of `quality`."""
+    """Encodes frames: pictures of at most `longest_px` on their longest side, as JPEG of `quality`. Their
+    windows are those of `geometry`."""
 
-    def __init__(self, frames: Newest[FrameResult], longest_px: int, quality: int) -> None:
+    def __init__(
+        self, frames: Newest[FrameResult], geometry: Geometry, longest_px: int, quality: int
+    ) -> None:
         self._frames = frames
+        self._geometry = geometry
         self._longest_px = longest_px
         self._quality = quality
         self._lock = anyio.Lock()
@@ -61,6 +66,10 @@ class FrameEncoder:
             "width": width,
             "height": height,
             "doubtful": result.doubtful,
+            "kept": [
+                {"window": window, "box": _window_box(self._geometry, window, height, width)}
+                for window in sorted(result.kept)
+            ],
             "objects": [_described(found, size) for found in result.objects],
         }
         return protocol.encode_frame(header, self._jpeg(pixels, size))
@@ -100,3 +109,15 @@ def _box(mask: Mask) -> list[int]:
     """Left, top, right, bottom of what is set in a mask, in its pixels; right and bottom lie outside."""
     left, top, width, height = coco.toBbox(encode_mask(mask))
     return [int(left), int(top), int(left + width), int(top + height)]
+
+
+def _window_box(geometry: Geometry, window: int, height: int, width: int) -> list[int]:
+    """Left, top, right, bottom of a window, in pixels of a frame of height x width."""
+    rows, cols = geometry.resized(height, width)
+    row, col = divmod(window, geometry.grid)
+    ends = [col, row, col + 1, row + 1]
+    sizes = [(cols, width), (rows, height)] * 2  # on the canvas and of the frame, along x and y
+    return [
+        round(min(end * geometry.tile_px, canvas_px) * frame_px / canvas_px)
+        for end, (canvas_px, frame_px) in zip(ends, sizes, strict=True)
+    ]

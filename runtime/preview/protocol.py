@@ -65,8 +65,17 @@ class FrameShown:
     number: int
 
 
+@dataclass(frozen=True)
+class Look:
+    """The viewer wants to see what an operator holds, once that is newer than its picture `after`; None: it
+    does not any more."""
+
+    operator: str | None
+    after: int = 0
+
+
 Command = Union[PromptCommand, RemoveCommand, RenameCommand, PauseCommand]  # noqa: UP007  (evaluated, so not in Python 3.10's form)
-Message = Union[Hello, FrameShown, Command]  # noqa: UP007
+Message = Union[Hello, FrameShown, Look, Command]  # noqa: UP007
 
 
 class ProtocolError(InputError):
@@ -101,13 +110,18 @@ def encode(kind: str, **content: Any) -> str:
 
 
 def encode_frame(header: Mapping[str, Any], jpeg: bytes) -> bytes:
-    """A frame message: length of the header (u32, little-endian), the header as JSON, a JPEG file."""
-    head = encode("frame", **header).encode()
-    return _HEADER_LENGTH.pack(len(head)) + head + jpeg
+    """A frame message, with a JPEG file."""
+    return encode_picture("frame", header, jpeg)
+
+
+def encode_picture(kind: str, header: Mapping[str, Any], file: bytes) -> bytes:
+    """A binary message: length of the header (u32, little-endian), the header as JSON, a picture's file."""
+    head = encode(kind, **header).encode()
+    return _HEADER_LENGTH.pack(len(head)) + head + file
 
 
 def decode_frame(message: bytes) -> tuple[dict[str, Any], bytes]:
-    """Header and JPEG file of a frame message."""
+    """Header and picture's file of a binary message."""
     (length,) = _HEADER_LENGTH.unpack_from(message)
     start = _HEADER_LENGTH.size
     header: dict[str, Any] = json.loads(message[start : start + length])
@@ -152,6 +166,15 @@ def _seen(body: dict[str, Any], message_id: int | None) -> FrameShown:
     return FrameShown(_number(body))
 
 
+def _look(body: dict[str, Any], message_id: int | None) -> Look:
+    operator, after = body.pop("operator", None), body.pop("after", 0)
+    if operator is not None and not isinstance(operator, str):
+        raise InputError(f"operator is {_quoted(operator)}, expected the name of one, or null")
+    if not _is_count(after):
+        raise InputError(f"after is {_quoted(after)}, expected the number of a picture")
+    return Look(operator, after)
+
+
 def _prompt(body: dict[str, Any], message_id: int | None) -> PromptCommand:
     number = _number(body)
     name = _name(body, "name") if body.get("name") is not None else body.pop("name", None)
@@ -181,6 +204,7 @@ def _pause(body: dict[str, Any], message_id: int | None) -> PauseCommand:
 _DECODERS: Mapping[str, Callable[[dict[str, Any], int | None], Message]] = {
     "hello": _hello,
     "shown": _seen,
+    "look": _look,
     "prompt": _prompt,
     "remove": _remove,
     "rename": _rename,

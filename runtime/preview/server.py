@@ -20,6 +20,7 @@ from runtime.live.endpoint import base_url, checking_host, listen
 from runtime.live.interface import Live
 from runtime.live.newest import Newest
 from runtime.preview import protocol
+from runtime.preview.held_pictures import HeldEncoder
 from runtime.preview.pictures import FrameEncoder
 from runtime.preview.viewers import Shared, ViewerLimits, Viewers, facts
 from stages.network import is_loopback
@@ -114,7 +115,8 @@ def introduction(address: str, options: PreviewOptions) -> str:
 def _shared(live: Live, options: PreviewOptions) -> Shared:
     return Shared(
         live,
-        FrameEncoder(live.frames, options.longest_px, options.quality),
+        FrameEncoder(live.frames, live.geometry, options.longest_px, options.quality),
+        HeldEncoder(live),
         Newest(),
         facts(options.model, options.banner, options.limits),
         options.limits,

@@ -15,6 +15,7 @@ from runtime.live.interface import Live
 from runtime.live.newest import Newest
 from runtime.objects.prompts import MAX_POINTS
 from runtime.preview import protocol
+from runtime.preview.held_pictures import HeldEncoder
 from runtime.preview.pictures import FrameEncoder
 from runtime.results.sinks import PALETTE
 from stages.errors import InputError, PedsamError, ungrouped
@@ -42,6 +43,7 @@ class Shared:
 
     live: Live
     encoder: FrameEncoder
+    held: HeldEncoder
     changed: Newest[protocol.Command]
     facts: dict[str, Any]
     limits: ViewerLimits
@@ -125,6 +127,7 @@ class _Viewer:
         self._rate = RateLimit(shared.limits.messages_per_s)
         self._due: int | None = None  # the frame that was sent and not yet shown
         self._shown = anyio.Event()
+        self._looking = anyio.CancelScope()  # of the look that waits for its picture
         self._prompts = 0
 
     async def run(self) -> None:
@@ -147,6 +150,16 @@ class _Viewer:
             version, self._due, self._shown = frame.version, frame.number, anyio.Event()
             await self._socket.send_bytes(frame.message)
             await self._shown.wait()
+
+    async def _send_held(self, operator: str, after: int, looking: anyio.CancelScope) -> None:
+        """What an operator holds, once there is something newer, unless the viewer looks elsewhere before."""
+        with looking:
+            try:
+                message = await self._shared.held.after(operator, after)
+            except InputError as exc:
+                await self._send("error", id=None, text=str(exc))
+                return
+            await self._socket.send_bytes(message)
 
     async def _send_status(self) -> None:
         """Every `status_s`, and at once after a command of any viewer."""
@@ -175,6 +188,11 @@ class _Viewer:
         if isinstance(message, protocol.FrameShown):
             if message.number == self._due:
                 self._shown.set()
+        elif isinstance(message, protocol.Look):
+            self._looking.cancel()
+            self._looking = anyio.CancelScope()
+            if message.operator is not None:
+                tasks.start_soon(self._send_held, message.operator, message.after, self._looking)
         elif isinstance(message, protocol.Hello):
             await self._send("error", id=None, text="hello was said before")
         elif not isinstance(message, protocol.PromptCommand):

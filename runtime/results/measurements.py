@@ -16,7 +16,7 @@ RECENT = 1000  # values that percentiles are taken of
 RECENT_S, RECENT_FRAMES = 3.0, 4  # figures of a running pipeline are taken over the longer of both
 _MAX_LOST_REASONS = 100  # lost frames that are reported one by one
 _MAX_OBJECTS = 1000  # the first ones, of which it is known whether they were found
-STEPS = ("read", "windows", "global", "decode", "write")
+STEPS = ("read", "keep", "windows", "global", "decode", "write")
 WAITS = ("camera", "pace")  # what the reading step waits for: the next picture, and the limits asked for
 
 
@@ -146,6 +146,7 @@ class RunMeasurements:
 
 _WHERE = {
     "read": "reading and resizing frames",
+    "keep": "looking for what is kept at the edge",
     "windows": "the window stage",
     "global": "the global stage at the edge",
     "decode": "the mask decoder at the edge",

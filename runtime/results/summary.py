@@ -70,6 +70,7 @@ def summarise(
         "windows_run_at_edge": counts.local_windows,
         "kept_windows": sorted(edge.ledger.kept),
         "kept_windows_run": counts.kept_windows,
+        "kept_found": dict(edge.keeper.found),
         "kept_windows_per_frame": _per_frame(counts.kept_windows, counts.canvases),
         "kept_ms_per_frame": _per_frame(1e3 * counts.kept_windows * _window_s(edge), counts.canvases),
         "windows_redispatched": counts.redispatched,
@@ -187,6 +188,8 @@ def _rows(summary: Mapping[str, Any]) -> Sequence[tuple[str, str]]:
     rows += [(label, str(summary[key])) for key, label in _IF_ANY.items() if summary.get(key)]
     if kept := summary.get("kept_windows"):
         rows.append(("windows kept at the edge", " ".join(map(str, kept))))
+    if found := summary.get("kept_found"):
+        rows.append(("found and kept", ", ".join(f"{number} {kind}" for kind, number in found.items())))
     rows += _board_rows(summary.get("board") or {})
     if summary.get("iou_with_unsplit") is not None:  # None: there was no mask to compare
         rows.append(("IoU with the unsplit model (lowest)", f"{summary['iou_with_unsplit']:.5f}"))

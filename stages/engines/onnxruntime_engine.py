@@ -49,32 +49,13 @@ class OnnxRuntimeEngine(Engine):
         return 8 if self._device else 4
 
     def _activate(self) -> None:
-        onnxruntime = library()
-        if self._device:
-            _require_cuda(onnxruntime, self._device)
-        elif self.stage.precision == "bf16":
+        if self._device is None and self.stage.precision == "bf16":
             raise EngineError(
                 f"stage {self.stage.name} computes in bf16, which onnxruntime cannot on a CPU: run it on an "
                 f"NVIDIA GPU (pedsam build), or export it with --precision {self.stage.name}=fp16 or =fp32"
             )
         path = self._bundle.verified_file(self.stage.name)
-        options = onnxruntime.SessionOptions()
-        if threads := self._threads or default_threads():
-            options.intra_op_num_threads = threads
-        # Idle threads would spin on the cores that other stages and sites of this machine need.
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        providers = [(CUDA, CUDA_OPTIONS), CPU] if self._device else [CPU]
-        try:
-            session = onnxruntime.InferenceSession(path, options, providers=providers)
-        except Exception as exc:  # the library's errors share no base class
-            raise EngineError(_problem(f"onnxruntime cannot load {path}", exc)) from exc
-        if self._device and CUDA not in session.get_providers():  # it only prints that it took the CPU
-            raise EngineError(
-                f"onnxruntime cannot use {self._device}: "
-                f"{missing_library(Path(onnxruntime.__file__).parent)}; pip install "
-                "'onnxruntime-gpu[cuda,cudnn]' brings what it needs, --backend onnxruntime-cpu does without"
-            )
-        self._session = session
+        self._session = open_session(path, self._threads, self._device)
 
     def _infer(self, feeds: Mapping[str, Array], outputs: Sequence[str]) -> dict[str, Array]:
         try:
@@ -85,6 +66,30 @@ class OnnxRuntimeEngine(Engine):
 
     def _deactivate(self) -> None:
         self._session = None
+
+
+def open_session(path: Path, threads: int | None = None, device: Device | None = None) -> Any:
+    """An onnxruntime.InferenceSession of a graph, on the CPU or on `device`. Raises EngineError."""
+    onnxruntime = library()
+    if device:
+        _require_cuda(onnxruntime, device)
+    options = onnxruntime.SessionOptions()
+    if chosen := threads or default_threads():
+        options.intra_op_num_threads = chosen
+    # Idle threads would spin on the cores that other stages and sites of this machine need.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    providers = [(CUDA, CUDA_OPTIONS), CPU] if device else [CPU]
+    try:
+        session = onnxruntime.InferenceSession(path, options, providers=providers)
+    except Exception as exc:  # the library's errors share no base class
+        raise EngineError(_problem(f"onnxruntime cannot load {path}", exc)) from exc
+    if device and CUDA not in session.get_providers():  # it only prints that it took the CPU
+        raise EngineError(
+            f"onnxruntime cannot use {device}: "
+            f"{missing_library(Path(onnxruntime.__file__).parent)}; pip install "
+            "'onnxruntime-gpu[cuda,cudnn]' brings what it needs, --backend onnxruntime-cpu does without"
+        )
+    return session
 
 
 def _problem(what: str, exc: Exception) -> str:

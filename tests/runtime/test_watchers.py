@@ -30,7 +30,7 @@ async def test_the_page_gets_pictures_of_the_width_asked_for(mini_bundle: Bundle
         viewer = await RunningPreview(live, line.removeprefix("preview: "), session).watch()
         frame = await viewer.frame()
         await viewer.socket.close()
-    assert Image.open(io.BytesIO(frame.jpeg)).size == (320, 180)
+    assert Image.open(io.BytesIO(frame.file)).size == (320, 180)
     assert (frame.header["width"], frame.header["height"]) == (640, 360)  # points are in its pixels
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import shutil
 from collections.abc import AsyncIterator
@@ -10,6 +11,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import anyio
+import numpy as np
+import numpy.typing as npt
 from playwright.async_api import Browser, ConsoleMessage, Page, async_playwright, expect
 
 from tests.support.live import FakeLive
@@ -37,6 +40,7 @@ class Tab:
     page: Page
     errors: list[str] = field(default_factory=list)
     said: list[dict[str, Any]] = field(default_factory=list)
+    _news: anyio.Event = field(default_factory=anyio.Event)
 
     def __post_init__(self) -> None:
         self.page.on("console", self._hear)
@@ -49,10 +53,18 @@ class Tab:
 
     def _note(self, payload: str | bytes) -> None:
         self.said.append(json.loads(payload))
+        self._news.set()
+        self._news = anyio.Event()
 
     async def number(self) -> int:
         """Of the frame that is shown."""
         return int(await self.page.locator("#stage").get_attribute("data-number") or -1)
+
+    async def until_said(self, message: dict[str, Any]) -> None:
+        """Waits until it has sent this message."""
+        with anyio.fail_after(WAIT_MS / 1000):
+            while message not in self.said:
+                await self._news.wait()
 
     async def place(self, x: float, y: float) -> tuple[float, float]:
         """Where a share of the picture, from its left top, lies in the window."""
@@ -76,6 +88,11 @@ class Tab:
     async def until_number(self, number: int) -> None:
         """Waits until a frame at least as new is shown."""
         await self.page.wait_for_function(NUMBER_FROM, arg=number, timeout=WAIT_MS)
+
+    async def pixels(self, canvas: str) -> npt.NDArray[np.uint8]:
+        """What a canvas holds, RGBA [height, width, 4]."""
+        width, height, values = await self.page.evaluate(PIXELS_OF, canvas)
+        return np.frombuffer(base64.b64decode(values), np.uint8).reshape(height, width, 4)
 
     async def until_coloured(self, x: float, y: float, rgb: tuple[int, int, int]) -> None:
         """Waits until a mask of this colour is drawn at a share of the picture."""
@@ -104,6 +121,15 @@ MASKED_AT = """([x, y, masked]) => {
     const canvas = document.getElementById("masks");
     const at = [Math.round(x * canvas.width), Math.round(y * canvas.height)];
     return canvas.getContext("2d").getImageData(...at, 1, 1).data[3] > 0 === masked;
+}"""
+PIXELS_OF = """(id) => {
+    const canvas = document.getElementById(id);
+    const { width, height } = canvas;
+    const { data } = canvas.getContext("2d").getImageData(0, 0, width, height);
+    const [step, letters] = [8192, (bytes) => String.fromCharCode(...bytes)];
+    let text = "";
+    for (let at = 0; at < data.length; at += step) text += letters(data.subarray(at, at + step));
+    return [width, height, btoa(text)];
 }"""
 NUMBER_FROM = "(number) => Number(document.getElementById('stage').dataset.number) >= number"
 

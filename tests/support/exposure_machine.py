@@ -24,6 +24,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 
 from runtime.encoder import FrameLost, ImageEncoder, LocalWindows
 from runtime.frames.canvas import Canvas, make_canvas
+from runtime.frames.kept import Kept
 from runtime.results.measurements import WindowStatistics
 from runtime.sites.client import SiteClient, SiteTimeout
 from runtime.sites.health import Health, Sites
@@ -202,7 +203,7 @@ class ExposureMachine(RuleBasedStateMachine):
 
     @rule(window=windows)
     def keep_for_the_session(self, window: int) -> None:
-        self.encoder.windows.keep(frozenset({window}))
+        self.ledger.keep({window})
         self.kept_in_run |= {window}
 
     @rule(seconds=st.sampled_from([0.5, 2.0, 40.0]))
@@ -316,11 +317,19 @@ class ExposureMachine(RuleBasedStateMachine):
                 sites, placement, self.ledger, tasks, statistics, window_engine=run.engine
             )
             self.encoder = ImageEncoder(
-                self.model, NO_ENGINES, self.sites, OwnWindows(self.model), fallback=run.engine
+                self.model,
+                NO_ENGINES,
+                self.sites,
+                OwnWindows(self.model),
+                keep=self._keep,
+                fallback=run.engine,
             )
             self.engine = run.engine
             begun.set_result(None)
             await self.over.wait()
+
+    async def _keep(self, canvas: Canvas, number: int) -> Kept:
+        return Kept(self.kept_by_frame[number % FRAMES_KNOWN])
 
     def _end(self) -> None:
         if self.mend is not None:
@@ -341,11 +350,11 @@ class ExposureMachine(RuleBasedStateMachine):
             for size, kept in frames:
                 self.frames += 1
                 self.kept_by_frame[self.frames % FRAMES_KNOWN] = kept
-                tasks.start_soon(self._frame, canvas_of(size, self.frames), kept)
+                tasks.start_soon(self._frame, canvas_of(size, self.frames), self.frames)
 
-    async def _frame(self, canvas: Canvas, kept: frozenset[int]) -> None:
+    async def _frame(self, canvas: Canvas, number: int) -> None:
         """Every embedding is right, or the frame is lost, which the edge's own engine prevents."""
-        encoding = self.encoder.start(canvas, self.frames, kept)
+        encoding = self.encoder.start(canvas, number)
         try:
             await encoding.collect()
         except FrameLost:

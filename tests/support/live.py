@@ -8,17 +8,25 @@ import anyio
 import numpy as np
 import numpy.typing as npt
 
+from runtime.frames.canvas import make_canvas
 from runtime.frames.sources import Frame
+from runtime.live.held_tiles import Held, HeldTiles
 from runtime.live.interface import Live
 from runtime.live.newest import Newest
-from runtime.live.status import BoardStatus, SiteStatus, Status, WindowStatus
+from runtime.live.status import BoardStatus, PictureShare, SiteStatus, Status, WindowStatus
 from runtime.objects.prompts import PromptRequest
 from runtime.objects.tracking import TrackState
 from runtime.results.result import FrameResult, ObjectResult
+from runtime.sites.areas import Areas
+from runtime.sites.ledger import ExposureLedger
 from stages.errors import InputError
+from stages.geometry import GEOMETRIES, Geometry
+from stages.tensors import Array, Pixels
+from stages.tile_code import RGB, TileCode
 from tests.support.pictures import photo
 
 SITES = (("a", "alpha"), ("b", "beta"), ("c", "gamma"))
+CAP = 6
 GRID, ROWS = 5, 3  # 16:9: ten of 25 windows are padding
 STEPS = {"read": 6.0, "windows": 41.0, "global": 55.0, "decode": 24.0, "write": 9.0}
 RADIUS_PX = 40
@@ -57,10 +65,29 @@ class FakeSite:
     seen: set[int] = field(default_factory=set)
 
 
-class FakeLive(Live):
-    """Every `advance` is a frame of a slow pan, with the objects asked for so far."""
+class CountedHeld(HeldTiles):
+    """Counts the pictures that were made of it."""
 
-    def __init__(self, picture: npt.NDArray[np.uint8] | None = None, width: int = 640) -> None:
+    pictures = 0
+
+    def picture(self, held: Held, height: int, width: int) -> Pixels | None:
+        self.pictures += 1
+        return super().picture(held, height, width)
+
+
+class FakeLive(Live):
+    """Every `advance` is a frame of a slow pan, with the objects asked for so far.
+
+    Tiles leave as mini would send them in this `code`, None for something that is no pixels; `left` are the
+    newest, by operator and window.
+    """
+
+    def __init__(
+        self,
+        picture: npt.NDArray[np.uint8] | None = None,
+        width: int = 640,
+        code: TileCode | None = RGB,
+    ) -> None:
         self._picture = PICTURE if picture is None else picture
         self._size = (width, width * 9 // 16)
         self._frames: Newest[FrameResult] = Newest()
@@ -72,7 +99,13 @@ class FakeLive(Live):
         self.asked: Newest[PromptRequest] = Newest()
         self.message: str | None = None
         self.doubtful = 0
-        self.kept: set[int] = set()  # windows
+        self.kept: set[int] = set()  # windows, for ever
+        self.kept_now: set[int] = set()  # windows of the frames from now on
+        self.keep_boxes: tuple[tuple[float, float, float, float], ...] = ()
+        self.left: dict[tuple[str, int], Array] = {}
+        self._code = code
+        self._ledger = ExposureLedger.open(None, dict(SITES), {operator: CAP for _, operator in SITES})
+        self._held = CountedHeld(GEOMETRIES["mini"], code)
         self.board: BoardStatus | None = None
         self.gate: anyio.Event | None = None  # prompts wait for it
         self.number = -1
@@ -82,6 +115,14 @@ class FakeLive(Live):
     @property
     def frames(self) -> Newest[FrameResult]:
         return self._frames
+
+    @property
+    def held(self) -> CountedHeld:
+        return self._held
+
+    @property
+    def geometry(self) -> Geometry:
+        return GEOMETRIES["mini"]
 
     @property
     def paused(self) -> bool:
@@ -102,6 +143,10 @@ class FakeLive(Live):
         colour = old.colour if old else (self._made - 1) % 7
         self.objects[name] = FakeObject(colour, centre, request.box_xyxy)
         return name
+
+    async def prompt_at(self, x: float, y: float) -> str:
+        """A click on the newest frame."""
+        return await self.prompt(PromptRequest(self.number, points=((x, y, 1),)))
 
     def remove(self, name: str) -> None:
         if name not in self.objects:
@@ -137,21 +182,25 @@ class FakeLive(Live):
             sites=tuple(self._site(site) for site in self.sites),
             grid=GRID,
             windows=tuple(self._window(index) for index in range(GRID * GRID)),
-            caps={operator: 6 for _, operator in SITES},
+            caps={operator: CAP for _, operator in SITES},
+            shares={site.operator: self._share(site) for site in self.sites},
+            keep_boxes=self.keep_boxes,
             board=self.board,
         )
 
     def advance(self) -> None:
         """The next frame; unless paused, its windows have been to the sites."""
         self.number += 1
-        if not self._paused and self.objects:
-            self._dispatch()
         height, width = self._size[1], self._size[0]
         left = self.number * 2 % max(1, self._picture.shape[1] - width)
         pixels = self._picture[60 : 60 + height, left : left + width]
+        kept = frozenset[int]()
+        if not self._paused and self.objects:
+            kept = frozenset(self.kept | self.kept_now)
+            self._dispatch(pixels, kept)
         found = () if self._paused else tuple(self._found(name) for name in self.objects)
         frame = Frame(self.number, str(self.number), self.number / 15, pixels)
-        self._frames.put(FrameResult(frame, found, doubtful=self.doubtful > 0, latency_s=0.132))
+        self._frames.put(FrameResult(frame, found, self.doubtful > 0, kept, 0.132))
 
     async def run(self, every_s: float = 0.03) -> None:
         """Frames without an end."""
@@ -171,13 +220,23 @@ class FakeLive(Live):
         self._made += 1
         return f"object {self._made}"
 
-    def _dispatch(self) -> None:
-        for window in sorted(set(range(GRID * ROWS)) - self.kept):
+    def _dispatch(self, pixels: npt.NDArray[np.uint8], kept: frozenset[int]) -> None:
+        canvas = make_canvas(pixels, self.geometry)
+        for window in sorted(set(range(GRID * ROWS)) - kept):
             site = self.sites[window * 2 % len(self.sites)]
-            if site.state == "ready":
-                site.tiles += 1
-                site.seen.add(window)
-                self.sent += 1
+            if site.state != "ready":
+                continue
+            site.tiles += 1
+            site.seen.add(window)
+            self.sent += 1
+            extent = canvas.extents[[window]]
+            inputs: dict[str, Array] = {"extent": extent, "index": np.array([[window]], np.int32)}
+            if self._code is not None:
+                inputs["tile"] = self._code.encode(canvas.pixels, extent, [window], self.geometry)
+                self.left[site.operator, window] = inputs["tile"]
+            grant = self._ledger.grant(site.name, window)
+            assert grant is not None
+            self._held.sent([grant], inputs)
 
     def _found(self, name: str) -> ObjectResult:
         found = self.objects[name]
@@ -209,8 +268,17 @@ class FakeLive(Live):
             last_error=site.last_error,
         )
 
+    def _share(self, site: FakeSite) -> PictureShare:
+        areas = Areas.of(self.geometry, [self._size[::-1]])
+        seen = areas.share(site.seen)
+        return PictureShare(seen=round(seen, 4), may_see=0.3333, at_most=0.4)
+
     def _window(self, index: int) -> WindowStatus:
         seen = {site.operator for site in self.sites if index in site.seen}
         kept = index in self.kept
         sent = index < GRID * ROWS and not kept
-        return WindowStatus(index=index, sent=sent, operators=tuple(sorted(seen)), kept=kept)
+        newest = self._frames.value
+        assert newest is not None
+        return WindowStatus(
+            index=index, sent=sent, operators=tuple(sorted(seen)), kept=kept, kept_now=index in newest.kept
+        )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 
 import anyio
@@ -12,9 +12,10 @@ import numpy as np
 
 from runtime.encoder import ImageEncoder, LocalWindows
 from runtime.frames.canvas import Canvas
-from runtime.frames.kept import Keep, keep_none
+from runtime.frames.kept import Kept
+from runtime.keeper import KeepOptions, keeping
 from runtime.sites.areas import Areas
-from runtime.sites.client import REQUEST_BYTES, SiteClient
+from runtime.sites.client import REQUEST_BYTES, OnSent, SiteClient
 from runtime.sites.config import SiteConfig
 from runtime.sites.health import Site
 from runtime.sites.ledger import ExposureLedger
@@ -26,6 +27,7 @@ from stages.engines.thread import EngineThread
 from stages.tensors import Array
 from tests.support.edge import PATIENT, QUICK, SOON, Impostor, canvas_of, config, ledger_for, window_stamp
 
+NOTHING_KEPT = KeepOptions()
 NO_ENGINES = EngineThread({})  # of an encoder whose global stage is not run
 
 
@@ -59,9 +61,17 @@ class Notes:
                 await self.news.wait()
 
 
+@dataclass(frozen=True)
+class KeepingCanvas(Canvas):
+    """A frame that keeps windows, whatever it shows."""
+
+    kept: frozenset[int] = frozenset()
+
+
 async def embeddings_of(encoder: ImageEncoder, canvas: Canvas, kept: frozenset[int] = frozenset()) -> Array:
-    """Those of all windows, [windows, w, w, D]; the frame keeps these."""
-    encoding = encoder.start(canvas, kept=kept)
+    """Those of all windows, [windows, w, w, D]; in a scene the frame keeps these too."""
+    values = {field.name: getattr(canvas, field.name) for field in fields(canvas)}
+    encoding = encoder.start(KeepingCanvas(**values, kept=kept) if kept else canvas)
     await encoding.collect()
     return encoding.embeddings
 
@@ -118,9 +128,10 @@ async def scene(
     reuse: Reuse | None = None,
     ledger_kind: type[ExposureLedger] = ExposureLedger,
     request_bytes: int = REQUEST_BYTES,
-    keep: Keep = keep_none,
+    keep: KeepOptions = NOTHING_KEPT,
     lose: bool = False,
     areas: Areas | None = None,
+    on_sent: OnSent | None = None,
 ) -> AsyncIterator[Scene]:
     """Sites named in `spares` are spares, in `same_operator` share an operator, in `hasty` are soon late.
 
@@ -136,7 +147,9 @@ async def scene(
         notes = Notes()
         book = stack.enter_context(ledger_for(configs, cap, ledger, ledger_kind))
         clients = [
-            SiteClient(c, bundle, "fp16", QUICK if c.name in hasty else PATIENT, request_bytes)
+            SiteClient(
+                c, bundle, "fp16", QUICK if c.name in hasty else PATIENT, request_bytes, on_sent=on_sent
+            )
             for c in configs
         ]
         canvas = canvas_of("16:9", bundle.geometry)
@@ -145,7 +158,7 @@ async def scene(
             bundle,
             clients,
             book,
-            set(canvas.windows) - keep(canvas),
+            set(canvas.windows) - keep.boxes.of(canvas),
             notes.add,
             window_engine=fallback,
             reconnect_s=reconnect_s,
@@ -154,7 +167,16 @@ async def scene(
             no_fallback=LOSE if lose else NO_STAGE,
             areas=areas,
         ) as windows:
-            encoder = ImageEncoder(bundle, NO_ENGINES, windows, local, reuse, keep=keep, fallback=not lose)
+            keeper = await stack.enter_async_context(keeping(keep, book))
+
+            async def keep_these(canvas: Canvas, number: int) -> Kept:
+                found = await keeper(canvas, number)
+                alone = canvas.kept if isinstance(canvas, KeepingCanvas) else frozenset()
+                return replace(found, windows=found.windows | alone)
+
+            encoder = ImageEncoder(
+                bundle, NO_ENGINES, windows, local, reuse, keep=keep_these, fallback=not lose
+            )
             yield Scene(bundle, impostors, encoder, windows, book, notes)
 
 

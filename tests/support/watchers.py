@@ -21,8 +21,10 @@ DEADLINE_S = 60  # generous: what is waited for comes, or the test fails
 
 @dataclass(frozen=True)
 class Frame:
+    """A binary message; the file of a frame is a JPEG."""
+
     header: dict[str, Any]
-    jpeg: bytes
+    file: bytes
 
     @property
     def number(self) -> int:
@@ -67,12 +69,17 @@ class Watcher:
 
     async def frame(self) -> Frame:
         """The next frame, which is then acknowledged."""
+        message = await self.binary("frame")
+        await self.say("shown", number=message.number)
+        return message
+
+    async def binary(self, kind: str) -> Frame:
+        """The next picture of this type."""
         with anyio.fail_after(DEADLINE_S):
             while True:
                 message = await self.read()
-                assert message is not None, "hung up before a frame"
-                if isinstance(message, Frame):
-                    await self.say("shown", number=message.number)
+                assert message is not None, f"hung up before {kind}"
+                if isinstance(message, Frame) and message.header["type"] == kind:
                     return message
 
     async def closed(self) -> int:

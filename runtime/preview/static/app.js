@@ -4,6 +4,7 @@ import { showBoard } from "./board.js";
 import { Connection } from "./connection.js";
 import { Exposure } from "./exposure.js";
 import { Gestures } from "./gestures.js";
+import { Held } from "./held.js";
 import { Objects } from "./objects.js";
 import { Picture } from "./picture.js";
 import { Strip } from "./strip.js";
@@ -16,6 +17,17 @@ const picture = new Picture(at("stage"));
 const objects = new Objects(at("objects"), picture, { select, rename, remove });
 const strip = new Strip(at("strip"), at("frame-bar"));
 const exposure = new Exposure(at("grid"), at("legend"));
+const held = new Held(
+  {
+    buttons: at("operators"),
+    body: at("held"),
+    canvas: at("held-picture"),
+    share: at("held-share"),
+    age: at("held-age"),
+    text: at("held-text"),
+  },
+  (operator, after) => connection.look(operator, after),
+);
 new Gestures(at("stage"), picture, point, box);
 
 let status = null;
@@ -52,6 +64,7 @@ connection.addEventListener("hello", ({ detail }) => {
   at("veil").textContent = "waiting for the first frame";
   waiting = null;
   strip.clear();
+  held.reset();
 });
 
 connection.addEventListener("frame", ({ detail }) => {
@@ -59,17 +72,23 @@ connection.addEventListener("frame", ({ detail }) => {
   goOn();
 });
 
-document.addEventListener("visibilitychange", goOn);
+connection.addEventListener("holds", ({ detail }) => held.show(detail.header, detail.file));
+
+document.addEventListener("visibilitychange", () => {
+  goOn();
+  held.ask();
+});
 
 /** Shows the frame that waits, and asks for the next, unless the picture is frozen or nobody sees it. */
 async function goOn() {
   if (!waiting || frozen || document.hidden) return;
-  const { header, jpeg } = waiting;
+  const { header, file } = waiting;
   waiting = null;
-  const bitmap = await createImageBitmap(jpeg);
+  const bitmap = await createImageBitmap(file);
   if (!frozen) {
     picture.show(header, bitmap);
     at("doubtful").hidden = !header.doubtful;
+    showKept();
     if (!status?.paused || header.objects.length) showObjects(header.objects);
   }
   bitmap.close();
@@ -100,7 +119,17 @@ connection.addEventListener("status", ({ detail }) => {
   showBoard(status.board, at("board"), at("board-warning"));
   strip.update(status);
   exposure.update(status);
+  held.update(status);
+  picture.keepBoxes = status.keep_boxes;
 });
+
+/** How many windows of the picture that is shown stayed here. */
+function showKept() {
+  const { length } = picture.kept;
+  const text = length ? `${length} ${length === 1 ? "window" : "windows"} kept here` : "";
+  if (at("kept").textContent !== text) at("kept").textContent = text;
+  at("kept").hidden = !text || !picture.overlay;
+}
 
 function showDoubts(frames) {
   const text = frames ? `a site lied: ${frames} ${frames === 1 ? "frame is" : "frames are"} in doubt` : "";
@@ -189,6 +218,13 @@ function freeze() {
   goOn();
 }
 
+/** Shows or hides what is drawn over the picture: masks, names, and what is kept. */
+function toggleOverlay() {
+  picture.overlay = !picture.overlay;
+  at("overlay").setAttribute("aria-pressed", picture.overlay);
+  showKept();
+}
+
 function pause() {
   if (status) ask("pause", { paused: !status.paused });
 }
@@ -196,12 +232,14 @@ function pause() {
 at("foreground").addEventListener("click", () => setBackground(false));
 at("background").addEventListener("click", () => setBackground(true));
 at("freeze").addEventListener("click", freeze);
+at("overlay").addEventListener("click", toggleOverlay);
 at("pause").addEventListener("click", pause);
 at("help").addEventListener("click", () => at("help-dialog").showModal());
 
 const KEYS = {
   " ": freeze,
   p: pause,
+  m: toggleOverlay,
   b: () => setBackground(!background),
   n: () => select(null),
   escape: () => select(null),

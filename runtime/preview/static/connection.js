@@ -5,8 +5,10 @@ const WRONG_TOKEN = 4401;
 const TOO_MANY = 4429;
 const FIRST_WAIT_MS = 400;
 const LONGEST_WAIT_MS = 8000;
+const FILES = { frame: "image/jpeg", holds: "image/png" }; // of binary messages
 
-/** Gives "state" {state, text}, "hello", "status" (their messages) and "frame" {header, jpeg}. */
+/** Gives "state" {state, text}, "hello", "status" (their messages), "frame" {header, file} with a JPEG file, and
+ * "holds" {header, file} with a PNG file, which is empty where no pixels leave. */
 export class Connection extends EventTarget {
   #token;
   #socket = null;
@@ -31,7 +33,7 @@ export class Connection extends EventTarget {
     const socket = new WebSocket(address);
     socket.binaryType = "arraybuffer";
     socket.onopen = () => socket.send(JSON.stringify({ type: "hello", token: this.#token }));
-    socket.onmessage = ({ data }) => (typeof data === "string" ? this.#text(data) : this.#frame(data));
+    socket.onmessage = ({ data }) => (typeof data === "string" ? this.#text(data) : this.#binary(data));
     socket.onclose = ({ code }) => this.#closed(code);
     this.#socket = socket;
   }
@@ -46,9 +48,16 @@ export class Connection extends EventTarget {
 
   /** Says that a frame was shown, which asks for the next. */
   shown(number) {
-    if (this.#socket?.readyState === WebSocket.OPEN) {
-      this.#socket.send(JSON.stringify({ type: "shown", number }));
-    }
+    this.#say({ type: "shown", number });
+  }
+
+  /** Asks for what an operator holds once it is newer than `after`; null takes that back. */
+  look(operator, after) {
+    this.#say(operator === null ? { type: "look", operator } : { type: "look", operator, after });
+  }
+
+  #say(message) {
+    if (this.#socket?.readyState === WebSocket.OPEN) this.#socket.send(JSON.stringify(message));
   }
 
   #text(data) {
@@ -63,15 +72,16 @@ export class Connection extends EventTarget {
     } else if (message.type === "done") {
       this.#settle(message.id, (asked) => asked.resolve(message.name));
     } else if (message.type === "error") {
-      if (message.id === undefined) this.#refusal = message.text;
+      if (message.id === null) this.#refusal = message.text;
       this.#settle(message.id, (asked) => asked.reject(new Error(message.text)));
     }
   }
 
-  #frame(data) {
+  #binary(data) {
     const length = new DataView(data).getUint32(0, true);
     const header = JSON.parse(new TextDecoder().decode(new Uint8Array(data, 4, length)));
-    this.#tell("frame", { header, jpeg: new Blob([new Uint8Array(data, 4 + length)], { type: "image/jpeg" }) });
+    const type = FILES[header.type];
+    if (type) this.#tell(header.type, { header, file: new Blob([new Uint8Array(data, 4 + length)], { type }) });
   }
 
   #settle(id, how) {

@@ -1,6 +1,6 @@
 // The exposure map: the grid of windows, each in the colours of the operators that have seen it.
 
-import { operatorColour, operatorsOf } from "./operators.js";
+import { operatorColour, operatorsOf, percent, sharesOf } from "./operators.js";
 
 export class Exposure {
   #grid;
@@ -13,7 +13,7 @@ export class Exposure {
   }
 
   update(status) {
-    const drawn = JSON.stringify([status.windows, status.caps, status.grid, operatorsOf(status)]);
+    const drawn = JSON.stringify([status.windows, status.caps, status.shares, status.grid, operatorsOf(status)]);
     if (drawn === this.#drawn) return;
     this.#drawn = drawn;
     const operators = operatorsOf(status);
@@ -24,14 +24,16 @@ export class Exposure {
   }
 }
 
-function cell({ index, sent, kept, operators: seenBy }, operators) {
+function cell({ index, sent, kept, kept_now, operators: seenBy }, operators) {
   const made = document.createElement("div");
   made.dataset.window = index;
-  made.dataset.state = kept ? "kept" : sent ? (seenBy.length ? "seen" : "unseen") : "padding";
+  const seen = seenBy.length ? "seen" : "unseen";
+  made.dataset.state = kept ? "kept" : kept_now ? "kept-now" : sent ? seen : "padding";
   made.textContent = seenBy.map((name) => initial(name, operators)).join(" ");
   made.style.setProperty("--fill", stripes(seenBy.map((name) => operatorColour(operators, name))));
   const who = seenBy.length ? `seen by ${seenBy.join(" and ")}` : "seen by nobody";
-  made.title = `window ${index}: ${kept ? `kept here, never sent; ${who}` : sent ? who : "padding, never sent"}`;
+  const stays = kept ? "kept here, never sent; " : kept_now ? "kept here in this frame; " : "";
+  made.title = `window ${index}: ${sent || stays ? stays + who : "padding, never sent"}`;
   return made;
 }
 
@@ -57,25 +59,33 @@ function legend(status, operators) {
     const seen = status.windows.filter((window) => window.operators.includes(name)).length;
     const cap = status.caps[name];
     const share = cap === undefined ? `${seen}` : `${seen} of ${cap} allowed`;
-    return line(operatorColour(operators, name), name, initial(name, operators), share);
+    const picture = status.shares?.[name];
+    const made = line(operatorColour(operators, name), name, initial(name, operators), share);
+    if (picture) {
+      made.lastChild.append(`, ${percent(picture.seen)}`);
+      made.title = sharesOf(picture);
+    }
+    return made;
   });
-  const [kept, padding] = unsent(status);
+  const [kept, padding, now] = unsent(status);
   if (!operators.length) lines.push(line(null, "no sites", "", "every window stays here"));
   if (kept) lines.push(line("kept", "kept here", "", `${kept}, never sent`));
+  if (now) lines.push(line("kept-now", "kept now", "", `${now}, not sent`));
   if (padding) lines.push(line("padding", "padding", "", `${padding}, never sent`));
   return lines;
 }
 
-/** How many windows are kept, and how many are padding. */
-function unsent(status) {
-  const kept = status.windows.filter((window) => window.kept).length;
-  return [kept, status.windows.filter((window) => !window.sent).length - kept];
+/** How many windows are kept for ever, how many are padding, and how many are kept in the newest frame alone. */
+function unsent({ windows }) {
+  const kept = windows.filter((window) => window.kept).length;
+  const padding = windows.filter((window) => !window.sent).length - kept;
+  return [kept, padding, windows.filter((window) => window.kept_now && !window.kept).length];
 }
 
 function line(colour, name, sign, text) {
   const made = document.createElement("li");
   const swatch = document.createElement("span");
-  const hatched = colour === "padding" || colour === "kept";
+  const hatched = ["padding", "kept", "kept-now"].includes(colour);
   swatch.className = hatched ? `swatch ${colour}` : "swatch";
   swatch.textContent = sign;
   if (colour && !hatched) swatch.style.setProperty("background", colour);
@@ -90,8 +100,10 @@ function line(colour, name, sign, text) {
 
 function described(status, operators) {
   const seen = (name) => status.windows.filter((window) => window.operators.includes(name)).length;
-  const parts = operators.map((name) => `${name} has seen ${seen(name)} windows`);
-  const [kept, padding] = unsent(status);
+  const part = (name) => (status.shares?.[name] ? `, ${percent(status.shares[name].seen)} of the picture` : "");
+  const parts = operators.map((name) => `${name} has seen ${seen(name)} windows${part(name)}`);
+  const [kept, padding, now] = unsent(status);
+  if (now) parts.push(`${now} of ${status.windows.length} are kept here in the newest frame`);
   if (kept) parts.push(`${kept} of ${status.windows.length} are kept here and never sent`);
   return [...parts, `${padding} of ${status.windows.length} are padding and never sent`].join("; ");
 }

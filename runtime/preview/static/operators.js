@@ -10,3 +10,14 @@ export function operatorsOf(status) {
 export function operatorColour(operators, name) {
   return COLOURS[Math.max(0, operators.indexOf(name)) % COLOURS.length];
 }
+
+/** A share of the picture, 0 to 1, for a person. */
+export function percent(share) {
+  return `${(100 * share).toFixed(0)} %`;
+}
+
+/** What an operator has of the picture, by `shares` of a status. */
+export function sharesOf({ seen, may_see, at_most }) {
+  const most = at_most > may_see ? `, at most ${percent(at_most)} if others fail` : "";
+  return `of the picture's area: seen ${percent(seen)}, may see ${percent(may_see)}${most}`;
+}

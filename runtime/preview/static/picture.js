@@ -4,6 +4,7 @@ import { bounds, paintMask } from "./rle.js";
 
 const FILL = { tracked: 0.38, carried: 0.2 };
 const MARKER_MS = 1600;
+const HATCH_PX = 9;
 
 export class Picture {
   frame = null;
@@ -11,6 +12,9 @@ export class Picture {
   selected = null;
   rubber = null; // [x0, y0, x1, y1] in frame pixels while a box is drawn
   crosshair = null; // [x, y]
+  kept = []; // {window, box} of windows that stayed at the edge, in frame pixels
+  #keepBoxes = []; // [left, top, right, bottom] in frame pixels, of which nothing ever leaves
+  #overlay = true;
   #stage;
   #picture;
   #masks;
@@ -27,9 +31,27 @@ export class Picture {
     new ResizeObserver(() => this.redraw()).observe(stage);
   }
 
-  /** Shows a frame: header and decoded JPEG. */
+  /** Whether masks, names and what is kept are drawn. */
+  get overlay() {
+    return this.#overlay;
+  }
+
+  set overlay(drawn) {
+    this.#overlay = drawn;
+    this.#stage.classList.toggle("bare", !drawn);
+    this.redraw();
+  }
+
+  set keepBoxes(boxes) {
+    this.#keepBoxes = boxes ?? [];
+    this.redraw();
+  }
+
+  /** Shows a frame: header and decoded JPEG. Where its masks were carried along, so is what was kept: nothing of
+   * it left. */
   show(header, bitmap) {
     this.frame = header;
+    if (!isCarried(header)) this.kept = header.kept ?? [];
     for (const canvas of [this.#picture, this.#masks]) {
       if (canvas.width !== bitmap.width || canvas.height !== bitmap.height) {
         [canvas.width, canvas.height] = [bitmap.width, bitmap.height];
@@ -128,12 +150,18 @@ export class Picture {
     const context = this.#hud.getContext("2d");
     context.scale(scale, scale);
     const zoom = area.width / this.frame.width;
-    const taken = [];
-    for (const object of this.frame.objects) this.#drawLabel(context, object, area, taken);
+    if (this.#overlay) this.#drawOverlay(context, area, zoom);
     this.#markers = this.#markers.filter((marker) => marker.stays || marker.until > performance.now());
     for (const marker of this.#markers) drawMarker(context, marker, zoom);
     if (this.rubber) drawBox(context, this.rubber, zoom);
     if (this.crosshair) drawCrosshair(context, this.crosshair, zoom);
+  }
+
+  #drawOverlay(context, area, zoom) {
+    for (const { box } of this.kept) drawKept(context, box, zoom);
+    for (const box of this.#keepBoxes) drawKeepBox(context, box, zoom);
+    const taken = [];
+    for (const object of this.frame.objects) this.#drawLabel(context, object, area, taken);
   }
 
   /** The name of an object above its mask, in a size that does not depend on the frame's, below names that are
@@ -170,6 +198,46 @@ export class Picture {
 /** Of bounds; what is smaller is drawn later, so that it stays visible on what is around it. */
 function area([left, top, right, bottom]) {
   return (right - left) * (bottom - top);
+}
+
+function isCarried({ objects }) {
+  const states = objects.map(({ state }) => state);
+  return states.includes("carried") && !states.includes("tracked");
+}
+
+/** Hatches a window that stayed here: lines light and dark, to be seen on any ground. */
+function drawKept(context, box, zoom) {
+  const [x0, y0, x1, y1] = box.map((value) => value * zoom);
+  context.save();
+  context.beginPath();
+  context.rect(x0, y0, x1 - x0, y1 - y0);
+  context.clip();
+  for (const [style, shift] of [["rgb(0 0 0 / 32%)", 1], ["rgb(255 255 255 / 42%)", 0]]) {
+    context.beginPath();
+    // All windows hatch along the same lines, x + y = n * HATCH_PX.
+    for (let sum = Math.ceil((x0 + y0) / HATCH_PX) * HATCH_PX; sum < x1 + y1; sum += HATCH_PX) {
+      context.moveTo(sum - y0 + shift, y0);
+      context.lineTo(sum - y1 + shift, y1);
+    }
+    context.lineWidth = 1;
+    context.strokeStyle = style;
+    context.stroke();
+  }
+  context.lineWidth = 3; // half of it lies outside
+  context.strokeStyle = "rgb(255 255 255 / 70%)";
+  context.strokeRect(x0, y0, x1 - x0, y1 - y0);
+  context.restore();
+}
+
+function drawKeepBox(context, box, zoom) {
+  const [x0, y0, x1, y1] = box.map((value) => value * zoom);
+  for (const [style, width] of [["rgb(0 0 0 / 60%)", 4], ["#fff", 2]]) {
+    context.lineWidth = width;
+    context.strokeStyle = style;
+    context.setLineDash([7, 5]);
+    context.strokeRect(x0, y0, x1 - x0, y1 - y0);
+    context.setLineDash([]);
+  }
 }
 
 function drawMarker(context, { place, foreground }, zoom) {

@@ -57,6 +57,7 @@ async def test_what_a_run_did_can_be_scraped(mini_bundle: Bundle, tmp_path: Path
         assert found["pedsam_site_up", labels] == 1
         assert found["pedsam_site_failures", labels] == 0
         assert found["pedsam_operator_windows_seen", site.operator] == 5
+        assert found["pedsam_operator_picture_share", site.operator] == pytest.approx(1 / 3, abs=0.05)
         assert found["pedsam_site_checks_total", labels] == site.checks
     assert found["pedsam_frames_doubtful_total", ""] == 0
     assert found["pedsam_step_seconds", "global"] > 0

@@ -24,10 +24,10 @@ pytestmark = pytest.mark.anyio
 PROTOCOL = Path(protocol.__file__).with_name("PROTOCOL.md").read_text(encoding="utf-8")
 
 
-FROM_VIEWERS = ("hello", "shown", "prompt", "remove", "rename", "pause")
+FROM_VIEWERS = ("hello", "shown", "look", "prompt", "remove", "rename", "pause")
 COMMANDS = ("prompt", "remove", "rename", "pause")
 # Objects whose keys are names of operators, zones, rails and kinds of events.
-NAMED_BY_DATA = ("caps", "board.temperatures_c", "board.power_mw", "board.throttle_events")
+NAMED_BY_DATA = ("caps", "shares", "board.temperatures_c", "board.power_mw", "board.throttle_events")
 
 
 def examples(kind: str) -> Iterator[dict[str, Any]]:
@@ -54,7 +54,7 @@ def documented(kind: str) -> set[str]:
 
 async def test_what_the_preview_sends_has_the_documented_keys_and_no_others() -> None:
     async with running_preview() as run:
-        run.live.board = BOARD
+        run.live.board, run.live.kept_now = BOARD, {7}
         watcher = await run.dial()
         await watcher.say("hello", token=run.token)
         hello = await watcher.text("hello")
@@ -64,11 +64,13 @@ async def test_what_the_preview_sends_has_the_documented_keys_and_no_others() ->
         while not (frame := await watcher.frame()).names:
             pass
         status = await watcher.text("status")
+        await watcher.say("look", operator="alpha")
+        holds = await watcher.binary("holds")
         await watcher.say("remove", id=2, name="nobody")
         error = await watcher.text("error")
     (_, documented_hello) = examples("hello")  # the first one is the viewer's
     assert keys(hello) == keys(documented_hello)
-    for message in (frame.header, status, done, error):
+    for message in (frame.header, status, holds.header, done, error):
         assert keys(message) == documented(message["type"]), message["type"]
 
 

@@ -9,13 +9,16 @@ from dataclasses import replace
 from typing import Any
 from urllib.parse import urlsplit
 
+import numpy as np
+import numpy.typing as npt
 import pytest
 from playwright.async_api import Browser, expect
 
 from runtime.objects.tracking import TrackState
 from runtime.preview import PreviewOptions, preview
+from stages.tile_code import TileCode
 from tests.support.browser import FakeTab, chromium, opened, tab
-from tests.support.live import BOARD, FakeLive
+from tests.support.live import BOARD, SITES, FakeLive
 from tests.support.watchers import running_preview
 
 pytestmark = [pytest.mark.anyio, pytest.mark.browser]
@@ -260,6 +263,165 @@ async def test_the_exposure_map_shows_what_is_kept(live_tab: FakeTab) -> None:
     await expect(page.locator("#grid")).to_have_attribute(
         "aria-label", re.compile("2 of 25 are kept here and never sent; 10 of 25 are padding")
     )
+
+
+async def look_at(tab: FakeTab, operator: str) -> npt.NDArray[np.uint8]:
+    """Choose an operator; its picture, RGB [height, width, 3], once it shows all that was sent to it."""
+    page, newest = tab.page, tab.live.held.by(operator)
+    await page.locator(f"#operators [data-operator={operator}]").click()
+    await expect(page.locator("#held-picture")).to_have_attribute("data-number", str(newest.version))
+    return (await tab.pixels("held-picture"))[..., :3]
+
+
+async def paused_with_an_object(tab: FakeTab) -> None:
+    """Tiles have left, and no more will."""
+    await tab.click(0.3, 0.4)
+    await tab.until_masked(0.3, 0.4)
+    await tab.page.locator("#pause").click()
+    await expect(tab.page.locator("#paused")).to_be_visible()
+
+
+@pytest.mark.parametrize("code", ["rgb", "dct:10/3"])
+async def test_what_an_operator_holds_is_the_tiles_that_left(browser: Browser, code: str) -> None:
+    """To the pixel, and black elsewhere: no kept window is in any operator's picture."""
+    live, tiles = FakeLive(code=TileCode.parse(code)), TileCode.parse(code)
+    live.kept, live.kept_now = {6}, {7, 12}
+    seen = set[int]()
+    async with tab(browser, live) as made:
+        await paused_with_an_object(made)
+        for _, operator in SITES:
+            found = await look_at(made, operator)
+            expected = np.zeros((216, 384, 3), np.float32)
+            for (owner, window), coded in live.left.items():
+                if owner == operator:
+                    row, col = (80 * place for place in divmod(window, 5))
+                    place = expected[row : row + 80, col : col + 80]
+                    decoded = tiles.decode(coded, live.geometry)[0]
+                    place[:] = decoded[: place.shape[0], : place.shape[1]]
+                    seen.add(window)
+            assert np.array_equal(found, np.rint(expected)), operator
+            count = sum(owner == operator for owner, _ in live.left)
+            await expect(made.page.locator("#held-age")).to_contain_text(f"{count} windows, sent")
+            pressed = made.page.locator("#operators [aria-pressed=true] .name")
+            await expect(pressed).to_have_text([operator])
+        label = re.compile("What gamma holds: [0-9]+ % of the picture, 4 windows; black elsewhere")
+        await expect(made.page.locator("#held-picture")).to_have_attribute("aria-label", label)
+        await made.page.locator("#operators [data-operator=gamma]").click()
+        await expect(made.page.locator("#held")).to_be_hidden()
+    assert seen == set(range(15)) - {6, 7, 12}
+
+
+async def test_what_an_operator_holds_goes_on_and_only_while_it_is_seen(live_tab: FakeTab) -> None:
+    page, live = live_tab.page, live_tab.live
+    await live_tab.click(0.3, 0.4)
+    await live_tab.until_masked(0.3, 0.4)
+    assert live.held.pictures == 0
+    await page.locator("#operators [data-operator=beta]").click()
+    await page.wait_for_function(HELD_FROM, arg=1)
+    number = int(await page.locator("#held-picture").get_attribute("data-number") or 0)
+    await page.wait_for_function(HELD_FROM, arg=number + 1)
+    for away in ("hidden", "scrolled", "closed"):
+        if away == "hidden":
+            await page.evaluate(HIDE, True)
+        elif away == "scrolled":
+            await page.evaluate("document.body.style.paddingTop = '9000px'; scrollTo(0, 0)")
+        else:
+            await page.locator("#operators [data-operator=beta]").click()
+        await live_tab.until_said({"type": "look", "operator": None})
+        made, shown = live.held.pictures, live.number
+        await live.frames.after(live.frames.version + 20)  # 0.6 s of frames
+        assert live.held.pictures - made <= 1, away  # one that was being made
+        assert live.number > shown
+        live_tab.said.clear()
+        if away == "hidden":
+            await page.evaluate(HIDE, False)
+        elif away == "scrolled":
+            await page.evaluate("document.body.style.paddingTop = ''")
+            await page.locator("#held").scroll_into_view_if_needed()
+        if away != "closed":
+            number = int(await page.locator("#held-picture").get_attribute("data-number") or 0)
+            await page.wait_for_function(HELD_FROM, arg=number + 1)
+
+
+HELD_FROM = "(number) => Number(document.getElementById('held-picture').dataset.number) >= number"
+
+
+async def test_where_no_pixels_leave_it_says_so(browser: Browser) -> None:
+    async with tab(browser, FakeLive(code=None)) as made:
+        await paused_with_an_object(made)
+        await made.page.locator("#operators [data-operator=beta]").click()
+        await expect(made.page.locator("#held-text")).to_contain_text(
+            "hidden states leave the edge, not pixels"
+        )
+        await expect(made.page.locator("#held-picture")).to_be_hidden()
+        await expect(made.page.locator("#held-age")).to_contain_text("5 windows")
+
+
+async def test_keys_alone_choose_an_operator_and_its_share_is_told(live_tab: FakeTab) -> None:
+    page = live_tab.page
+    await live_tab.click(0.3, 0.4)
+    await live_tab.until_masked(0.3, 0.4)
+    button = page.locator("#operators [data-operator=alpha]")
+    await button.focus()
+    await page.keyboard.press("Space")  # freezes nothing: a button is in focus
+    await expect(page.locator("#held")).to_be_visible()
+    await expect(page.locator("#frozen")).to_be_hidden()
+    await expect(button).to_contain_text("may see 33 %")
+    told = re.compile("of the picture's area: seen 3[0-9] %, may see 33 %, at most 40 % if others fail")
+    await expect(button).to_have_attribute("title", told)
+    other, before = page.locator("#operators [data-operator=beta]"), re.compile("seen 3[0-9] %")
+    await expect(other).to_have_attribute("title", before)
+    live_tab.live.sites[1].seen |= {0, 3}
+    await expect(other).not_to_have_attribute("title", before)  # buttons were drawn anew
+    await expect(button).to_have_attribute("aria-pressed", "true")
+    await expect(button).to_be_focused()
+    await expect(page.locator("#legend li").first).to_contain_text(re.compile("5 of 6 allowed, 3[0-9] %"))
+
+
+async def test_kept_windows_and_boxes_are_drawn_over_the_frame_that_kept_them(live_tab: FakeTab) -> None:
+    page, live = live_tab.page, live_tab.live
+    live.keep_boxes, live.kept_now = ((320.0, 20.0, 600.0, 340.0),), {10}
+    tag = page.locator("#kept")
+    await page.wait_for_function(DRAWN_AT, arg=[0.5, 0.5, True])  # the left side of the box
+    await expect(tag).to_be_hidden()  # nothing leaves, so nothing is kept
+    await live_tab.click(0.8, 0.4)
+    await expect(tag).to_have_text("1 window kept here")
+    await page.wait_for_function(DRAWN_AT, arg=[0.1, 0.9, True])
+    await expect(page.locator("#grid > [data-window='10']")).to_have_attribute(
+        "title", "window 10: kept here in this frame; seen by nobody"
+    )
+    await expect(page.locator("#legend li", has_text="kept now")).to_contain_text("1, not sent")
+    live.objects["object 1"].state = TrackState.CARRIED
+    live.kept_now = set()  # nothing of a carried frame leaves
+    await live_tab.until_number(live.number + 2)
+    await expect(tag).to_have_text("1 window kept here")
+    live.objects["object 1"].state = TrackState.TRACKED
+    await expect(tag).to_be_hidden()
+    await page.wait_for_function(DRAWN_AT, arg=[0.1, 0.9, False])
+
+
+async def test_masks_and_what_is_kept_can_be_hidden(live_tab: FakeTab) -> None:
+    page, live = live_tab.page, live_tab.live
+    live.keep_boxes, live.kept_now = ((320.0, 20.0, 600.0, 340.0),), {10}
+    await live_tab.click(0.8, 0.4)
+    await live_tab.until_masked(0.8, 0.4)
+    await expect(page.locator("#kept")).to_be_visible()
+    for shown in (False, True):
+        await (page.keyboard.press("m") if shown else page.locator("#overlay").click())
+        await expect(page.locator("#overlay")).to_have_attribute("aria-pressed", str(shown).lower())
+        await expect(page.locator("#masks")).to_be_visible(visible=shown)
+        await expect(page.locator("#kept")).to_be_visible(visible=shown)
+        for place in ((0.5, 0.5), (0.1, 0.9)):
+            await page.wait_for_function(DRAWN_AT, arg=[*place, shown])
+
+
+# Whether anything is drawn near a share of the picture, above the masks.
+DRAWN_AT = """([x, y, drawn]) => {
+    const canvas = document.getElementById("hud");
+    const [left, top] = [Math.round(x * canvas.width) - 8, Math.round(y * canvas.height) - 8];
+    const { data } = canvas.getContext("2d").getImageData(left, top, 16, 16);
+    return data.some((value) => value > 0) === drawn;
+}"""
 
 
 async def test_a_second_viewer_sees_what_the_first_does(browser: Browser, live_tab: FakeTab) -> None:

@@ -16,6 +16,7 @@ from runtime.objects.tracking import TrackState
 from runtime.preview.pictures import FrameEncoder
 from runtime.preview.protocol import decode_frame
 from runtime.results.result import FrameResult, ObjectResult
+from stages.geometry import GEOMETRIES
 from tests.support.pictures import photo
 
 pytestmark = pytest.mark.anyio
@@ -40,7 +41,7 @@ def frames(shown: FrameResult | None = None) -> Newest[FrameResult]:
 
 
 async def test_a_small_frame_goes_out_as_it_is() -> None:
-    header, jpeg = decode_frame((await FrameEncoder(frames(), 1280, 90).after(0)).message)
+    header, jpeg = decode_frame((await FrameEncoder(frames(), GEOMETRIES["mini"], 1280, 90).after(0)).message)
     assert (header["number"], header["time_s"], header["latency_s"]) == (1, 1.5, 0.1)
     assert (header["width"], header["height"]) == (640, 360)
     cup, gone, empty = header["objects"]
@@ -55,7 +56,7 @@ async def test_a_small_frame_goes_out_as_it_is() -> None:
 
 
 async def test_a_large_frame_is_scaled_with_its_masks_and_not_its_boxes() -> None:
-    header, jpeg = decode_frame((await FrameEncoder(frames(), 320, 90).after(0)).message)
+    header, jpeg = decode_frame((await FrameEncoder(frames(), GEOMETRIES["mini"], 320, 90).after(0)).message)
     assert Image.open(io.BytesIO(jpeg)).size == (320, 180)
     cup = header["objects"][0]
     assert decode_mask(cup["mask"]).sum() == 80 * 40
@@ -64,9 +65,29 @@ async def test_a_large_frame_is_scaled_with_its_masks_and_not_its_boxes() -> Non
     assert (header["width"], header["height"]) == (640, 360)
 
 
+@pytest.mark.parametrize(
+    ("shape", "boxes"),
+    [
+        ("16:9", [[0, 0, 133, 133], [533, 267, 640, 360]]),  # mini: 80 pixels of 384 for 640
+        ("portrait", [[0, 0, 100, 100], [200, 200, 270, 300]]),
+    ],
+)
+async def test_windows_that_were_kept_are_told_with_their_place(shape: str, boxes: list[list[int]]) -> None:
+    pixels = photo(shape)
+    kept = frozenset({12, 0}) if shape == "portrait" else frozenset({14, 0})
+    shown = FrameResult(Frame(1, "1", 0.0, pixels), (), kept=kept)
+    header, _ = decode_frame(
+        (await FrameEncoder(frames(shown), GEOMETRIES["mini"], 320, 80).after(0)).message
+    )
+    assert [each["window"] for each in header["kept"]] == sorted(kept)
+    assert [each["box"] for each in header["kept"]] == boxes
+    header, _ = decode_frame((await FrameEncoder(frames(), GEOMETRIES["mini"], 320, 80).after(0)).message)
+    assert header["kept"] == []
+
+
 async def test_a_frame_is_encoded_once_for_all_and_only_when_somebody_waits() -> None:
     newest = frames()
-    encoder = FrameEncoder(newest, 320, 80)
+    encoder = FrameEncoder(newest, GEOMETRIES["mini"], 320, 80)
     newest.put(frame(2))
     assert encoder.encoded == 0
     got = []
@@ -83,7 +104,7 @@ async def test_a_frame_is_encoded_once_for_all_and_only_when_somebody_waits() ->
 
 async def test_who_waits_gets_the_next_frame() -> None:
     newest = frames()
-    encoder = FrameEncoder(newest, 320, 80)
+    encoder = FrameEncoder(newest, GEOMETRIES["mini"], 320, 80)
     first = await encoder.after(0)
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(_put, newest)

@@ -14,6 +14,7 @@ from runtime.preview import protocol
 from runtime.preview.protocol import (
     FrameShown,
     Hello,
+    Look,
     PauseCommand,
     PromptCommand,
     ProtocolError,
@@ -26,8 +27,8 @@ ANY_JSON = st.recursive(
     lambda inner: st.lists(inner, max_size=5) | st.dictionaries(st.text(max_size=10), inner, max_size=5),
     max_leaves=10,
 )
-KEYS = ("id", "token", "number", "name", "new", "points", "box", "paused", "more")
-KINDS = ("hello", "shown", "prompt", "remove", "rename", "pause")
+KEYS = ("id", "token", "number", "name", "new", "points", "box", "paused", "operator", "after", "more")
+KINDS = ("hello", "shown", "look", "prompt", "remove", "rename", "pause")
 NEARLY = st.builds(
     lambda kind, content: {"type": kind, **content},
     st.sampled_from(KINDS) | ANY_JSON,
@@ -40,6 +41,9 @@ NEARLY = st.builds(
     [
         ({"type": "hello", "token": "t"}, Hello("t")),
         ({"type": "shown", "number": 7}, FrameShown(7)),
+        ({"type": "look", "operator": "a", "after": 3}, Look("a", 3)),
+        ({"type": "look", "operator": "a"}, Look("a", 0)),
+        ({"type": "look", "operator": None}, Look(None)),
         ({"type": "prompt", "number": 3, "points": [[1, 2.5, 1]]},
          PromptCommand(PromptRequest(3, points=((1, 2.5, 1),)))),
         (
@@ -68,7 +72,7 @@ PROMPT = {"type": "prompt", "number": 1, "points": [[1, 2, 1]]}
         ("[" * 16_000, "a message is not JSON"),
         ('{"type": "shown", "number": NaN}', "a message is not JSON"),
         ("[]", "a message is not a JSON object"),
-        ("{}", "a message has the type None, expected one of hello, shown, prompt"),
+        ("{}", "a message has the type None, expected one of hello, shown, look, prompt"),
         ('{"type": ["hello"]}', "a message has the type ['hello'], expected"),
         ('{"type": "hello"}', "hello is refused: it has no token"),
         (json.dumps({"type": "hello", "token": "t" * 201}), "it has no token"),
@@ -127,7 +131,7 @@ def test_whatever_comes_is_a_message_or_refused(text: str) -> None:
         assert len(message) < 250
     else:
         assert isinstance(
-            message, (Hello, FrameShown, PromptCommand, RemoveCommand, RenameCommand, PauseCommand)
+            message, (Hello, FrameShown, Look, PromptCommand, RemoveCommand, RenameCommand, PauseCommand)
         )
 
 

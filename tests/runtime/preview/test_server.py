@@ -39,7 +39,7 @@ async def test_a_viewer_sees_frames_and_figures() -> None:
         run.live.advance()
         second = await watcher.frame()
         assert (first.number, second.number) == (0, 1)
-        assert Image.open(io.BytesIO(second.jpeg)).size == (640, 360)
+        assert Image.open(io.BytesIO(second.file)).size == (640, 360)
         status = await watcher.text("status")
         assert status["viewers"] == 1
         figures = json.loads(json.dumps(run.live.status().to_json()))

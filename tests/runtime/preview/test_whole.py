@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import anyio
+import numpy as np
 import pytest
 from playwright.async_api import Browser, Page, expect
 
@@ -160,12 +161,26 @@ async def pausing_stops_all_sending(run: WholeRun, tab: Tab) -> None:
     await run.assert_nothing_sent()
     await tab.until_number(await tab.number() + 3)  # the picture goes on
     await tab.until_masked(*FACE, masked=False)
+    await what_an_operator_holds_is_shown(run, tab)
     before = run.sites.tiles()
     await tab.page.locator("#pause").click()
     await tab.until_masked(*FACE)
     await run.until(
         lambda frame: run.sites.tiles() > before
     )  # windows that have not changed are not sent again
+
+
+async def what_an_operator_holds_is_shown(run: WholeRun, tab: Tab) -> None:
+    """While nothing is sent: to the pixel, and not much more than its third of the picture."""
+    newest, button = run.live.held.by("operator-b"), tab.page.locator("#operators [data-operator=operator-b]")
+    await button.click()
+    await expect(tab.page.locator("#held-picture")).to_have_attribute("data-number", str(newest.version))
+    expected = run.live.held.picture(newest.value or {}, 360, 640)
+    assert expected is not None
+    assert np.array_equal((await tab.pixels("held-picture"))[..., :3], expected)
+    assert 0.2 < (expected > 0).any(2).mean() < 0.45
+    await button.click()
+    await tab.page.locator("#stage").scroll_into_view_if_needed()
 
 
 async def a_lost_site_is_shown_and_masks_go_on(run: WholeRun, tab: Tab) -> None:

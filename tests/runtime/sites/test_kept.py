@@ -11,19 +11,21 @@ import numpy as np
 import pytest
 from aiohttp import web
 
-from runtime.encoder import FrameLost, ImageEncoder, SendingPaused
+from runtime.encoder import FrameLost, SendingPaused
 from runtime.frames.canvas import Canvas
 from runtime.frames.kept import KeptBoxes
+from runtime.keeper import KeepOptions
 from runtime.sites.ledger import ExposureLedger
 from runtime.sites.reuse import Reuse
 from stages.bundle import Bundle
 from stages.tensors import Array
 from tests.support.edge import Behaviour, Impostor, canvas_of, hang_up, sendable, stall, status, window_stamp
-from tests.support.scenes import NO_ENGINES, LocalStamps, Scene, embeddings_of, honest, scene
+from tests.support.scenes import LocalStamps, Scene, embeddings_of, honest, scene
 
 pytestmark = pytest.mark.anyio
 
 BOXES = KeptBoxes(((150.0, 120.0, 280.0, 200.0),))
+KEEP = KeepOptions(boxes=BOXES)
 
 
 def kept_of(bundle: Bundle) -> frozenset[int]:
@@ -37,7 +39,7 @@ async def test_kept_windows_are_computed_here_on_every_frame_and_the_others_at_s
     mini_bundle: Bundle,
 ) -> None:
     local, kept = LocalStamps(mini_bundle), kept_of(mini_bundle)
-    async with scene(mini_bundle, honest(mini_bundle, "abc"), local=local, keep=BOXES.of) as it:
+    async with scene(mini_bundle, honest(mini_bundle, "abc"), local=local, keep=KEEP) as it:
         for _ in range(3):
             await it.frame()
         assert sorted(local.windows) == sorted(3 * list(kept))
@@ -50,8 +52,8 @@ async def test_kept_windows_are_computed_here_on_every_frame_and_the_others_at_s
 
 async def test_all_windows_may_be_kept(mini_bundle: Bundle) -> None:
     local = LocalStamps(mini_bundle)
-    everything = KeptBoxes(((0.0, 0.0, 1e5, 1e5),))
-    async with scene(mini_bundle, honest(mini_bundle, "ab"), cap=0, local=local, keep=everything.of) as it:
+    everything = KeepOptions(boxes=KeptBoxes(((0.0, 0.0, 1e5, 1e5),)))
+    async with scene(mini_bundle, honest(mini_bundle, "ab"), cap=0, local=local, keep=everything) as it:
         await it.frame()
         assert sorted(local.windows) == list(range(15))
         assert it.sent("a", "b") == set()
@@ -59,9 +61,7 @@ async def test_all_windows_may_be_kept(mini_bundle: Bundle) -> None:
 
 async def test_the_edge_computes_a_kept_window_that_has_not_changed_once(mini_bundle: Bundle) -> None:
     local = LocalStamps(mini_bundle)
-    async with scene(
-        mini_bundle, honest(mini_bundle, "abc"), local=local, keep=BOXES.of, reuse=Reuse()
-    ) as it:
+    async with scene(mini_bundle, honest(mini_bundle, "abc"), local=local, keep=KEEP, reuse=Reuse()) as it:
         await it.frame()
         await it.frame()
         assert sorted(local.windows) == sorted(kept_of(mini_bundle))
@@ -115,19 +115,16 @@ async def test_who_tries_to_send_a_kept_window_gets_no_way_to_a_site(mini_bundle
 async def test_a_frame_with_kept_windows_does_not_start_where_they_cannot_be_computed(
     mini_bundle: Bundle,
 ) -> None:
-    async with scene(mini_bundle, honest(mini_bundle, "ab"), 15) as it:
-        encoder = ImageEncoder(mini_bundle, NO_ENGINES, it.windows, None, keep=BOXES.of)
+    async with scene(mini_bundle, honest(mini_bundle, "ab"), 15, keep=KEEP) as it:
         with pytest.raises(RuntimeError, match="no window engine"):
-            encoder.start(canvas_of("16:9", mini_bundle.geometry))
+            await it.frame()
         assert it.sent("a", "b") == set()
 
 
 async def test_losing_a_frame_instead_of_computing_what_no_site_may_have(mini_bundle: Bundle) -> None:
     """Kept windows run here all the same."""
     sites, local = honest(mini_bundle, "abc"), LocalStamps(mini_bundle)
-    async with scene(
-        mini_bundle, sites, local=local, keep=BOXES.of, lose=True, reconnect_s=[60], cap=4
-    ) as it:
+    async with scene(mini_bundle, sites, local=local, keep=KEEP, lose=True, reconnect_s=[60], cap=4) as it:
         await it.frame()
         kept = kept_of(mini_bundle)
         assert sorted(local.windows) == sorted(kept)
@@ -223,7 +220,7 @@ async def test_no_site_is_ever_sent_a_kept_window(mini_bundle: Bundle, seed: int
         hasty="abxy",
         hedge_factor=0.01,
         reuse=Reuse(),
-        keep=BOXES.of,
+        keep=KEEP,
         lose=lose,
     ) as it:
         with anyio.fail_after(100):

@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import itertools
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -161,7 +161,7 @@ async def edge_at(bundle: Bundle, folder: Path) -> AsyncIterator[tuple[Edge, See
                 f'token_file = "{name}.token"\nspare = {str(name == "s").lower()}\n'
             )
         (folder / "sites.toml").write_text("\n".join(tables))
-        options = EdgeOptions(sites=folder / "sites.toml", threads=1)
+        options = EdgeOptions(keep_objects=True, sites=folder / "sites.toml", threads=1)
         yield (
             await stack.enter_async_context(
                 open_edge(bundle, [(360, 640)], options, lambda text: None, on_sent=seen.on_sent)
@@ -179,8 +179,8 @@ async def test_no_byte_that_sites_get_is_of_the_edge_or_of_the_frame(
             if cut:
                 seen.recorders[cut].cut = True
             moved = np.roll(canvas.pixels, 5 * number, axis=1)  # another picture in every window
-            kept = frozenset({number})
-            await edge.encoder.start(replace(canvas, pixels=moved), number, kept).collect()
+            keep(edge, {number})
+            await edge.encoder.start(replace(canvas, pixels=moved), number).collect()
         exposed = edge.ledger.exposed()
         counts = edge.encoder.statistics
         assert counts.redispatched + counts.hedged + counts.local_windows >= 1
@@ -189,6 +189,13 @@ async def test_no_byte_that_sites_get_is_of_the_edge_or_of_the_frame(
     check_headers(requests)
     check_bodies(requests, seen)
     check_shared(requests, exposed, mini_bundle)
+
+
+def keep(edge: Edge, windows: Iterable[int]) -> frozenset[int]:
+    """Keep these windows in frames from now on."""
+    kept = frozenset(windows)
+    edge.keeper.of_objects = lambda canvas, number: lambda: kept
+    return kept
 
 
 def check_headers(requests: Mapping[str, Sequence[Sent]]) -> None:
@@ -266,8 +273,8 @@ async def test_tiles_of_a_frame_leave_in_row_major_order(mini_bundle: Bundle, tm
                 row, col = divmod(int(window), mini_bundle.geometry.grid)
                 canvas.pixels[row * side, col * side] = rng.integers(0, 256, 3)
             seen.left.clear()
-            kept = frozenset(rng.choice(15, 2, replace=False).tolist())
-            await edge.encoder.start(canvas, number, kept).collect()
+            kept = keep(edge, rng.choice(15, 2, replace=False).tolist())
+            await edge.encoder.start(canvas, number).collect()
             every = [window for _, windows, _ in seen.left for window in windows]
             order = list(dict.fromkeys(every))  # a busy machine makes tiles late: those are sent again
             assert kept.isdisjoint(order)

@@ -110,7 +110,7 @@ def test_who_makes_grants_tiles_and_probes() -> None:
     from tiles that know of no frame."""
     assert users("Grant") == {("runtime/sites/ledger.py", name) for name in ("grant_again", "_decide")}
     assert users("SendableTile") == {("runtime/encoder.py", "_compute")}
-    assert "SendableTile(inputs, self.kept)" in (ROOT / "runtime/encoder.py").read_text()
+    assert "SendableTile(inputs, self.kept.windows)" in (ROOT / "runtime/encoder.py").read_text()
     assert users("Probe") == {("runtime/sites/spot_checks.py", "_probes_for")}
     assert users("Probe", folder="stages") == {("stages/bundle.py", "probe")}
     assert users("SpotChecks") == users("synthetic_tiles") == {("runtime/sites/spot_checks.py", "checking")}

@@ -1,0 +1,1 @@
+"""What each operator could learn from what leaves the edge: played, attacked, measured."""

@@ -1,0 +1,32 @@
+"""A user's own detector for tests: it finds what is of the colour MARK, and fails on FAULT."""
+
+from __future__ import annotations
+
+import threading
+import time
+
+import numpy as np
+
+from runtime.frames.boxes import BoxXyxy
+from stages.tensors import Pixels
+
+MARK = (255, 0, 200)
+FAULT = (0, 255, 77)
+FIND = f"{__name__}:find"
+SLOW = f"{__name__}:find_slowly"
+SLOW_S = 0.3
+
+threads: set[str] = set()  # names of those that looked
+
+
+def find(picture: Pixels) -> list[BoxXyxy]:
+    threads.add(threading.current_thread().name)
+    if (picture == FAULT).all(axis=2).any():
+        raise ZeroDivisionError("a fault")
+    rows, cols = np.nonzero((picture == MARK).all(axis=2))
+    return [(cols.min(), rows.min(), cols.max() + 1, rows.max() + 1)] if len(rows) else []
+
+
+def find_slowly(picture: Pixels) -> list[BoxXyxy]:
+    time.sleep(SLOW_S)
+    return find(picture)
