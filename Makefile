@@ -22,7 +22,11 @@ GSTREAMER := $(shell command -v gst-launch-1.0)
 PYTEST_OPTIONS := --numprocesses auto --maxprocesses 4 --durations 15 --durations-min 3
 PYTEST := $(BIN)/python -m pytest $(PYTEST_OPTIONS)
 QUICK := not gpu and not triton and not full
-PRESENT := $(if $(CHROMIUM),, and not browser)$(if $(SSHD),, and not sshd)$(if $(GSTREAMER),, and not gstreamer)
+# Once the environment is there: whether what docs/privacy.md installs for audits is too.
+RECOGNISERS = $(shell $(BIN)/python -c "from importlib.util import find_spec as find; \
+	print('yes' if find('dlib') and find('face_recognition_models') and find('rapidocr_onnxruntime') else '')")
+PRESENT = $(if $(CHROMIUM),, and not browser)$(if $(SSHD),, and not sshd)$(if $(GSTREAMER),, and not gstreamer)$(if \
+	$(RECOGNISERS),, and not recognisers)
 # $(call tested,OPTIONS). Tests of time can fail on a busy machine: those that failed (exit code 1) run again, alone,
 # and decide.
 tested = $(PYTEST) $(1) || { [ $$? -eq 1 ] && echo "What failed runs again, alone:" && \
@@ -38,6 +42,7 @@ endif
 ifeq ($(GSTREAMER),)
 	@echo "NOT TESTED: chains of GStreamer; on Debian: apt-get install gstreamer1.0-tools gstreamer1.0-plugins-good"
 endif
+	@test -n "$(RECOGNISERS)" || echo "NOT TESTED: audit's recognisers of faces and words; docs/privacy.md installs them"
 
 # What takes SAM's vit_b in full size: minutes, and 4 GB in each of two processes.
 test-full: $(VENV)/.test

@@ -47,6 +47,10 @@ def make_report(
         "limit": options.limit,
         "seed": options.seed,
         "failures": options.failures,
+        "keep": list(options.keep),
+        "keep_px": options.keep_px if options.keep else None,
+        "keep_boxes": [list(box) for box in options.keep_boxes],
+        "keep_for_session": options.keep_for_session,
         "results": [_result(each, options, data) for each in results],
         **more,
         "read": dict(tally.read),
@@ -77,6 +81,8 @@ def write_report(path: Path, report: Mapping[str, Any]) -> None:
 def print_report(console: Console, report: Mapping[str, Any]) -> None:
     """A line for each setting, coalition and code."""
     title = f"{report['subject']}; {report['pictures']} {_what(report)}: what some operator could learn"
+    if report["keep"] or report["keep_boxes"]:
+        title += f"; kept: {', '.join([*report['keep'], *(['boxes'] if report['keep_boxes'] else [])])}"
     table = Table("setting", "tiles", title=title, title_justify="left")
     shown = {
         heading: figure

@@ -109,7 +109,10 @@ def test_what_is_kept_is_held_by_nobody(pairs: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     line = ("--data", pairs, "--out", out, "--operators", "1", "--failures", "0")
     whole = figure(report_of(pedsam_audit(*line), out), "1 operator", "area")
-    report = report_of(pedsam_audit(*line, "--keep-box", "0,0,200,200"), out)
+    done = pedsam_audit(*line, "--keep-box", "0,0,200,200")
+    assert "kept: boxes" in " ".join(done.output.split())
+    report = report_of(done, out)
+    assert (report["keep"], report["keep_boxes"]) == ([], [[0, 0, 200, 200]])
     assert figure(report, "1 operator", "area") < 0.8 * whole
     assert report["results"][1]["sent"]["kept"] > 0
 

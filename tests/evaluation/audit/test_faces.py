@@ -6,6 +6,7 @@ import cv2
 import numpy as np
 import pytest
 
+from evaluation.audit import faces
 from evaluation.audit.faces import MISSING, Descriptor, FaceAudit, Recogniser, TrueFace, find_recogniser
 from evaluation.audit.measures import Figures
 from evaluation.audit.views import View, whole_view
@@ -94,20 +95,20 @@ def test_a_coarse_code_hides_a_small_face(astronaut: Pixels) -> None:
     assert found == {"rgb": [1.0], "dct:1/1": [0.0]}
 
 
-def test_without_its_packages_nobody_is_recognised(astronaut: Pixels) -> None:
-    if find_recogniser() is not None:
-        pytest.skip("the packages are installed here")
+def test_without_a_recogniser_nobody_is_recognised(
+    astronaut: Pixels, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(faces, "PACKAGE", "no_such_package")
+    assert find_recogniser() is None
     audit = FaceAudit(None)
     audit.learn(0, astronaut)
     assert figures_of(audit, whole_view(RGB, make_canvas(astronaut, VIT_B))) == {"faces_found": 1}
     assert "pedsam[audit]" in MISSING
 
 
+@pytest.mark.recognisers
 def test_the_real_recogniser_knows_a_face_again(astronaut: Pixels) -> None:
-    recogniser = find_recogniser()
-    if recogniser is None:
-        pytest.skip("dlib-bin and face-recognition-models are not installed")
-    audit = FaceAudit(recogniser)
+    audit = FaceAudit(find_recogniser())
     audit.learn(0, astronaut)
     found = figures_of(audit, whole_view(TileCode.parse("dct:10/3"), make_canvas(astronaut, VIT_B)))
     assert found == {"faces_found": 1, "faces_recognised": 1}
