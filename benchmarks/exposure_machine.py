@@ -22,7 +22,7 @@ from benchmarks.machine import commit, describe
 from tests.support.exposure_machine import ExposureMachine
 
 STEPS_EACH = 50  # of one machine
-MACHINES = 200  # of one call of Hypothesis, which looks for new steps within it
+MACHINES = 50  # of one call of Hypothesis, which looks for new steps within it
 
 
 def run(steps: int, minutes: float) -> dict[str, object]:

@@ -195,8 +195,8 @@ def check_exposure(sites: Sequence[SiteConfig], accept: bool) -> None:
     operators = {site.operator for site in sites if not site.spare}
     if len(operators) == 1 and not accept:
         raise InputError(
-            f"operator {min(operators)} alone would see the whole picture; add sites of other operators, or "
-            "give --accept-exposure"
+            f"operator {min(operators)} alone would see the whole picture; it takes at least 2 operators: "
+            "add a site of another one, or give --accept-exposure"
         )
 
 

@@ -296,6 +296,13 @@ KEEP_FOR_SESSION = click.Option(
     help="Keep a position for the rest of the run once something in it was kept, so that how many windows "
     "are sent tells less.",
 )
+KEPT = click.Option(
+    ["--kept"],
+    type=click.IntRange(0),
+    default=0,
+    show_default=True,
+    help="Predict for frames that keep so many more windows here, any ones.",
+)
 WHEN_SITES_FAIL = click.Option(
     ["--when-sites-fail"],
     type=click.Choice(["local", "lose"]),

@@ -35,6 +35,7 @@ import pedsam
             "serve --bundle absent --build --backend onnxruntime-cpu",
             "--build does nothing with --backend onnxruntime-cpu",
         ),
+        ("audit --data absent --out o --keep-px 300", "--keep-px does nothing without --keep"),
         ("demo --bundle absent --frames 4 --preview 0", "--frames does nothing with --preview 0"),
         (
             "flash user@absent --bundle absent --sites absent --config absent --reboot",

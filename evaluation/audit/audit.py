@@ -31,7 +31,7 @@ from training.samples import Sample
 from training.tally import Tally
 
 MARKER = ".pedsam-audit"
-EXAMPLES = 4  # pictures of the sheet
+EXAMPLES = 2  # pictures of the sheet, for each setting and code
 INVERTED = 60  # pictures at most, of which embeddings are inverted
 UNDIVIDED = "undivided"
 
@@ -49,14 +49,16 @@ async def audit(options: AuditOptions, console: Console) -> dict[str, Any]:
         data = await to_thread.run_sync(read_data, options, tally)
         for sentence in tally.sentences():
             console.print(sentence)
+        sizes = {sample.shape() for sample in data.samples}
+        options.keeping(data.is_video).boxes.check_inside(sizes)
         auditing = Auditing(options, data)
         for sentence in auditing.left_out:
             console.print(sentence)
         steps = len(data.samples) * (len(bundles) * (len(settings) + 1) + 1)
         with _progress(console, steps) as auditing.progress:
-            await to_thread.run_sync(auditing.learn)
+            await auditing.learn()
             for bundle in bundles:
-                await to_thread.run_sync(auditing.undivided, bundle.tiles)
+                await auditing.undivided(bundle.tiles)
                 for setting in settings:
                     await auditing.run(setting, bundle)
             inverted = await to_thread.run_sync(auditing.inverted)
@@ -92,28 +94,33 @@ class Auditing:
             missing = ((recogniser, faces.MISSING), (reader, words.MISSING))
             self.left_out = [sentence for found, sentence in missing if found is None]
 
-    def learn(self) -> None:
-        """Find the faces and words that there are. It blocks: use a thread."""
-        for number, sample in enumerate(self._data.samples):
-            picture = sample.image()
-            if self._faces:
-                self._faces.learn(number, picture)
-            if self._words:
-                self._words.prepare(number, picture)
+    async def learn(self) -> None:
+        """Find the faces and words that there are."""
+        for number in range(len(self._data.samples)):
+            await to_thread.run_sync(self._learn, number)
             self.progress()
 
-    def undivided(self, code: TileCode) -> None:
-        """What one has who gets the whole picture in this code. It blocks: use a thread."""
+    def _learn(self, number: int) -> None:
+        picture = self._data.samples[number].image()
+        if self._faces:
+            self._faces.learn(number, picture)
+        if self._words:
+            self._words.prepare(number, picture)
+
+    async def undivided(self, code: TileCode) -> None:
+        """What one has who gets the whole picture in this code."""
         result = Result(UNDIVIDED, 1, 1, code.name, positions=1.0)
         for number in range(len(self._data.samples)):
-            sample, canvas = self._shown(number)
-            self._measure(result.figures, number, sample, canvas, [whole_view(code, canvas)])
-            if self._words:
-                signed = self._signed(number)
-                whole = [whole_view(code, signed)]
-                self._words.measure(result.figures, number, whole, canvas.geometry)
+            await to_thread.run_sync(self._look_at_all, number, code, result)
             self.progress()
         self.results.append(result)
+
+    def _look_at_all(self, number: int, code: TileCode, result: Result) -> None:
+        sample, canvas = self._shown(number)
+        self._measure(result.figures, number, sample, canvas, [whole_view(code, canvas)])
+        if self._words:
+            signed = [whole_view(code, self._signed(number))]
+            self._words.measure(result.figures, number, signed, canvas.geometry)
 
     async def run(self, setting: Setting, bundle: PlayedBundle) -> None:
         """Every picture under one setting and code. Pictures of one shape share a session."""
@@ -126,7 +133,7 @@ class Auditing:
                 setting.sites,
                 shape,
                 failures=options.failures,
-                seed=options.seed,
+                seed=1_000_003 * options.seed + numbers[0],  # another one for each shape
                 keep=options.keeping(self._data.is_video),
             ) as session:
                 for number in numbers:
@@ -179,7 +186,7 @@ class Auditing:
         for size, result in results.items():
             held = [view for _, view in views(canvas.geometry, code, canvas, received, size)]
             self._measure(result.figures, number, sample, canvas, held)
-            if number < EXAMPLES:
+            if number < EXAMPLES and size == 1:
                 most = max(held, key=lambda view: view.share)
                 self.examples.append(Example(sample.name, _picture(canvas), most, result.setting, code.name))
 
@@ -196,9 +203,9 @@ class Auditing:
         return sample, make_canvas(sample.image(), self._options.geometry)
 
     def inverted(self) -> dict[str, Any]:
-        """Windows rebuilt from the embeddings that come back; nothing without a bundle that has weights. It
-        blocks: use a thread."""
-        if self._options.bundle is None or len(self._data.samples) < 2:
+        """Windows rebuilt from the embeddings that come back; nothing without a bundle that has weights, nor
+        of a video, whose other frames are no other pictures. It blocks: use a thread."""
+        if self._options.bundle is None or self._data.is_video or len(self._data.samples) < 2:
             return {}
         bundle = Bundle.load(self._options.bundle)
         if not bundle.has("window"):

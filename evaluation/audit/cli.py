@@ -17,7 +17,7 @@ from stages.bundle import Bundle, shipped_bundle
 from stages.console import make_console
 from stages.errors import InputError
 from stages.geometry import GEOMETRIES
-from stages.options import PATH, Count, Number
+from stages.options import PATH, Count, Number, warn_of_idle_options
 from stages.tile_code import RGB, TileCode
 
 
@@ -104,8 +104,10 @@ def command(
 ) -> None:
     """What could each operator learn from what leaves the edge?
 
-    Every site is played in this process: the real ones are not contacted, and no model runs.
+    Every site is played in this process, and the real ones are not contacted. A figure is that of some
+    operator: the one that learns most.
     """
+    warn_of_idle_options({"keep_px": "keep"})
     if bundle and model:
         raise InputError("--model is audited without a bundle; give --bundle or --model")
     chosen = AuditOptions(**_subject(bundle, model, tiles), **_given(options))

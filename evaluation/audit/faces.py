@@ -1,15 +1,17 @@
 """Faces that an operator finds in its windows, and recognises among all faces of the data.
 
-The truth is what the same detector finds on the undivided picture at LOOK_PX. A face is recognised when, of
-all faces of the data, its own is the nearest to what the operator has of it, and near enough for the
-recogniser: dlib's (D. King, 2017), whose weights are in face-recognition-models.
+The truth is what is found on the undivided picture: by the same detector at LOOK_PX and, so that it is not
+what `--keep faces` finds alone, in the picture's own size up to SHARP_PX and, where the recogniser is
+installed, by dlib's detector of gradients (Dalal, Triggs 2005). A face is recognised when, of all faces of
+the data, its own is the nearest to what the operator has of it, and near enough for the recogniser: dlib's
+(D. King, 2017), whose weights are in face-recognition-models.
 """
 
 from __future__ import annotations
 
 import importlib
 import importlib.util
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,6 +30,7 @@ from stages.tensors import Pixels
 
 TRUE_SCORE = 0.5  # of a face on the undivided picture
 FOUND_SCORE = 0.25  # of one in an operator's windows, to whom a false one costs nothing
+SHARP_PX = 1600  # longest side, at most, of a picture in which true faces are looked for
 SAME = 0.4  # overlap of a true and a found box
 SMALLEST_PX = 16  # width of a true face
 NEAR = 0.6  # distance of two faces of one person, by the recogniser's author
@@ -56,6 +59,12 @@ class Recogniser:
         self._network = dlib.face_recognition_model_v1(
             str(models / "dlib_face_recognition_resnet_model_v1.dat")
         )
+        self._gradients = dlib.get_frontal_face_detector()
+
+    def find(self, picture: Pixels) -> list[BoxXyxy]:
+        """Faces seen from the front, of 40 pixels or more, in an RGB picture."""
+        found = self._gradients(np.ascontiguousarray(picture), 1)
+        return [(float(r.left()), float(r.top()), float(r.right()), float(r.bottom())) for r in found]
 
     def describe(self, picture: Pixels, box: BoxXyxy) -> Descriptor:
         """The face in a box of an RGB picture: float64 [128]."""
@@ -82,14 +91,27 @@ class FaceAudit:
 
     def __init__(self, recogniser: Recogniser | None) -> None:
         self._faces = Faces(DetectorOptions(px=SHEET_PX))
+        self._sharp = Faces(DetectorOptions(px=SHARP_PX))
         self._recogniser = recogniser
         self._true: dict[int, list[TrueFace]] = {}
 
     def learn(self, number: int, picture: Pixels) -> None:
         """The true faces of a picture, RGB uint8 [H, W, 3]."""
-        whole = self._found([look_at(picture)], TRUE_SCORE)
-        large = [found for found in whole if found.box[2] - found.box[0] >= SMALLEST_PX]
-        self._true[number] = [TrueFace(found.box, self._describe(found)) for found in large]
+        whole, distinct = look_at(picture), list[BoxXyxy]()
+        for box in self._all_boxes(picture, whole):
+            if box[2] - box[0] >= SMALLEST_PX and not any(overlap(box, other) >= SAME for other in distinct):
+                distinct.append(box)
+        self._true[number] = [TrueFace(box, self._describe(Found(whole, box, box))) for box in distinct]
+
+    def _all_boxes(self, picture: Pixels, whole: Crop) -> Iterator[BoxXyxy]:
+        """By every detector, in pixels of the picture of LOOK_PX, `whole`."""
+        yield from (found.box for found in self._found([whole], TRUE_SCORE))
+        scale = whole.pixels.shape[1] / picture.shape[1]
+        for face in self._sharp.faces(picture, TRUE_SCORE):
+            left, top, right, bottom = face.box
+            yield left * scale, top * scale, right * scale, bottom * scale
+        if self._recogniser:
+            yield from self._recogniser.find(whole.pixels)
 
     def measure(self, figures: Figures, number: int, views: Sequence[View], geometry: Geometry) -> None:
         """Which of its faces somebody finds, and recognises."""

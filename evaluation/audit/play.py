@@ -43,7 +43,7 @@ LONGEST_OUTAGE = 3  # frames
 RECONNECT_S = (0.005,)
 KEEP_NOTHING = KeepOptions()
 
-# What each operator was sent of a frame: operator -> window -> the tile as it travels, uint8 [K].
+# What each operator has of a frame: operator -> window -> the tile as it travels, uint8 [K].
 Received = Mapping[str, Mapping[int, Array]]
 
 
@@ -197,6 +197,7 @@ class Session:
         self.record = record
         self.fates = fates
         self._encoder = encoder
+        self._held: dict[str, dict[int, Array]] = {operator: {} for operator in operators}
 
     @property
     def statistics(self) -> WindowStatistics:
@@ -211,14 +212,36 @@ class Session:
         return max(map(len, seen)) / max(1, len(self.windows))
 
     async def show(self, canvas: Canvas) -> Received:
-        """Send a frame as a run does; what each operator got of it. Raises PedsamError where it is lost."""
+        """Send a frame as a run does; what each operator has of it then. Raises PedsamError where it is lost.
+
+        A window that has not changed is not sent again: who got it before has it still.
+        """
         self.record.frame = defaultdict(dict)
         self.fates.frame += 1
         try:
             await self._encoder.start(canvas, self.fates.frame).collect()
         except FrameLost as exc:
             raise PedsamError(f"a picture cannot be audited: {exc}") from exc
-        return {operator: self.record.frame.get(operator, {}) for operator in self.operators}
+        sent = {operator: self.record.frame.get(operator, {}) for operator in self.operators}
+        again = self._unchanged(canvas, sent)
+        for operator, tiles in sent.items():
+            self._held[operator].update(tiles)
+        return {operator: {**again[operator], **tiles} for operator, tiles in sent.items()}
+
+    def _unchanged(self, canvas: Canvas, sent: Received) -> Received:
+        """What operators have of the windows that nobody was sent: tiles of earlier frames that are equal."""
+        anybody = {window for tiles in sent.values() for window in tiles}
+        left = [window for window in canvas.windows if window not in anybody]
+        tiles = self._encoder.bundle.tiles
+        coded = tiles.encode(canvas.pixels, canvas.extents[left], left, canvas.geometry)
+        return {
+            operator: {
+                window: tile
+                for window, tile in zip(left, coded, strict=True)
+                if window in held and np.array_equal(held[window], tile)
+            }
+            for operator, held in self._held.items()
+        }
 
 
 @contextlib.asynccontextmanager

@@ -19,9 +19,11 @@ from runtime.check.edge_speed import measure_edge
 from runtime.check.prediction import (
     NOT_HERE,
     EdgeTimes,
+    Keeping,
     Prediction,
     Shares,
     bytes_of_frame,
+    cost_of_keeping,
     plan_frame,
     predict,
 )
@@ -48,7 +50,8 @@ from stages.network import is_loopback
 
 STEPS = ("name", "tcp", "tls", "http", "token", "digest", "probe", "backend", "speed")
 
-_NO_ROOM = f"no prediction: {{}} windows of every frame fit under no cap, and {NOT_HERE}"
+_NO_ROOM = "no prediction: {} windows of every frame fit under no cap, and {}"
+_NOT_KEPT = "no prediction: kept windows are computed here, and this bundle has no window stage"
 _NO_ENGINE = "this bundle has no window stage here; copy it to the edge, where its memory has room for it"
 
 
@@ -106,9 +109,11 @@ class SiteReport:
 
 @dataclass(frozen=True, kw_only=True)
 class CheckOptions:
-    """`size` is (height, width) of the frames to predict for; the rest as in EdgeOptions."""
+    """`size` is (height, width) of the frames to predict for, and `kept` their windows that never leave; the
+    rest as in EdgeOptions."""
 
     size: tuple[int, int] = (1080, 1920)
+    kept: frozenset[int] = frozenset()
     wire: str | None = None
     backend: str = "auto"
     threads: int | None = None
@@ -130,6 +135,7 @@ class Report:
     shares: Shares | None = None
     edge: EdgeTimes | None = None
     prediction: Prediction | None = None
+    keeping: Keeping | None = None
     notes: list[str] = field(default_factory=list)
     edge_error: str | None = None
     problems: list[str] = field(default_factory=list)
@@ -271,7 +277,8 @@ class _Check:
         report = self._report
         working = {s.config.name: s.alone.tiles_per_s for s in report.sites if s.usable and s.alone}
         configs = [site.config for site in report.sites]
-        plan = report.shares = plan_frame(self._bundle.geometry, report.size, configs, working)
+        kept = self._options.kept
+        plan = report.shares = plan_frame(self._bundle.geometry, report.size, configs, working, kept)
         self._say("measuring all sites together")
         try:
             together = await measure_together(self._clients, plan.sites, self._probe)
@@ -291,12 +298,21 @@ class _Check:
         except (BundleError, EngineError, InputError) as exc:
             report.edge_error = str(exc)
             return
+        if plan.kept and report.edge.window_s is None:
+            report.notes.append(_NOT_KEPT)
+            return
         if plan.at_edge and report.edge.window_s is None:
-            report.notes.append(_NO_ROOM.format(plan.at_edge))
+            report.notes.append(_NO_ROOM.format(plan.at_edge, NOT_HERE.format(plan.least_cap)))
             return
         taken = {name: self._clients[name].max_batch for name in plan.sites}
         sizes = bytes_of_frame(self._bundle, plan, taken, together.heads)
         report.prediction = predict(plan, together, report.edge, sizes, self._shared_s())
+        if plan.kept:
+            without = plan_frame(self._bundle.geometry, report.size, configs, working)
+            all_sizes = bytes_of_frame(self._bundle, without, taken, together.heads)
+            report.keeping = cost_of_keeping(
+                plan, without, together, report.edge, sizes, all_sizes, report.wire, self._shared_s()
+            )
 
     def _shared_s(self) -> float:
         """Processor seconds a frame that sites on this machine take from it: a core each while they work."""

@@ -15,8 +15,9 @@ from rich.text import Text
 from runtime.check.check import CheckOptions, Report, check_sites
 from runtime.check.json_file import check_json_file, write_json_file
 from runtime.check.local import LocalOptions, local_problems
+from runtime.check.prediction import windows_kept
 from runtime.check.report import print_report, to_json
-from runtime.edge import EdgeOptions, check_exposure, check_ledger, ledger_path
+from runtime.edge import EdgeOptions, check_computed_here, check_exposure, check_ledger, ledger_path
 from runtime.edge_toml import config_option
 from runtime.options import (
     ACCEPT_EXPOSURE,
@@ -24,6 +25,8 @@ from runtime.options import (
     BUNDLE,
     HEARTBEAT,
     INSECURE,
+    KEEP_BOXES,
+    KEPT,
     LEDGER,
     METRICS_HOST,
     METRICS_KEYS,
@@ -62,6 +65,7 @@ from stages.options import BACKEND, IDLE_THREADS, PATH, THREADS, warn_of_idle_op
         *(BUNDLE, sites_option(required=True), WIRE, BACKEND, THREADS, INSECURE, ACCEPT_EXPOSURE, LEDGER),
         *(NEW_SESSION, ALLOW_UNDISTILLED, PROMPTS, STATE, OUT, TRACE, HEARTBEAT, PREVIEW, PREVIEW_HOST),
         *(PREVIEW_KEYS, METRICS_PORT, METRICS_HOST, METRICS_KEYS, SPOT_CHECKS, PRICE_PER_GB),
+        *(KEEP_BOXES, KEPT),
     ],
 )
 @click.option(
@@ -90,14 +94,22 @@ def command(
     edge = EdgeOptions(**values_of(EdgeOptions, dict(options)))
     sites = read_sites(options["sites"], edge.insecure)
     check_json_file(json_path, _files_of_a_run(loaded, sites, options))
+    kept = _kept(loaded, edge, options["size"], options["kept"])
     problems = asyncio.run(local_problems(LocalOptions(**values_of(LocalOptions, dict(options)))))
     problems += _refusals(loaded, sites, edge, options["size"], allow_undistilled)
-    report = _check(console, loaded, sites, CheckOptions(**values_of(CheckOptions, options)))
+    chosen = CheckOptions(**values_of(CheckOptions, options | {"kept": kept}))
+    report = _check(console, loaded, sites, chosen)
     report.problems = problems
     report.warnings = [line for line in report.warnings if line not in problems]
     print_report(console, report)
     write_json_file(json_path, to_json(report))
     click.get_current_context().exit(0 if report.usable else 1)
+
+
+def _kept(bundle: Bundle, edge: EdgeOptions, size: tuple[int, int], count: int) -> frozenset[int]:
+    """The windows that `--keep-box` and `--kept` keep of a frame of (height, width)."""
+    edge.kept.check_inside([size])
+    return windows_kept(bundle.geometry, size, count, edge.kept.windows(bundle.geometry, *size))
 
 
 def _files_of_a_run(
@@ -127,6 +139,7 @@ def _refusals(
         partial(check_weights, bundle, allow_undistilled),
         partial(check_exposure, sites, edge.accept_exposure),
         partial(check_ledger, sites, windows, edge),
+        partial(check_computed_here, bundle, edge),
     ):
         try:
             trial()

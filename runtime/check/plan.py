@@ -14,7 +14,7 @@ are bodies and heads. TLS, TCP and IP take a few hundredths more.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
 
@@ -77,7 +77,8 @@ class Allowed:
 @dataclass(frozen=True)
 class Outlook:
     """All that was found out. `sites_fps` are frames a second of the sites, where they were measured; `notes`
-    say which could not be."""
+    say which could not be. `bytes_saved` are those up and down of a frame, with this bundle, for the windows
+    that are kept."""
 
     bundle: Bundle
     size: tuple[int, int]
@@ -86,6 +87,7 @@ class Outlook:
     allowed: tuple[Allowed, ...]
     sites_fps: float | None = None
     notes: tuple[str, ...] = ()
+    bytes_saved: tuple[int, int] = (0, 0)
 
     @property
     def advice(self) -> Allowed | None:
@@ -103,14 +105,16 @@ def look_ahead(
     price_per_gb: float | None = None,
     notes: Sequence[str] = (),
     wire: str | None = None,
+    kept: Collection[int] = (),
 ) -> Outlook:
     """What the line allows for frames of (height, width), first of all with this bundle and `wire`.
 
     `tiles_per_s` are those of the sites that could be measured, with `wire`; without it all are taken to be
-    equally fast. Windows of those that could not go to others as far as caps allow, as in a run.
+    equally fast. Windows of those that could not go to others as far as caps allow, as in a run. Those `kept`
+    of every frame are sent to nobody.
     """
     speeds = tiles_per_s or {site.name: 1.0 for site in sites}
-    shares = plan_frame(bundle.geometry, size, sites, speeds)
+    shares = plan_frame(bundle.geometry, size, sites, speeds, kept)
     sites_fps = None
     if tiles_per_s:
         frame_s = max(count / tiles_per_s[name] for name, count in shares.sites.items())
@@ -119,7 +123,9 @@ def look_ahead(
     own = _allowed(first, shares, line, sites_fps, price_per_gb)
     engines_fps = sites_fps if sites_fps is not None and sites_fps < _line_fps(own.size, line) / 2 else None
     allowed = [_allowed(each, shares, line, engines_fps, price_per_gb) for each in others]
-    return Outlook(bundle, size, line, shares, (own, *allowed), sites_fps, tuple(notes))
+    every = _size(first, plan_frame(bundle.geometry, size, sites, speeds))
+    saved = every.up - own.size.up, every.down - own.size.down
+    return Outlook(bundle, size, line, shares, (own, *allowed), sites_fps, tuple(notes), saved)
 
 
 _Variant = tuple[str, int, str, Stage]  # tiles, components, wire and the window stage as it is then
@@ -156,16 +162,22 @@ def _output(stage: Stage, name: str) -> TensorSpec:
 def _allowed(
     variant: _Variant, shares: Shares, line: Line, sites_fps: float | None, price_per_gb: float | None
 ) -> Allowed:
-    tiles, components, wire, stage = variant
-    outputs = WIRE_OUTPUTS[wire]
-    most = most_windows(stage, outputs, REQUEST_BYTES)
-    bodies = frame_bytes(stage, outputs, [(count, most) for count in shares.sites.values()])
-    heads = bodies.requests
-    size = MessageBytes(bodies.up + heads * HEADS.up, bodies.down + heads * HEADS.down, bodies.requests)
+    tiles, components, wire, _ = variant
+    size = _size(variant, shares)
     fps, limited_by = _rate(size, line, sites_fps)
     up, down = (gigabytes_an_hour(way * fps, 1.0) for way in (size.up, size.down))
     price = None if price_per_gb is None else down * price_per_gb
     return Allowed(tiles, components, wire, size, fps, limited_by, up, down, price)
+
+
+def _size(variant: _Variant, shares: Shares) -> MessageBytes:
+    """Bytes of a frame, bodies and heads."""
+    _, _, wire, stage = variant
+    outputs = WIRE_OUTPUTS[wire]
+    most = most_windows(stage, outputs, REQUEST_BYTES)
+    bodies = frame_bytes(stage, outputs, [(count, most) for count in shares.sites.values()])
+    heads = bodies.requests
+    return MessageBytes(bodies.up + heads * HEADS.up, bodies.down + heads * HEADS.down, heads)
 
 
 def _line_fps(size: MessageBytes, line: Line) -> float:

@@ -16,8 +16,8 @@ from rich.text import Text
 
 from runtime.check.json_file import check_json_file, write_json_file
 from runtime.check.plan import OWN, Line, Outlook, look_ahead, measure_line
-from runtime.check.prediction import NOT_HERE
-from runtime.options import BUNDLE, INSECURE, PRICE_PER_GB, WIRE, FrameSize, inputs_of, sites_option
+from runtime.check.prediction import NOT_HERE, windows_kept
+from runtime.options import BUNDLE, INSECURE, KEPT, PRICE_PER_GB, WIRE, FrameSize, inputs_of, sites_option
 from runtime.run_files import files_read
 from runtime.sites.client import choose_wire
 from runtime.sites.config import SiteConfig, read_sites
@@ -29,7 +29,7 @@ from stages.options import PATH, Number
 DEFAULT_ROUND_TRIP_MS = 20.0
 
 
-@click.command("plan", params=[BUNDLE, sites_option(required=True), WIRE, INSECURE, PRICE_PER_GB])
+@click.command("plan", params=[BUNDLE, sites_option(required=True), WIRE, INSECURE, PRICE_PER_GB, KEPT])
 @click.option("--up", type=Number(0, min_open=True), help="Megabits a second of the line to the sites.")
 @click.option("--down", type=Number(0, min_open=True), help="Megabits a second of the line from the sites.")
 @click.option(
@@ -52,6 +52,7 @@ def command(
     wire: str | None,
     insecure: bool,
     price_per_gb: float | None,
+    kept: int,
     up: float | None,
     down: float | None,
     rtt: float | None,
@@ -71,14 +72,16 @@ def command(
     )
     if (up is None) != (down is None):
         raise InputError("give both --up and --down, or neither to have the line measured")
-    chosen = choose_wire(loaded, wire)
+    chosen, here = choose_wire(loaded, wire), windows_kept(loaded.geometry, size, kept)
     if up is not None and down is not None:
         line = Line(up, down, (DEFAULT_ROUND_TRIP_MS if rtt is None else rtt) / 1e3)
-        outlook = look_ahead(loaded, configs, size, line, price_per_gb=price_per_gb, wire=chosen)
+        outlook = look_ahead(loaded, configs, size, line, price_per_gb=price_per_gb, wire=chosen, kept=here)
     else:
         line, tiles_per_s, failures = _measured(console, loaded, configs, chosen)
         line = line if rtt is None else replace(line, round_trip_s=rtt / 1e3)
-        outlook = look_ahead(loaded, configs, size, line, tiles_per_s, price_per_gb, failures, wire=chosen)
+        outlook = look_ahead(
+            loaded, configs, size, line, tiles_per_s, price_per_gb, failures, wire=chosen, kept=here
+        )
     print_outlook(console, outlook)
     write_json_file(json_path, to_json(outlook))
 
@@ -112,8 +115,14 @@ def _lines(outlook: Outlook) -> Iterator[str]:
     )
     named = ", ".join(f"{count} to site {name}" for name, count in shares.sites.items())
     yield f"windows of a frame of {width} x {height} sent: {named}"
+    if shares.kept:
+        up, down = (size / 1e3 for size in outlook.bytes_saved)
+        yield (
+            f"{shares.kept} windows of every frame are kept: {up:.1f} kB up and {down:.1f} kB down less with "
+            f"this bundle; `pedsam check --kept {shares.kept}` says what they cost the edge"
+        )
     if shares.at_edge:
-        here = "this machine runs them" if outlook.bundle.has("window") else NOT_HERE
+        here = "this machine runs them" if outlook.bundle.has("window") else NOT_HERE.format(shares.least_cap)
         yield f"{shares.at_edge} windows of every frame fit under no cap: {here}"
     if outlook.sites_fps is not None:
         wire = outlook.allowed[0].wire
@@ -166,6 +175,8 @@ def to_json(outlook: Outlook) -> str:
             "line": asdict(outlook.line),
             "windows": dict(outlook.shares.sites),
             "windows_at_edge": outlook.shares.at_edge,
+            "windows_kept": outlook.shares.kept,
+            "bytes_saved": dict(zip(("up", "down"), outlook.bytes_saved, strict=True)),
             "sites_fps": outlook.sites_fps,
             "codes": [asdict(each) for each in outlook.allowed],
             "notes": outlook.notes,

@@ -11,7 +11,7 @@ from rich.table import Column, Table
 from rich.text import Text
 
 from runtime.check.check import STEPS, CheckState, Report, SiteReport
-from runtime.check.prediction import Prediction
+from runtime.check.prediction import Keeping, Prediction
 from runtime.check.site_speed import Rate
 from runtime.sites.may_see import sentence
 from stages.errors import printable
@@ -98,6 +98,8 @@ def _lines(report: Report) -> Iterator[tuple[str, str]]:
         yield "", line
     if report.shares and report.shares.may_see:
         yield "", sentence(report.shares.may_see, report.shares.sent + report.shares.at_edge)
+    if report.keeping:
+        yield "", _keeping(report.keeping, report.wire)
     if report.prediction:
         for line in _prediction(report, report.prediction):
             yield "", line
@@ -106,6 +108,15 @@ def _lines(report: Report) -> Iterator[tuple[str, str]]:
     if report.problems:
         verdict += ", and a run would not start here: see above"
     yield "bold green" if report.usable else "bold red", verdict
+
+
+def _keeping(keeping: Keeping, wire: str) -> str:
+    up, down = (size / 1e3 for size in keeping.bytes_saved)
+    return (
+        f"{keeping.windows} windows of every frame are kept: {_ms(keeping.edge_s)} of the edge's engines, "
+        f"{up:.1f} kB up and {down:.1f} kB down less with --wire {wire}; with all of them sent "
+        f"{keeping.fps_without:.1f} frames/s"
+    )
 
 
 def _prediction(report: Report, prediction: Prediction) -> Iterator[str]:
@@ -147,6 +158,8 @@ def to_json(report: Report) -> str:
             "may_see": {name: vars(each) for name, each in report.shares.may_see.items()}
             if report.shares
             else None,
+            "windows_kept": report.shares.kept if report.shares else None,
+            "keeping": vars(report.keeping) if report.keeping else None,
             "edge": vars(report.edge) if report.edge else None,
             "prediction": vars(prediction) if prediction else None,
         },

@@ -71,6 +71,8 @@ def summarise(
         "kept_windows": sorted(edge.ledger.kept),
         "kept_windows_run": counts.kept_windows,
         "kept_found": dict(edge.keeper.found),
+        "kept_windows_per_frame": _per_frame(counts.kept_windows, counts.canvases),
+        "kept_ms_per_frame": _per_frame(1e3 * counts.kept_windows * _window_s(edge), counts.canvases),
         "windows_redispatched": counts.redispatched,
         "sites": _sites(edge),
         "limited_by": limited_by(
@@ -81,6 +83,12 @@ def summarise(
         "board": board,
         "ledger_unwritten": edge.ledger.unwritten,
     }
+
+
+def _window_s(edge: Edge) -> float:
+    """Seconds of the edge's engine that a window takes; 0 without one."""
+    local = edge.encoder.windows.local
+    return local.mean_s if local is not None else 0.0
 
 
 def _hourly(measured: RunMeasurements, price_per_gb: float | None) -> dict[str, float | None]:
@@ -241,5 +249,5 @@ def _percentiles(seconds: Series) -> dict[str, float]:
     return {name: round(value * 1e3, 2) for name, value in seconds.percentiles().items()}
 
 
-def _per_frame(count: int, frames: int) -> float:
+def _per_frame(count: float, frames: int) -> float:
     return round(count / frames, 2) if frames else 0.0

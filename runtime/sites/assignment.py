@@ -16,6 +16,7 @@ import random
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import count
 from types import MappingProxyType
 from typing import NamedTuple, TypeAlias
 
@@ -52,6 +53,13 @@ def default_cap(windows: int, operators: int) -> int:
     if operators < 1:
         raise InputError(f"windows are shared among {operators} operators; expected at least 1")
     return -(-windows // operators)
+
+
+def least_cap(windows: Collection[int], seen: Sequence[Collection[int]]) -> int:
+    """The smallest cap of every operator under which all windows can be seen; `seen` is by operator, of which
+    there is at least one."""
+    new = len(set(windows).difference(*seen))
+    return next(cap for cap in count(1) if sum(max(0, cap - len(each)) for each in seen) >= new)
 
 
 def neighbours(grid: int, window: int) -> tuple[int, ...]:

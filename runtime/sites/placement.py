@@ -12,7 +12,7 @@ from collections.abc import Collection, Mapping
 from anyio import to_thread
 
 from runtime.sites.areas import Areas
-from runtime.sites.assignment import assign, takeover
+from runtime.sites.assignment import assign, least_cap, takeover
 from runtime.sites.health import Sites
 from runtime.sites.ledger import ExposureLedger
 from runtime.sites.may_see import MaySee, may_see
@@ -66,7 +66,12 @@ class Placement:
             return f"window {window}: {self._ledger.why_stopped}", "make it writable"
         operator = self.home.get(window)
         owner = f"operator {operator} does not answer" if operator else "no operator has it within its cap"
-        return f"window {window}: {owner}, no other operator has room under its cap", "add a spare site"
+        reason = f"window {window}: {owner}, no other operator has room under its cap"
+        held = [self._held(operator) for operator in self._sites.working()]
+        if not held:
+            return reason, "add a spare site"
+        cap = least_cap({*self.home, window}, held)
+        return reason, f"add a spare site, raise the caps to {cap} each"
 
     def choose_substitutes(self) -> None:
         """For the windows whose home operator does not work: spares first, then others."""

@@ -8,13 +8,13 @@ no window engine here. Else it joins when it answers, and is taken to be of aver
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
-from itertools import count
 
 import anyio
 
 from runtime.sites.areas import Areas
+from runtime.sites.assignment import least_cap
 from runtime.sites.health import Sites
 from runtime.sites.ledger import ExposureLedger
 from runtime.sites.placement import Placement, place
@@ -115,14 +115,9 @@ def _check_covered(
     if left:
         operators = {site.operator for site in sites} - sites.spares()
         cap = least_cap(windows, [ledger.exposure(operator) for operator in operators])
+        more = -(-left // max(ledger.cap(operator) for operator in operators))
         raise InputError(
             f"the caps let all operators together see {len(windows) - left} of {len(windows)} windows, "
-            f"and {no_fallback.reason}; raise the caps to {cap} each, add sites of other operators for "
-            f"{left} windows, or {no_fallback.remedy}"
+            f"and {no_fallback.reason}; raise the caps to {cap} each, add sites of {more} more "
+            f"{'operator' if more == 1 else 'operators'}, or {no_fallback.remedy}"
         )
-
-
-def least_cap(windows: Collection[int], seen: Sequence[Collection[int]]) -> int:
-    """The smallest cap of every operator under which all windows can be seen; `seen` is by operator."""
-    new = len(set(windows).difference(*seen))
-    return next(cap for cap in count(1) if sum(max(0, cap - len(each)) for each in seen) >= new)

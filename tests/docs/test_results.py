@@ -346,3 +346,15 @@ def test_what_codes_cost_mobile_sam() -> None:
         for name, row in found["rows"].items()
     ]
     assert f"{found['pictures']} of the held-out pictures with {found['instances']} instances" in text
+
+
+def test_the_steps_of_the_exposure_machine_are_measured() -> None:
+    found, text = measured("exposure_machine.json"), RESULTS.section("## Exposure under faults")
+    flat = " ".join(text.split())
+    assert found["violations"] == 0
+    assert f"{found['steps']:,} steps" in flat
+    assert f"the runs of {found['sessions']:,} sessions" in flat
+    assert f"{found['tiles sent']:,} tiles left in {found['runs']:,} runs" in flat
+    assert f"{found['second requests for late tiles']:,} of them second requests" in flat
+    assert f"{found['copies for a trial']:,} copies for a site on trial" in flat
+    assert f"what {found['seconds'] // 60} minutes" in flat

@@ -60,3 +60,14 @@ def test_frames_without_a_tile_change_nothing() -> None:
     assert pasting.rows[0]["covered_most"] == 0
     pasting.add(frame(0), received(frame(0), *HELD))
     assert pasting.rows[1]["covered_most"] > 0.3
+
+
+def test_what_is_pasted_and_wrong_is_not_recovered() -> None:
+    """Frames of another scene cover what the first ones left open."""
+    pasting = Pasting(frame(0), RGB, ["a"])
+    pasting.add(frame(0), received(frame(0), *HELD))
+    other = make_canvas(np.ascontiguousarray(frame(0).pixels[:216, :, ::-1] // 2), MINI)
+    pasting.add(other, received(other, *(window for window in other.windows if window not in HELD)))
+    first, second = pasting.rows
+    assert second["covered_most"] > 0.95
+    assert second["recovered_most"] < first["recovered_most"] + 0.2

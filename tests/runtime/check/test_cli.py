@@ -40,6 +40,7 @@ def test_three_sites_with_keys_as_processes(mini_bundle: Bundle, tmp_path: Path)
         toml.write_text("\n".join(tables))
         line = [*MODULE, "check", "--bundle", str(mini_bundle.path), "--sites", str(toml)]
         line += ["--frame", "640x360", "--json", str(found), "--threads", "1", "--allow-undistilled"]
+        line += ["--kept", "3"]
         done = subprocess.run(line, capture_output=True, text=True, check=False, timeout=240)
     assert done.returncode == 0, done.stdout + done.stderr
     assert done.stdout.splitlines()[-1] == "3 of 3 sites can be used"
@@ -47,8 +48,13 @@ def test_three_sites_with_keys_as_processes(mini_bundle: Bundle, tmp_path: Path)
     assert all(len(text) <= LOG_COLUMNS for text in done.stdout.splitlines())  # one table for all sites
     written = json.loads(found.read_text())
     assert written["usable"] is True
-    assert {name: site["windows"] for name, site in written["sites"].items()} == {"a": 5, "b": 5, "c": 5}
+    assert {name: site["windows"] for name, site in written["sites"].items()} == {"a": 4, "b": 4, "c": 4}
     assert written["prediction"]["fps"] > 0
+    assert (written["windows_kept"], written["keeping"]["windows"]) == (3, 3)
+    assert written["keeping"]["edge_s"] == pytest.approx(3 * written["edge"]["window_s"])
+    tile_bytes = mini_bundle.geometry.tile_px**2 * 3
+    assert 3 * tile_bytes < written["keeping"]["bytes_saved"][0] < 3 * (tile_bytes + 1000)
+    assert "3 windows of every frame are kept: " in done.stdout
     assert written["frame"] == {"height": 360, "width": 640}
     assert written["problems"] == []
     assert not list(tmp_path.glob("sites.ledger.*"))
@@ -76,6 +82,8 @@ def test_a_site_that_fails_ends_with_1(mini_bundle: Bundle, tmp_path: Path) -> N
         (["--frame", "99999x2"], "like 1920x1080, not '99999x2'"),
         (["--wire", "fp32"], "does not offer --wire fp32"),
         (["--sites", "absent.toml"], "sites file absent.toml cannot be read"),
+        (["--kept", "15"], "it has 15; keep at most 14, so that one is sent"),
+        (["--keep-box", "9,9,9,9"], "--keep-box 9,9,9,9 is empty"),
         (["--bundle", "absent"], "absent is no bundle"),
         (["--json", "absent/found.json"], "cannot write absent/found.json"),
     ],

@@ -26,7 +26,7 @@ from runtime.check.plan import (
     look_ahead,
     measure_line,
 )
-from runtime.check.plan_cli import print_outlook
+from runtime.check.plan_cli import print_outlook, to_json
 from runtime.check.prediction import Shares
 from runtime.sites.client import REQUEST_BYTES, WIRE_OUTPUTS, SiteClient, wire_formats
 from runtime.sites.traffic import frame_bytes, message_bytes
@@ -123,7 +123,21 @@ def test_a_site_that_is_down_leaves_the_others_their_caps(mini_bundle: Bundle, t
         (tmp_path / part).symlink_to(mini_bundle.path / part)
     bare = looked(Bundle.load(tmp_path), tiles_per_s={"a": 10.0, "b": 10.0})
     assert "fit under no cap: this bundle has no window stage to run them here; fix" in printed(bare)
+    assert "raise caps to " in printed(bare)
     assert "under no cap" not in printed(looked(mini_bundle))
+
+
+def test_windows_that_are_kept_take_no_bytes(mini_bundle: Bundle) -> None:
+    every, found = looked(mini_bundle), looked(mini_bundle, kept={0, 1, 2})
+    assert (found.shares.kept, found.shares.sent) == (3, 12)
+    size, whole = found.allowed[0].size, every.allowed[0].size
+    assert found.bytes_saved == (whole.up - size.up, whole.down - size.down)
+    assert size.up == pytest.approx(whole.up * 12 / 15, rel=0.01)
+    said = printed(found)
+    assert f"3 windows of every frame are kept: {found.bytes_saved[0] / 1e3:.1f} kB up" in said
+    assert "`pedsam check --kept 3` says what they cost the edge" in said
+    assert json.loads(to_json(found))["windows_kept"] == 3
+    assert "are kept" not in printed(every)
 
 
 def printed(outlook: Outlook) -> str:

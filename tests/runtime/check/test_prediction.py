@@ -8,10 +8,20 @@ import pytest
 
 from runtime.check.edge_speed import measure_edge
 from runtime.check.plan import coded_stage
-from runtime.check.prediction import EdgeTimes, FrameBytes, Shares, bytes_of_frame, plan_frame, predict
+from runtime.check.prediction import (
+    EdgeTimes,
+    FrameBytes,
+    Shares,
+    bytes_of_frame,
+    cost_of_keeping,
+    plan_frame,
+    predict,
+    windows_kept,
+)
 from runtime.check.site_speed import Together
 from runtime.sites.client import SiteClient
 from stages.bundle import Bundle
+from stages.errors import InputError
 from stages.geometry import GEOMETRIES
 from tests.support.edge import Impostor, config
 from tests.support.failing_sites import WAITS
@@ -159,3 +169,36 @@ async def test_the_steps_of_this_machine(mini_bundle: Bundle) -> None:
     assert min(edge.read_s, edge.global_s, edge.decode_s, edge.write_s, edge.window_s) > 0
     assert edge.processor_s > 0
     assert edge.cores >= 1
+
+
+def test_kept_windows_are_shared_among_no_sites() -> None:
+    plan = plan_frame(MINI, WIDE, SITES, EQUAL, kept={0, 7, 24})  # the last one holds no picture
+    assert (plan.sent, plan.at_edge, plan.kept) == (13, 0, 2)
+    assert max(plan.sites.values()) == 5
+    assert sum(each.windows for each in plan.may_see.values()) == 13
+    assert plan.least_cap == 5
+
+
+def test_which_windows_are_kept_of_a_number_and_of_boxes() -> None:
+    assert windows_kept(MINI, WIDE, 3) == {0, 1, 2}
+    assert windows_kept(MINI, WIDE, 2, boxed={1, 24}) == {0, 1, 2}
+    with pytest.raises(InputError, match=r"15 windows of .* are kept, and it has 15; keep at most 14"):
+        windows_kept(MINI, WIDE, 14, boxed={1})
+
+
+def test_what_it_costs_to_keep_windows_and_what_it_saves() -> None:
+    """6 of 15 here, so each site has 3 instead of 5; 0.05 s for a window, 0.1 s for those of a site."""
+    edge = replace(EDGE, window_s=0.05, processor_s=0.0)
+    kept, together = Shares({"a": 3, "b": 3, "c": 3}, at_edge=0, kept=6), Together({"a": 0.12, "b": 0.1}, 0.0)
+    assert predict(kept, together, edge, SIZES).fps == pytest.approx(1 / (0.05 + 0.02 + 6 * 0.05))
+    sizes, every = FrameBytes({"fp16": (90.0, 45.0)}, {"fp16": (9.0, 3.0)}), SIZES.bodies["fp16"]
+    found = cost_of_keeping(kept, PLAN, together, edge, sizes, FrameBytes({"fp16": every}), "fp16")
+    assert found.windows == 6
+    assert found.edge_s == pytest.approx(0.3)
+    assert found.fps_without == pytest.approx(1 / 0.2)  # 0.12 s for 3 windows are 0.2 s for 5
+    assert found.bytes_saved == (every[0] - 99.0, every[1] - 48.0)
+
+
+def test_kept_windows_need_the_window_stage() -> None:
+    with pytest.raises(ValueError, match="2 windows"):
+        predict(Shares({"a": 13}, 0, kept=2), Together({"a": 0.1}, 0.0), replace(EDGE, window_s=None), SIZES)

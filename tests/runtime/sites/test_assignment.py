@@ -18,6 +18,7 @@ from runtime.sites.assignment import (
     assign,
     default_cap,
     largest_group,
+    least_cap,
     neighbours,
     takeover,
 )
@@ -439,3 +440,17 @@ def test_equal_candidates_are_taken_in_the_order_they_are_named() -> None:
 def test_a_takeover_leaves_out_what_fits_nowhere() -> None:
     assert len(takeover(VIT_B, ALL, ["a"], {"a": 3}, {}, {"a": 1.0})) == 3
     assert takeover(VIT_B, ALL, [], {}, {}, {}) == {}
+
+
+@pytest.mark.parametrize(
+    ("seen", "cap"),
+    [
+        ([[], [], []], 5),
+        ([[], [], [], []], 4),
+        ([range(5), range(5, 10), range(10, 15)], 1),  # nothing new
+        ([range(20, 24), [], []], 7),  # of frames of another shape: 3 + 7 + 7
+        ([range(15, 25)], 25),
+    ],
+)
+def test_the_least_cap_lets_all_windows_be_seen(seen: list[range], cap: int) -> None:
+    assert least_cap(range(15), seen) == cap

@@ -1,0 +1,83 @@
+"""Tables of docs/privacy.md are those of the audits in benchmarks/results."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from tests.support.documents import ROOT, Document
+
+PAGE = Document.read("docs/privacy.md")
+FILES = ROOT / "benchmarks/results"
+PEOPLE = ("faces_found", "faces_recognised", "words_read")
+HELD_OUT = ("objects_held", "words_read", "psnr_membrane", "psnr_mean_colour", "psnr_given")
+SETTINGS = ("area", "objects_held", "words_read", "psnr_membrane", "psnr_mean_colour")
+VIDEOS = ("dog", "blackswan", "breakdance", "bedroom_nomask")
+COUNTS = (1, 10, 50)
+
+
+def audit(name: str) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((FILES / f"audit_{name}.json").read_text(encoding="utf-8"))
+    return found
+
+
+def cell(result: dict[str, Any], figure: str) -> str:
+    """Mean and interval, as the page writes them."""
+    found = result["figures"].get(figure)
+    if found is None:
+        return ""
+    if found["mean"] is None:
+        return "exact"
+    digits = 1 if figure.startswith("psnr") else 2
+    low, high = found["interval95"]
+    return f"{found['mean']:.{digits}f} ({low:.{digits}f} to {high:.{digits}f})"
+
+
+def row(*cells: str) -> str:
+    return "| " + " | ".join(cells) + " |"
+
+
+def rows_of(name: str, *figures: str) -> Iterator[str]:
+    report = audit(name)
+    for result in report["results"]:
+        cells = (cell(result, figure) for figure in figures)
+        yield row(f"{report['canvas_px']}", f"`{result['code']}`", result["setting"], *cells)
+
+
+def mosaic_rows() -> Iterator[str]:
+    for name in VIDEOS:
+        report = audit(f"video_{name}")
+        for operators in (3, 6):
+            found = {each["frames"]: each for each in report["mosaic"] if each["operators"] == operators}
+            shares = (
+                f"{found[count]['covered_most']:.2f}, {found[count]['recovered_most']:.2f}"
+                for count in COUNTS
+            )
+            yield row(name.removesuffix("_nomask"), f"{operators} operators", *shares)
+
+
+def rows() -> list[str]:
+    """All rows that the page's tables of results have."""
+    return [
+        *rows_of("people_vit_b", *PEOPLE),
+        *rows_of("people_mini", *PEOPLE),
+        *rows_of("heldout_vit_b", *HELD_OUT),
+        *rows_of("heldout_mini", *HELD_OUT),
+        *rows_of("settings_mini", *SETTINGS),
+        *mosaic_rows(),
+    ]
+
+
+@pytest.mark.parametrize("expected", rows())
+def test_a_row_of_the_page_is_measured(expected: str) -> None:
+    assert expected in PAGE.text
+
+
+def test_the_page_says_how_many_pictures_there_were() -> None:
+    for name in ("people_vit_b", "heldout_vit_b", "heldout_mini", "settings_mini"):
+        assert f"{audit(name)['pictures']} pictures" in PAGE.text
+    found = audit("heldout_mini")["embeddings"]
+    assert f"{found['psnr']['mean']:.1f} dB and SSIM {found['ssim']['mean']:.2f}" in PAGE.text
