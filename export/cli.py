@@ -7,9 +7,11 @@ from typing import TYPE_CHECKING
 
 import click
 
+from export.head_figures import table
 from export.precision import DTYPES, stage_precisions
 from stages.errors import CheckpointError
 from stages.geometry import GEOMETRIES
+from stages.hidden import FORMS
 from stages.options import PATH, Count, PathType
 from stages.tile_code import RGB, TileCode
 
@@ -77,6 +79,26 @@ if TYPE_CHECKING:
     "block, one byte each. dct:10/3 is 1/16.7 of the bytes, dct:15/6 1/10.7.  [default: what the weights "
     "hold, else rgb]",
 )
+@click.option(
+    "--head-blocks",
+    type=Count(0),
+    default=0,
+    show_default=True,
+    help="So many of the first window blocks run at the edge, and sites get hidden states instead of tiles. "
+    "Pictures can be rebuilt from those: they show about what coarse --tiles do, for more bytes.",
+)
+@click.option(
+    "--hidden",
+    type=click.Choice(list(FORMS)),
+    help="With --head-blocks: what hidden states travel in; int8 has one scale a token, fp32 is for tests. "
+    "[default: fp16]",
+)
+@click.option(
+    "--hidden-components",
+    type=Count(1),
+    help="With --head-blocks: numbers that a token's hidden state travels as, principal components fitted to "
+    "--photos.  [default: as many as the model has channels]",
+)
 @click.option("--out", type=PATH, required=True, help="Directory of the bundle.")
 def command(
     model: str | None,
@@ -89,11 +111,15 @@ def command(
     components: int | None,
     compact: bool,
     tiles: str | None,
+    head_blocks: int,
+    hidden: str | None,
+    hidden_components: int | None,
     out: Path,
 ) -> None:
     """Write a bundle: SAM, its blocks reordered, as ONNX stages compared with PyTorch."""
-    by_stage = stage_precisions(precisions)
+    by_stage = stage_precisions(precisions, head=head_blocks > 0)
     asked = TileCode.parse(tiles) if tiles is not None else None
+    _check_head(head_blocks, asked, hidden, hidden_components)
     all_fp32 = set(by_stage.values()) == {"fp32"}
     if compact and not all_fp32:
         raise click.UsageError("--compact is for fp32; fp16 and bf16 store half-size weights as they are")
@@ -101,18 +127,45 @@ def command(
     from export.exporter import ExportOptions, export_bundle  # torch takes seconds to import
 
     weights = _weights(model, checkpoint, random_weights, recode)
-    code = asked or weights.tiles
-    if photos is not None and all_fp32 and code == RGB and components in (None, weights.geometry.dim):
+    code = RGB if head_blocks else asked or weights.tiles
+    whole = (None, weights.geometry.dim)
+    if photos is not None and all_fp32 and code == RGB and {components, hidden_components} <= set(whole):
         raise click.UsageError(
             "--photos fits fewer --components, and checks a lower --precision and coded --tiles; give one of "
             "them too"
         )
-    options = ExportOptions(embedding, compact, by_stage, photos, code, components)
+    options = ExportOptions(
+        embedding,
+        compact,
+        by_stage,
+        photos,
+        code,
+        components,
+        head_blocks,
+        hidden or "fp16",
+        hidden_components,
+    )
     bundle = export_bundle(weights, weights.geometry, out, options, click.echo)
+    if head_blocks:
+        click.echo(table())
     click.echo(f"{out}: {bundle.description}, site digest {bundle.site_digest}")
     if bundle.weights != "distilled":
         meaning = "meaningless" if bundle.weights == "untrained" else "poor"
         click.echo(f"weights are {bundle.weights}: masks are {meaning}")
+
+
+def _check_head(
+    blocks: int, tiles: TileCode | None, hidden: str | None, hidden_components: int | None
+) -> None:
+    """Raise UsageError for options that exclude each other."""
+    if blocks and tiles not in (None, RGB):
+        raise click.UsageError(
+            "--tiles and --head-blocks exclude each other: with a head hidden states travel, and no tile; "
+            "give one of them"
+        )
+    for option, value in (("--hidden", hidden), ("--hidden-components", hidden_components)):
+        if not blocks and value is not None:
+            raise click.UsageError(f"{option} says how hidden states travel; give --head-blocks K too")
 
 
 def _weights(

@@ -15,16 +15,27 @@ from torch import Tensor, nn
 from export.checks.coding import measure_coding
 from export.checks.memory import StageMemory, stage_memory
 from export.checks.numerics import measure_numerics
-from export.checks.parity import SEED, check_chain, compare_stage, computes_in, format_parity, opened
+from export.checks.parity import (
+    SEED,
+    check_chain,
+    compare_stage,
+    computes_in,
+    format_parity,
+    opened,
+    window_feeds,
+)
 from export.checks.pictures import check_pictures
 from export.compact import round_weights
-from export.components import choose_projection
+from export.components import choose_head, choose_projection
+from export.head import Head
 from export.onnx_files import write_onnx
 from export.precision import FP32, STAGES
 from export.sam import PIXEL_MEAN, PIXEL_STD, Weights
 from export.stages import StagePlan, stage_plans
 from stages.bundle import (
     EDGE_FOLDER,
+    FORMAT,
+    HEAD_FORMAT,
     MANIFEST,
     PADDING_FILE,
     PROBE_FILE,
@@ -37,6 +48,7 @@ from stages.engines.plans import ENGINES, axis_sizes
 from stages.errors import BundleError
 from stages.files import writing
 from stages.geometry import Geometry
+from stages.hidden import HEAD
 from stages.probe import relative_rms
 from stages.tensors import Array, Pixels
 from stages.tile_code import RGB, TileCode
@@ -55,7 +67,8 @@ class ExportOptions:
     `precisions` says which precision each stage's matrix products compute in, `tiles` how tiles are sent;
     `photos` is a folder of pictures to check lower precisions and coded tiles with, and to fit `components`
     to (see `choose_projection`). `compact` rounds weights to fp16 and stores them so; fp32 stages still
-    compute in fp32.
+    compute in fp32. The first `head_blocks` window blocks become a stage of the edge, and what they leave
+    travels in the form `hidden`, of `hidden_components` (see `choose_head`); `tiles` are RGB then.
     """
 
     embedding_dtype: str = "float16"
@@ -64,6 +77,9 @@ class ExportOptions:
     photos: Path | None = None
     tiles: TileCode = RGB
     components: int | None = None
+    head_blocks: int = 0
+    hidden: str = "fp16"
+    hidden_components: int | None = None
 
 
 @torch.no_grad()
@@ -86,12 +102,15 @@ def export_bundle(
     weights = replace(
         weights, projection=choose_projection(weights, options.components, options.tiles, options.photos, say)
     )
+    head = choose_head(
+        weights, options.head_blocks, options.hidden, options.hidden_components, options.photos, say
+    )
     with writing(out):
         out.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=f".{out.name}-", dir=out.parent) as scratch:
             work = Path(scratch) / out.name
             work.mkdir()
-            _write(weights, geometry, work, options, say)
+            _write(weights, geometry, work, options, head, say)
             put_in_place(work, out, Path(scratch) / "replaced")
     return Bundle.load(out)
 
@@ -105,7 +124,7 @@ def _check_replaceable(out: Path) -> None:
     held = {path.name for path in out.iterdir()}
     if held and not is_bundle(out):
         raise BundleError(f"{out} exists and is no bundle; give --out another directory or remove it")
-    if foreign := sorted(held - {MANIFEST, EDGE_FOLDER, ENGINES, *STAGES}):
+    if foreign := sorted(held - {MANIFEST, EDGE_FOLDER, ENGINES, HEAD, *STAGES}):
         raise BundleError(
             f"{out} holds {foreign[0]}, which is no part of a bundle and would be lost; move it away or give "
             "another --out"
@@ -126,24 +145,33 @@ def put_in_place(work: Path, out: Path, replaced: Path) -> None:
 
 
 def _write(
-    weights: Weights, geometry: Geometry, work: Path, options: ExportOptions, say: Callable[[str], None]
+    weights: Weights,
+    geometry: Geometry,
+    work: Path,
+    options: ExportOptions,
+    head: Head | None,
+    say: Callable[[str], None],
 ) -> None:
-    bundle = empty_bundle(weights, geometry, work, options)
-    measured = _check_numerics(weights, options, say) | _check_code(geometry, options, say)
-    for plan in _plans(weights, options, options.precisions):
+    bundle = empty_bundle(weights, geometry, work, options, head)
+    measured = _check_numerics(weights, options, head, say) | _check_code(geometry, options, say)
+    for plan in _plans(weights, options, options.precisions, head):
         bundle = add_stage(bundle, plan, say, options.compact)
         gc.collect()  # an exported program holds on to its module's tensors in cycles
-    bundle = _add_edge_files(bundle)
-    bundle = replace(bundle, parity=check_chain(bundle, weights, say) | measured)
+    bundle = add_edge_files(bundle)
+    bundle = replace(bundle, parity=check_chain(bundle, weights, say, head) | measured)
     bundle.save()
 
 
-def _plans(weights: Weights, options: ExportOptions, precisions: Mapping[str, str]) -> tuple[StagePlan, ...]:
+def _plans(
+    weights: Weights, options: ExportOptions, precisions: Mapping[str, str], head: Head | None
+) -> tuple[StagePlan, ...]:
     sam, g, dtype = weights.sam, weights.geometry, options.embedding_dtype
-    return stage_plans(sam, g, dtype, precisions, options.tiles, weights.projection)
+    return stage_plans(sam, g, dtype, precisions, options.tiles, weights.projection, head)
 
 
-def empty_bundle(weights: Weights, geometry: Geometry, path: Path, options: ExportOptions) -> Bundle:
+def empty_bundle(
+    weights: Weights, geometry: Geometry, path: Path, options: ExportOptions, head: Head | None = None
+) -> Bundle:
     """A bundle at `path` without any stage yet; nothing is written."""
     projection = weights.projection
     return Bundle(
@@ -154,22 +182,26 @@ def empty_bundle(weights: Weights, geometry: Geometry, path: Path, options: Expo
         weights=weights.status,
         trained_on=weights.trained_on,
         embedding_dtype=options.embedding_dtype,
-        head_blocks=0,
+        head_blocks=head.blocks if head else 0,
         stages={},
         edge_files={},
         probe_tolerance={},
         components=projection.components if projection else geometry.dim,
         variance_kept=projection.variance_kept if projection else 1.0,
         tiles=options.tiles,
+        format=HEAD_FORMAT if head else FORMAT,
+        hidden=head.hidden(geometry) if head else None,
     )
 
 
-def _check_numerics(weights: Weights, options: ExportOptions, say: Callable[[str], None]) -> dict[str, float]:
+def _check_numerics(
+    weights: Weights, options: ExportOptions, head: Head | None, say: Callable[[str], None]
+) -> dict[str, float]:
     """Where a stage has a lower precision: what it does to pictures. First, since it needs no graph."""
     if set(options.precisions.values()) == {"fp32"}:
         return {}
     pictures, what = _pictures(weights.geometry, options)
-    exact, low = _plans(weights, options, FP32), _plans(weights, options, options.precisions)
+    exact, low = (_plans(weights, options, each, head) for each in (FP32, options.precisions))
     numerics = measure_numerics(exact, low, weights.geometry, pictures, options.tiles)
     say(f"rounding against fp32 on {what}: {numerics.text}")
     return numerics.parity
@@ -229,14 +261,14 @@ def largest_memory(bundle: Bundle, name: str) -> StageMemory:
     return stage_memory(bundle.path / bundle.stage(name).file, largest)
 
 
-def _add_edge_files(bundle: Bundle) -> Bundle:
+def add_edge_files(bundle: Bundle) -> Bundle:
+    """The bundle with padding embeddings and the probe written."""
     (bundle.path / EDGE_FOLDER).mkdir()
     with opened(bundle, "window") as engine:
-        blank = [
-            engine.infer(blank_window(bundle, index), ["embedding"])["embedding"]
-            for index in range(bundle.geometry.windows)
-        ]
-        probe = probe_inputs(bundle)
+        windows = range(bundle.geometry.windows)
+        blanks = [window_feeds(bundle, blank_window(bundle, index)) for index in windows]
+        blank = [engine.infer(each, ["embedding"])["embedding"] for each in blanks]
+        probe = window_feeds(bundle, probe_inputs(bundle))
         answer = engine.infer(probe)
     embedding = answer["embedding"].astype(np.float32)
     np.save(bundle.path / PADDING_FILE, np.concatenate(blank))

@@ -3,11 +3,12 @@
 They hold the layers of a segment_anything model (no copies) and compute what its own forward computes:
 
 - `WindowStage`: patch embedding, position embedding and all window blocks of single windows;
+- `HeadStage` and `RestStage`: the same in two, some of the window blocks at the edge and the rest at sites;
 - `GlobalStage`: the global blocks and the neck, on all windows' embeddings;
 - `WholeStage`: the reordered encoder on all tiles of a canvas, the way SAM runs it.
 
 With a `Projection` the window stage ends with it, in fp32, and the global stage begins by undoing it; the
-whole stage does both in between.
+whole stage does both in between. With a `Head` it also does what travelling after the head's blocks does.
 
 They compute in fp32. In a stage that `lowered` made, matrix products compute in the dtype of their weights;
 norms, softmax, sums of scores and positions, and the residual stream stay in fp32.
@@ -26,15 +27,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from export.head import Head, Pack, Unpack, travel
 from export.layers import mlp, product, run_layers, scaled
 from export.projection import Projection, project, restore
+from export.quantise import quantise
 from export.sam import ImageEncoderViT, Sam, window_partition, window_unpartition
 from export.tiles import TilePixels, stitched
 from stages.geometry import Geometry
 from stages.tile_code import RGB, TileCode
 
 SCORES_BYTES = 48 * 2**20  # attention scores that exist at a time, in fp32 for one image
-SCALE_FLOOR = 2.0**-14  # smallest normal fp16: a token of zeros must not divide by zero
 
 
 def attention(layer: Any, x: Tensor) -> Tensor:
@@ -114,9 +116,7 @@ class WindowStage(nn.Module):
         self.project = project(projection)
         # [1, T, T, D] -> [windows, w, w, D]
         self.register_buffer("positions", window_partition(encoder.pos_embed.data, geometry.window)[0])
-        # [1, T, T, 1] -> [windows, w, w, 1]
-        canvas = torch.ones((1, geometry.tokens, geometry.tokens, 1))
-        self.register_buffer("canvas_tokens", window_partition(canvas, geometry.window)[0] > 0)
+        self.register_buffer("canvas_tokens", canvas_tokens(geometry))
 
     def forward(self, tile: Tensor, index: Tensor, extent: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         x = self.encode(tile, index, extent)
@@ -149,21 +149,85 @@ def _window_block(block: Any, x: Tensor, on_canvas: Tensor) -> Tensor:
     return x + mlp(block.mlp, block.norm2(x))
 
 
-def quantise(x: Tensor) -> tuple[Tensor, Tensor]:
-    """int8 values and one fp16 scale a token: x is close to values * scale."""
-    scale = (x.abs().amax(dim=-1, keepdim=True) / 127).clamp(min=SCALE_FLOOR).half()
-    return _to_int8(x / scale.float()), scale
+class HeadStage(nn.Module):
+    """The part of WindowStage that runs at the edge: patch embedding, positions and the head's window blocks.
+
+    tile uint8 [n, 3 S^2], index int32 [n, 1], extent int32 [n, 4] -> what travels of hidden [n, w, w, D]; see
+    stages.hidden. Tokens outside the canvas are zero.
+    """
+
+    positions: Tensor
+    canvas_tokens: Tensor
+
+    def __init__(self, sam: Sam, geometry: Geometry, head: Head) -> None:
+        super().__init__()
+        encoder = sam.image_encoder
+        self.pixels = TilePixels(sam, geometry)
+        self.patch_embed = encoder.patch_embed
+        self.blocks = nn.ModuleList(encoder.blocks[i] for i in geometry.window_blocks[: head.blocks])
+        self.pack = Pack(head)
+        self.register_buffer("positions", window_partition(encoder.pos_embed.data, geometry.window)[0])
+        self.register_buffer("canvas_tokens", canvas_tokens(geometry))
+
+    def forward(self, tile: Tensor, index: Tensor, extent: Tensor) -> tuple[Tensor, ...]:
+        packed: tuple[Tensor, ...] = self.pack(self.encode(tile, index, extent))
+        return packed
+
+    def encode(self, tile: Tensor, index: Tensor, extent: Tensor) -> Tensor:
+        """The hidden state in fp32, [n, w, w, D]."""
+        windows = index.long()[:, 0]
+        on_canvas = self.canvas_tokens[windows]
+        x = patches(self.patch_embed, self.pixels(tile, extent)) + self.positions[windows]
+        for block in self.blocks:
+            x = _window_block(block, x, on_canvas)
+        return torch.where(on_canvas, x, torch.zeros_like(x))
 
 
-def _to_int8(x: Tensor) -> Tensor:
-    """Round half to even and saturate: ONNX QuantizeLinear with scale 1, which TensorRT takes where a Cast to
-    int8 is refused."""
-    if not torch.onnx.is_in_onnx_export():
-        return x.round().clamp(-128, 127).to(torch.int8)
-    one, zero = torch.tensor(1.0), torch.tensor(0, dtype=torch.int8)
-    return torch.onnx.ops.symbolic(
-        "QuantizeLinear", (x, one, zero), dtype=torch.int8, shape=x.shape, version=1
-    )
+class RestStage(nn.Module):
+    """The part of WindowStage that runs at sites: the window blocks after those of the head.
+
+    What travels of hidden [n, w, w, D], and index int32 [n, 1] between its parts -> as WindowStage.
+    """
+
+    canvas_tokens: Tensor
+
+    def __init__(
+        self,
+        sam: Sam,
+        geometry: Geometry,
+        embedding_dtype: torch.dtype,
+        head: Head,
+        projection: Projection | None = None,
+    ) -> None:
+        super().__init__()
+        encoder = sam.image_encoder
+        self.embedding_dtype = embedding_dtype
+        self.unpack = Unpack(head)
+        self.blocks = nn.ModuleList(encoder.blocks[i] for i in geometry.window_blocks[head.blocks :])
+        self.project = project(projection)
+        self.register_buffer("canvas_tokens", canvas_tokens(geometry))
+
+    def forward(
+        self, hidden: Tensor, index: Tensor, hidden_scale: Tensor | None = None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        x = self.encode(hidden, index, hidden_scale)
+        return x.to(self.embedding_dtype), *quantise(x)
+
+    def encode(self, hidden: Tensor, index: Tensor, hidden_scale: Tensor | None = None) -> Tensor:
+        """The embedding in fp32, [n, w, w, r]."""
+        on_canvas = self.canvas_tokens[index.long()[:, 0]]
+        x = self.unpack(hidden, hidden_scale)
+        for block in self.blocks:
+            x = _window_block(block, x, on_canvas)
+        x = self.project(x)
+        return torch.where(on_canvas, x, torch.zeros_like(x))
+
+
+def canvas_tokens(geometry: Geometry) -> Tensor:
+    """Which tokens of every window lie on the canvas: bool [windows, w, w, 1]."""
+    canvas = torch.ones((1, geometry.tokens, geometry.tokens, 1))
+    tokens: Tensor = window_partition(canvas, geometry.window)[0] > 0
+    return tokens
 
 
 class GlobalStage(nn.Module):
@@ -199,6 +263,7 @@ class WholeStage(nn.Module):
         order: Sequence[int] | None = None,
         tiles: TileCode = RGB,
         projection: Projection | None = None,
+        head: Head | None = None,
     ) -> None:
         super().__init__()
         encoder = sam.image_encoder
@@ -206,13 +271,18 @@ class WholeStage(nn.Module):
         self.pixels = TilePixels(sam, geometry, tiles)
         self.patch_embed, self.pos_embed, self.neck = encoder.patch_embed, encoder.pos_embed, encoder.neck
         self.blocks = nn.ModuleList(encoder.blocks[i] for i in order or geometry.block_order)
-        self.at_sites = len(geometry.window_blocks)  # blocks before what travels
+        self.at_edge = head.blocks if head else 0  # blocks before what travels up
+        self.at_sites = len(geometry.window_blocks)  # and before what travels back
+        self.up = travel(head)
         self.wire = nn.Sequential(project(projection), restore(projection))
 
     def forward(self, tile: Tensor, extent: Tensor) -> Tensor:
         canvas = stitched(self.pixels(tile, extent), self.geometry)
         x = patches(self.patch_embed, canvas) + self.pos_embed
-        for block in self.blocks[: self.at_sites]:
+        for block in self.blocks[: self.at_edge]:
+            x = _block(block, x)
+        x = self.up(x)
+        for block in self.blocks[self.at_edge : self.at_sites]:
             x = _block(block, x)
         x = self.wire(x)
         for block in self.blocks[self.at_sites :]:
@@ -234,14 +304,20 @@ def _block(block: Any, x: Tensor) -> Tensor:
 
 
 def reordered_encoder(
-    encoder: ImageEncoderViT, geometry: Geometry, projection: Projection | None = None
+    encoder: ImageEncoderViT,
+    geometry: Geometry,
+    projection: Projection | None = None,
+    head: Head | None = None,
 ) -> ImageEncoderViT:
     """Put SAM's own encoder into the reordered block order, in place: the reference of every parity check.
 
-    A projection and its undoing become a block more, between window blocks and global ones.
+    A projection and its undoing become a block more, between window blocks and global ones; so does what
+    travels after the blocks of a head.
     """
     blocks = [encoder.blocks[i] for i in geometry.block_order]
     if projection:
         blocks.insert(len(geometry.window_blocks), nn.Sequential(project(projection), restore(projection)))
+    if head:
+        blocks.insert(head.blocks, travel(head))
     encoder.blocks = nn.ModuleList(blocks)
     return encoder

@@ -10,12 +10,14 @@ import torch
 from torch import Tensor, nn
 
 from export.decoder import DecoderStage
+from export.head import Head
 from export.layers import lowered
-from export.modules import GlobalStage, WholeStage, WindowStage
+from export.modules import GlobalStage, HeadStage, RestStage, WholeStage, WindowStage
 from export.precision import DTYPES, FP32
 from export.projection import Projection
 from export.sam import Sam
 from stages.geometry import Geometry
+from stages.hidden import FORMS, HEAD
 from stages.tensors import Pixels, TensorSpec
 from stages.tile_code import RGB, TileCode
 from stages.tile_inputs import coded_canvas
@@ -43,16 +45,21 @@ def stage_plans(
     precisions: Mapping[str, str] = FP32,
     tiles: TileCode = RGB,
     projection: Projection | None = None,
+    head: Head | None = None,
 ) -> tuple[StagePlan, ...]:
     """Plans of all stages in the order a frame meets them, each in its own precision.
 
-    Raises InputError for a code of tiles that this geometry's do not fit.
+    With a `head` the stage "head" is one of them, and "window" begins after it; `tiles` are RGB then. Raises
+    InputError for a code of tiles that this geometry's do not fit.
     """
     plans = (
-        _window(sam, geometry, embedding_dtype, tiles, projection),
+        *([_head(sam, geometry, head)] if head else []),
+        _rest(sam, geometry, embedding_dtype, head, projection)
+        if head
+        else _window(sam, geometry, embedding_dtype, tiles, projection),
         _global(sam, geometry, embedding_dtype, projection),
         _decoder(sam, geometry),
-        _whole(sam, geometry, tiles, projection),
+        _whole(sam, geometry, tiles, projection, head),
     )
     return tuple(_in_precision(plan, precisions[plan.name]) for plan in plans)
 
@@ -67,38 +74,87 @@ def _embedding_shape(g: Geometry, projection: Projection | None) -> tuple[int, i
     return g.embedding_shape(projection.components if projection else g.dim)
 
 
+def _head(sam: Sam, g: Geometry, head: Head) -> StagePlan:
+    return StagePlan(
+        HEAD,
+        _tile_inputs(g, RGB),
+        head.hidden(g).specs(g),
+        lambda: HeadStage(sam, g, head),
+        lambda generator: _tile_examples(generator, g, RGB),
+    )
+
+
+def _rest(
+    sam: Sam, g: Geometry, embedding_dtype: str, head: Head, projection: Projection | None
+) -> StagePlan:
+    hidden, *scale = head.hidden(g).specs(g)
+
+    def examples(generator: torch.Generator) -> tuple[Tensor, ...]:
+        index, shape = _example_windows(g), (3, *map(int, hidden.shape[1:]))
+        if scale:
+            values = torch.randint(-127, 128, shape, generator=generator, dtype=torch.int8)
+            sizes = 0.01 + 0.02 * torch.rand((*shape[:-1], 1), generator=generator)
+            return values, index, sizes.half()
+        return torch.randn(shape, generator=generator).to(getattr(torch, FORMS[head.form])), index
+
+    return StagePlan(
+        "window",
+        (hidden, _index(g), *scale),
+        _embedding_outputs(g, embedding_dtype, projection),
+        lambda: RestStage(sam, g, getattr(torch, embedding_dtype), head, projection),
+        examples,
+    )
+
+
 def _window(
     sam: Sam, g: Geometry, embedding_dtype: str, tiles: TileCode, projection: Projection | None
 ) -> StagePlan:
-    rows, cols, components = _embedding_shape(g, projection)
-    inputs = (
+    return StagePlan(
+        "window",
+        _tile_inputs(g, tiles),
+        _embedding_outputs(g, embedding_dtype, projection),
+        lambda: WindowStage(sam, g, getattr(torch, embedding_dtype), tiles, projection),
+        lambda generator: _tile_examples(generator, g, tiles),
+    )
+
+
+def _tile_inputs(g: Geometry, tiles: TileCode) -> tuple[TensorSpec, ...]:
+    return (
         TensorSpec("tile", "uint8", ("n", tiles.tile_bytes(g))),
-        TensorSpec("index", "int32", ("n", 1), (0, g.windows - 1)),
+        _index(g),
         TensorSpec("extent", "int32", ("n", 4), (0, g.tile_px)),
     )
-    outputs = (
+
+
+def _index(g: Geometry) -> TensorSpec:
+    return TensorSpec("index", "int32", ("n", 1), (0, g.windows - 1))
+
+
+def _embedding_outputs(
+    g: Geometry, embedding_dtype: str, projection: Projection | None
+) -> tuple[TensorSpec, ...]:
+    rows, cols, components = _embedding_shape(g, projection)
+    return (
         TensorSpec("embedding", embedding_dtype, ("n", rows, cols, components)),
         TensorSpec("embedding_q8", "int8", ("n", rows, cols, components)),
         TensorSpec("scale", "float16", ("n", rows, cols, 1)),
     )
 
-    def examples(generator: torch.Generator) -> tuple[Tensor, ...]:
-        # An inner window, one cut by the canvas edge, and the corner with part of a picture.
-        windows = (0, g.grid - 1, g.windows - 1)
-        canvas = _canvas(generator, g)
-        extents = np.array(
-            [[0, 0, g.tile_px, g.tile_px], [0, 0, g.tile_px, g.tile_px - 7], [1, 2, 21, 18]], np.int32
-        ).clip(0, g.tile_px)
-        tile = torch.from_numpy(tiles.encode(canvas, extents, windows, g))
-        return tile, torch.tensor(windows, dtype=torch.int32)[:, None], torch.from_numpy(extents)
 
-    return StagePlan(
-        "window",
-        inputs,
-        outputs,
-        lambda: WindowStage(sam, g, getattr(torch, embedding_dtype), tiles, projection),
-        examples,
-    )
+def _example_windows(g: Geometry) -> Tensor:
+    """An inner window, one cut by the canvas edge, and the corner: index int32 [3, 1]."""
+    return torch.tensor((0, g.grid - 1, g.windows - 1), dtype=torch.int32)[:, None]
+
+
+def _tile_examples(generator: torch.Generator, g: Geometry, tiles: TileCode) -> tuple[Tensor, ...]:
+    """Of the example windows; the corner has part of a picture."""
+    index = _example_windows(g)
+    canvas = _canvas(generator, g)
+    extents = np.array(
+        [[0, 0, g.tile_px, g.tile_px], [0, 0, g.tile_px, g.tile_px - 7], [1, 2, 21, 18]], np.int32
+    ).clip(0, g.tile_px)
+    tile = torch.from_numpy(tiles.encode(canvas, extents, index[:, 0].tolist(), g))
+    return tile, index, torch.from_numpy(extents)
 
 
 def _global(sam: Sam, g: Geometry, embedding_dtype: str, projection: Projection | None) -> StagePlan:
@@ -139,7 +195,9 @@ def _decoder(sam: Sam, g: Geometry) -> StagePlan:
     return StagePlan("decoder", inputs, outputs, lambda: DecoderStage(sam), examples)
 
 
-def _whole(sam: Sam, g: Geometry, tiles: TileCode, projection: Projection | None) -> StagePlan:
+def _whole(
+    sam: Sam, g: Geometry, tiles: TileCode, projection: Projection | None, head: Head | None
+) -> StagePlan:
     inputs = (
         TensorSpec("tile", "uint8", (g.windows, tiles.tile_bytes(g))),
         TensorSpec("extent", "int32", (g.windows, 4), (0, g.tile_px)),
@@ -154,7 +212,7 @@ def _whole(sam: Sam, g: Geometry, tiles: TileCode, projection: Projection | None
         "whole",
         inputs,
         (_image_embedding(g),),
-        lambda: WholeStage(sam, g, tiles=tiles, projection=projection),
+        lambda: WholeStage(sam, g, tiles=tiles, projection=projection, head=head),
         examples,
     )
 

@@ -14,6 +14,7 @@ from export.engines.memory import LEAST_WORKSPACE, LIBRARY_BYTES, RUNTIME_BYTES,
 from stages.bundle import Bundle
 from stages.errors import InputError
 from stages.geometry import GEOMETRIES, Geometry
+from stages.hidden import HEAD
 from stages.places import stages_for
 from stages.weights import stage_parameters
 
@@ -42,7 +43,7 @@ ACTIVATIONS_MB: Mapping[tuple[str, str], tuple[float, float, float]] = {
     ("vit_l", "fp32"): (334.4, 210.0, 126.4),
     ("vit_h", "fp32"): (409.7, 268.1, 126.4),
 }
-_COLUMN = {"window": 0, "global": 1, "decoder": 2}
+_COLUMN = {HEAD: 0, "window": 0, "global": 1, "decoder": 2}  # a head asks for no more than its window stage
 
 
 @dataclass(frozen=True)
@@ -138,12 +139,12 @@ def model_budget(geometry: Geometry, precision: str, fallback: bool = True) -> B
 
 def _of_bundle(bundle: Bundle, name: str, precision: str) -> _Engine:
     """Weights by the files, unless what the dimensions say is more: fp32 stages may be stored as fp16."""
-    expected = _of_geometry(bundle.geometry, name, precision)
+    expected = _of_geometry(bundle.geometry, name, precision, bundle.head_blocks)
     return _Engine(name, max(expected.weights, weights_bytes(bundle, name)), expected.activations)
 
 
-def _of_geometry(geometry: Geometry, name: str, precision: str) -> _Engine:
-    weights = stage_parameters(geometry)[name].bytes(precision)
+def _of_geometry(geometry: Geometry, name: str, precision: str, head_blocks: int = 0) -> _Engine:
+    weights = stage_parameters(geometry, head_blocks)[name].bytes(precision)
     figures = ACTIVATIONS_MB[_measured_as(geometry), "fp32" if precision.startswith("fp32") else "fp16"]
     return _Engine(name, weights, int(figures[_COLUMN[name]] * 1e6))
 

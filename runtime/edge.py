@@ -30,6 +30,7 @@ from stages.engines.backends import engine_factories
 from stages.engines.thread import EngineThread
 from stages.errors import InputError, ungrouped
 from stages.needs import require_edge
+from stages.places import edge_stages
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,9 +84,10 @@ class EdgeOptions:
 
 @dataclass(frozen=True)
 class Edge:
-    """What is open while `open_edge` runs: engines for "global" and "decoder", the way to image embeddings,
-    the sites, what each operator has seen, the `areas` of windows, and what operators `may_see` as far as is
-    known at the start. `spot_checks` is None where no site is checked. `keeper` names what stays here."""
+    """What is open while `open_edge` runs: engines of the stages that an edge needs, the way to image
+    embeddings, the sites, what each operator has seen, the `areas` of windows, and what operators `may_see`
+    as far as is known at the start. `spot_checks` is None where no site is checked. `keeper` names what stays
+    here."""
 
     engines: EngineThread
     encoder: ImageEncoder
@@ -130,7 +132,7 @@ async def open_edge(
     kept_windows = {window for size in sizes for window in keep.boxes.windows(bundle.geometry, *size)}
     areas = Areas.of(bundle.geometry, sizes, kept_windows)
     windows = areas.windows
-    names = ["global", "decoder", *(["window"] if not configs or bundle.has("window") else [])]
+    names = [*edge_stages(bundle), *(["window"] if not configs or bundle.has("window") else [])]
     require_edge(
         bundle,
         names,
@@ -183,7 +185,9 @@ def _spot_checks(
     if local is None or not options.sites or not options.spot_checks:
         return contextlib.nullcontext()
     chosen = SpotCheckOptions(options.spot_checks, options.spot_check_share)
-    return checking(sites, local, encoder.doubts, bundle, wire_format, chosen, on_message)
+    return checking(
+        sites, local, encoder.doubts, bundle, wire_format, chosen, on_message, encoder.head.inputs
+    )
 
 
 def check_exposure(sites: Sequence[SiteConfig], accept: bool) -> None:

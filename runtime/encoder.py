@@ -18,6 +18,7 @@ from anyio import to_thread
 
 from runtime.frames.canvas import Canvas
 from runtime.frames.kept import Keep, Kept, keep_none
+from runtime.head import EdgeHead
 from runtime.results.doubts import Doubts
 from runtime.results.measurements import WindowStatistics
 from runtime.sites.answers import to_embedding
@@ -116,9 +117,10 @@ class WindowRunner:
 class ImageEncoder:
     """Turns canvases into image embeddings, several at once.
 
-    `engines` run "global"; `local` is None where this machine has no window engine. Without `fallback` that
-    runs nothing but the windows that stay: those that `keep` names of a frame, before anything of it leaves,
-    and those that the ledger keeps of all. `doubts` knows which sites the windows of a frame came from.
+    `engines` run "global", and "head" where the bundle has one; `local` is None where this machine has no
+    window engine. Without `fallback` that runs nothing but the windows that stay: those that `keep` names of
+    a frame, before anything of it leaves, and those that the ledger keeps of all. `doubts` knows which sites
+    the windows of a frame came from.
     """
 
     def __init__(
@@ -135,6 +137,7 @@ class ImageEncoder:
         self.windows = WindowRunner(sites, local, fallback=fallback)
         self.reuse = reuse or Reuse(None)
         self.doubts = Doubts()
+        self.head = EdgeHead(bundle, engines)
         self.bundle = bundle
         self._engines = engines
         self._sites = sites
@@ -276,10 +279,12 @@ class Encoding:
         return self._canvas.tile(window), self._canvas.extents[window]
 
     async def _inputs(self, windows: Sequence[int]) -> dict[int, Mapping[str, Array]]:
-        """Inputs of the window stage for each of these windows, n = 1; coded together, off the event loop."""
+        """Inputs of the window stage for each of these windows, n = 1; coded together, off the event loop,
+        and run through the head where there is one."""
         if not windows:
             return {}
-        together = await to_thread.run_sync(self._canvas.window_inputs, windows, self._encoder.bundle)
+        tiles = await to_thread.run_sync(self._canvas.window_inputs, windows, self._encoder.bundle)
+        together = await self._encoder.head.inputs(tiles, self._order)
         return {
             window: {name: array[row : row + 1] for name, array in together.items()}
             for row, window in enumerate(windows)
@@ -331,7 +336,7 @@ class Encoding:
 async def local_encoder(
     bundle: Bundle, engines: EngineThread, wire_format: str
 ) -> AsyncIterator[ImageEncoder]:
-    """An encoder without sites: `engines` run "global" and, where the bundle has it, "window"."""
+    """An encoder without sites: `engines` run "global" and, as the bundle has them, "head" and "window"."""
     local = LocalWindows(bundle, engines, wire_format) if "window" in engines else None
     ledger = ExposureLedger.open(None, {}, {})
     async with open_sites(bundle, (), ledger, (), lambda text: None, window_engine=True) as sites:

@@ -5,7 +5,7 @@ Layout (a copy with `bundle.json` and some of the stage folders is a valid small
     bundle.json
     edge/padding.npy     embeddings of windows that are all padding, [windows, w, w, r]
     edge/probe.npz       a synthetic tile and the embedding that a correct site returns
-    window/model.onnx    and model.onnx.data, likewise global/, decoder/, whole/
+    window/model.onnx    and model.onnx.data, likewise global/, decoder/, whole/; head/ of format 3
     engines/<device>/    engines built from the stages, never copied between machines
 
 `bundle.json` is written last and by rename, so a directory without it was never a bundle.
@@ -27,12 +27,15 @@ import numpy as np
 from stages.errors import BundleError, InputError
 from stages.files import replace_file
 from stages.geometry import Geometry
+from stages.hidden import HEAD, HiddenForm
 from stages.tensors import Array, TensorSpec
 from stages.text_files import read_json
 from stages.tile_code import RGB, TileCode
 
 FORMAT = 2
-FORMATS = (1, 2)  # that are read; in 1 a tile is its pixels [S, S, 3] and extents have no top and left
+HEAD_FORMAT = 3  # of bundles whose first window blocks run at the edge; else as 2
+# Formats that are read; in 1 a tile is its pixels [S, S, 3] and extents have no top and left.
+FORMATS = (1, FORMAT, HEAD_FORMAT)
 MANIFEST = "bundle.json"
 WEIGHT_STATUS = ("untrained", "undistilled", "distilled")
 EDGE_FOLDER = "edge"
@@ -100,6 +103,9 @@ class Bundle:
     export measured for the chain of stages. `tiles` is how a tile is sent, and `components` how many
     values a token of an embedding travels as; `variance_kept`, 0 to 1, is their share of its variance.
     `measured` is what `pedsam evaluate --record` found of its masks, nothing before that.
+
+    The first `head_blocks` window blocks run at the edge; what they leave travels as `hidden` says, instead
+    of tiles. It is None where there are none.
     """
 
     path: Path
@@ -119,6 +125,7 @@ class Bundle:
     measured: Mapping[str, Any] = field(default_factory=dict)
     tiles: TileCode = RGB
     format: int = FORMAT
+    hidden: HiddenForm | None = None
 
     @cached_property
     def site_digest(self) -> str:
@@ -137,7 +144,8 @@ class Bundle:
 
     @property
     def _what_travels(self) -> dict[str, Any]:
-        return {"tiles": self.tiles.to_json(), "components": self.components}
+        hidden = {} if self.hidden is None else {"hidden": self.hidden.to_json()}
+        return {"tiles": self.tiles.to_json(), "components": self.components, **hidden}
 
     @property
     def _since_format_2(self) -> dict[str, Any]:
@@ -151,20 +159,41 @@ class Bundle:
 
     @property
     def is_coded(self) -> bool:
-        """Whether tiles or embeddings travel as less than they are."""
-        return self.tiles != RGB or self.components < self.geometry.dim
+        """Whether tiles, hidden states or embeddings travel as less than they are."""
+        hidden = self.hidden or HiddenForm("fp16", self.geometry.dim)
+        rounded = hidden.form == "int8" or hidden.components < self.geometry.dim
+        return rounded or self.tiles != RGB or self.components < self.geometry.dim
 
     @property
     def description(self) -> str:
-        """Model, weights, precisions lower than fp32, code: "vit_b (distilled weights, fp16, dct:10/3)"."""
+        """Model, weights, precisions lower than fp32, code: "vit_b (distilled weights, fp16, dct:10/3)".
+
+        Of a head it says how many blocks it has: "mini (distilled weights, head of 2)".
+        """
         low = sorted({s.precision for s in self.stages.values() if not s.precision.startswith("fp32")})
         coded = [self.tiles.name] if self.tiles != RGB else []
+        coded += [f"head of {self.head_blocks}"] if self.head_blocks else []
         return f"{self.geometry.name} ({', '.join([f'{self.weights} weights', *low, *coded])})"
 
     @property
     def code(self) -> str:
         """What travels to a site and back, for a person: "dct:10/3 tiles, 192 components a token"."""
-        return f"{self.tiles.name} tiles, {self.components} components a token"
+        return f"{self.sent}, {self.components} components a token"
+
+    @property
+    def sent_as(self) -> str:
+        """What a site is sent of a window, in short: "dct:10/3", "head of 2, 192 x int8"."""
+        if self.hidden is None:
+            return self.tiles.name
+        return f"head of {self.head_blocks}, {self.hidden.components} x {self.hidden.form}"
+
+    @property
+    def sent(self) -> str:
+        """The same for a sentence."""
+        if self.hidden is None:
+            return f"{self.tiles.name} tiles"
+        blocks = "1 block" if self.head_blocks == 1 else f"{self.head_blocks} blocks"
+        return f"hidden states after {blocks} ({self.hidden.text})"
 
     def stage(self, name: str) -> Stage:
         if name not in self.stages:
@@ -297,26 +326,49 @@ class Bundle:
                 raise BundleError(f"{where} records no hash of {stage.file}; export the bundle again")
         if manifest["site_digest"] != self.site_digest:
             raise BundleError(f"{where} was edited: its site digest does not fit its window stage")
-        if self.format > 1:
+        if bool(self.head_blocks) != (self.format == HEAD_FORMAT) or (self.hidden and self.tiles != RGB):
+            raise BundleError(
+                f"{where} of format {self.format} gives {self.head_blocks!r:.40} head blocks and "
+                f"{self.tiles.name} tiles; export the bundle again"
+            )
+        if self.hidden is not None:
+            self._check_head(self.hidden)
+        elif self.format > 1:
             self._check_what_travels()
 
     def _check_what_travels(self) -> None:
         """Raises BundleError unless the window stage takes and gives what `tiles` and `components` say."""
-        where, window = self.path / MANIFEST, self.stage("window")
+        window = self.stage("window")
         try:
             tile_bytes = self.tiles.tile_bytes(self.geometry)
         except InputError as exc:
-            raise BundleError(f"{where}: {exc}; export the bundle again") from exc
-        for name, specs, shape in (
-            ("tile", window.inputs, ("n", tile_bytes)),
-            ("embedding", window.outputs, ("n", *self.embedding_shape)),
-        ):
-            found = [spec.shape for spec in specs if spec.name == name]
-            if found != [shape]:
-                raise BundleError(
-                    f"{where} gives {self.code}, and a window stage whose {name} is {found!r:.80}, expected "
-                    f"{[shape]!r:.80}; export the bundle again"
-                )
+            raise BundleError(f"{self.path / MANIFEST}: {exc}; export the bundle again") from exc
+        self._check_shape("window", "tile", window.inputs, ("n", tile_bytes))
+        self._check_shape("window", "embedding", window.outputs, ("n", *self.embedding_shape))
+
+    def _check_head(self, hidden: HiddenForm) -> None:
+        """Raises BundleError unless head and window stage give and take what `hidden` says."""
+        most, where = len(self.geometry.window_blocks) - 1, self.path / MANIFEST
+        if type(self.head_blocks) is not int or not 1 <= self.head_blocks <= most:
+            raise BundleError(
+                f"{where} gives {self.head_blocks!r:.40} head blocks, expected 1 to {most}; export the "
+                "bundle again"
+            )
+        window = self.stage("window")
+        for spec in hidden.specs(self.geometry):
+            self._check_shape(HEAD, spec.name, self.stage(HEAD).outputs, spec.shape)
+            self._check_shape("window", spec.name, window.inputs, spec.shape)
+        self._check_shape("window", "embedding", window.outputs, ("n", *self.embedding_shape))
+
+    def _check_shape(
+        self, stage: str, name: str, specs: Iterable[TensorSpec], shape: tuple[int | str, ...]
+    ) -> None:
+        found = [spec.shape for spec in specs if spec.name == name]
+        if found != [shape]:
+            raise BundleError(
+                f"{self.path / MANIFEST} gives {self.code}, and a {stage} stage whose {name} is "
+                f"{found!r:.80}, expected {[shape]!r:.80}; export the bundle again"
+            )
 
 
 def shipped_bundle() -> Path:
@@ -363,6 +415,7 @@ def _read_what_travels(manifest: Mapping[str, Any]) -> dict[str, Any]:
         "components": int(manifest["components"]),
         "variance_kept": float(manifest["variance_kept"]),
         "measured": dict(manifest.get("measured", {})),
+        "hidden": HiddenForm.from_json(manifest["hidden"]) if manifest["format"] == HEAD_FORMAT else None,
     }
 
 

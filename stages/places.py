@@ -1,7 +1,8 @@
 """The part of a bundle that each place gets: which stages, which other files, with their hashes.
 
-A site gets the window stage and the probe it checks itself with; an edge gets the global stage and the
-decoder, the window stage as its fallback where the bundle holds it, the padding embeddings and the probe.
+A site gets the window stage and the probe it checks itself with; an edge gets the head where the bundle has
+one, the global stage and the decoder, the window stage as its fallback where the bundle holds it, the padding
+embeddings and the probe.
 Nobody gets `whole`, which only `run --verify` needs, or `engines/`, which are built where they run.
 """
 
@@ -12,6 +13,7 @@ from dataclasses import dataclass
 
 from stages.bundle import MANIFEST, PADDING_FILE, PROBE_FILE, Bundle, sha256
 from stages.errors import BundleError
+from stages.hidden import HEAD
 
 
 @dataclass(frozen=True)
@@ -46,13 +48,20 @@ def stages_for(bundle: Bundle, place: str, without: Collection[str] = ()) -> tup
     BundleError when the bundle lacks a stage that the place needs.
     """
     part = PLACES[place]
-    missing = [name for name in part.needed if not bundle.has(name)]
+    needed = edge_stages(bundle) if place == "edge" else part.needed
+    missing = [name for name in needed if not bundle.has(name)]
     if missing:
         raise BundleError(
             f"{bundle.path} does not hold {' and '.join(missing)}, which {_a(place)} needs; copy the "
             "folders from the full bundle"
         )
-    return part.needed + tuple(name for name in part.optional if bundle.has(name) and name not in without)
+    return needed + tuple(name for name in part.optional if bundle.has(name) and name not in without)
+
+
+def edge_stages(bundle: Bundle) -> tuple[str, ...]:
+    """The stages that an edge cannot do without."""
+    needed = PLACES["edge"].needed
+    return (HEAD, *needed) if bundle.head_blocks else needed
 
 
 def part_files(bundle: Bundle, place: str, without: Collection[str] = ()) -> tuple[PartFile, ...]:

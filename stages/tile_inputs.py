@@ -22,7 +22,7 @@ Extents = npt.NDArray[np.int32]
 def window_inputs(
     bundle: Bundle, pixels: Pixels, extents: Extents, windows: Sequence[int]
 ) -> dict[str, Array]:
-    """Inputs of the window stage for some windows of a canvas.
+    """Inputs of the stage that takes tiles, be it the window stage or a head, for some windows of a canvas.
 
     `pixels` is RGB [grid * S, grid * S, 3], `extents` [windows, 4] are of all windows (see Geometry.extents).
     """

@@ -11,6 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from stages.geometry import Geometry
+from stages.hidden import HEAD
 
 MLP_RATIO = 4
 # PromptEncoder and MaskDecoder of every SAM, and the matrix of random frequencies for points, 2 x 128.
@@ -30,23 +31,29 @@ class Parameters:
         return self.products * (4 if precision.startswith("fp32") else 2) + self.rest * 4
 
 
-def stage_parameters(geometry: Geometry) -> dict[str, Parameters]:
-    """What the stages window, global and decoder hold."""
+def stage_parameters(geometry: Geometry, head_blocks: int = 0) -> dict[str, Parameters]:
+    """What the stages window, global and decoder hold, and head where window blocks run at the edge."""
     g = geometry
-    windows, globals_ = len(g.window_blocks), len(g.global_blocks)
+    windows, globals_ = len(g.window_blocks) - head_blocks, len(g.global_blocks)
     patch = 3 * g.patch**2 * g.dim + g.dim
     neck = g.dim * g.prompt_dim + 9 * g.prompt_dim**2
-    return {
-        "window": Parameters(
-            products=patch + windows * _block_products(g, g.window),
-            rest=windows * _norms(g) + g.windows * g.window**2 * g.dim,
-        ),
+    positions = g.windows * g.window**2 * g.dim
+    tiles = Parameters(patch, positions)  # what the stage that takes tiles begins with
+    first = {HEAD: _window_blocks(g, head_blocks, tiles)} if head_blocks else {}
+    return first | {
+        "window": _window_blocks(g, windows, Parameters(0, 0) if head_blocks else tiles),
         "global": Parameters(
             products=neck + globals_ * _block_products(g, g.tokens),
             rest=globals_ * _norms(g) + 4 * g.prompt_dim,
         ),
         "decoder": Parameters(DECODER_PARAMETERS, FREQUENCIES + g.prompt_dim * g.tokens**2),
     }
+
+
+def _window_blocks(g: Geometry, blocks: int, beside: Parameters) -> Parameters:
+    """So many window blocks, and what else their stage holds."""
+    products = beside.products + blocks * _block_products(g, g.window)
+    return Parameters(products, beside.rest + blocks * _norms(g))
 
 
 def _block_products(g: Geometry, side: int) -> int:

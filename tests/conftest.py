@@ -11,6 +11,7 @@ import pytest
 from hypothesis import settings
 
 from stages.bundle import Bundle
+from tests.support import bundles
 from tests.support.bundles import exported_bundle
 from tests.support.loop_watch import blocking
 from tests.support.session import (  # noqa: F401 (pytest finds hooks here)
@@ -55,6 +56,18 @@ def exported(request: pytest.FixtureRequest) -> Callable[[str, str], Bundle]:
 def mini_bundle(exported: Callable[[str, str], Bundle]) -> Bundle:
     """The mini model with random weights and fp16 embeddings."""
     return exported("mini", "float16")
+
+
+@pytest.fixture(scope="session")
+def mini_head_bundle(request: pytest.FixtureRequest, mini_bundle: Bundle) -> Bundle:
+    """The weights of `mini_bundle` with two window blocks at the edge, hidden states in fp16."""
+    return bundles.mini_head_bundle(request.config, mini_bundle)
+
+
+@pytest.fixture(scope="session")
+def tiny_head_bundle(request: pytest.FixtureRequest) -> Bundle:
+    """A tiny model with two window blocks at the edge; hidden states travel as 16 components in int8."""
+    return bundles.tiny_head_bundle(request.config)
 
 
 @pytest.fixture

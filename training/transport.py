@@ -10,8 +10,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from export.modules import quantise
 from export.projection import Projection, principal
+from export.quantise import quantise
 from stages.tile_code import MACRO, OFFSET, TileCode, analysis, synthesis
 
 REFIT_EVERY = 50  # steps; the tokens change slowly

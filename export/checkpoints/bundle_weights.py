@@ -16,8 +16,9 @@ from export.sam import Weights
 from stages.bundle import Bundle
 from stages.errors import BundleError
 from stages.geometry import GEOMETRIES, Geometry
+from stages.hidden import HEAD
 
-_STAGES = ("window", "global", "decoder")  # they hold all of SAM between them
+_STAGES = ("window", "global", "decoder")  # they hold all of SAM between them, and HEAD where there is one
 # What stages of a precision round weights to. Compact ones stay what they are when exported so again.
 _LOWER = {"fp16": "fp16", "bf16": "bf16"}
 _COMPACT = {"fp32 from fp16 weights": "fp16"}
@@ -47,19 +48,21 @@ def weights_of(path: Path, say: Say = click.echo) -> Weights:
 def load_bundle_weights(bundle: Bundle) -> Weights:
     """The SAM and the projection whose stages a bundle holds, in fp32, with what is known of the weights.
 
+    Without the projection of hidden states, which belongs to how many blocks a head has.
+
     Its tensors are those exported, bit for bit; of fp16 and bf16 stages they are the rounded ones, which
     `trained_on` says. Raises BundleError that names the file which is missing or damaged, or the tensor that
     a stage lacks.
     """
     geometry = bundle.geometry
-    files = {stage: bundle.verified_file(stage) for stage in _STAGES}
+    files = {stage: bundle.verified_file(stage) for stage in _stages(bundle)}
     graphs = {}
     for stage, file in files.items():
         with _readable(file):
             graphs[stage] = StageGraph.load(file, geometry)
 
     def read(name: str, shape: Sequence[int]) -> Tensor:
-        stage, inner = _place(name, geometry)
+        stage, inner = _place(name, geometry, bundle.head_blocks)
         with _readable(files[stage]):
             found = graphs[stage].find(inner, shape)
         if found is None:
@@ -99,11 +102,15 @@ def _trained_on(bundle: Bundle) -> str:
 
 def _rounded_to(bundle: Bundle, stored: Mapping[str, str]) -> str:
     """Dtypes of `stored` that weights of stages are in: "fp16", "bf16 and fp16", or nothing."""
-    precisions = {bundle.stage(stage).precision for stage in _STAGES}
+    precisions = {bundle.stage(stage).precision for stage in _stages(bundle)}
     return " and ".join(sorted({stored[precision] for precision in precisions & stored.keys()}))
 
 
-def _place(name: str, geometry: Geometry) -> tuple[str, str]:
+def _stages(bundle: Bundle) -> tuple[str, ...]:
+    return (HEAD, *_STAGES) if bundle.head_blocks else _STAGES
+
+
+def _place(name: str, geometry: Geometry, head_blocks: int) -> tuple[str, str]:
     """The stage that holds a tensor of SAM's or of the projection, and the name that its module has there."""
     part, _, inner = name.partition(".")
     if part == "projection":
@@ -113,9 +120,13 @@ def _place(name: str, geometry: Geometry) -> tuple[str, str]:
     if part == "mask_decoder":
         return "decoder", f"decoder.{inner}"
     if not inner.startswith("blocks."):
-        return ("global" if inner.startswith("neck.") else "window"), inner
+        return ("global" if inner.startswith("neck.") else HEAD if head_blocks else "window"), inner
     _, block, rest = inner.split(".", 2)
-    for stage, blocks in (("window", geometry.window_blocks), ("global", geometry.global_blocks)):
+    for stage, blocks in (
+        (HEAD, geometry.window_blocks[:head_blocks]),
+        ("window", geometry.window_blocks[head_blocks:]),
+        ("global", geometry.global_blocks),
+    ):
         if int(block) in blocks:
             return stage, f"blocks.{blocks.index(int(block))}.{rest}"
     raise ValueError(name)

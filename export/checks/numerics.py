@@ -20,11 +20,12 @@ from export.checks.tolerances import embedding_tolerance
 from export.stages import StagePlan
 from stages.errors import ParityError
 from stages.geometry import Geometry
+from stages.hidden import HEAD
 from stages.tensors import Pixels
 from stages.tile_code import RGB, TileCode
 from stages.tile_inputs import blank_canvas, coded_canvas
 
-CHAIN = ("window", "global", "decoder")
+CHAIN = (HEAD, "window", "global", "decoder")
 BATCH = 5  # windows at a time: memory of a few
 POINTS_A_SIDE = 3  # of a grid of points that prompt for one mask each
 
@@ -92,7 +93,7 @@ def measure_numerics(
 
 
 def _require_close(plans: Sequence[StagePlan], difference: float) -> None:
-    encoder = {plan.name: plan.precision for plan in plans if plan.name in ("window", "global")}
+    encoder = {plan.name: plan.precision for plan in plans if plan.name in (HEAD, "window", "global")}
     tolerance = embedding_tolerance(encoder.values())
     if not difference <= tolerance:
         chosen = ", ".join(f"{stage} {precision}" for stage, precision in encoder.items())
@@ -103,10 +104,14 @@ def _require_close(plans: Sequence[StagePlan], difference: float) -> None:
 
 
 def _runner(plans: Sequence[StagePlan], peaks: Mapping[str, Peak]) -> Run:
-    """Runs a stage by name, rounding where `peaks` has its name."""
+    """Runs a stage by name, rounding where `peaks` has its name. "window" is given the inputs of the first
+    stage there is, be it "head"."""
     modules: dict[str, nn.Module] = {plan.name: plan.build() for plan in plans if plan.name in CHAIN}
 
     def run(name: str, inputs: Sequence[Tensor]) -> Any:
+        if name == "window" and HEAD in modules:
+            hidden, *scale = run(HEAD, inputs)
+            inputs = (hidden, inputs[1], *scale)
         if name not in peaks:
             return modules[name](*inputs)
         result = run_rounded(modules[name], inputs, peaks[name])

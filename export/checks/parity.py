@@ -17,13 +17,15 @@ from torch import Tensor, nn
 
 from export.checks.tolerances import embedding_tolerance, rounding_noise, stage_tolerance
 from export.checks.widen import widened_stage
-from export.modules import GlobalStage, WindowStage, reordered_encoder
+from export.head import Head
+from export.modules import GlobalStage, HeadStage, RestStage, WindowStage, reordered_encoder
 from export.sam import Weights
 from export.stages import StagePlan, as_numpy
 from stages.bundle import Bundle
 from stages.engines.backends import make_engine
 from stages.engines.engine import Engine
 from stages.errors import ParityError
+from stages.hidden import HEAD, after_head
 from stages.tensors import Array
 from stages.tile_inputs import blank_canvas, whole_inputs, window_inputs
 
@@ -60,6 +62,11 @@ def infer(bundle: Bundle, stage: str, feeds: Mapping[str, Array]) -> dict[str, A
         return engine.infer(feeds)
 
 
+def window_feeds(bundle: Bundle, tiles: Mapping[str, Array]) -> dict[str, Array]:
+    """Inputs of the window stage: these, or what the head makes of them."""
+    return after_head(infer(bundle, HEAD, tiles), tiles) if bundle.head_blocks else dict(tiles)
+
+
 @contextlib.contextmanager
 def opened(bundle: Bundle, name: str) -> Iterator[Engine]:
     """A stage in onnxruntime on the CPU; one in bf16, which that cannot run, widened to fp32."""
@@ -74,10 +81,13 @@ def opened(bundle: Bundle, name: str) -> Iterator[Engine]:
             engine.close()
 
 
-def check_chain(bundle: Bundle, weights: Weights, say: Callable[[str], None]) -> dict[str, float]:
+def check_chain(
+    bundle: Bundle, weights: Weights, say: Callable[[str], None], head: Head | None = None
+) -> dict[str, float]:
     """Compare the chain of stages and `whole` with segment_anything's own encoder, reordered, run whole.
 
-    A projection is a step between its window blocks and its global ones. Returns the largest absolute
+    A projection is a step between its window blocks and its global ones, and so is what travels after a head.
+    Where that is int8, a value between two steps may fall to either, as in fp16. Returns the largest absolute
     differences. Raises ParityError for one beyond `export.checks.tolerances`.
     """
     g = bundle.geometry
@@ -85,9 +95,9 @@ def check_chain(bundle: Bundle, weights: Weights, say: Callable[[str], None]) ->
     canvas = blank_canvas(g)
     canvas[:rows, :cols] = np.random.default_rng(SEED).integers(0, 256, (rows, cols, 3))
     windows = window_inputs(bundle, canvas, g.extents(rows, cols), range(g.windows))
-    reference = _reference(weights, _as_sent(bundle, windows)[:rows, :cols])
-    parity = {"chain_pytorch": _difference(_split(weights, bundle, windows), reference)}
-    embedding = infer(bundle, "window", windows)["embedding"]
+    reference = _reference(weights, _as_sent(bundle, windows)[:rows, :cols], head)
+    parity = {"chain_pytorch": _difference(_split(weights, bundle, windows, head), reference)}
+    embedding = infer(bundle, "window", window_feeds(bundle, windows))["embedding"]
     chain = infer(bundle, "global", {"embedding": embedding})["image_embedding"]
     parity["chain"] = _difference(chain, reference)
     inputs = whole_inputs(bundle, canvas, g.extents(rows, cols))
@@ -96,11 +106,14 @@ def check_chain(bundle: Bundle, weights: Weights, say: Callable[[str], None]) ->
 
     say("chain    against the reordered encoder run whole: " + format_parity(parity))
     wire = {"float32": "fp32", "float16": "fp16"}[bundle.embedding_dtype]
-    split = (wire, computes_in(bundle, "window"), computes_in(bundle, "global"))
+    stages = [stage for stage in (HEAD, "window", "global") if stage in bundle.stages]
+    split = (wire, *(computes_in(bundle, stage) for stage in stages))
+    up = "fp32" if head is None or head.form == "fp32" else "fp16"
+    rounded = "fp16" if head and head.form == "int8" else "fp32"
     for name, what, precisions in (
-        ("chain_pytorch", "the chain of stages in PyTorch", ("fp32",)),
-        ("chain", "the chain of stages", split),
-        ("whole", "the whole stage", (computes_in(bundle, "whole"),)),
+        ("chain_pytorch", "the chain of stages in PyTorch", (up,)),
+        ("chain", "the chain of stages", (*split, up)),
+        ("whole", "the whole stage", (computes_in(bundle, "whole"), rounded)),
     ):
         _require(what, parity[name], embedding_tolerance(precisions) * float(np.abs(reference).max()))
     return parity
@@ -111,14 +124,28 @@ def computes_in(bundle: Bundle, stage: str) -> str:
     return bundle.stage(stage).precision.split()[0]  # "fp32 from fp16 weights"
 
 
-def _split(weights: Weights, bundle: Bundle, windows: Mapping[str, Array]) -> Array:
-    """The image embedding of single windows in PyTorch, in fp32: what reordering and cutting alone change."""
+def _split(weights: Weights, bundle: Bundle, windows: Mapping[str, Array], head: Head | None) -> Array:
+    """The image embedding of single windows in PyTorch, in fp32: what reordering and cutting alone change,
+    and how hidden states travel."""
     sam, g, projection = weights.sam, weights.geometry, weights.projection
-    encode = WindowStage(sam, g, torch.float32, bundle.tiles, projection).encode
+    window = WindowStage(sam, g, torch.float32, bundle.tiles, projection)
+    encode = _encode_rest(weights, head) if head else window.encode
     parts = [torch.from_numpy(windows[name]) for name in ("tile", "index", "extent")]
     embeddings = [encode(*(part[i : i + 1] for part in parts)) for i in range(g.windows)]
     split: Array = GlobalStage(sam, g, projection)(torch.cat(embeddings)).numpy()
     return split
+
+
+def _encode_rest(weights: Weights, head: Head) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
+    """Head and rest, one after the other, as WindowStage.encode."""
+    sam, g = weights.sam, weights.geometry
+    first, rest = HeadStage(sam, g, head), RestStage(sam, g, torch.float32, head, weights.projection)
+
+    def encode(tile: Tensor, index: Tensor, extent: Tensor) -> Tensor:
+        hidden, *scale = first(tile, index, extent)
+        return rest.encode(hidden, index, *scale)
+
+    return encode
 
 
 def _as_sent(bundle: Bundle, windows: Mapping[str, Array]) -> Array:
@@ -129,11 +156,11 @@ def _as_sent(bundle: Bundle, windows: Mapping[str, Array]) -> Array:
     return canvas
 
 
-def _reference(weights: Weights, picture: Array) -> Array:
+def _reference(weights: Weights, picture: Array, head: Head | None) -> Array:
     """The image embedding of a picture, fp32 RGB, by segment_anything's own encoder, reordered; fp32."""
     pixels = torch.from_numpy(picture.copy()).permute(2, 0, 1)[None]
     sam, own_order = weights.sam, weights.sam.image_encoder.blocks
-    encoder = reordered_encoder(sam.image_encoder, weights.geometry, weights.projection)
+    encoder = reordered_encoder(sam.image_encoder, weights.geometry, weights.projection, head)
     reference: Array = encoder(sam.preprocess(pixels)).numpy()
     sam.image_encoder.blocks = own_order  # the caller's model stays as it was
     return reference

@@ -16,12 +16,13 @@ from stages.engines.plans import Attempt, PlanRecord, plan_key, plan_path, read_
 from stages.engines.tensorrt_engine import tensorrt_library
 from stages.errors import BundleError, EngineError
 from stages.files import check_folder, check_replaceable
+from stages.hidden import HEAD
 from stages.places import PLACES, stages_for
 
 # What --for takes besides the places: whatever of these stages the bundle holds.
 CHOICES: Mapping[str, tuple[str, ...]] = {
-    "available": ("window", "global", "decoder"),
-    "all": ("window", "global", "decoder", "whole"),
+    "available": (HEAD, "window", "global", "decoder"),
+    "all": (HEAD, "window", "global", "decoder", "whole"),
 }
 
 

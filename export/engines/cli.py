@@ -42,8 +42,8 @@ PARSE_TARGETS = ("sm_75", "sm_80", "sm_86", "sm_89", "sm_120")
     type=click.Choice((*PLACES, *CHOICES)),
     default="available",
     show_default=True,
-    help="site: window; edge: global, decoder and, if the bundle holds it, window; available: those of the "
-    "three that the bundle holds; all: also `whole`, for --verify.",
+    help="site: window; edge: head where there is one, global, decoder and, if the bundle holds it, window; "
+    "available: those of these that the bundle holds; all: also `whole`, for --verify.",
 )
 @click.option(
     "--workspace-mb",

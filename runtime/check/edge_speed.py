@@ -27,6 +27,7 @@ from stages.bundle import Bundle
 from stages.engines.backends import engine_factories
 from stages.engines.thread import EngineThread
 from stages.needs import require_edge
+from stages.places import edge_stages
 from stages.tensors import Array
 
 RUNS = (3, 20)  # of each step, at least and at most, after a warm-up
@@ -40,7 +41,7 @@ async def measure_edge(bundle: Bundle, size: tuple[int, int], backend: str, thre
     Raises BundleError or EngineError when a stage cannot be opened here, InputError when no file can be
     written.
     """
-    names = ["global", "decoder", *(["window"] if bundle.has("window") else [])]
+    names = [*edge_stages(bundle), *(["window"] if bundle.has("window") else [])]
     require_edge(bundle, names, backend, threads)
     stopwatch = _Stopwatch()
     frame = _picture(*size)
@@ -58,12 +59,16 @@ async def measure_edge(bundle: Bundle, size: tuple[int, int], backend: str, thre
         decode_s = await stopwatch.seconds(lambda: decode(engines, image, canvas, [prompt]))
         await _follow(stopwatch, image)
         write_s = await _write_s(stopwatch, bundle, frame, canvas, prompt)
+        head_s = 0.0
+        if bundle.head_blocks:
+            tiles = canvas.window_inputs(canvas.windows, bundle)
+            head_s = await stopwatch.seconds(lambda: encoder.head.inputs(tiles))
         processor_s, window_s = stopwatch.processor_s, None
         if "window" in engines:
-            tile = canvas.window_inputs([0], bundle)
-            window_s = await stopwatch.seconds(lambda: engines.infer("window", tile))
+            inputs = await encoder.head.inputs(canvas.window_inputs([0], bundle))
+            window_s = await stopwatch.seconds(lambda: engines.infer("window", inputs))
     cores = len(os.sched_getaffinity(0))
-    return EdgeTimes(read_s, global_s, decode_s, write_s, window_s, processor_s, cores)
+    return EdgeTimes(read_s, global_s, decode_s, write_s, window_s, processor_s, cores, head_s)
 
 
 async def _follow(stopwatch: _Stopwatch, image_embedding: Array) -> None:

@@ -127,7 +127,10 @@ def _lines(outlook: Outlook) -> Iterator[str]:
     if outlook.sites_fps is not None:
         wire = outlook.allowed[0].wire
         yield f"the sites allow {outlook.sites_fps:.1f} frames/s with this bundle and {wire} over this line"
-    yield "other codes are by formula: `pedsam export` makes them, `pedsam evaluate` says what masks lose"
+    if outlook.bundle.head_blocks:
+        yield f"this bundle sends {outlook.bundle.sent}; codes of tiles are for bundles without --head-blocks"
+    else:
+        yield "other codes are by formula: `pedsam export` makes them, `pedsam evaluate` says what masks lose"
 
 
 def _table(outlook: Outlook) -> Table:

@@ -6,8 +6,8 @@ Steps of the loop overlap over several frames, so that with everything keeping u
 
 windows          the slowest site's seconds for its windows of one frame, all sites busy at once, round trip
                  included (the loop sends the windows of a frame when those of the one before are back)
-engines          global + decoder + windows that run at the edge, those kept among them: one thread owns every
-                 engine of the edge
+engines          head, if any, + global + decoder + windows that run at the edge, those kept among them: one
+                 thread owns every engine of the edge
 read, write      resizing a frame; masks to frame size, overlay and video (in threads beside the engines)
 edge processor   processor seconds of all that the edge does for a frame / its cores; sites on this very
                  machine count too, at a core each while they work
@@ -57,7 +57,8 @@ class Shares:
 
 @dataclass(frozen=True)
 class EdgeTimes:
-    """Seconds of each step at the edge for one frame with one object; `window_s` of one window, if it can.
+    """Seconds of each step at the edge for one frame with one object; `window_s` of one window, if it can,
+    `head_s` of all windows of a frame, 0 without a head.
 
     `processor_s` are processor seconds of all of them (without windows), on `cores`.
     """
@@ -69,6 +70,7 @@ class EdgeTimes:
     window_s: float | None
     processor_s: float
     cores: int
+    head_s: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -213,9 +215,13 @@ def predict(
     windows_s = own_windows * (edge.window_s or 0.0)
     processor_s = edge.processor_s + together.processor_s + windows_s + shared_s
     own = f" + {own_windows} windows" if own_windows else ""
+    head = "head + " if edge.head_s else ""
     steps_s = {
         f"the window stage at site {slowest}": together.sites_s[slowest],
-        f"the engines at the edge (global + decoder{own})": edge.global_s + edge.decode_s + windows_s,
+        f"the engines at the edge ({head}global + decoder{own})": edge.head_s
+        + edge.global_s
+        + edge.decode_s
+        + windows_s,
         "resizing frames": edge.read_s,
         "drawing and writing results": edge.write_s,
         f"the edge's processor ({edge.cores} cores)": processor_s / edge.cores,

@@ -54,7 +54,7 @@ class Canvas:
         return cut(self.pixels, window, self.geometry)
 
     def window_inputs(self, windows: Sequence[int], bundle: Bundle) -> dict[str, Array]:
-        """Inputs of the bundle's window stage for some windows."""
+        """Inputs of the bundle's window stage for some windows, or of its head where it has one."""
         return window_inputs(bundle, self.pixels, self.extents, windows)
 
     def whole_inputs(self, bundle: Bundle) -> dict[str, Array]:

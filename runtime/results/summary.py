@@ -42,7 +42,7 @@ def summarise(
     return {
         "model": bundle.geometry.name,
         "weights": bundle.weights,
-        "tiles": bundle.tiles.name,
+        "tiles": bundle.sent_as,
         "components": bundle.components,
         "wire": edge.wire_format,
         "frames": measured.frames,

@@ -14,10 +14,10 @@ from __future__ import annotations
 import contextlib
 import secrets
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Generic, Protocol, TypeVar
+from typing import Generic, Protocol, TypeAlias, TypeVar
 
 import anyio
 import cv2
@@ -41,6 +41,8 @@ _NOISE = 4.0  # grey levels, of a sensor
 _WHY = "it lies, or its engine computes something else: leave it out, or start it with another --backend"
 
 T = TypeVar("T")
+# Makes inputs of the window stage from tiles, calls of a lower order first.
+Prepare: TypeAlias = Callable[[Mapping[str, Array], int], Awaitable[Mapping[str, Array]]]
 
 
 class Recompute(Protocol):
@@ -105,10 +107,10 @@ class _Answered:
 class SpotChecks:
     """Checks the answers that `answered` is told of while `run` runs.
 
-    `probe` is the bundle's, which the edge's own engine has to reproduce; `tiles` makes inputs of the window
-    stage that show nothing, others for each site: by the same ones two could tell that they work for one
-    edge. `checks` counts by site. `measured` is set once
-    the probes of the first sites are compared. `say` gets sentences for a person.
+    `probe` is the bundle's, which the edge's own engine has to reproduce; `tiles` makes tiles that show
+    nothing, others for each site: by the same ones two could tell that they work for one edge. `prepare`
+    makes inputs of the window stage from tiles (see runtime.head). `checks` counts by site. `measured` is set
+    once the probes of the first sites are compared. `say` gets sentences for a person.
     """
 
     def __init__(
@@ -121,6 +123,7 @@ class SpotChecks:
         tolerance: Tolerance,
         options: SpotCheckOptions,
         say: Callable[[str], None],
+        prepare: Prepare | None = None,
     ) -> None:
         self.checks: Counter[str] = Counter()
         self.measured = anyio.Event()
@@ -132,6 +135,7 @@ class SpotChecks:
         self._tolerance = tolerance
         self._options = options
         self._say = say
+        self._prepare = prepare or _as_they_are
         self._probes: dict[str, list[Probe]] = {}
         self._trust = {site.name: Trust(tolerance) for site in sites}
         self._measured: set[Site] = set()  # its probes are compared, or are on their way
@@ -162,7 +166,8 @@ class SpotChecks:
     async def _probes_for(self, site: Site) -> list[Probe]:
         """Its own, the same ones whenever it connects."""
         if site.name not in self._probes:
-            self._probes[site.name] = [Probe(inputs, await self._own(inputs), {}) for inputs in self._tiles()]
+            inputs = [await self._prepare(tile, self._order) for tile in self._tiles()]
+            self._probes[site.name] = [Probe(each, await self._own(each), {}) for each in inputs]
         return self._probes[site.name]
 
     async def _check_engine(self) -> None:
@@ -274,9 +279,13 @@ def _differs(found: float, limit: float) -> str:
     return f"differs from the edge's own by {100 * found:.3g} %, where it may by {100 * limit:.2g} %"
 
 
+async def _as_they_are(tiles: Mapping[str, Array], order: int) -> Mapping[str, Array]:
+    return tiles
+
+
 def synthetic_tiles(bundle: Bundle, seed: int) -> list[dict[str, Array]]:
-    """Inputs of the window stage, n = 1 each, that show nothing: black and white, on which engines differ
-    most, then plain, smooth, blocky and noisy ones, at positions all over the grid."""
+    """Inputs of the first stage, be it head or window, n = 1 each, that show nothing: black and white, on
+    which engines differ most, then plain, smooth, blocky and noisy ones, at positions all over the grid."""
     rng = np.random.default_rng(seed)
     geometry = bundle.geometry
     side = geometry.tile_px
@@ -312,6 +321,7 @@ async def checking(
     wire_format: str,
     options: SpotCheckOptions,
     say: Callable[[str], None],
+    prepare: Prepare | None = None,
 ) -> AsyncIterator[SpotChecks]:
     """Checks what the sites answer while the block runs, which begins after their probes, if these take no
     longer than BEGIN_S."""
@@ -324,6 +334,7 @@ async def checking(
         tolerance(bundle.stage("window").precision, wire_format),
         options,
         say,
+        prepare,
     )
     windows.on_embedding = checks.answered
     async with anyio.create_task_group() as tasks:

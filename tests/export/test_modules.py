@@ -8,8 +8,9 @@ from torch import Tensor
 
 from export.decoder import DecoderStage
 from export.layers import lowered
-from export.modules import GlobalStage, WholeStage, WindowStage, quantise, reordered_encoder
+from export.modules import GlobalStage, WholeStage, WindowStage, reordered_encoder
 from export.projection import Project, Projection, fit_projection
+from export.quantise import quantise
 from export.sam import Sam, build_sam, randomise
 from stages.geometry import GEOMETRIES, Geometry
 from stages.tile_code import RGB

@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from export.modules import quantise
 from export.projection import Project, Restore, fit_projection, project, restore
+from export.quantise import quantise
 from stages.tile_code import dct_matrix
 
 

@@ -199,8 +199,10 @@ class Edit:
 OUTSIDE = "a file outside the bundle; do not use it"
 WINDOW = ("stages", "window")
 EDITS = [
-    Edit("another format", "has format 3, expected one of (1, 2); export the bundle again", ("format",), 3),
-    Edit("no format", "has format None, expected one of (1, 2)", ("format",)),
+    Edit(
+        "another format", "has format 4, expected one of (1, 2, 3); export the bundle again", ("format",), 4
+    ),
+    Edit("no format", "has format None, expected one of (1, 2, 3)", ("format",)),
     Edit("the next format", "is damaged (KeyError('tiles'))", ("format",), 2),
     Edit("a geometry", "its site digest does not fit", ("model", "image_size"), 24),
     Edit("a mean", "its site digest does not fit", ("pixel_mean", 0), 1.0),

@@ -211,7 +211,7 @@ def test_other_steps_are_another_code() -> None:
 
 
 def test_the_bytes_of_a_tile_are_what_they_were() -> None:
-    """Sites and edges of another version code and decode by these: other bytes mean format 3 of a bundle.
+    """Sites and edges of another version code and decode by these: other bytes mean another format.
 
     No coefficient of this tile is within 0.016 of where it would be rounded to another level.
     """

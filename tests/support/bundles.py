@@ -36,6 +36,7 @@ EXPORTING = (
     "export/checks/*.py",
     "stages/bundle.py",
     "stages/geometry.py",
+    "stages/hidden.py",
     "stages/probe.py",
     "stages/tensors.py",
     "stages/tile_code.py",
@@ -46,6 +47,7 @@ DOCUMENTED = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
 EXPORTERS = ("torch", "onnx", "onnx-ir", "onnxscript", "onnxruntime", "segment-anything")
 _NO_PATH = str.maketrans(":/", "--")
 TINY = Geometry("tiny", 80, 16, 2, 24, 3, 2, (1,))  # 9 windows, one window block, one global: 20 s to export
+SPLIT_TINY = Geometry("tiny", 80, 16, 2, 24, 3, 4, (3,))  # with three window blocks, for a head
 
 
 def exported_bundle(config: pytest.Config, model: str, dtype: str) -> Bundle:
@@ -72,6 +74,54 @@ def graph_bundle(config: pytest.Config, model: str, precision: str, tiles: str =
     """
     name = f"{model}-graphs-{precision}-{tiles.translate(_NO_PATH)}"
     return _kept(config, name, partial(_write_graphs, model, precision, tiles))
+
+
+def tiny_head_bundle(config: pytest.Config) -> Bundle:
+    """A bundle of SPLIT_TINY whose first two window blocks run at the edge; hidden states travel as 16
+    components in int8, embeddings in fp32. From pytest's cache."""
+    return _kept(config, "tiny-head", _export_tiny_head)
+
+
+def mini_head_bundle(config: pytest.Config, plain: Bundle) -> Bundle:
+    """The weights of `plain`, mini's, with two window blocks at the edge and hidden states in fp16.
+
+    Nothing is checked. From pytest's cache; stages that are the same are those of `plain`.
+    """
+    return _kept(config, "mini-head", partial(_write_mini_head, plain))
+
+
+def _export_tiny_head(path: Path) -> None:
+    from export.exporter import ExportOptions, export_bundle
+
+    options = ExportOptions("float32", head_blocks=2, hidden="int8", hidden_components=16)
+    export_bundle(random_weights(SPLIT_TINY), SPLIT_TINY, path, options, lambda line: None)
+
+
+def _write_mini_head(plain: Bundle, path: Path) -> None:
+    module = "from tests.support.bundles import write_mini_head"
+    _python("-c", f"{module}; write_mini_head({str(plain.path)!r}, {str(path)!r})")
+
+
+def write_mini_head(plain: str, path: str) -> None:
+    """What `mini_head_bundle` keeps."""
+    from export.exporter import ExportOptions, add_edge_files, empty_bundle, write_stage
+    from export.head import Head
+    from export.stages import stage_plans
+
+    given, kept = Bundle.load(plain), Path(path)
+    weights, head = random_weights(given.geometry), Head(2, "fp16")
+    unfinished = kept.with_name(f".{kept.name}")
+    shutil.rmtree(unfinished, ignore_errors=True)
+    unfinished.mkdir()
+    bundle = empty_bundle(weights, given.geometry, unfinished, ExportOptions(), head)
+    for plan in stage_plans(weights.sam, given.geometry, "float16", head=head):
+        if plan.name in ("head", "window"):
+            bundle = write_stage(bundle, plan, plan.build())
+        else:
+            shutil.copytree(given.path / plan.name, unfinished / plan.name)
+            bundle = replace(bundle, stages={**bundle.stages, plan.name: given.stage(plan.name)})
+    add_edge_files(bundle).save()
+    unfinished.rename(kept)
 
 
 def _kept(config: pytest.Config, name: str, write: Callable[[Path], None]) -> Bundle:

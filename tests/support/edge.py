@@ -27,6 +27,7 @@ from stages.tensors import Array
 from tests.support.pictures import photo
 
 EDGE = ("window", "global", "decoder")
+WITH_HEAD = ("head", *EDGE)
 QUICK = Timeouts(connect_s=2.0, probe_s=10.0, tile_s=0.3, tile_factor=0.0)
 PATIENT = Timeouts(
     connect_s=30.0, answer_s=60.0, probe_s=60.0, tile_s=60.0
@@ -164,7 +165,8 @@ class Impostor:
 
     def _is_probe(self, inputs: dict[str, Array]) -> bool:
         """Whether every tile is the probe's."""
-        return bool((inputs["tile"] == self._probe.inputs["tile"]).all())
+        (first, expected), *_ = self._probe.inputs.items()
+        return bool((inputs[first] == expected).all())
 
     async def read(self, request: web.Request) -> tuple[dict[str, Array], list[str]]:
         """Inputs and the names of the outputs asked for."""
@@ -183,7 +185,7 @@ class Impostor:
 
     async def right_answer(self, inputs: dict[str, Array]) -> Array:
         if self._is_probe(inputs):
-            copies = len(inputs["tile"])
+            copies = len(inputs["index"])
             return np.repeat(self._probe.embedding, copies, axis=0).astype(self.bundle.embedding_dtype)
         return np.stack([window_stamp(self.bundle, window) for window in inputs["index"][:, 0].tolist()])
 

@@ -10,8 +10,9 @@ import torch
 from torch import nn
 
 from export.checkpoints.load import load_weights, save_weights
-from export.modules import quantise, reordered_encoder
+from export.modules import reordered_encoder
 from export.projection import Project, Projection, Restore, fit_projection
+from export.quantise import quantise
 from export.sam import build_sam
 from stages.geometry import GEOMETRIES
 from stages.tile_code import RGB, TileCode
