@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tests.support.documents import ROOT, Document
+from tests.support.documents import README, ROOT, Document
 
 PAGE = Document.read("docs/privacy.md")
 FILES = ROOT / "benchmarks/results"
@@ -44,7 +44,10 @@ def rows_of(name: str, *figures: str) -> Iterator[str]:
     report = audit(name)
     for result in report["results"]:
         cells = (cell(result, figure) for figure in figures)
-        yield row(f"{report['canvas_px']}", f"`{result['code']}`", result["setting"], *cells)
+        setting = result["setting"]
+        if report.get("keep") and setting != "undivided":
+            setting += f", `--keep {','.join(report['keep'])}`"
+        yield row(f"{report['canvas_px']}", f"`{result['code']}`", setting, *cells)
 
 
 def mosaic_rows() -> Iterator[str]:
@@ -63,7 +66,9 @@ def rows() -> list[str]:
     """All rows that the page's tables of results have."""
     return [
         *rows_of("people_vit_b", *PEOPLE),
+        *rows_of("people_vit_b_keep", *PEOPLE),
         *rows_of("people_mini", *PEOPLE),
+        *rows_of("people_mini_keep", *PEOPLE),
         *rows_of("heldout_vit_b", *HELD_OUT),
         *rows_of("heldout_mini", *HELD_OUT),
         *rows_of("settings_mini", *SETTINGS),
@@ -81,3 +86,25 @@ def test_the_page_says_how_many_pictures_there_were() -> None:
         assert f"{audit(name)['pictures']} pictures" in PAGE.text
     found = audit("heldout_mini")["embeddings"]
     assert f"{found['psnr']['mean']:.1f} dB and SSIM {found['ssim']['mean']:.2f}" in PAGE.text
+
+
+def readme_rows() -> Iterator[str]:
+    """Those of the table of README.md."""
+    plain, kept = (
+        {(each["setting"], each["code"]): each for each in audit(name)["results"]}
+        for name in ("people_vit_b", "people_vit_b_keep")
+    )
+    for name, result in (
+        ("who has the whole picture", plain["undivided", "rgb"]),
+        ("some operator of three", plain["3 operators", "rgb"]),
+        ("the same with `--keep faces,text`", kept["3 operators", "rgb"]),
+    ):
+        means = {figure: found["mean"] for figure, found in result["figures"].items()}
+        shares = (f"{means[figure]:.2f}" for figure in ("area", *PEOPLE))
+        rebuilt = [means.get(figure) for figure in ("psnr_membrane", "psnr_mean_colour")]
+        yield row(name, *shares, " against ".join(f"{each:.1f}" for each in rebuilt if each) or "")
+
+
+@pytest.mark.parametrize("expected", readme_rows())
+def test_a_row_of_the_readme_is_measured(expected: str) -> None:
+    assert expected in README.text

@@ -358,3 +358,18 @@ def test_the_steps_of_the_exposure_machine_are_measured() -> None:
     assert f"{found['second requests for late tiles']:,} of them second requests" in flat
     assert f"{found['copies for a trial']:,} copies for a site on trial" in flat
     assert f"what {found['seconds'] // 60} minutes" in flat
+
+
+def test_what_detectors_cost_is_measured() -> None:
+    found = measured("detectors.json")["rows"]
+    table = table_rows(RESULTS.section("## Detectors"))
+    assert len(table) * 4 == len(found)
+    for px, *cells in table:
+        expected = [
+            f"{row['ms']:.0f} ms, {row['frames_per_second']:.0f}"
+            for kind in ("faces", "text")
+            for threads in (1, 2)
+            for row in found
+            if (row["kind"], row["threads"], row["px"]) == (kind, threads, int(px))
+        ]
+        assert cells == expected
