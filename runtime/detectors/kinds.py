@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,7 +13,6 @@ from runtime.detectors.network import DetectorOptions, Find
 from runtime.detectors.text import Text
 from runtime.frames.boxes import BoxXyxy
 from stages.errors import InputError
-from stages.tensors import Pixels
 
 KINDS: Mapping[str, Callable[[DetectorOptions], Find]] = {
     "faces": lambda options: Faces(options).find,
@@ -34,28 +33,35 @@ def check_kind(kind: str) -> None:
 def make_find(kind: str, options: DetectorOptions) -> Find:
     """The detector that `--keep` names: "faces", "text" or "module:function", which takes a picture and gives
     boxes. Raises InputError for one that is not there, EngineError for one that cannot be loaded."""
+    return KINDS[kind](options) if kind in KINDS else own_find(kind)
+
+
+def own_find(kind: str) -> Find:
+    """The function "module:function". It raises ValueError, when called, for what are no boxes. Raises
+    InputError where it is not there."""
     check_kind(kind)
-    if kind in KINDS:
-        return KINDS[kind](options)
     module, _, name = kind.partition(":")
     try:
         find = getattr(importlib.import_module(module), name)
-    except ImportError as exc:
-        raise InputError(f"--keep {kind} cannot be imported: {exc}; is its folder in PYTHONPATH?") from exc
     except AttributeError as exc:
         raise InputError(f"--keep {kind} cannot be found: {exc}") from exc
+    except Exception as exc:  # a module may raise anything
+        raise InputError(
+            f"--keep {kind} cannot be imported ({type(exc).__name__}: {exc}); is its folder in PYTHONPATH?"
+        ) from exc
     if not callable(find):
         raise InputError(f"--keep {kind} is no function: it must take a picture and give boxes")
-    return _checked(kind, find)
+    return lambda picture: _boxes(list(find(picture)))
 
 
-def _checked(kind: str, find: Callable[[Pixels], Any]) -> Find:
-    """A user's function, whose boxes are boxes."""
-
-    def checked(picture: Pixels) -> Iterable[BoxXyxy]:
-        boxes = np.asarray(list(find(picture)), np.float64).reshape(-1, 4)
-        if not np.isfinite(boxes).all():
-            raise ValueError(f"{kind} gave a box with a coordinate that is not finite")
-        return [(float(x0), float(y0), float(x1), float(y1)) for x0, y0, x1, y1 in boxes]
-
-    return checked
+def _boxes(given: Sequence[Any]) -> list[BoxXyxy]:
+    if not given:
+        return []
+    boxes = np.asarray(given, np.float64)
+    if boxes.ndim != 2 or boxes.shape[1] != 4:
+        raise ValueError(f"boxes are left, top, right, bottom each, not of shape {list(boxes.shape)}")
+    if not np.isfinite(boxes).all():
+        raise ValueError("a box has a coordinate that is not finite")
+    if (boxes[:, 2:] < boxes[:, :2]).any():
+        raise ValueError("a box ends before it begins: give left, top, right, bottom")
+    return [(left, top, right, bottom) for left, top, right, bottom in boxes.tolist()]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import cv2
@@ -16,7 +16,7 @@ from runtime.detectors.kinds import make_find
 from runtime.detectors.network import DetectorOptions, Find
 from runtime.frames.boxes import BoxXyxy
 from stages.errors import InputError
-from stages.tensors import Pixels
+from stages.tensors import Array, Pixels
 
 SMALL = DetectorOptions(px=512, threads=1)
 ASTRONAUT: Pixels = data.astronaut()  # type: ignore[no-untyped-call]
@@ -102,6 +102,22 @@ def too_few(picture: Pixels) -> list[tuple[int, ...]]:
     return [(0, 0, 1)]
 
 
+def with_scores(picture: Pixels) -> list[tuple[float, ...]]:
+    return [(0, 0, 9, 9, 0.5, 1), (5, 5, 9, 9, 0.5, 1)]
+
+
+def as_width_and_height(picture: Pixels) -> list[tuple[float, ...]]:
+    return [(50, 60, 20, 10)]
+
+
+def as_arrays(picture: Pixels) -> Iterator[Array]:
+    yield np.array([1, 2, 3, 4])
+
+
+def nothing(picture: Pixels) -> Array:
+    return np.zeros((0, 4))
+
+
 NUMBER = 3
 
 
@@ -117,10 +133,30 @@ def test_a_users_own_function_is_one_too(own: Callable[[str], str]) -> None:
     assert list(make_find(own("left_half"), SMALL)(GREY)) == [(0.0, 0.0, 250.0, 300.0)]
 
 
-@pytest.mark.parametrize("name", ["not_finite", "too_few"])
-def test_what_it_gives_must_be_boxes(own: Callable[[str], str], name: str) -> None:
-    with pytest.raises(ValueError, match=r"finite|reshape"):
+def test_it_may_give_arrays_one_by_one_and_none_at_all(own: Callable[[str], str]) -> None:
+    assert list(make_find(own("as_arrays"), SMALL)(GREY)) == [(1.0, 2.0, 3.0, 4.0)]
+    assert list(make_find(own("nothing"), SMALL)(GREY)) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("not_finite", "not finite"),
+        ("too_few", "not of shape"),
+        ("with_scores", r"left, top, right, bottom each, not of shape \[2, 6\]"),
+        ("as_width_and_height", "ends before it begins"),
+    ],
+)
+def test_what_it_gives_must_be_boxes(own: Callable[[str], str], name: str, said: str) -> None:
+    with pytest.raises(ValueError, match=said):
         make_find(own(name), SMALL)(GREY)
+
+
+def test_a_module_that_fails_is_a_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "my_broken.py").write_text("1 / 0\n", encoding="utf-8")
+    with pytest.raises(InputError, match=r"my_broken:find cannot be imported \(ZeroDivisionError: "):
+        make_find("my_broken:find", SMALL)
 
 
 @pytest.mark.parametrize(
