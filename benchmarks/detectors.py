@@ -39,9 +39,8 @@ def main(threads: tuple[int, ...], backend: str, out: Path) -> None:
         for kind in KINDS
         for px in SIDES_PX
     ]
-    out.write_text(
-        json.dumps({"machine": describe(), "device": str(device or "CPU"), "rows": rows}, indent=1)
-    )
+    found = {"machine": describe(), "device": str(device or "CPU"), "rows": rows}
+    out.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
 
 
 def measured(kind: str, options: DetectorOptions, picture: Pixels) -> dict[str, Any]:

@@ -58,7 +58,7 @@ def main() -> None:
     options = parser.parse_args()
     os.nice(19 - os.nice(0))
     found = run(options.steps, options.minutes)
-    options.out.write_text(json.dumps(found, indent=2) + "\n")
+    options.out.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
     print(json.dumps(found, indent=2))
 
 

@@ -19,7 +19,8 @@ from jetson.budget import (
 )
 from stages.bundle import EDGE_FOLDER
 from stages.geometry import GEOMETRIES
-from stages.places import PLACES
+from stages.hidden import HEAD
+from stages.places import PLACES, Part
 from stages.tile_code import TileCode
 from tests.support.documents import ROOT, Document, table_rows
 
@@ -32,11 +33,14 @@ def named(cell: str) -> list[str]:
     return re.findall(r"`([^`]+)`", cell)
 
 
+def stages_of(place: str, part: Part) -> list[str]:
+    """All that a place can get: an edge the head of a bundle that has one."""
+    return [*([HEAD] if place == "edge" else []), *part.needed, *part.optional]
+
+
 def test_each_place_gets_what_the_page_says() -> None:
     found = {row[0]: (named(row[1]), named(row[2])) for row in table_rows(PARTS)}
-    assert found == {
-        place: ([*part.needed, *part.optional], list(part.files)) for place, part in PLACES.items()
-    }
+    assert found == {place: (stages_of(place, part), list(part.files)) for place, part in PLACES.items()}
 
 
 def test_what_is_copied_to_a_site_is_what_it_gets() -> None:
@@ -53,7 +57,7 @@ def test_what_is_built_for_each_choice() -> None:
     second = PAGE.section("## Build").partition("| `--for` | builds |")
     rows = {row[0].strip("`"): row[1] for row in table_rows("".join(second[1:]))}
     for place, part in PLACES.items():
-        assert named(rows[place]) == [*part.needed, *part.optional]
+        assert named(rows[place]) == stages_of(place, part)
     assert named(rows["not given"]) == list(CHOICES["available"])
     assert set(CHOICES["all"]) - set(CHOICES["available"]) == {named(rows["all"])[0]}
 
