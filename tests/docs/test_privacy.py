@@ -105,6 +105,6 @@ def readme_rows() -> Iterator[str]:
         yield row(name, *shares, " against ".join(f"{each:.1f}" for each in rebuilt if each) or "")
 
 
-@pytest.mark.parametrize("expected", readme_rows())
+@pytest.mark.parametrize("expected", list(readme_rows()))
 def test_a_row_of_the_readme_is_measured(expected: str) -> None:
     assert expected in README.text
