@@ -22,7 +22,7 @@ from typing import TypeAlias
 
 from anyio import CancelScope, to_thread
 
-from runtime.detectors.kinds import make_find
+from runtime.detectors.kinds import KINDS, make_find
 from runtime.detectors.network import DetectorOptions, Find
 from runtime.encoder import FrameLost
 from runtime.frames.boxes import BoxXyxy
@@ -85,10 +85,12 @@ class Keeper:
         if not self._finds:
             return ""
         detectors = self._options.detectors
-        return (
-            f"{' and '.join(self._finds)} are looked for before a frame is sent, at {detectors.px} pixels on "
-            f"{detectors.device or 'the CPU'}; what is missed is sent"
+        shipped = " and ".join(kind for kind in self._finds if kind in KINDS)
+        parts = [f"looking for {shipped} at {detectors.px} pixels on {detectors.device or 'the CPU'}"] * bool(
+            shipped
         )
+        parts += [f"asking {kind}" for kind in self._finds if kind not in KINDS]
+        return f"{' and '.join(parts)} before a frame is sent; what is missed is sent"
 
     async def __call__(self, canvas: Canvas, number: int) -> Kept:
         """The windows of a frame that stay. Raises FrameLost where that cannot be known."""
@@ -112,7 +114,9 @@ class Keeper:
         for kind, find in self._finds.items():
             try:
                 of_kind = list(find(picture))
-            except Exception as exc:  # a user's own may raise anything
+            except (
+                BaseException
+            ) as exc:  # a user's own may raise anything, and no signal comes to this thread
                 raise FrameLost(
                     f"--keep {kind} failed ({type(exc).__name__}: {exc}), so that nothing of it was sent"
                 ) from exc

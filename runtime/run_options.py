@@ -57,6 +57,9 @@ class RunOptions(EdgeOptions):
                 "--preview PORT"
             )
 
+        if self.keep_for_session and not (self.keep or self.keep_objects or self.keep_boxes):
+            yield "--for-session does nothing without --keep, --keep-objects or --keep-box"
+
     def writes(self, source: Source) -> list[str]:
         """Names and patterns of the files that are written under `out`."""
         names = [SUMMARY]

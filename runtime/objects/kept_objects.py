@@ -2,7 +2,8 @@
 
 What is known of a frame that is to be sent are the masks on the newest frame that has them. They are moved
 along to this one by optical flow; what they touched and what they touch stays, with a margin. An object that
-is lost stays where it was seen last, and while the first mask of one is not known all windows stay.
+is lost stays where it was seen last, and while the first mask of one is not known all windows stay. It is a
+prediction: of an object that moves or grows further than its margin from one frame to the next part is sent.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from runtime.frames.kept import touched
 from runtime.objects.follower import Follower
 from runtime.objects.optical_flow import Flow
 
-MARGIN = 1 / 8  # of a window's side, around a mask
+MARGIN = 1 / 4  # of a window's side, around a mask
 _Mask = npt.NDArray[np.float32]
 
 

@@ -189,7 +189,7 @@ def _rows(summary: Mapping[str, Any]) -> Sequence[tuple[str, str]]:
     if kept := summary.get("kept_windows"):
         rows.append(("windows kept at the edge", " ".join(map(str, kept))))
     if found := summary.get("kept_found"):
-        rows.append(("found and kept", ", ".join(f"{number} {kind}" for kind, number in found.items())))
+        rows.append(("found and kept", ", ".join(f"{kind} {number}" for kind, number in found.items())))
     rows += _board_rows(summary.get("board") or {})
     if summary.get("iou_with_unsplit") is not None:  # None: there was no mask to compare
         rows.append(("IoU with the unsplit model (lowest)", f"{summary['iou_with_unsplit']:.5f}"))

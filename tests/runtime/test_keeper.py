@@ -158,6 +158,8 @@ async def test_a_frame_whose_detector_fails_is_lost_and_nothing_of_it_is_sent(mi
     ) as it:
         with pytest.raises(FrameLost, match=r"failed \(ZeroDivisionError: a fault\).*nothing of it was sent"):
             await embeddings_of(it.encoder, painted((3, 3, 9, 9), marks.FAULT))
+        with pytest.raises(FrameLost, match=r"failed \(SystemExit: 0\)"):
+            await embeddings_of(it.encoder, painted((3, 3, 9, 9), marks.END))
         assert it.sent("a", "b", "c") == set()
         await it.frame()
         assert it.sent("a", "b", "c") == set(range(15))

@@ -170,7 +170,7 @@ async def test_a_face_is_found_and_kept_and_the_masks_are_the_same(
     assert (summary["kept_found"]["faces"], summary["kept_windows"]) == (3, [])
     assert summary["kept_windows_run"] >= 3 * len(of_face)
     assert summary["latency_ms"]["keep"]["p50"] > 0
-    assert "faces are looked for before a frame is sent, at 512 pixels on the CPU" in terminal.getvalue()
+    assert "looking for faces at 512 pixels on the CPU before a frame is sent" in terminal.getvalue()
 
 
 async def test_for_the_session_positions_stay_that_were_kept_once(

@@ -110,6 +110,18 @@ def as_width_and_height(picture: Pixels) -> list[tuple[float, ...]]:
     return [(50, 60, 20, 10)]
 
 
+def no_list(picture: Pixels) -> None:
+    return None
+
+
+def a_dict(picture: Pixels) -> dict[str, int]:
+    return {"boxes": 1}
+
+
+def outside(picture: Pixels) -> list[tuple[int, ...]]:
+    return [(600, 10, 700, 20)]
+
+
 def as_arrays(picture: Pixels) -> Iterator[Array]:
     yield np.array([1, 2, 3, 4])
 
@@ -142,8 +154,11 @@ def test_it_may_give_arrays_one_by_one_and_none_at_all(own: Callable[[str], str]
     ("name", "said"),
     [
         ("not_finite", "not finite"),
-        ("too_few", "not of shape"),
-        ("with_scores", r"left, top, right, bottom each, not of shape \[2, 6\]"),
+        ("too_few", r"numbers of shape \[1, 3\], not boxes: expected \(left, top"),
+        ("no_list", "it gave NoneType, not boxes"),
+        ("a_dict", "it gave dict, not boxes"),
+        ("outside", "outside the picture of 500 x 300 pixels"),
+        ("with_scores", r"of shape \[2, 6\]"),
         ("as_width_and_height", "ends before it begins"),
     ],
 )
@@ -155,7 +170,10 @@ def test_what_it_gives_must_be_boxes(own: Callable[[str], str], name: str, said:
 def test_a_module_that_fails_is_a_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(tmp_path)
     (tmp_path / "my_broken.py").write_text("1 / 0\n", encoding="utf-8")
-    with pytest.raises(InputError, match=r"my_broken:find cannot be imported \(ZeroDivisionError: "):
+    (tmp_path / "my_ending.py").write_text("import sys\nsys.exit(0)\n", encoding="utf-8")
+    with pytest.raises(InputError, match=r"my_ending:find fails when it is imported \(SystemExit: 0\)"):
+        make_find("my_ending:find", SMALL)
+    with pytest.raises(InputError, match=r"my_broken:find fails when it is imported \(ZeroDivisionError: "):
         make_find("my_broken:find", SMALL)
 
 
@@ -168,7 +186,7 @@ def test_a_module_that_fails_is_a_sentence(tmp_path: Path, monkeypatch: pytest.M
         ),
         ("", "'' is nothing"),
         (":find", "':find' is nothing"),
-        ("no_such_module:find", "--keep no_such_module:find cannot be imported .*PYTHONPATH"),
+        ("no_such_module:find", "--keep no_such_module:find cannot be imported: .*PYTHONPATH"),
         ("math:no_such", "--keep math:no_such cannot be found"),
         ("math:pi", "--keep math:pi is no function"),
     ],
