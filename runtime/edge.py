@@ -9,6 +9,7 @@ from pathlib import Path
 
 from anyio import to_thread
 
+from runtime.detectors.kinds import KINDS, own_find
 from runtime.detectors.network import DetectorOptions, detector_device, detectors_bytes
 from runtime.encoder import ImageEncoder, LocalWindows
 from runtime.frames.boxes import BoxXyxy
@@ -215,6 +216,13 @@ def check_computed_here(bundle: Bundle, options: EdgeOptions) -> None:
                 f"{option} has windows computed here, and {bundle.path} has no window stage; copy it to the "
                 "edge, or leave the option out"
             )
+
+
+def check_detectors(options: EdgeOptions) -> None:
+    """Raise InputError for a detector of `keep` that is not there."""
+    for kind in options.keep:
+        if kind not in KINDS:
+            own_find(kind)
 
 
 def check_earlier_exposure(

@@ -6,8 +6,14 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from runtime.detectors.kinds import KINDS, own_find
-from runtime.edge import EdgeOptions, check_computed_here, check_exposure, check_ledger, ledger_path
+from runtime.edge import (
+    EdgeOptions,
+    check_computed_here,
+    check_detectors,
+    check_exposure,
+    check_ledger,
+    ledger_path,
+)
 from runtime.frames.sources import Source
 from runtime.live.board_reader import BoardOptions
 from runtime.live.heartbeat import HeartbeatOptions
@@ -89,9 +95,7 @@ def check_run(bundle: Bundle, source: Source, options: RunOptions, here: bool = 
     check_computed_here(bundle, options)
     _check_files(bundle, source, sites, options)
     if here:
-        for kind in options.keep:
-            if kind not in KINDS:
-                own_find(kind)
+        check_detectors(options)
         check_ledger(sites, range(bundle.geometry.windows), options)
         if options.out is not None:
             check_run_folder(options.out, options.writes(source))

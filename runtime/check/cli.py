@@ -17,7 +17,14 @@ from runtime.check.json_file import check_json_file, write_json_file
 from runtime.check.local import LocalOptions, local_problems
 from runtime.check.prediction import windows_kept
 from runtime.check.report import print_report, to_json
-from runtime.edge import EdgeOptions, check_computed_here, check_exposure, check_ledger, ledger_path
+from runtime.edge import (
+    EdgeOptions,
+    check_computed_here,
+    check_detectors,
+    check_exposure,
+    check_ledger,
+    ledger_path,
+)
 from runtime.edge_toml import config_option
 from runtime.options import (
     ACCEPT_EXPOSURE,
@@ -25,7 +32,9 @@ from runtime.options import (
     BUNDLE,
     HEARTBEAT,
     INSECURE,
+    KEEP,
     KEEP_BOXES,
+    KEEP_OBJECTS,
     KEPT,
     LEDGER,
     METRICS_HOST,
@@ -65,7 +74,7 @@ from stages.options import BACKEND, IDLE_THREADS, PATH, THREADS, warn_of_idle_op
         *(BUNDLE, sites_option(required=True), WIRE, BACKEND, THREADS, INSECURE, ACCEPT_EXPOSURE, LEDGER),
         *(NEW_SESSION, ALLOW_UNDISTILLED, PROMPTS, STATE, OUT, TRACE, HEARTBEAT, PREVIEW, PREVIEW_HOST),
         *(PREVIEW_KEYS, METRICS_PORT, METRICS_HOST, METRICS_KEYS, SPOT_CHECKS, PRICE_PER_GB),
-        *(KEEP_BOXES, KEPT),
+        *(KEEP, KEEP_OBJECTS, KEEP_BOXES, KEPT),
     ],
 )
 @click.option(
@@ -101,6 +110,11 @@ def command(
     report = _check(console, loaded, sites, chosen)
     report.problems = problems
     report.warnings = [line for line in report.warnings if line not in problems]
+    if edge.keep or edge.keep_objects:
+        report.warnings.append(
+            "what --keep and --keep-objects find, and the time it takes, is not in the prediction; --kept N "
+            "predicts for windows that they keep"
+        )
     print_report(console, report)
     write_json_file(json_path, to_json(report))
     click.get_current_context().exit(0 if report.usable else 1)
@@ -140,6 +154,7 @@ def _refusals(
         partial(check_exposure, sites, edge.accept_exposure),
         partial(check_ledger, sites, windows, edge),
         partial(check_computed_here, bundle, edge),
+        partial(check_detectors, edge),
     ):
         try:
             trial()

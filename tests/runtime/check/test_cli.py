@@ -73,6 +73,17 @@ def test_a_site_that_fails_ends_with_1(mini_bundle: Bundle, tmp_path: Path) -> N
     assert json.loads(found.read_text())["sites"]["b"]["steps"]["tcp"]["state"] == "failed"
 
 
+def test_a_detector_that_is_not_there_is_a_problem_of_the_run(mini_bundle: Bundle, tmp_path: Path) -> None:
+    sites = sites_file(tmp_path / "sites.toml", ("a", "http://127.0.0.1:1"), ("b", "http://127.0.0.1:2"))
+    (tmp_path / "edge.toml").write_text('[privacy]\nkeep = "faces,no_module:find"\n', encoding="utf-8")
+    line = ("--config", tmp_path / "edge.toml", "--bundle", mini_bundle.path, "--sites", sites)
+    result = pedsam_check(*line, "--allow-undistilled", "--json", tmp_path / "found.json")
+    assert result.exit_code == 1
+    found = json.loads((tmp_path / "found.json").read_text(encoding="utf-8"))
+    assert any("--keep no_module:find cannot be imported" in problem for problem in found["problems"])
+    assert any("is not in the prediction" in warning for warning in found["warnings"])
+
+
 @pytest.mark.parametrize(
     ("more", "words"),
     [
