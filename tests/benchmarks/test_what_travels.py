@@ -36,7 +36,9 @@ def test_the_page_gives_the_sizes_of_tiles() -> None:
 
 
 def test_the_page_gives_the_sizes_of_embeddings() -> None:
-    lines = re.findall(r"^\| \d+.*(?:fp16|int8) .*$", PAGE.read_text("utf-8"), re.MULTILINE)
+    lines = re.findall(
+        r"^\| \d+ of \d+, (?:fp16|int8) .*$|^\| \d+, (?:fp16|int8) .*$", PAGE.read_text("utf-8"), re.MULTILINE
+    )
     assert len(lines) == 5
     for line in lines:
         halves = re.findall(r"(\d+)(?: of \d+)?, (fp16|int8) \| ([0-9,]+) \| ([0-9,]+)", line)
