@@ -288,7 +288,9 @@ KEEP_PX = click.Option(
     help="Longest side, in pixels, of what is looked at for that: fewer are faster, and miss more.",
 )
 KEEP_OBJECTS = click.Option(
-    ["--keep-objects"], is_flag=True, help="Send no window that an object touches which is segmented."
+    ["--keep-objects"],
+    is_flag=True,
+    help="Keep the windows that segmented objects touch, foretold from their masks.",
 )
 KEEP_FOR_SESSION = click.Option(
     ["--for-session", "keep_for_session"],
