@@ -37,7 +37,7 @@ def test_pixels_are_counted_in_the_windows_that_show_them() -> None:
 
 def test_what_is_in_windows_that_were_not_kept_was_sent() -> None:
     sent, pixels = Sent(), np.array([0, 30, 10, 0])
-    assert sent.share is None
+    assert Sent().share is None
     sent.add(pixels, {1, 2})
     assert (sent.share, sent.frames) == (0, 0)
     sent.add(pixels, {0, 1})
