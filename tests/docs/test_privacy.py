@@ -119,6 +119,17 @@ def test_the_page_says_how_many_pictures_there_were() -> None:
     assert f"{found['psnr']['mean']:.1f} dB and SSIM {found['ssim']['mean']:.2f}" in PAGE.text
 
 
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [("people_vit_b_keep", "{} % of the windows that"), ("people_mini_keep", "at 384 pixels {} %;")],
+)
+def test_the_page_says_how_many_windows_of_people_were_kept(name: str, said: str) -> None:
+    _, operators = audit(name)["results"]
+    sent = operators["sent"]
+    share = sent["kept"] / (sent["kept"] + sent["windows"])
+    assert said.format(f"{100 * share:.0f}") in PAGE.text
+
+
 def readme_rows() -> Iterator[str]:
     """Those of the table of README.md."""
     plain, kept = (
