@@ -114,7 +114,8 @@ def test_decoded_arrays_are_views_of_the_body() -> None:
 def test_a_header_that_comes_again_stands_before_other_numbers() -> None:
     first, second = (wire.encode_request(tiles(window), NAMES) for window in (1, 2))
     length = first.header_length
-    assert length is not None and first.body[:length] == second.body[:length]
+    assert length is not None
+    assert first.body[:length] == second.body[:length]
     for sent, window in ((first, 1), (second, 2), (first, 1)):
         assert_equal(decode(sent.body, str(length)).inputs, tiles(window))
 
@@ -131,7 +132,8 @@ def test_a_header_that_was_good_once_makes_no_number_good() -> None:
     good = wire.encode_request(tiles(24), NAMES)
     decode(good.body, str(good.header_length))
     bad = good.body.replace((24).to_bytes(4, "little"), (25).to_bytes(4, "little"))
-    assert bad != good.body and len(bad) == len(good.body)
+    assert bad != good.body
+    assert len(bad) == len(good.body)
     with pytest.raises(WireError, match="index has values from 25"):
         decode(bad, str(good.header_length))
 
