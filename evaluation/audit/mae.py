@@ -28,7 +28,7 @@ from stages.tensors import Pixels
 from stages.text_files import read_json
 
 VITMAE = "vitmae"
-MISSING = "--mae needs torch and transformers: install pedsam[audit]"
+MISSING = "--mae needs torch and transformers: install pedsam[mae]"
 EXPECTED = "expected a folder that ViTMAEForPreTraining.save_pretrained wrote"
 # What the model was trained on: RGB in these units (ImageNet's).
 _CENTRE = np.array([0.485, 0.456, 0.406], np.float32) * 255

@@ -297,4 +297,4 @@ def test_a_package_that_is_missing_is_a_sentence(
     monkeypatch.setitem(sys.modules, package, None)
     result = pedsam_audit(pictures, tmp_path / "out", "--mae", tmp_path / "model")
     assert_a_sentence(result, MISSING)
-    assert "pedsam[audit]" in MISSING
+    assert "pedsam[mae]" in MISSING
