@@ -136,9 +136,7 @@ class Keeper:
             self._thread.began(f"--keep {kind}")
             try:
                 of_kind = list(find(picture))
-            except (
-                BaseException
-            ) as exc:  # a user's own may raise anything, and no signal comes to this thread
+            except BaseException as exc:  # a user's own may raise anything; no signal comes to this thread
                 raise FrameLost(
                     f"--keep {kind} failed ({type(exc).__name__}: {exc}), so that nothing of it was sent"
                 ) from exc
