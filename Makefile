@@ -24,7 +24,8 @@ PYTEST := $(BIN)/python -m pytest $(PYTEST_OPTIONS)
 QUICK := not gpu and not triton and not full
 # Once the environment is there: whether what docs/privacy.md installs for audits is too.
 RECOGNISERS = $(shell $(BIN)/python -c "from importlib.util import find_spec as find; \
-	print('yes' if find('dlib') and find('face_recognition_models') and find('rapidocr_onnxruntime') else '')")
+	needed = 'dlib face_recognition_models rapidocr_onnxruntime torch transformers'.split(); \
+	print('yes' if all(map(find, needed)) else '')")
 PRESENT = $(if $(CHROMIUM),, and not browser)$(if $(SSHD),, and not sshd)$(if $(GSTREAMER),, and not gstreamer)$(if \
 	$(RECOGNISERS),, and not recognisers)
 # $(call tested,OPTIONS). Tests of time can fail on a busy machine: those that failed (exit code 1) run again, alone,
@@ -42,7 +43,7 @@ endif
 ifeq ($(GSTREAMER),)
 	@echo "NOT TESTED: chains of GStreamer; on Debian: apt-get install gstreamer1.0-tools gstreamer1.0-plugins-good"
 endif
-	@test -n "$(RECOGNISERS)" || echo "NOT TESTED: audit's recognisers of faces and words; docs/privacy.md installs them"
+	@test -n "$(RECOGNISERS)" || echo "NOT TESTED: audit's recognisers of faces and words, and its masked autoencoder; docs/privacy.md installs them"
 
 # What takes SAM's vit_b in full size: minutes, and 4 GB in each of two processes.
 test-full: $(VENV)/.test

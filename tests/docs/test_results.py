@@ -357,7 +357,7 @@ def test_the_steps_of_the_exposure_machine_are_measured() -> None:
     assert f"{found['tiles sent']:,} tiles left in {found['runs']:,} runs" in flat
     assert f"{found['second requests for late tiles']:,} of them second requests" in flat
     assert f"{found['copies for a trial']:,} copies for a site on trial" in flat
-    assert f"what {found['seconds'] // 60} minutes" in flat
+    assert f"{found['seconds'] // 60} minutes" in flat
 
 
 def test_what_detectors_cost_is_measured() -> None:
