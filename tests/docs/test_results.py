@@ -373,3 +373,23 @@ def test_what_detectors_cost_is_measured() -> None:
             if (row["kind"], row["threads"], row["px"]) == (kind, threads, int(px))
         ]
         assert cells == expected
+
+
+def test_how_many_windows_are_kept_is_measured() -> None:
+    found, text = measured("kept_windows.json"), RESULTS.section("## How many windows are kept")
+    assert table_rows(text) == [
+        [
+            str(row["canvas_px"]),
+            f"`--keep {','.join(row['keep'])}`",
+            "{:.0f} % ({:.0f} to {:.0f})".format(
+                *(100 * share for share in (row["windows_kept"], *row["interval95"]))
+            ),
+            f"{100 * row['pictures_with_any']:.0f} %",
+            f"{100 * row['pictures_with_all']:.0f} %",
+            f"{row['processor_ms']:.0f} ms",
+        ]
+        for row in found["rows"]
+    ]
+    assert {row["pictures"] for row in found["rows"]} == {177}
+    assert "177 held-out pictures" in text
+    assert f"at {found['keep_px']} pixels" in text
