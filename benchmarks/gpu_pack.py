@@ -23,7 +23,7 @@ from training.samples import Sample
 from training.tally import Tally
 
 WHEELS = ("segment-anything==1.0", "timm==1.0.31")
-FILES, FIRST = 10, 3  # files of pictures, and how many travel first
+FILES, FIRST = 20, 6  # files of pictures, and how many travel first
 LIMIT = 60 * 2**20
 _PATH = click.Path(path_type=Path)
 
@@ -32,10 +32,17 @@ _PATH = click.Path(path_type=Path)
 @click.option("--data", type=_PATH, required=True, help="Folder of pairs or COCO JSON.")
 @click.option("--teacher", type=_PATH, required=True, help="MobileSAM's mobile_sam.pt.")
 @click.option("--init", type=_PATH, default=Path("assets/mini.safetensors"), show_default=True)
+@click.option(
+    "--model",
+    type=click.Choice(list(GEOMETRIES)),
+    default="mini",
+    show_default=True,
+    help="To train: pictures are packed at its size.",
+)
 @click.option("--quality", type=click.IntRange(1, 100), default=57, show_default=True, help="Of WebP.")
 @click.option("--limit", type=click.IntRange(FILES), help="So many pictures, evenly spaced  [default: all]")
 @click.option("--out", type=_PATH, required=True)
-def main(data: Path, teacher: Path, init: Path, quality: int, limit: int | None, out: Path) -> None:
+def main(data: Path, teacher: Path, init: Path, model: str, quality: int, limit: int | None, out: Path) -> None:
     """Fill OUT/1 and OUT/2."""
     first, second = out / "1", out / "2"
     for folder in (first, second):
@@ -48,7 +55,7 @@ def main(data: Path, teacher: Path, init: Path, quality: int, limit: int | None,
     for number in range(FILES):
         path = (first if number < FIRST else second) / "train" / f"{number}.npz"
         if not path.exists():
-            pack(samples[number::FILES], GEOMETRIES["mini"], path, quality)
+            pack(samples[number::FILES], GEOMETRIES[model], path, quality)
     for folder in (first, second):
         size = sum(path.stat().st_size for path in folder.rglob("*"))
         click.echo(f"{folder}: {size / 2**20:.1f} MiB")

@@ -21,6 +21,7 @@ from export.checkpoints.load import check_fit, empty_sam, load_weights, read_che
 from export.sam import Weights, build_sam, neck
 from stages.errors import CheckpointError, InputError
 from stages.geometry import GEOMETRIES, Geometry
+from training.enlarging import enlarged
 from training.promptable import Promptable
 
 # What every SAM has in the same shapes: all but the encoder's trunk and the layer that reads its width.
@@ -56,8 +57,12 @@ class Teacher:
 
 
 def starting_weights(geometry: Geometry, init: Path | None) -> Weights:
-    """What a training begins with: the weights in `init`, or a SAM from scratch."""
-    return load_weights(geometry, init) if init else Weights(build_sam(geometry), geometry, "untrained", "")
+    """What a training begins with: the weights in `init`, enlarged if they are a smaller model's, or a SAM
+    from scratch."""
+    if init is None:
+        return Weights(build_sam(geometry), geometry, "untrained", "")
+    weights = load_weights(None, init)
+    return weights if weights.geometry == geometry else enlarged(weights, geometry)
 
 
 class Enlarged(nn.Module):
