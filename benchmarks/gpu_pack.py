@@ -70,8 +70,8 @@ def evenly(samples: list[Sample], limit: int | None) -> list[Sample]:
 
 
 def _snapshot(path: Path) -> None:
-    """The code that is committed, without weights and results."""
-    leave_out = (":!assets", ":!benchmarks/results")
+    """The code that is committed, without weights, detectors and results."""
+    leave_out = (":!assets", ":!benchmarks/results", ":!runtime/detectors/models")
     command = ["git", "archive", "--output", str(path), "HEAD", ".", *leave_out]
     subprocess.run(command, check=True)
 
