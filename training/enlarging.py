@@ -21,8 +21,9 @@ def enlarged(weights: Weights, geometry: Geometry) -> Weights:
     """A SAM of `geometry` with the smaller one's weights in its first channels and heads.
 
     Position tables are interpolated. A LayerNorm over more channels is nearly the old one, since the new
-    channels are quiet: its scale makes up for their number. Raises InputError unless depth, global blocks,
-    patches and the width of a head are the same, and nothing is smaller.
+    channels are quiet: its scale makes up for their number. The code of tiles stays; a projection does not
+    fit any more. Raises InputError unless depth, global blocks, patches and the width of a head are the same,
+    and nothing is smaller.
     """
     small = weights.geometry
     same = all(
@@ -44,7 +45,8 @@ def enlarged(weights: Weights, geometry: Geometry) -> Weights:
     with torch.no_grad():
         for name, tensor in state.items():
             _fill(name, tensor, old[name], small.dim, small.dim / geometry.dim)
-    return Weights(sam, geometry, "undistilled", f"{weights.trained_on}, enlarged to {geometry.name}")
+    trained_on = f"{weights.trained_on}, enlarged to {geometry.name}"
+    return Weights(sam, geometry, "undistilled", trained_on, tiles=weights.tiles)
 
 
 def _fill(name: str, new: Tensor, old: Tensor, dim: int, share: float) -> None:

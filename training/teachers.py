@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import click
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -57,12 +58,16 @@ class Teacher:
 
 
 def starting_weights(geometry: Geometry, init: Path | None) -> Weights:
-    """What a training begins with: the weights in `init`, enlarged if they are a smaller model's, or a SAM
-    from scratch."""
+    """What a training begins with: the weights in `init`, enlarged if they are a smaller model's (which is
+    told), or a SAM from scratch."""
     if init is None:
         return Weights(build_sam(geometry), geometry, "untrained", "")
     weights = load_weights(None, init)
-    return weights if weights.geometry == geometry else enlarged(weights, geometry)
+    if weights.geometry == geometry:
+        return weights
+    larger = enlarged(weights, geometry)
+    click.echo(f"{geometry.name} starts from the {weights.geometry.name} weights in {init}, enlarged")
+    return larger
 
 
 class Enlarged(nn.Module):
