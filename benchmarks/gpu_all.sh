@@ -7,7 +7,7 @@
 # install  the wheels that were packed
 # machine  what the numbers are measured on
 # measure  some steps of training, part by part
-# train    MODEL from mini's weights, by masks and by MobileSAM's image embeddings, in SECONDS_LEFT seconds
+# train    MODEL from the packed weights, by masks and by MobileSAM's image embeddings, in SECONDS_LEFT seconds
 # stages   speed of the stages of every model, in torch alone
 # engines  onnxruntime's CUDA provider: the tests marked gpu, and the speed of mini's stages (needs make gpu-pack-engines)
 set -euo pipefail
@@ -49,7 +49,7 @@ END
 learn() {
     local name=$1 steps=$2 limit=$3
     shift 3
-    timeout "$limit" "$python" -m pedsam train --model "$model" --no-hints --init "$packed/mini.safetensors" --teacher "$packed/mobile_sam.pt" \
+    timeout "$limit" "$python" -m pedsam train --model "$model" --no-hints --init "$packed/init.safetensors" --teacher "$packed/mobile_sam.pt" \
         --teacher-enlarges "$enlarges" --taught "$taught" --decoder-share "$decoder_share" \
         --data "$packed/train" --pictures "$pictures" --objects "$objects" --rate "$rate" --steps "$steps" --half \
         --tiles "$tiles" --components "$components" \

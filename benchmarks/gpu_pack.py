@@ -1,10 +1,11 @@
 """Pack all that benchmarks/gpu_all.sh needs into two folders of at most 60 MiB that travel one by one.
 
-    python -m benchmarks.gpu_pack --data TRAIN --teacher mobile_sam.pt --out .gpu
+    python -m benchmarks.gpu_pack --data TRAIN --teacher mobile_sam.pt --out .gpu/mini
 
 OUT/1 holds code, wheels, teacher, start weights and the first pictures; OUT/2 the code again (it may have
 changed in between) and the other pictures. On the other machine both are copied into one folder. Pictures
-that are packed already stay. With --limit it is a small pack, to try what is done with it.
+that are packed already stay, so each MODEL has an OUT of its own. With --limit it is a small pack, to try
+what is done with it.
 """
 
 from __future__ import annotations
@@ -31,7 +32,13 @@ _PATH = click.Path(path_type=Path)
 @click.command()
 @click.option("--data", type=_PATH, required=True, help="Folder of pairs or COCO JSON.")
 @click.option("--teacher", type=_PATH, required=True, help="MobileSAM's mobile_sam.pt.")
-@click.option("--init", type=_PATH, default=Path("assets/mini.safetensors"), show_default=True)
+@click.option(
+    "--init",
+    type=_PATH,
+    default=Path("assets/mini.safetensors"),
+    show_default=True,
+    help="Weights to start from, of MODEL or a smaller one.",
+)
 @click.option(
     "--model",
     type=click.Choice(list(GEOMETRIES)),
@@ -39,10 +46,14 @@ _PATH = click.Path(path_type=Path)
     show_default=True,
     help="To train: pictures are packed at its size.",
 )
-@click.option("--quality", type=click.IntRange(1, 100), default=57, show_default=True, help="Of WebP.")
+@click.option(
+    "--quality", type=click.IntRange(1, 100), help="Of WebP  [default: 57, and 46 of larger models]"
+)
 @click.option("--limit", type=click.IntRange(FILES), help="So many pictures, evenly spaced  [default: all]")
 @click.option("--out", type=_PATH, required=True)
-def main(data: Path, teacher: Path, init: Path, model: str, quality: int, limit: int | None, out: Path) -> None:
+def main(
+    data: Path, teacher: Path, init: Path, model: str, quality: int | None, limit: int | None, out: Path
+) -> None:
     """Fill OUT/1 and OUT/2."""
     first, second = out / "1", out / "2"
     for folder in (first, second):
@@ -50,12 +61,12 @@ def main(data: Path, teacher: Path, init: Path, model: str, quality: int, limit:
         _snapshot(folder / "code.tar.gz")
     _wheels(first / "wheels")
     _halve_encoder(teacher, first / "mobile_sam.pt")
-    (first / init.name).write_bytes(init.read_bytes())
+    (first / "init.safetensors").write_bytes(init.read_bytes())
     samples = evenly(read_samples(data, None, Tally()), limit)
     for number in range(FILES):
         path = (first if number < FIRST else second) / "train" / f"{number}.npz"
         if not path.exists():
-            pack(samples[number::FILES], GEOMETRIES[model], path, quality)
+            pack(samples[number::FILES], GEOMETRIES[model], path, quality or (57 if model == "mini" else 46))
     for folder in (first, second):
         size = sum(path.stat().st_size for path in folder.rglob("*"))
         click.echo(f"{folder}: {size / 2**20:.1f} MiB")
