@@ -139,7 +139,7 @@ def cup_and_saucer() -> np.ndarray:
     y, x = np.mgrid[:400, :600]
     saucer = ((x - 279) / 200) ** 2 + ((y - 235) / 153) ** 2 < 1
     cup = ((x - 287) / 116) ** 2 + ((y - 115) / 98) ** 2 < 1
-    return saucer | cup
+    return np.asarray(saucer | cup)
 
 
 def outlined(polygon: str, width: int) -> np.ndarray:

@@ -66,7 +66,7 @@ def _fill(name: str, new: Tensor, old: Tensor, dim: int, share: float) -> None:
         if name.endswith("weight"):
             new.mul_(share**0.5)
     elif ".attn.qkv." in name:  # queries, keys and values each have new heads behind the old ones
-        _widen(new.unflatten(0, (3, -1)), old.unflatten(0, (3, -1)), 1)
+        _widen(new.view(3, -1, *new.shape[1:]), old.view(3, -1, *old.shape[1:]), 1)
     else:  # a bias, or a matrix or convolution [out, in, ...]
         _widen(new, old, 0)
 

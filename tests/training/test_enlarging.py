@@ -61,6 +61,29 @@ def test_small_begins_near_what_mini_computes(mini: Weights, small: Weights) -> 
     assert alike.mean() > 0.95
 
 
+def test_nothing_that_was_there_before_reads_a_new_channel(mini: Weights, small: Weights) -> None:
+    old, new = (weights.sam.image_encoder.state_dict() for weights in (mini, small))
+    for name in ("blocks.3.mlp.lin1.weight", "blocks.3.attn.proj.weight", "neck.0.weight"):
+        rows, columns = old[name].shape[:2]
+        assert torch.equal(new[name][:rows, :columns], old[name]), name
+        assert not new[name][:rows, columns:].any(), name
+    assert new["blocks.3.mlp.lin1.weight"][4 * mini.geometry.dim :].any()  # and the new ones can learn
+
+
+def test_positions_are_interpolated(mini: Weights, small: Weights) -> None:
+    old, new = (weights.sam.image_encoder.state_dict() for weights in (mini, small))
+    table, dim = new["pos_embed"], mini.geometry.dim
+    assert not table[..., dim:].any()
+    middle = F.avg_pool2d(table[..., :dim].permute(0, 3, 1, 2), 4) - F.avg_pool2d(
+        old["pos_embed"].permute(0, 3, 1, 2), 3
+    )  # both a table of 8 x 8
+    assert middle.norm() < 0.1 * table.norm() / 4
+    for name in ("blocks.0.attn.rel_pos_h", "blocks.2.attn.rel_pos_w"):  # of a window, of the canvas
+        steps = [len(state[name]) // 2 for state in (old, new)]
+        for end in (0, 1, 2):
+            assert torch.allclose(new[name][end * steps[1]], old[name][end * steps[0]], atol=1e-6), name
+
+
 def test_the_code_of_tiles_is_kept_and_the_projection_is_not(mini: Weights, small: Weights) -> None:
     assert mini.projection is not None  # of mini's own channels
     assert (small.tiles, small.projection) == (TileCode.parse("dct:15/6"), None)
