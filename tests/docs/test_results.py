@@ -12,12 +12,14 @@ from typing import Any
 import pytest
 from rich.console import Console
 
+from benchmarks.codes import against
 from runtime.results.summary import print_summary
 from stages.bundle import Bundle, shipped_bundle
+from stages.geometry import GEOMETRIES
 from tests.support.documents import README, ROOT, Document, table_rows
 
 RESULTS = Document.read("docs/results.md")
-CARD = Document.read("assets/mini/README.md")
+CARD, SMALL = Document.read("assets/mini/README.md"), Document.read("assets/small/README.md")
 FILES = ROOT / "benchmarks/results"
 # Beginnings of a row of the pages' table, and the row of the file.
 ACCURACY = {
@@ -155,6 +157,110 @@ def test_accuracy_by_size() -> None:
     assert f"against the ellipse's {ellipse:.2f};" in RESULTS.text
 
 
+def small_rows() -> dict[str, list[str]]:
+    """Rows of small's accuracy as its pages have to show them, those beside it from mini's file."""
+    small, mini = measured("accuracy_small.json")["rows"], measured("accuracy_mini.json")["rows"]
+    rows = {
+        "as shipped": small["as shipped"],
+        "as shipped, fp16 wire": small["as shipped, fp16 wire"],
+        "mini, as shipped": mini["as shipped"],
+        "MobileSAM, 1024 pixels, unsplit": mini["MobileSAM, 1024 pixels, unsplit"],
+    }
+    return {name: [interval(row, kind) for kind in ("box", "point")] for name, row in rows.items()}
+
+
+def interval(row: Any, kind: str) -> str:
+    low, high = row["interval95"][kind]
+    return f"{row['miou'][kind]:.3f} ({low:.3f} to {high:.3f})"
+
+
+@pytest.mark.parametrize(("page", "heading"), [(RESULTS, "### small"), (SMALL, "## Results")], ids=str)
+def test_accuracy_of_small(page: Document, heading: str) -> None:
+    found = measured("accuracy_small.json")["rows"]
+    assert found["as shipped"]["subject"]["model"] == "small"
+    for row, wire in zip(found.values(), ("int8", "fp16"), strict=False):
+        assert (row["pictures"], row["instances"], row["how"], row["wire"]) == (177, 745, "sites", wire)
+    rows = {
+        row[0].replace("*", "").replace(", coded", "").replace(", int8 wire", ""): [
+            cell.replace("*", "") for cell in row[1:]
+        ]
+        for row in table_rows(page.section(heading))
+    }
+    assert rows == {name: cells for name, cells in small_rows().items() if name in rows}
+    assert list(rows)[:2] == ["as shipped", "as shipped, fp16 wire"]
+
+
+SHARES = {
+    "under 0.5 %": (0, 0.005),
+    "0.5 to 2 %": (0.005, 0.02),
+    "2 to 10 %": (0.02, 0.1),
+    "over 10 %": (0.1, 2),
+}
+
+
+def instances(model: str) -> list[dict[str, str]]:
+    with (FILES / f"accuracy_{model}_instances.csv").open(encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_accuracy_of_small_by_size() -> None:
+    models = {model: instances(model) for model in ("small", "mini")}
+    shown = {row[0]: row[1:] for row in table_rows(SMALL.section("## Results").partition("By the share")[2])}
+    for name, (least, most) in SHARES.items():
+        here = {
+            model: [row for row in rows if least <= float(row["area_share"]) < most]
+            for model, rows in models.items()
+        }
+        means = [
+            sum(float(row[f"iou_{kind}"]) for row in here[model]) / len(here[model])
+            for model in ("small", "mini")
+            for kind in ("point", "box")
+        ]
+        assert shown[name] == [str(len(here["mini"])), *(f"{mean:.2f}" for mean in means)]
+
+
+def test_small_beside_mini_instance_by_instance() -> None:
+    mini, small = instances("mini"), instances("small")
+    said = " ".join(RESULTS.section("### small").split())
+    card = " ".join(SMALL.section("## Small or mini").split())
+    of_size = {
+        "all": (0.0, "{box} more than mini by a box and {point} by one point"),
+        "under": (0.02, "under 2 % of the picture {box} and {point},"),
+        "over": (0.02, "on the larger ones {box} and {point} "),
+    }
+    for name, (bound, sentence) in of_size.items():
+        chosen = [
+            [row for row in rows if name == "all" or (float(row["area_share"]) < bound) == (name == "under")]
+            for rows in (mini, small)
+        ]
+        shown = {
+            kind: "{:.3f} ({:.3f} to {:.3f})".format(each["mean"], *each["interval95"])
+            for kind, each in against(*chosen).items()
+        }
+        assert sentence.format(**shown) in said
+        if name == "under":
+            assert f"on the {len(chosen[0])} instances under" in said
+            assert f"{shown['point'].replace(' (', ' more by one point (')} and " in card
+            assert f"{shown['box'].replace(' (', ' by a box (')};" in card
+    ahead = measured("accuracy_mini.json")["rows"]["MobileSAM, 1024 pixels, unsplit"]["miou"]
+    shipped = measured("accuracy_small.json")["rows"]["as shipped"]["miou"]
+    behind = [f"{ahead[kind] - shipped[kind]:.3f}" for kind in ("box", "point")]
+    assert f"stays ahead by {behind[0]} and {behind[1]}:" in said
+
+
+def test_what_small_costs_beside_mini() -> None:
+    models = measured("model_costs.json")["models"]
+    rows = {row[0]: row[1:] for row in table_rows(SMALL.section("## Small or mini"))}
+    parts = {"window": "window stage, 15 windows, ms", "global": "global stage, ms"}
+    for stage, label in {**parts, "decoder": "mask decoder, one object, ms"}.items():
+        assert rows[label] == [rounded(models[name]["ms"][stage], 0) for name in ("mini", "small")]
+    for way, label in {"up": "a frame of 16:9 to sites, KB", "down": "and back, KB"}.items():
+        assert rows[label] == [f"{models[name]['frame_bytes'][way] / 1e3:.1f}" for name in ("mini", "small")]
+    small = GEOMETRIES["small"]
+    sent = 15 * small.window**2 * (4 * 15 + 2 * 6)  # dct:15/6 of 15 windows, and heads of messages
+    assert sent < models["small"]["frame_bytes"]["up"] < 1.1 * sent
+
+
 def test_tracking() -> None:
     file = measured("tracking_mini.json")
     for row, key in zip(
@@ -269,7 +375,7 @@ def test_precision_and_memory() -> None:
     stages = measured("engine_memory.json")["stages"]
     by_stage = {(row[0], row[1]): row[2:] for row in table_rows(RESULTS.section("## Memory of engines"))}
     for each in stages:
-        same = each["stage"] == "decoder" and each["model"] != "mini"
+        same = each["stage"] == "decoder" and each["model"].startswith("vit")
         cells = by_stage["each vit" if same else each["model"], each["stage"]]
         weights = "" if each["weights_mb"] is None else f"{each['weights_mb']} MB"
         column = 0 if each["precision"] == "fp16" else 2
