@@ -357,10 +357,13 @@ def test_throughput_beside_a_failing_site() -> None:
 
 def test_the_readme_repeats_numbers_of_the_page() -> None:
     rows = table_rows(README.section("## Results in short"))
-    shipped = measured("accuracy_mini.json")["rows"]["as shipped"]["miou"]
+    shipped, small = (
+        measured(f"accuracy_{model}.json")["rows"]["as shipped"]["miou"] for model in ("mini", "small")
+    )
     fps = [run["fps"] for run in measured("throughput_mini.json")["loopback"]["runs"]]
     assert [row[1] for row in rows] == [
         f"mean IoU {shipped['box']:.3f} by a box, {shipped['point']:.3f} by one point",
+        f"mean IoU {small['box']:.3f} by a box, {small['point']:.3f} by one point",
         f"mean IoU {measured('tracking_mini.json')['mean']['tracked']:.2f}",
         f"{min(fps):.1f} to {max(fps):.1f} frames/s",
     ]
