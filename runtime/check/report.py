@@ -123,8 +123,8 @@ def _keeping(keeping: Keeping, wire: str) -> str:
 
 def _detecting(edge: EdgeTimes, fps_without: float) -> str:
     return (
-        f"the detectors of --keep take {_ms(edge.detect_s)} of every frame, {_ms(edge.detect_processor_s)} of the "
-        f"processor; without them {fps_without:.1f} frames/s"
+        f"the detectors of --keep take {_ms(edge.detect_s)} of every frame and "
+        f"{_ms(edge.detect_processor_s)} of the processor; without them {fps_without:.1f} frames/s"
     )
 
 

@@ -201,7 +201,7 @@ async def test_a_detector_that_fails_is_told(mini_bundle: Bundle) -> None:
 
 
 def test_detectors_can_be_what_limits() -> None:
-    together = Together(dict.fromkeys("abc", 0.02))
+    together = Together(dict.fromkeys("abc", 0.02), 0.0)
     looking = replace(EDGE, detect_s=0.5, detect_processor_s=0.04, processor_s=EDGE.processor_s + 0.04)
     found = predict(PLAN, together, looking, SIZES)
     assert found.fps == pytest.approx(1 / 0.5)
