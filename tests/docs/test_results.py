@@ -431,9 +431,39 @@ def test_attention_on_a_gpu() -> None:
     rows = measured("gpu_stages_h200.json")["pieces"]["mini fp16 attention"]["rows"]
     section = RESULTS.section("## Attention on a GPU")
     times = [rounded(row["ms"], 2) for row in rows]
-    assert [row[1:] for row in table_rows(section)] == [times[:4], times[4:]]
+    first, _, second = section.partition("| stage of vit_b |")
+    assert [row[1:] for row in table_rows(first)] == [times[:4], times[4:]]
+    large = measured("gpu_stages_h200_vit_b.json")["pieces"]["vit_b fp16 attention"]["rows"]
+    times = [rounded(row["ms"], 2) for row in large]
+    assert [row[1:] for row in table_rows(f"| stage of vit_b |{second}")] == [times[:4], times[4:]]
+    faster = [large[0]["ms"] / large[n]["ms"] for n in (2, 3)]
+    assert f"{faster[0]:.1f} times as fast as the exported one" in section
+    assert f"{faster[1]:.1f} times with padded values" in section
     saved = [round(100 * (1 - rows[n + 1]["ms"] / rows[n]["ms"])) for n in (0, 4)]
     assert f"Masked saves {saved[0]} and {saved[1]} % of a stage here" in section
+
+
+def test_attention_as_engines_build_it() -> None:
+    """Both forms that are exported and three more; which of them TensorRT fuses, and what that moves."""
+    found, section = measured("attention_builds.json"), RESULTS.section("## Attention as engines build it")
+    forms = [(stage, row) for stage in ("global", "window") for row in found[stage]]
+    expected = []
+    for stage, row in forms:
+        built = row["sm_86"]
+        megabytes = [f"{built[key]:.0f} MB" for key in ("moved_mb", "largest_mb", "activations_mb")]
+        kernels = [str(built[key]) for key in ("kernels", "fused_attention")]
+        if row["form"] != "as exported":
+            expected.append([stage, *kernels, *megabytes, f"{row['cpu_ms']:.0f} ms"])
+    assert [[row[0], *row[2:]] for row in table_rows(section)] == expected
+    assert ("the same figures" in section) == all(row["sm_86"] == row["sm_89"] for _, row in forms)
+    built = {row["form"]: row["sm_86"] for row in found["global"]}
+    assert built["as exported"] == built["in product"]
+    less = built["added"]["moved_mb"] / built["in product"]["moved_mb"]
+    assert f"that moves {less:.1f} times less" in section
+    cores = {row["core"]: row["cpu_ms_of_4096_queries"] for row in found["cores"]}
+    shown = table_rows("| products" + section.partition("| products")[2])
+    assert shown == [[name, f"{milliseconds} ms"] for name, milliseconds in cores.items()]
+    assert f"take {cores['no positions'] / cores['positions added']:.0%} of their time" in section
 
 
 def test_what_codes_cost_mobile_sam() -> None:
