@@ -112,9 +112,10 @@ def positions_in_product(
 
 
 def _rows(heads: int, h: int, w: int, scores_bytes: int) -> int:
-    """Rows of queries in a block, as many in each, whose fp32 scores are so large at most."""
+    """Rows of queries in a block, as many in each, whose fp32 scores are so large at most; `h` or more for
+    one block."""
     most = max(1, scores_bytes // (heads * w * h * w * 4))
-    return math.ceil(h / math.ceil(h / most))
+    return most if most >= h else math.ceil(h / math.ceil(h / most))
 
 
 def _places(h: int, w: int) -> Tensor:
