@@ -39,8 +39,10 @@ REMEMBERED = 8
 # How long one detector may look at one frame, and after how long it is not waited for any more.
 LOOK_S, HANGS_S = 5.0, 60.0
 
-# The windows that objects touch on the canvas of this frame number: called at once, what it gives elsewhere.
-OfObjects: TypeAlias = Callable[[Canvas, int], Callable[[], frozenset[int]]]
+# The windows that something touches on a frame, None while that is not known.
+Look: TypeAlias = Callable[[], frozenset[int] | None]
+# Of the objects on the canvas of this frame number: called at once, what it gives elsewhere.
+OfObjects: TypeAlias = Callable[[Canvas, int], Look]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,7 +79,7 @@ class Keeper:
         thread: LookThread,
     ) -> None:
         self.found: Counter[str] = Counter()
-        self.of_objects: OfObjects = _all_windows
+        self.of_objects: OfObjects = _not_known
         self._options = options
         self._ledger = ledger
         self._finds = finds
@@ -103,17 +105,17 @@ class Keeper:
         self._ledger.keep(self._options.boxes.of(canvas))
         if not self._options.by_frame:
             return Kept()
-        looks: list[Callable[[], frozenset[int]]] = []
+        looks: list[Look] = []
         if self._finds:
             looks.append(partial(self._look, canvas))
         if self._options.objects:
             looks.append(partial(self._at_objects, self.of_objects(canvas, number)))
         try:
-            kept = await self._thread.look(partial(_all_of, looks))
+            kept, known = await self._thread.look(partial(_all_of, looks, frozenset(canvas.windows)))
         except Overdue as exc:
             raise self._too_late(exc) from exc
         if self._options.for_session:
-            self._ledger.keep(kept.windows)
+            self._ledger.keep(known)
         return kept
 
     def _too_late(self, overdue: Overdue) -> FrameLost | EngineError:
@@ -124,7 +126,7 @@ class Keeper:
         since = f"it has looked at one frame for more than {hangs_s:g} s"
         return EngineError(f"{overdue.name} hangs: {since}; nothing is sent unchecked, so the run ends")
 
-    def _at_objects(self, look: Callable[[], frozenset[int]]) -> frozenset[int]:
+    def _at_objects(self, look: Look) -> frozenset[int] | None:
         self._thread.began("--keep-objects")
         return look()
 
@@ -175,15 +177,17 @@ def grown(box: BoxXyxy, canvas: Canvas) -> BoxXyxy:
     )
 
 
-def _all_of(looks: Sequence[Callable[[], frozenset[int]]]) -> Kept:
+def _all_of(looks: Sequence[Look], of_picture: frozenset[int]) -> tuple[Kept, frozenset[int]]:
+    """What a frame keeps, all windows `of_picture` where one look does not know; and what is known of it."""
     started_s = time.perf_counter()
-    windows: frozenset[int] = frozenset().union(*(look() for look in looks))
-    return Kept(windows, time.perf_counter() - started_s)
+    found = [look() for look in looks]
+    known = frozenset[int]().union(*(windows for windows in found if windows is not None))
+    kept = of_picture if None in found else known
+    return Kept(kept, time.perf_counter() - started_s), known
 
 
-def _all_windows(canvas: Canvas, number: int) -> Callable[[], frozenset[int]]:
-    windows = frozenset(canvas.windows)
-    return lambda: windows
+def _not_known(canvas: Canvas, number: int) -> Look:
+    return lambda: None
 
 
 def _open(options: KeepOptions) -> Mapping[str, Find]:

@@ -165,6 +165,8 @@ def _sizes(folder: Path) -> tuple[int, int]:
     square RGB pictures."""
     if not folder.is_dir():
         raise InputError(f"--mae {folder} is no folder; {EXPECTED}")
+    if not (folder / "config.json").is_file():
+        raise InputError(f"--mae {folder} holds no config.json; {EXPECTED}")
     config = read_json(folder / "config.json", "--mae")
     kind = config.get("model_type") if isinstance(config, dict) else None
     if kind != "vit_mae":

@@ -12,11 +12,12 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-from anyio import to_thread
+from anyio import CancelScope, to_thread
 
 from runtime.check.prediction import EdgeTimes
 from runtime.detectors.kinds import make_find
 from runtime.detectors.network import Find
+from runtime.detectors.thread import LookThread, Overdue
 from runtime.encoder import local_encoder
 from runtime.frames.canvas import Canvas, make_canvas
 from runtime.frames.sources import Frame
@@ -101,19 +102,30 @@ async def _detect_s(stopwatch: _Stopwatch, canvas: Canvas, keep: KeepOptions) ->
     for one that fails."""
     if not keep.kinds:
         return 0.0
-    picture = canvas.pixels[: canvas.rows, : canvas.cols]
+    picture, thread = canvas.pixels[: canvas.rows, : canvas.cols], LookThread(keep.look_s)
 
     def look(kind: str, find: Find) -> None:
+        thread.began(f"--keep {kind}")
         try:
             list(find(picture))
         except BaseException as exc:  # a user's own may raise anything
-            raise EngineError(f"--keep {kind} failed ({type(exc).__name__}: {exc})") from exc
+            raise EngineError(
+                f"--keep {kind} failed ({type(exc).__name__}: {exc}); a run would lose its frames"
+            ) from exc
 
-    finds = {kind: make_find(kind, keep.detectors) for kind in keep.kinds}
-    each_s = [
-        await stopwatch.seconds(partial(to_thread.run_sync, look, kind, find)) for kind, find in finds.items()
-    ]
-    return sum(each_s)
+    detect_s = 0.0
+    try:
+        for kind in keep.kinds:
+            find = await thread.open(partial(make_find, kind, keep.detectors))
+            detect_s += await stopwatch.seconds(partial(thread.look, partial(look, kind, find)))
+    except Overdue as exc:
+        raise EngineError(
+            f"{exc.name} has looked at one frame for more than {keep.look_s:g} s; a run would lose its frames"
+        ) from exc
+    finally:
+        with CancelScope(shield=True):
+            await to_thread.run_sync(thread.close)
+    return detect_s
 
 
 async def _follow(stopwatch: _Stopwatch, image_embedding: Array) -> None:

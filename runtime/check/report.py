@@ -109,6 +109,8 @@ def _lines(report: Report) -> Iterator[tuple[str, str]]:
     verdict = f"{good} of {len(report.sites)} sites can be used"
     if report.problems:
         verdict += ", and a run would not start here: see above"
+    elif report.edge_error:
+        verdict += ", and this machine cannot do its part: see above"
     yield "bold green" if report.usable else "bold red", verdict
 
 

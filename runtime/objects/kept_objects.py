@@ -30,13 +30,12 @@ class KeptObjects:
     def __init__(self, follower: Follower) -> None:
         self._follower = follower
 
-    def on(self, canvas: Canvas, number: int) -> Callable[[], frozenset[int]]:
-        """A function that gives the windows for the frame of this canvas and number. It may run elsewhere, of
-        the objects as they are now."""
+    def on(self, canvas: Canvas, number: int) -> Callable[[], frozenset[int] | None]:
+        """A function that gives the windows for the frame of this canvas and number, None while they are not
+        known. It may run elsewhere, of the objects as they are now."""
         before = self._follower.masks_on
         if before is None or self._follower.unseen(number):
-            windows = frozenset(canvas.windows)
-            return lambda: windows
+            return lambda: None
         entries = self._follower.objects.entries
         masks = [entry.found.logits for entry in entries if entry.found is not None]
         last = [entry.box for entry in entries if entry.found is None and entry.box is not None]

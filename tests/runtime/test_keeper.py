@@ -115,6 +115,15 @@ async def test_for_the_session_a_position_stays_for_good() -> None:
         assert ledger.kept == set()
 
 
+async def test_while_objects_are_not_known_everything_stays_and_nothing_for_the_session() -> None:
+    async with keeper_of(replace(FOUND, objects=True, for_session=True)) as (keeper, ledger):
+        assert (await keeper(painted((30, 30, 40, 40)), 0)).windows == set(range(15))
+        assert ledger.kept == {0}  # what the detector found
+        keeper.of_objects = lambda canvas, number: lambda: frozenset({7})
+        assert (await keeper(blank(), 1)).windows == {0, 7}
+        assert ledger.kept == {0, 7}
+
+
 async def test_objects_that_nobody_told_it_of_keep_everything() -> None:
     async with keeper_of(KeepOptions(objects=True)) as (keeper, _):
         assert (await keeper(blank(), 0)).windows == set(range(15))

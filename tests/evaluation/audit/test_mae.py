@@ -254,7 +254,7 @@ def wrong_sizes(folder: Path) -> Path:
 NO_MODELS: Mapping[str, tuple[Callable[[Path], Path], str]] = {
     "absent": (absent, "absent is no folder"),
     "file": (a_file, "file is no folder"),
-    "empty": (empty, "model/config.json"),
+    "empty": (empty, "model holds no config.json"),
     "another": (another_model, "its config.json says model_type 'vit'"),
     "sizes": (wrong_sizes, "image_size 30 and patch_size 16"),
 }

@@ -27,6 +27,7 @@ from stages.bundle import Bundle
 from stages.errors import EngineError, InputError
 from stages.geometry import GEOMETRIES
 from stages.tensors import Pixels
+from tests.support import marks
 from tests.support.edge import Impostor, config
 from tests.support.failing_sites import WAITS
 
@@ -198,6 +199,17 @@ async def test_a_detector_that_fails_is_told(mini_bundle: Bundle) -> None:
     keep = KeepOptions(kinds=(f"{__name__}:find_nothing_on_grey",))
     with pytest.raises(EngineError, match=r"find_nothing_on_grey failed \(SystemExit: no colour\)"):
         await measure_edge(mini_bundle, (360, 640), "onnxruntime-cpu", 1, keep)
+
+
+@pytest.mark.anyio
+async def test_a_detector_that_hangs_is_told_and_not_waited_for(mini_bundle: Bundle) -> None:
+    keep = KeepOptions(kinds=(marks.HANG,), look_s=0.2)
+    marks.released.clear()
+    try:
+        with pytest.raises(EngineError, match=r"find_never has looked at one frame for more than 0.2 s"):
+            await measure_edge(mini_bundle, (360, 640), "onnxruntime-cpu", 1, keep)
+    finally:
+        marks.released.set()
 
 
 def test_detectors_can_be_what_limits() -> None:
