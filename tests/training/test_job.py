@@ -25,8 +25,8 @@ def test_an_estimate_says_memory_speed_and_hours_and_trains_nothing(pairs: Path,
         r"10\.\d M parameters; weights and optimiser state: 0\.\d GB",
         r"measured 3 steps of 4 images: [\d.]+ images/s",
         r"peak memory: [\d.]+ GB",
-        r"all 3 images once: 0\.00 hours",
-        r"all 2 steps: 0\.00 hours",
+        r"all 3 images once: 0\.0\d hours",
+        r"all 2 steps: 0\.0\d hours",
     ):
         assert re.search(part, said.output), (part, said.output)
     assert not list(tmp_path.glob("student*"))
