@@ -532,3 +532,25 @@ def test_how_many_windows_are_kept_is_measured() -> None:
     assert {row["pictures"] for row in found["rows"]} == {177}
     assert "177 held-out pictures" in text
     assert f"at {found['keep_px']} pixels" in text
+
+
+def test_what_a_request_costs_a_site() -> None:
+    rows = table_rows(RESULTS.section("## What a request costs a site"))
+    expected = []
+    for client in ("raw", "aiohttp"):
+        for when in ("before", "now"):
+            (run,) = measured(f"site_requests{'_before' * (when == 'before')}.json")["bundles"].values()
+            site, bare = run[client]["site"], run[client]["bare"]
+            expected.append(
+                [
+                    client,
+                    when,
+                    f"{site['cpu_us']:.0f}",
+                    f"{bare['cpu_us']:.0f}",
+                    f"{run[client]['cpu_ratio']:.2f}",
+                    f"{site['requests_per_s']:,.0f}",
+                    f"{bare['requests_per_s']:,.0f}",
+                    f"{run[client]['requests_ratio']:.2f}",
+                ]
+            )
+    assert rows == expected
