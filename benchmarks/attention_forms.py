@@ -1,5 +1,8 @@
 """Ways to compute SAM's attention with decomposed relative positions, each as `export.modules.attention`.
 
+`added` and `in product` are the two that an export writes; a stage has the one that suits its size and
+precision. The others leave blocks of queries to torch's scaled_dot_product_attention, or to an engine.
+
 A kernel that never writes the scores to memory (FlashAttention, arXiv 2205.14135) takes a product of queries
 and keys, and perhaps an addend. `masked` hands it the positions as that addend, a matrix as large as the
 scores. `augmented` makes them part of the product: q.k + rel_h[row of k] + rel_w[column of k] is
@@ -8,6 +11,8 @@ scores. `augmented` makes them part of the product: q.k + rel_h[row of k] + rel_
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -15,7 +20,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from export.layers import product
-from export.modules import attention, position_table
+from export.modules import attended, attention, position_table, positions_added, positions_in_product
+
+Form = Callable[[Any, Tensor], Tensor]
 
 
 def masked(layer: Any, x: Tensor) -> Tensor:
@@ -40,8 +47,10 @@ def augmented_padded(layer: Any, x: Tensor) -> Tensor:
     return _joined(layer, F.scaled_dot_product_attention(q, k, wide, scale=1.0)[..., : v.shape[-1]], x)
 
 
-FORMS = {
+FORMS: dict[str, Form] = {
     "as exported": attention,
+    "added": partial(attended, form=positions_added),
+    "in product": partial(attended, form=positions_in_product),
     "masked": masked,
     "augmented": augmented,
     "augmented, padded": augmented_padded,

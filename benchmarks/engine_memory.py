@@ -5,6 +5,7 @@
 Built for sm_86, the nearest to a Jetson Orin's sm_87 that it knows, without a GPU; TensorRT on the board may
 take other kernels. Graphs hold random weights, all four global blocks, and one window block: further ones add
 weights and no activations. Sizes are at the largest shapes of the plans: 25 windows, 4 objects of 32 points.
+With --model the rows of other models in OUT stay.
 """
 
 from __future__ import annotations
@@ -30,20 +31,23 @@ from stages.engines.plans import profile_shapes
 from stages.engines.tensorrt_engine import tensorrt_library
 from stages.geometry import GEOMETRIES
 
-MODELS = ("mini", "vit_b", "vit_l", "vit_h")
+MODELS = ("mini", "small", "vit_b", "vit_l", "vit_h")
 PRECISIONS = ("fp16", "fp32")
 STAGES = ("window", "global", "decoder")
 SM = "sm_86"
 
 
 @click.command()
+@click.option("--model", "models", type=click.Choice(MODELS), multiple=True, default=MODELS)
 @click.option("--out", type=click.Path(path_type=Path), required=True)
-def main(out: Path) -> None:
+def main(models: tuple[str, ...], out: Path) -> None:
     """Write the graphs, build them, and keep nothing but what the builder said."""
     trt = tensorrt_library(RTX)
-    rows = [row for p in PRECISIONS for model in MODELS for row in edge_stages(trt, model, p)]
-    machine = describe() | {"torch": torch.__version__, RTX: trt.__version__}
-    text = json.dumps({"machine": machine, "target": SM, "stages": rows}, indent=1)
+    rows = [row for p in PRECISIONS for model in models for row in edge_stages(trt, model, p)]
+    machine = {"models": list(models)} | describe() | {"torch": torch.__version__, RTX: trt.__version__}
+    kept = json.loads(out.read_text(encoding="utf-8")) if out.exists() else {"machines": [], "stages": []}
+    rows = [row for row in kept["stages"] if row["model"] not in models] + rows
+    text = json.dumps({"machines": [*kept["machines"], machine], "target": SM, "stages": rows}, indent=1)
     out.parent.mkdir(parents=True, exist_ok=True)
     out.write_text(text + "\n", encoding="utf-8")
     click.echo(text)

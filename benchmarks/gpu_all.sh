@@ -7,7 +7,7 @@
 # install  the wheels that were packed
 # machine  what the numbers are measured on
 # measure  some steps of training, part by part
-# train    mini from its present weights, by masks and by MobileSAM's image embeddings, in SECONDS_LEFT seconds
+# train    MODEL from the packed weights, by masks and by MobileSAM's image embeddings, in SECONDS_LEFT seconds
 # stages   speed of the stages of every model, in torch alone
 # engines  onnxruntime's CUDA provider: the tests marked gpu, and the speed of mini's stages (needs make gpu-pack-engines)
 set -euo pipefail
@@ -15,6 +15,7 @@ code=$(cd "$(dirname "$0")/.." && pwd)
 packed=${PACKED:-$(dirname "$code")} # the folder that make gpu-pack's parts were copied into
 out=${OUT:-$packed/out}
 python=${PYTHON:-python3}
+model=${MODEL:-mini}
 pictures=${PICTURES:-64}
 objects=${OBJECTS:-8}
 rate=${RATE:-2e-3}
@@ -48,7 +49,7 @@ END
 learn() {
     local name=$1 steps=$2 limit=$3
     shift 3
-    timeout "$limit" "$python" -m pedsam train --model mini --no-hints --init "$packed/mini.safetensors" --teacher "$packed/mobile_sam.pt" \
+    timeout "$limit" "$python" -m pedsam train --model "$model" --no-hints --init "$packed/init.safetensors" --teacher "$packed/mobile_sam.pt" \
         --teacher-enlarges "$enlarges" --taught "$taught" --decoder-share "$decoder_share" \
         --data "$packed/train" --pictures "$pictures" --objects "$objects" --rate "$rate" --steps "$steps" --half \
         --tiles "$tiles" --components "$components" \

@@ -1,10 +1,11 @@
 """Pack all that benchmarks/gpu_all.sh needs into two folders of at most 60 MiB that travel one by one.
 
-    python -m benchmarks.gpu_pack --data TRAIN --teacher mobile_sam.pt --out .gpu
+    python -m benchmarks.gpu_pack --data TRAIN --teacher mobile_sam.pt --out .gpu/mini
 
 OUT/1 holds code, wheels, teacher, start weights and the first pictures; OUT/2 the code again (it may have
 changed in between) and the other pictures. On the other machine both are copied into one folder. Pictures
-that are packed already stay. With --limit it is a small pack, to try what is done with it.
+that are packed already stay, so each MODEL has an OUT of its own. With --limit it is a small pack, to try
+what is done with it.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from training.samples import Sample
 from training.tally import Tally
 
 WHEELS = ("segment-anything==1.0", "timm==1.0.31")
-FILES, FIRST = 10, 3  # files of pictures, and how many travel first
+FILES, FIRST = 20, 6  # files of pictures, and how many travel first
 LIMIT = 60 * 2**20
 _PATH = click.Path(path_type=Path)
 
@@ -31,11 +32,28 @@ _PATH = click.Path(path_type=Path)
 @click.command()
 @click.option("--data", type=_PATH, required=True, help="Folder of pairs or COCO JSON.")
 @click.option("--teacher", type=_PATH, required=True, help="MobileSAM's mobile_sam.pt.")
-@click.option("--init", type=_PATH, default=Path("assets/mini.safetensors"), show_default=True)
-@click.option("--quality", type=click.IntRange(1, 100), default=57, show_default=True, help="Of WebP.")
+@click.option(
+    "--init",
+    type=_PATH,
+    default=Path("assets/mini.safetensors"),
+    show_default=True,
+    help="Weights to start from, of MODEL or a smaller one.",
+)
+@click.option(
+    "--model",
+    type=click.Choice(list(GEOMETRIES)),
+    default="mini",
+    show_default=True,
+    help="To train: pictures are packed at its size.",
+)
+@click.option(
+    "--quality", type=click.IntRange(1, 100), help="Of WebP  [default: 57, and 46 of larger models]"
+)
 @click.option("--limit", type=click.IntRange(FILES), help="So many pictures, evenly spaced  [default: all]")
 @click.option("--out", type=_PATH, required=True)
-def main(data: Path, teacher: Path, init: Path, quality: int, limit: int | None, out: Path) -> None:
+def main(
+    data: Path, teacher: Path, init: Path, model: str, quality: int | None, limit: int | None, out: Path
+) -> None:
     """Fill OUT/1 and OUT/2."""
     first, second = out / "1", out / "2"
     for folder in (first, second):
@@ -43,12 +61,12 @@ def main(data: Path, teacher: Path, init: Path, quality: int, limit: int | None,
         _snapshot(folder / "code.tar.gz")
     _wheels(first / "wheels")
     _halve_encoder(teacher, first / "mobile_sam.pt")
-    (first / init.name).write_bytes(init.read_bytes())
+    (first / "init.safetensors").write_bytes(init.read_bytes())
     samples = evenly(read_samples(data, None, Tally()), limit)
     for number in range(FILES):
         path = (first if number < FIRST else second) / "train" / f"{number}.npz"
         if not path.exists():
-            pack(samples[number::FILES], GEOMETRIES["mini"], path, quality)
+            pack(samples[number::FILES], GEOMETRIES[model], path, quality or (57 if model == "mini" else 46))
     for folder in (first, second):
         size = sum(path.stat().st_size for path in folder.rglob("*"))
         click.echo(f"{folder}: {size / 2**20:.1f} MiB")
@@ -63,8 +81,8 @@ def evenly(samples: list[Sample], limit: int | None) -> list[Sample]:
 
 
 def _snapshot(path: Path) -> None:
-    """The code that is committed, without weights and results."""
-    leave_out = (":!assets", ":!benchmarks/results")
+    """The code that is committed, without weights, detectors and results."""
+    leave_out = (":!assets", ":!benchmarks/results", ":!runtime/detectors/models")
     command = ["git", "archive", "--output", str(path), "HEAD", ".", *leave_out]
     subprocess.run(command, check=True)
 

@@ -2,12 +2,12 @@
 # Runs a small pack (gpu_pack --limit 40) as the other machine will run a large one, in a folder of its own and without
 # a GPU: a step or two of each piece. What is missing there is missing here.
 #
-#   PYTHON=.venv/bin/python benchmarks/gpu_rehearsal.sh PACK
+#   MODEL=mini PYTHON=.venv/bin/python benchmarks/gpu_rehearsal.sh PACK
 set -euo pipefail
 parts=$(cd "$1" && pwd)
 scratch=$(mktemp -d)
 trap 'rm -rf "$scratch"' EXIT
-export PYTHON=${PYTHON:-python3} OUT=$scratch/back DEVICE=cpu
+export PYTHON=${PYTHON:-python3} MODEL=${MODEL:-mini} OUT=$scratch/back DEVICE=cpu
 export PICTURES=2 OBJECTS=2 MEASURED_STEPS=4 STEPS=3 PUBLISH_EVERY=5 TRAIN_OPTIONS=${TRAIN_OPTIONS:---device cpu --sizes 1:80}
 cd "$scratch"
 
@@ -20,4 +20,5 @@ done
 ls -l back
 cat back/trained.safetensors.part* >trained.safetensors
 PYTHONPATH=packed/code:packed/site "$PYTHON" -c 'from pathlib import Path; from export.checkpoints.load import load_weights
-print("came back:", load_weights(None, Path("trained.safetensors")).trained_on)'
+weights = load_weights(None, Path("trained.safetensors"))
+print("came back:", weights.geometry.name, weights.trained_on)'

@@ -155,9 +155,9 @@ def _stages(path: Path, model: str, precision: str, backend: str) -> list[Row]:
 
 
 def _row(bundle: Bundle, engine: Engine, stage: str, size: int) -> Row:
-    feeds = _feeds(bundle, stage, size)
+    inputs = feeds(bundle, stage, size)
     outputs = ["embedding"] if stage == "window" else None
-    milliseconds = _time(lambda: engine.infer(feeds, outputs), lambda: None)
+    milliseconds = _time(lambda: engine.infer(inputs, outputs), lambda: None)
     return {**_timed(bundle.geometry, stage, size, milliseconds), "backend": engine.backend}
 
 
@@ -184,7 +184,7 @@ def _pedsam(*arguments: str) -> None:
     subprocess.run([sys.executable, "-m", "pedsam", *arguments], check=True)
 
 
-def _feeds(bundle: Bundle, stage: str, size: int) -> dict[str, Array]:
+def feeds(bundle: Bundle, stage: str, size: int) -> dict[str, Array]:
     """Random inputs; `size` is the batch of tiles, or the number of prompted objects."""
     rng, g = np.random.default_rng(0), bundle.geometry
     if stage == "window":
@@ -233,7 +233,7 @@ def _torch_stages(g: Geometry, dtype: torch.dtype, device: str) -> list[Row]:
         for name, stage in {**stages, "decoder": DecoderStage(sam)}.items():
             model = lowered(stage, dtype).to(device)
             for size in {"window": BATCHES, "global": (1,), "decoder": PROMPTS}[name]:
-                inputs = [torch.from_numpy(array).to(device) for array in _feeds(bundle, name, size).values()]
+                inputs = [torch.from_numpy(array).to(device) for array in feeds(bundle, name, size).values()]
                 with torch.device(device):  # the modules make small tensors as they run
                     call = _replayed(partial(model, *inputs), device)
                     milliseconds = _time(call, _synchronise(device))
@@ -254,7 +254,7 @@ def _attention(g: Geometry, dtype: torch.dtype, device: str) -> list[Row]:
         for stage, size in (("global", 1), ("window", BATCHES[-1])):
             module = GlobalStage(sam, g) if stage == "global" else WindowStage(sam, g, torch.float16)
             model = lowered(module.cpu(), dtype).to(device)
-            inputs = [torch.from_numpy(array).to(device) for array in _feeds(bundle, stage, size).values()]
+            inputs = [torch.from_numpy(array).to(device) for array in feeds(bundle, stage, size).values()]
             expected: Tensor | None = None
             for form, function in FORMS.items():
                 with patch("export.modules.attention", function):

@@ -4,10 +4,10 @@
         --out benchmarks/results/head_blocks_mini.json
 
 For K blocks and each form of `hidden`. Nothing is trained but what rebuilds the picture: one linear map a
-token, `ridge`, from what travels of it to its pixels, fitted to windows of PHOTOS, which must hold no picture
-of DATA, and measured on windows of DATA that are picture throughout. Codes of tiles are beside it, and what
-comes back after all window blocks. A network does better than a linear map, so these are lower bounds of what
-a site can see.
+token (`evaluation.audit.inversion`) from what travels of it to its pixels, fitted to windows of PHOTOS, which
+must hold no picture of DATA, and measured on windows of DATA that are picture throughout. Codes of tiles are
+beside it, and what comes back after all window blocks. A network does better than a linear map, so these are
+lower bounds of what a site can see.
 
 Masks are those of a box and of a point for objects of DATA, in fp32, against those of tiles as they are; of
 `hidden` all that travelling does is computed. Bytes are those of message bodies for a frame of 16:9, down
@@ -33,6 +33,7 @@ from skimage.metrics import structural_similarity
 from torch import Tensor
 
 from benchmarks.machine import describe
+from evaluation.audit.inversion import fit_inversion
 from evaluation.masks import box_of, deepest_point
 from export.checkpoints.load import load_weights
 from export.checks.numerics import in_parts, window_tensors
@@ -65,18 +66,7 @@ FORMS = (("fp16", None), ("int8", None), ("int8", 96))  # and components of mini
 CODES = ("dct:15/6", "dct:10/3", "dct:6/3")
 FRAME = (1080, 1920)
 OBJECTS = 3  # of a picture, the largest
-WEIGHT = 1e-6  # of ridge, as a share of the mean variance of a channel
 REPEATS = 60
-
-
-def ridge(hidden: Array, pixels: Array) -> Callable[[Array], Array]:
-    """The linear map from tokens [n, D] to pixels [n, P] of least squares with a small weight on its size."""
-    mean, about = hidden.mean(axis=0, dtype=np.float64), pixels.mean(axis=0, dtype=np.float64)
-    x, y = hidden - mean.astype(np.float32), pixels - about.astype(np.float32)
-    products = (x.T @ x).astype(np.float64)
-    products += np.eye(len(products)) * WEIGHT * np.trace(products) / len(products)
-    weights = np.linalg.solve(products, (x.T @ y).astype(np.float64)).astype(np.float32)
-    return lambda tokens: (tokens - mean.astype(np.float32)) @ weights + about.astype(np.float32)
 
 
 @dataclass(frozen=True)
@@ -85,26 +75,6 @@ class Windows:
 
     inputs: tuple[Tensor, Tensor, Tensor]
     pixels: Pixels
-
-    @property
-    def patches(self) -> Array:
-        """The pixels of each token, fp32 [n * w * w, 3 p^2]."""
-        return tokens_of(self.pixels.astype(np.float32))
-
-
-def tokens_of(pixels: Array, patch: int = 16) -> Array:
-    """[n, S, S, 3] -> [n * w * w, 3 p^2]."""
-    n, side = pixels.shape[:2]
-    w = side // patch
-    rows: Array = pixels.reshape(n, w, patch, w, patch, 3).transpose(0, 1, 3, 2, 4, 5)
-    return rows.reshape(n * w * w, -1)
-
-
-def pixels_of(tokens: Array, side: int, patch: int = 16) -> Array:
-    """The way back."""
-    w = side // patch
-    rows: Array = tokens.reshape(-1, w, w, patch, patch, 3).transpose(0, 1, 3, 2, 4, 5)
-    return rows.reshape(-1, side, side, 3)
 
 
 def windows_of(paths: Sequence[Path], g: Geometry) -> Windows:
@@ -149,9 +119,9 @@ def came_back(weights: Weights) -> Encode:
 
 @torch.no_grad()
 def tokens_from(encode: Encode, windows: Windows) -> Array:
-    """fp32 [n * w * w, r]."""
+    """fp32 [n, w * w, r]."""
     parts = [encode(*part) for part in in_parts(windows.inputs)]
-    return torch.cat(parts).flatten(0, 2).numpy()
+    return torch.cat(parts).flatten(1, 2).numpy()
 
 
 @dataclass(frozen=True)
@@ -164,7 +134,7 @@ class Rebuilt:
 
 def compared(rebuilt: Array, truth: Pixels) -> Rebuilt:
     """Windows [n, S, S, 3] against the pixels that were there."""
-    rebuilt = rebuilt.clip(0, 255)
+    rebuilt = rebuilt.astype(np.float32).clip(0, 255)
     similarity: Callable[..., float] = structural_similarity
     squares = float(np.mean((rebuilt - truth) ** 2))
     similar = [
@@ -175,9 +145,8 @@ def compared(rebuilt: Array, truth: Pixels) -> Rebuilt:
 
 
 def inverted(encode: Encode, known: Windows, unknown: Windows) -> Rebuilt:
-    invert = ridge(tokens_from(encode, known), known.patches)
-    side = unknown.pixels.shape[1]
-    return compared(pixels_of(invert(tokens_from(encode, unknown)), side), unknown.pixels)
+    inversion = fit_inversion(tokens_from(encode, known), known.pixels)
+    return compared(inversion.invert(tokens_from(encode, unknown)), unknown.pixels)
 
 
 def decoded(code: TileCode, unknown: Windows, g: Geometry) -> Rebuilt:
@@ -293,7 +262,7 @@ def head_ms(weights: Weights, head: Head, threads: int) -> float:
 
 @dataclass(frozen=True)
 class Material:
-    """What every row is measured on: windows for ridge, windows to rebuild, pictures with prompts, and their
+    """What every row is measured on: windows to fit to, windows to rebuild, pictures with prompts, and their
     masks of tiles as they are."""
 
     known: Windows
@@ -381,7 +350,7 @@ def markdown(found: Sequence[dict[str, Any]]) -> list[str]:
 @click.option("--train", type=click.Path(path_type=Path), required=True)
 @click.option("--data", type=click.Path(path_type=Path), required=True)
 @click.option("--pictures", type=click.IntRange(1), default=60, show_default=True, help="Of DATA.")
-@click.option("--known", type=click.IntRange(1), default=300, show_default=True, help="Of PHOTOS, for ridge.")
+@click.option("--known", type=click.IntRange(1), default=300, show_default=True, help="Of PHOTOS, to fit to.")
 @click.option("--out", type=click.Path(path_type=Path), required=True)
 def main(checkpoint: Path, train: Path, data: Path, pictures: int, known: int, out: Path) -> None:
     """Measure and write OUT, with the table as Markdown on standard output."""

@@ -206,4 +206,7 @@ def _weights(
             f"{model} needs its official weights: download {download.address} ({download.size}) and give "
             "--checkpoint FILE, or give --random-weights to try geometry and speed"
         )
-    raise CheckpointError(f"{model} has no official weights: give --checkpoint FILE or --random-weights")
+    raise CheckpointError(
+        f"{model} has no official weights: give --checkpoint assets/{model}.safetensors, those of a clone of "
+        "pedsam, or others that pedsam train made, or --random-weights"
+    )

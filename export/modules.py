@@ -11,21 +11,25 @@ With a `Projection` the window stage ends with it, in fp32, and the global stage
 whole stage does both in between. With a `Head` it also does what travelling after the head's blocks does.
 
 They compute in fp32. In a stage that `lowered` made, matrix products compute in the dtype of their weights;
-norms, softmax, sums of scores and positions, and the residual stream stay in fp32.
+norms, softmax, sums of scores and positions, and the residual stream stay in fp32; where positions are part
+of the product, they are summed with the scores as products are.
 
 Attention is matmul, softmax, matmul; global attention runs in blocks of query rows so that no more than
-SCORES_BYTES of an attention matrix (vit_b: 805 MB, vit_h: 1074 MB) exist at a time.
+SCORES_BYTES of an attention matrix (vit_b: 805 MB, vit_h: 1074 MB) exist at a time. In 16 bits that attention
+has its positions in the product, as engines for GPUs fuse it; docs/engines.md compares the forms.
 
 Source: segment_anything.modeling.image_encoder (Block, Attention).
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from export.head import Head, Pack, Unpack, travel
 from export.layers import mlp, product, run_layers, scaled
@@ -37,29 +41,88 @@ from stages.geometry import Geometry
 from stages.tile_code import RGB, TileCode
 
 SCORES_BYTES = 48 * 2**20  # attention scores that exist at a time, in fp32 for one image
+FUSED_SCORES_BYTES = 256 * 2**20  # the same where engines that fuse attention write none: fewer blocks
+
+Form = Callable[[Tensor, Tensor, Tensor, Tensor, Tensor], list[Tensor]]  # see `positions_added`
 
 
 def attention(layer: Any, x: Tensor) -> Tensor:
-    """SAM's attention with decomposed relative positions, computed for some rows of queries at a time.
+    """SAM's attention with decomposed relative positions, in the form that suits its size and precision.
 
     x [n, h, w, D] -> fp32 [n, h, w, D]; `layer` is a segment_anything Attention whose tables fit h and w.
     """
+    _, h, w, _ = x.shape
+    large = _rows(layer.num_heads, h, w, SCORES_BYTES) < h
+    in_product = large and layer.qkv.weight.dtype != torch.float32
+    return attended(layer, x, positions_in_product if in_product else positions_added)
+
+
+def attended(layer: Any, x: Tensor, form: Form) -> Tensor:
+    """As `attention`, in a form that is given."""
     n, h, w, dim = x.shape
     heads, d = layer.num_heads, dim // layer.num_heads
-    rows = max(1, SCORES_BYTES // (heads * w * h * w * 4))
     # [n, h*w, 3*D] -> [3, n, heads, h*w, d]
     q, k, v = product(layer.qkv, x).reshape(n, h * w, 3, heads, d).permute(2, 0, 3, 1, 4).unbind(0)
     keys = scaled(k, layer.scale).transpose(-2, -1)
-    table_h, table_w = position_table(layer.rel_pos_h, h), position_table(layer.rel_pos_w, w)
+    tables = position_table(layer.rel_pos_h, h), position_table(layer.rel_pos_w, w)
+    blocks = form(q, keys, v, *tables)
+    # [n, heads, h*w, d] -> [n, h, w, D]
+    return product(layer.proj, torch.cat(blocks, dim=2).transpose(1, 2).reshape(n, h, w, dim)).float()
+
+
+def positions_added(q: Tensor, keys: Tensor, v: Tensor, table_h: Tensor, table_w: Tensor) -> list[Tensor]:
+    """What each block of query rows attends to, [n, heads, rows*w, d], positions added to the scores.
+
+    q, v [n, heads, h*w, d]; keys [n, heads, d, h*w], scaled; table_h [h, d, h], table_w [w, d, w].
+    """
+    h, w = len(table_h), len(table_w)
+    rows = _rows(q.shape[1], h, w, SCORES_BYTES)
     blocks = []
     for start in range(0, h, rows):
         block = q[:, :, start * w : (start + rows) * w]
-        # Positions from the block's own queries: were they cut from those of all queries, TensorRT's builder
-        # would add them up for all blocks at once (805 MB in vit_b's fp16 stage).
-        scores = (block @ keys).float() + _positions(block, table_h[start : start + rows], table_w)
-        blocks.append(scores.softmax(dim=-1).to(v.dtype) @ v)
-    # [n, heads, h*w, d] -> [n, h, w, D]
-    return product(layer.proj, torch.cat(blocks, dim=2).transpose(1, 2).reshape(n, h, w, dim)).float()
+        scores = (block @ keys).float()
+        # From the block's own queries: were they cut from those of all queries, TensorRT's builder would add
+        # them up for all blocks at once (805 MB in vit_b's fp16 stage).
+        rel_h, rel_w = _positions(block, table_h[start : start + rows], table_w)
+        # [n, heads, rows, w, h, 1] + [n, heads, rows, w, 1, w]
+        positions = rel_h.float()[..., None] + rel_w.float()[..., None, :]
+        blocks.append((scores + positions.reshape(scores.shape)).softmax(dim=-1).to(v.dtype) @ v)
+    return blocks
+
+
+def positions_in_product(
+    q: Tensor, keys: Tensor, v: Tensor, table_h: Tensor, table_w: Tensor
+) -> list[Tensor]:
+    """As `positions_added`: q.k + rel_h[row of k] + rel_w[column of k] is the product of [q, rel_h, rel_w]
+    with [k, one-hot row, one-hot column].
+
+    TensorRT makes one kernel of it that writes no scores, if values are as wide as keys: they are padded.
+    """
+    h, w, d = len(table_h), len(table_w), v.shape[-1]
+    rows = _rows(q.shape[1], h, w, FUSED_SCORES_BYTES)
+    keys = torch.cat([keys, _places(h, w).to(keys.dtype).expand(*keys.shape[:2], -1, -1)], dim=2)
+    v = functional.pad(v, (0, h + w))
+    blocks = []
+    for start in range(0, h, rows):
+        block = q[:, :, start * w : (start + rows) * w]
+        rel_h, rel_w = _positions(block, table_h[start : start + rows], table_w)
+        wide = torch.cat([block, rel_h.flatten(2, 3), rel_w.flatten(2, 3)], dim=-1)
+        blocks.append(((wide @ keys).float().softmax(dim=-1).to(v.dtype) @ v)[..., :d])
+    return blocks
+
+
+def _rows(heads: int, h: int, w: int, scores_bytes: int) -> int:
+    """Rows of queries in a block, as many in each, whose fp32 scores are so large at most; `h` or more for
+    one block."""
+    most = max(1, scores_bytes // (heads * w * h * w * 4))
+    return most if most >= h else math.ceil(h / math.ceil(h / most))
+
+
+def _places(h: int, w: int) -> Tensor:
+    """Row and column of each key, one-hot: bool [h + w, h*w]."""
+    key = torch.arange(h * w)
+    row, column = torch.arange(h)[:, None] == key // w, torch.arange(w)[:, None] == key % w
+    return torch.cat([row, column])
 
 
 def position_table(rows: Tensor, size: int) -> Tensor:
@@ -68,18 +131,17 @@ def position_table(rows: Tensor, size: int) -> Tensor:
     return rows[positions[:, None] - positions[None, :] + size - 1].transpose(-2, -1)
 
 
-def _positions(q: Tensor, table_h: Tensor, table_w: Tensor) -> Tensor:
-    """What relative positions add to the scores of some rows of queries: fp32 [n, heads, rows*w, h*w].
+def _positions(q: Tensor, table_h: Tensor, table_w: Tensor) -> tuple[Tensor, Tensor]:
+    """What relative positions add to the scores of some rows of queries, along rows and along columns.
 
-    q [n, heads, rows*w, d]; table_h [rows, d, h] is of those rows, table_w [w, d, w].
+    q [n, heads, rows*w, d]; table_h [rows, d, h] is of those rows, table_w [w, d, w] -> in the dtype of q
+    [n, heads, rows, w, h] and [n, heads, rows, w, w].
     """
-    n, heads, count, d = q.shape
-    (rows, _, h), w = table_h.shape, table_w.shape[0]
-    q = q.reshape(n, heads, rows, w, d)
-    rel_h = (q @ table_h).float()
-    rel_w = (q.transpose(2, 3) @ table_w).transpose(2, 3).float()
-    # [n, heads, rows, w, h, 1] + [n, heads, rows, w, 1, w]
-    return (rel_h[..., None] + rel_w[..., None, :]).reshape(n, heads, count, h * w)
+    n, heads, _, d = q.shape
+    q = q.reshape(n, heads, table_h.shape[0], table_w.shape[0], d)
+    rel_h = q @ table_h
+    rel_w = (q.transpose(2, 3) @ table_w).transpose(2, 3)
+    return rel_h, rel_w
 
 
 def patches(embed: Any, pixels: Tensor) -> Tensor:

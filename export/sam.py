@@ -8,33 +8,16 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 import torch
 from torch import nn
 
 from export.projection import Projection
+from export.torchvision_import import make_importable
 from stages.geometry import Geometry
 from stages.tile_code import RGB, TileCode
 
-
-def _import_torchvision() -> Any:
-    """Make torchvision importable where its compiled operators do not load (they need the very torch build
-    they were compiled for): declare the two schemas it looks for. segment_anything only needs its transforms.
-    """
-    try:
-        import torchvision  # noqa: F401
-    except RuntimeError:  # "operator torchvision::nms does not exist"
-        pass
-    else:
-        return None
-    library: Any = torch.library.Library("torchvision", "DEF")  # type: ignore[no-untyped-call]
-    for name in ("nms", "qnms"):
-        library.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
-    return library
-
-
-_torchvision_library = _import_torchvision()  # the declarations live as long as this object
+make_importable()  # segment_anything imports torchvision
 
 from segment_anything import SamPredictor, sam_model_registry  # noqa: E402
 from segment_anything.modeling import (  # noqa: E402

@@ -35,10 +35,12 @@ OBJECTS_SHOWN = 4
 # By TensorRT for RTX for sm_86 without a GPU: benchmarks/results/engine_memory.json.
 ACTIVATIONS_MB: Mapping[tuple[str, str], tuple[float, float, float]] = {
     ("mini", "fp16"): (12.4, 10.4, 16.3),
+    ("small", "fp16"): (18.3, 22.0, 21.2),
     ("vit_b", "fp16"): (162.3, 107.3, 59.2),
-    ("vit_l", "fp16"): (214.5, 126.1, 59.2),
-    ("vit_h", "fp16"): (249.7, 153.9, 59.2),
+    ("vit_l", "fp16"): (214.5, 134.2, 59.2),
+    ("vit_h", "fp16"): (249.7, 155.2, 59.2),
     ("mini", "fp32"): (14.2, 18.1, 26.3),
+    ("small", "fp32"): (24.7, 39.3, 36.8),
     ("vit_b", "fp32"): (257.0, 172.6, 126.4),
     ("vit_l", "fp32"): (334.4, 210.0, 126.4),
     ("vit_h", "fp32"): (409.7, 268.1, 126.4),

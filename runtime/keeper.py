@@ -5,17 +5,16 @@ where it was found: they miss a face in some frames, in most of which it is stil
 canvas, which is what could leave, on a thread of their own, one frame after another; meanwhile the windows of
 the frames before travel. Objects that are followed stay where their masks are.
 
-A frame whose detector fails is lost: nothing is sent unchecked.
+A frame whose detector fails, or takes longer than LOOK_S, is lost: nothing is sent unchecked. A detector that
+is not back from one frame after HANGS_S ends the run.
 """
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import time
 from collections import Counter, deque
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
 from typing import TypeAlias
@@ -24,17 +23,21 @@ from anyio import CancelScope, to_thread
 
 from runtime.detectors.kinds import KINDS, make_find
 from runtime.detectors.network import DetectorOptions, Find
+from runtime.detectors.thread import LookThread, Overdue
 from runtime.encoder import FrameLost
 from runtime.frames.boxes import BoxXyxy
 from runtime.frames.canvas import Canvas
 from runtime.frames.kept import Kept, KeptBoxes, touched
 from runtime.sites.ledger import ExposureLedger
+from stages.errors import EngineError
 
 # Around a box, on each side: this share of its shorter side, and at least this share of a window's.
 MARGIN = 0.3
 LEAST_MARGIN = 1 / 16
 # Frames in which a box stays that was found before.
 REMEMBERED = 8
+# How long one detector may look at one frame, and after how long it is not waited for any more.
+LOOK_S, HANGS_S = 5.0, 60.0
 
 # The windows that objects touch on the canvas of this frame number: called at once, what it gives elsewhere.
 OfObjects: TypeAlias = Callable[[Canvas, int], Callable[[], frozenset[int]]]
@@ -51,6 +54,8 @@ class KeepOptions:
     objects: bool = False
     for_session: bool = False
     films: bool = True
+    look_s: float = LOOK_S
+    hangs_s: float = HANGS_S
 
     @property
     def by_frame(self) -> bool:
@@ -69,7 +74,7 @@ class Keeper:
         options: KeepOptions,
         ledger: ExposureLedger,
         finds: Mapping[str, Find],
-        thread: ThreadPoolExecutor,
+        thread: LookThread,
     ) -> None:
         self.found: Counter[str] = Counter()
         self.of_objects: OfObjects = _all_windows
@@ -93,7 +98,8 @@ class Keeper:
         return f"{' and '.join(parts)} before a frame is sent; what is missed is sent"
 
     async def __call__(self, canvas: Canvas, number: int) -> Kept:
-        """The windows of a frame that stay. Raises FrameLost where that cannot be known."""
+        """The windows of a frame that stay. Raises FrameLost where that cannot be known, and EngineError
+        where a detector hangs for good."""
         self._ledger.keep(self._options.boxes.of(canvas))
         if not self._options.by_frame:
             return Kept()
@@ -101,22 +107,36 @@ class Keeper:
         if self._finds:
             looks.append(partial(self._look, canvas))
         if self._options.objects:
-            looks.append(self.of_objects(canvas, number))
-        kept = await asyncio.wrap_future(self._thread.submit(_all_of, looks))
+            looks.append(partial(self._at_objects, self.of_objects(canvas, number)))
+        try:
+            kept = await self._thread.look(partial(_all_of, looks))
+        except Overdue as exc:
+            raise self._too_late(exc) from exc
         if self._options.for_session:
             self._ledger.keep(kept.windows)
         return kept
+
+    def _too_late(self, overdue: Overdue) -> FrameLost | EngineError:
+        look_s, hangs_s = self._options.look_s, self._options.hangs_s
+        if overdue.seconds < hangs_s:
+            since = f"has looked at one frame for more than {look_s:g} s"
+            return FrameLost(f"{overdue.name} {since}, so that nothing of this one was sent")
+        since = f"it has looked at one frame for more than {hangs_s:g} s"
+        return EngineError(f"{overdue.name} hangs: {since}; nothing is sent unchecked, so the run ends")
+
+    def _at_objects(self, look: Callable[[], frozenset[int]]) -> frozenset[int]:
+        self._thread.began("--keep-objects")
+        return look()
 
     def _look(self, canvas: Canvas) -> frozenset[int]:
         """The windows that show what the detectors find, or found a moment ago. On the detectors' thread."""
         picture = canvas.pixels[: canvas.rows, : canvas.cols]
         boxes: list[BoxXyxy] = []
         for kind, find in self._finds.items():
+            self._thread.began(f"--keep {kind}")
             try:
                 of_kind = list(find(picture))
-            except (
-                BaseException
-            ) as exc:  # a user's own may raise anything, and no signal comes to this thread
+            except BaseException as exc:  # a user's own may raise anything; no signal comes to this thread
                 raise FrameLost(
                     f"--keep {kind} failed ({type(exc).__name__}: {exc}), so that nothing of it was sent"
                 ) from exc
@@ -174,10 +194,9 @@ def _open(options: KeepOptions) -> Mapping[str, Find]:
 async def keeping(options: KeepOptions, ledger: ExposureLedger) -> AsyncIterator[Keeper]:
     """A Keeper and its thread, while the block runs. Raises InputError for a detector that is not there,
     EngineError for one that cannot be loaded."""
-    with ThreadPoolExecutor(1, "keeper") as thread:
-        opened = thread.submit(_open, options)
-        try:
-            yield Keeper(options, ledger, await asyncio.wrap_future(opened), thread)
-        finally:
-            with CancelScope(shield=True):
-                await to_thread.run_sync(partial(thread.shutdown, cancel_futures=True))
+    thread = LookThread(options.look_s)
+    try:
+        yield Keeper(options, ledger, await thread.open(partial(_open, options)), thread)
+    finally:
+        with CancelScope(shield=True):
+            await to_thread.run_sync(thread.close)

@@ -6,6 +6,7 @@ import ipaddress
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import lru_cache
 
 from server.model.batcher import ServiceUnavailable
 from stages.errors import InputError
@@ -143,6 +144,7 @@ class Reservation:
             self._entered = False
 
 
+@lru_cache(maxsize=1024)
 def client_key(address: str) -> str:
     """What quotas count an address by: an IPv4 address itself, of IPv6 the /64 network, one subscriber's."""
     try:

@@ -114,6 +114,7 @@ GEOMETRIES = {
     geometry.name: geometry
     for geometry in (
         Geometry("mini", 384, 16, 5, 192, 3, 12, (2, 5, 8, 11)),
+        Geometry("small", 512, 16, 7, 256, 4, 12, (2, 5, 8, 11)),
         _vit("vit_b", 768, 12, 12, (2, 5, 8, 11)),
         _vit("vit_l", 1024, 16, 24, (5, 11, 17, 23)),
         _vit("vit_h", 1280, 16, 32, (7, 15, 23, 31)),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -63,19 +64,46 @@ class TensorSpec:
         return cls(name, dtype, tuple(shape), (int(bounds[0]), int(bounds[1])) if bounds else None)
 
 
+@lru_cache(maxsize=64)  # numpy makes the name anew each time, which takes longer than all other checks
+def dtype_name(dtype: np.dtype[Any]) -> str:
+    """numpy's name of a dtype: "uint8"."""
+    name: str = dtype.name
+    return name
+
+
 def check_arrays(
     specs: Sequence[TensorSpec], arrays: Mapping[str, Array], error: type[PedsamError] = EngineError
 ) -> None:
     """Raise `error` unless `arrays` holds exactly the tensors `specs` describe, with equal dynamic axes."""
+    check_shapes(
+        specs, {name: (array.shape, dtype_name(array.dtype)) for name, array in arrays.items()}, error
+    )
+    check_values(specs, arrays, error)
+
+
+def check_shapes(
+    specs: Sequence[TensorSpec],
+    given: Mapping[str, tuple[Sequence[int], str]],
+    error: type[PedsamError] = EngineError,
+) -> None:
+    """`check_arrays` of what is known without the numbers: shapes and names of dtypes."""
     names = [spec.name for spec in specs]
-    if sorted(arrays) != sorted(names):
-        raise error(f"got tensors {sorted(arrays)}, expected {sorted(names)}")
+    if sorted(given) != sorted(names):
+        raise error(f"got tensors {sorted(given)}, expected {sorted(names)}")
     axes: dict[str, int] = {}
     for spec in specs:
-        array = arrays[spec.name]
-        problem = spec.problem(array.shape, array.dtype.name) or spec.value_problem(array)
-        if problem:
+        shape, dtype = given[spec.name]
+        if problem := spec.problem(shape, dtype):
             raise error(problem)
-        for axis, size in zip(spec.shape, array.shape, strict=True):
+        for axis, size in zip(spec.shape, shape, strict=True):
             if isinstance(axis, str) and axes.setdefault(axis, size) != size:
                 raise error(f"{spec.name} has {size} along axis {axis}, other tensors have {axes[axis]}")
+
+
+def check_values(
+    specs: Sequence[TensorSpec], arrays: Mapping[str, Array], error: type[PedsamError] = EngineError
+) -> None:
+    """Raise `error` where a number is outside of the bounds of its tensor."""
+    for spec in specs:
+        if problem := spec.value_problem(arrays[spec.name]):
+            raise error(problem)

@@ -17,15 +17,16 @@ import math
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import chain
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 
 from stages import json_header
 from stages.errors import WireError, printable
 from stages.json_values import brief
-from stages.tensors import Array, TensorSpec, check_arrays
+from stages.tensors import Array, TensorSpec, check_shapes, check_values, dtype_name
 
 HEADER_LENGTH = "Inference-Header-Content-Length"
 MODEL = "window"
@@ -46,9 +47,14 @@ OIP_NAME = {dtype: name for name, dtype in DATATYPES.items()}
 _MAX_SIDES = 16
 _MAX_INT64 = (1 << 63) - 1  # what the extension says a size fits into
 _ERROR_CHARACTERS = 4096
+# Clients send the same header again and again: what it says is remembered, of headers up to so many bytes.
+_REMEMBERED_BYTES, _REMEMBERED = 1024, 128
 
 if sys.byteorder != "little":  # pragma: no cover
     raise ImportError("this wire format needs a little-endian machine")
+
+
+_Described: TypeAlias = tuple[str, str, tuple[int, ...]]  # name, dtype and shape of an array
 
 
 @dataclass(frozen=True)
@@ -80,11 +86,7 @@ class Message:
 
 def encode_request(inputs: Mapping[str, Array], outputs: Sequence[str]) -> Message:
     """A request with binary tensors both ways."""
-    head = {
-        "inputs": [_binary_head(name, array) for name, array in inputs.items()],
-        "outputs": [{"name": name, "parameters": {"binary_data": True}} for name in outputs],
-    }
-    return _join(head, inputs.values())
+    return _join(_binary_request(_described(inputs), tuple(outputs)), inputs.values())
 
 
 def encode_response(
@@ -94,34 +96,58 @@ def encode_response(
     version: str = VERSION,
 ) -> Message:
     """A response; `binary` says of each output whether it travels as bytes or as JSON numbers."""
-    head: dict[str, Any] = {"model_name": MODEL, "model_version": version}
+    head = {"model_name": MODEL, "model_version": version}
     if request_id is not None:
         head["id"] = request_id
-    head["outputs"] = [
-        _binary_head(name, array) if binary[name] else _json_tensor(name, array)
-        for name, array in outputs.items()
+    if all(binary[name] for name in outputs):
+        return _join(_binary_response(tuple(head.items()), _described(outputs)), outputs.values())
+    tensors = [
+        _binary_head(*described) if binary[name] else _json_tensor(described, outputs[name])
+        for name, described in zip(outputs, _described(outputs), strict=True)
     ]
+    header = _dumps(head | {"outputs": tensors})
     if not any(binary[name] for name in outputs):
-        return Message(_dumps(head), None)
-    return _join(head, [array for name, array in outputs.items() if binary[name]])
+        return Message(header, None)
+    return _join(header, [array for name, array in outputs.items() if binary[name]])
 
 
-def _binary_head(name: str, array: Array) -> dict[str, Any]:
-    return _tensor_head(name, array) | {"parameters": {"binary_data_size": array.nbytes}}
+@lru_cache(maxsize=_REMEMBERED)
+def _binary_response(head: tuple[tuple[str, str], ...], tensors: tuple[_Described, ...]) -> bytes:
+    return _dumps(dict(head) | {"outputs": [_binary_head(*described) for described in tensors]})
 
 
-def _json_tensor(name: str, array: Array) -> dict[str, Any]:
+@lru_cache(maxsize=_REMEMBERED)
+def _binary_request(tensors: tuple[_Described, ...], outputs: tuple[str, ...]) -> bytes:
+    return _dumps(
+        {
+            "inputs": [_binary_head(*described) for described in tensors],
+            "outputs": [{"name": name, "parameters": {"binary_data": True}} for name in outputs],
+        }
+    )
+
+
+def _described(arrays: Mapping[str, Array]) -> tuple[_Described, ...]:
+    return tuple((name, dtype_name(array.dtype), array.shape) for name, array in arrays.items())
+
+
+def _binary_head(name: str, dtype: str, shape: tuple[int, ...]) -> dict[str, Any]:
+    size = math.prod(shape) * np.dtype(dtype).itemsize
+    return _tensor_head(name, dtype, shape) | {"parameters": {"binary_data_size": size}}
+
+
+def _json_tensor(described: _Described, array: Array) -> dict[str, Any]:
     if array.dtype.kind == "f" and not np.isfinite(array).all():
-        raise WireError(f"{name} has values that JSON cannot hold; ask for it as binary data", status=500)
-    return _tensor_head(name, array) | {"data": array.ravel().tolist()}
+        raise WireError(
+            f"{described[0]} has values that JSON cannot hold; ask for it as binary data", status=500
+        )
+    return _tensor_head(*described) | {"data": array.ravel().tolist()}
 
 
-def _tensor_head(name: str, array: Array) -> dict[str, Any]:
-    return {"name": name, "datatype": OIP_NAME[array.dtype.name], "shape": list(array.shape)}
+def _tensor_head(name: str, dtype: str, shape: tuple[int, ...]) -> dict[str, Any]:
+    return {"name": name, "datatype": OIP_NAME[dtype], "shape": list(shape)}
 
 
-def _join(head: Mapping[str, Any], arrays: Iterable[Array]) -> Message:
-    header = _dumps(head)
+def _join(header: bytes, arrays: Iterable[Array]) -> Message:
     parts = [np.ascontiguousarray(array).data.cast("B") for array in arrays]
     return Message(b"".join([header, *parts]), len(header))
 
@@ -141,12 +167,12 @@ def decode_request(
 
     Raises WireError (status 400) with one sentence for anything but a well-formed request.
     """
-    head, binary = _split(body, header_length)
-    arrays = _decode_tensors(head, "inputs", binary, inputs, max_batch)
-    check_arrays(inputs, arrays, WireError)
-    return InferRequest(
-        {spec.name: arrays[spec.name] for spec in inputs}, _wanted_outputs(head, outputs), _request_id(head)
-    )
+    header, binary = _split(body, header_length)
+    read = _remembered_request if len(header) <= _REMEMBERED_BYTES else _read_request
+    entries, wanted, request_id = read(header, tuple(inputs), tuple(outputs), max_batch)
+    arrays = _arrays(entries, binary)
+    check_values(inputs, arrays, WireError)
+    return InferRequest({spec.name: arrays[spec.name] for spec in inputs}, dict(wanted), request_id)
 
 
 def decode_response(
@@ -156,9 +182,10 @@ def decode_response(
 
     Raises WireError when the message is malformed or a tensor is not what `outputs` say for `batch` tiles.
     """
-    head, binary = _split(body, header_length)
-    arrays = _decode_tensors(head, "outputs", binary, outputs, batch)
-    check_arrays(outputs, arrays, WireError)
+    header, binary = _split(body, header_length)
+    read = _remembered_response if len(header) <= _REMEMBERED_BYTES else _read_response
+    arrays = _arrays(read(header, tuple(outputs), batch), binary)
+    check_values(outputs, arrays, WireError)
     if any(len(array) != batch for array in arrays.values()):
         raise WireError(f"the response does not hold {batch} tiles")
     return arrays
@@ -185,10 +212,25 @@ def error_text(body: bytes) -> str:
     return printable(words) or "no explanation"  # nothing in it may steer the terminal it is shown on
 
 
-def _split(body: bytes, header_length: str | None) -> tuple[dict[str, Any], memoryview]:
+def _split(body: bytes, header_length: str | None) -> tuple[bytes, memoryview]:
     length = _parse_length(header_length, len(body))
-    head = json_header.read(body[:length])
-    return head, memoryview(body)[length:]
+    return body[:length], memoryview(body)[length:]
+
+
+def _read_request(
+    header: bytes, inputs: tuple[TensorSpec, ...], outputs: tuple[TensorSpec, ...], max_batch: int
+) -> tuple[tuple[_Entry, ...], tuple[tuple[str, bool], ...], str | None]:
+    head = json_header.read(header)
+    entries = _tensor_entries(head, "inputs", inputs, max_batch)
+    return entries, tuple(_wanted_outputs(head, outputs).items()), _request_id(head)
+
+
+def _read_response(header: bytes, outputs: tuple[TensorSpec, ...], batch: int) -> tuple[_Entry, ...]:
+    return _tensor_entries(json_header.read(header), "outputs", outputs, batch)
+
+
+_remembered_request = lru_cache(maxsize=_REMEMBERED)(_read_request)
+_remembered_response = lru_cache(maxsize=_REMEMBERED)(_read_response)
 
 
 def _parse_length(text: str | None, body_bytes: int) -> int:
@@ -202,27 +244,60 @@ def _parse_length(text: str | None, body_bytes: int) -> int:
     return length
 
 
-def _decode_tensors(
-    head: Mapping[str, Any], key: str, binary: memoryview, specs: Sequence[TensorSpec], max_batch: int
-) -> dict[str, Array]:
+@dataclass(frozen=True)
+class _Entry:
+    """One tensor of a header. Of `spec` None, more than was asked for, only the bytes are known; `size` is
+    None where its numbers are in the header, which are `data` then."""
+
+    name: str
+    spec: TensorSpec | None
+    shape: tuple[int, ...]
+    size: int | None
+    data: Any = None
+
+
+def _tensor_entries(
+    head: Mapping[str, Any], key: str, specs: Sequence[TensorSpec], max_batch: int
+) -> tuple[_Entry, ...]:
+    """The tensors in a header, in its order; their bytes, if any, follow it in the same order."""
     known = {spec.name: spec for spec in specs}
-    arrays: dict[str, Array] = {}
+    found: list[_Entry] = []
     for entry in _entries(head, key, required=True):
         name = _name(entry)
         if key == "outputs" and name not in known:
-            binary = _after(binary, _binary_size(entry) or 0, brief(name))  # more than was asked for
+            found.append(_Entry(brief(name), None, (), _binary_size(entry) or 0))
             continue
         if name not in known:
             raise WireError(f"unexpected input {brief(name)}; the model takes {sorted(known)}")
-        if name in arrays:
+        if any(name == other.name for other in found if other.spec is not None):
             raise WireError(f"tensor {name} appears twice")
         shape = _shape(entry, known[name], max_batch)
-        size = _binary_size(entry)
-        if size is None:
-            arrays[name] = _from_json(entry, known[name], shape)
-        else:
-            arrays[name] = _from_bytes(binary, size, known[name], shape)
-            binary = _after(binary, size, name)
+        found.append(_Entry(name, known[name], shape, _size(entry, known[name], shape), entry.get("data")))
+    given = {each.name: (each.shape, each.spec.dtype) for each in found if each.spec is not None}
+    check_shapes(specs, given, WireError)
+    return tuple(found)
+
+
+def _size(entry: Mapping[str, Any], spec: TensorSpec, shape: tuple[int, ...]) -> int | None:
+    """Bytes of a tensor behind the header, None where its numbers are in it."""
+    size, expected = _binary_size(entry), math.prod(shape) * np.dtype(spec.dtype).itemsize
+    if size is not None and size != expected:
+        raise WireError(f"{spec.name} has binary_data_size {size}, its shape needs {expected}")
+    return size
+
+
+def _arrays(entries: Sequence[_Entry], binary: memoryview) -> dict[str, Array]:
+    arrays: dict[str, Array] = {}
+    for entry in entries:
+        if entry.spec is not None and entry.size is None:
+            arrays[entry.name] = _from_json(entry.data, entry.spec, entry.shape)
+            continue
+        size = entry.size or 0
+        if len(binary) < size:
+            raise WireError(f"the body ends {size - len(binary)} bytes before the end of {entry.name}")
+        if entry.spec is not None:
+            arrays[entry.name] = np.frombuffer(binary[:size], entry.spec.dtype).reshape(entry.shape)
+        binary = binary[size:]
     if len(binary):
         raise WireError(f"{len(binary)} bytes follow the last tensor")
     return arrays
@@ -284,27 +359,9 @@ def _binary_size(entry: Mapping[str, Any]) -> int | None:
     return size
 
 
-def _from_bytes(binary: memoryview, size: int, spec: TensorSpec, shape: tuple[int, ...]) -> Array:
-    dtype = np.dtype(spec.dtype)
-    expected = math.prod(shape) * dtype.itemsize
-    if size != expected:
-        raise WireError(f"{spec.name} has binary_data_size {size}, its shape needs {expected}")
-    _after(binary, size, spec.name)
-    array: Array = np.frombuffer(binary[:size], dtype).reshape(shape)
-    return array
-
-
-def _after(binary: memoryview, size: int, name: str) -> memoryview:
-    """What follows a tensor of `size` bytes."""
-    if len(binary) < size:
-        raise WireError(f"the body ends {size - len(binary)} bytes before the end of {name}")
-    return binary[size:]
-
-
-def _from_json(entry: Mapping[str, Any], spec: TensorSpec, shape: tuple[int, ...]) -> Array:
+def _from_json(data: object, spec: TensorSpec, shape: tuple[int, ...]) -> Array:
     if spec.dtype == "float16":
         raise WireError(f"{spec.name} is FP16, which has no JSON form; send it as binary data")
-    data = entry.get("data")
     if not isinstance(data, list):
         raise WireError(f"{spec.name} has neither data nor binary_data_size")
     values = _values(data, shape, spec.name)

@@ -15,11 +15,16 @@ from PIL import Image, ImageDraw
 from pycocotools import mask as coco
 
 import pedsam
+from export.checkpoints.load import load_weights
+from export.checkpoints.official import DOWNLOADS
+from export.modules import reordered_encoder
+from export.sam import SamPredictor
 from runtime.demo.demo import photo
 from runtime.sites.client import REQUEST_BYTES, WIRE_OUTPUTS, choose_wire
 from runtime.sites.traffic import frame_bytes, most_windows
 from stages.bundle import SHIPPED, Bundle, shipped_bundle
 from stages.engines.backends import make_engine
+from stages.geometry import GEOMETRIES
 from tests.support.edge import write_photo
 from tests.support.pictures import stamped
 from tests.support.processes import MODULE, serving
@@ -102,12 +107,39 @@ def test_run_without_a_bundle_runs_it(shipped: Bundle, tmp_path: Path) -> None:
 def test_its_weights_segment(shipped: Bundle, tmp_path: Path) -> None:
     """The espresso of scikit-image, cup and saucer by a box, and an astronaut by a click on her suit."""
     assert shipped.weights == "distilled"
+    assert overlap(tmp_path, "coffee", "--box", "79,17,479,388", cup_and_saucer()) > 0.85
+    assert overlap(tmp_path, "coffee", "--point", "270,150", outlined(DRINK, 600)) > 0.65
+    assert overlap(tmp_path, "astronaut", "--point", "180,330", outlined(PERSON, 512)) > 0.8
+
+
+def test_every_model_without_official_weights_comes_with_some() -> None:
+    assert [name for name in GEOMETRIES if name not in DOWNLOADS] == ["mini", "small"]
+    assert (ROOT / "assets/mini.safetensors").is_file()
+    assert not (ROOT / "assets/small/window").exists()  # no second copy of the same numbers
+
+
+def test_the_weights_of_small_segment() -> None:
+    """Cup and saucer by a box, uncoded and without an export, which takes a minute."""
+    path = ROOT / "assets/small.safetensors"
+    assert path.stat().st_size < 30e6
+    weights = load_weights(None, path)
+    assert (weights.geometry.name, weights.status, weights.tiles.name) == ("small", "distilled", "dct:15/6")
+    assert weights.projection is not None
+    assert weights.projection.components == 80
+    reordered_encoder(weights.sam.image_encoder, weights.geometry)
+    predictor = SamPredictor(weights.sam)
+    predictor.set_image(np.array(photo("coffee")))
+    (mask,), _, _ = predictor.predict(box=np.array([79, 17, 479, 388]), multimask_output=False)
+    truth = cup_and_saucer()
+    assert (mask & truth).sum() / (mask | truth).sum() > 0.85
+
+
+def cup_and_saucer() -> np.ndarray:
+    """Of the coffee, two ellipses by hand."""
     y, x = np.mgrid[:400, :600]
     saucer = ((x - 279) / 200) ** 2 + ((y - 235) / 153) ** 2 < 1
     cup = ((x - 287) / 116) ** 2 + ((y - 115) / 98) ** 2 < 1
-    assert overlap(tmp_path, "coffee", "--box", "79,17,479,388", saucer | cup) > 0.85
-    assert overlap(tmp_path, "coffee", "--point", "270,150", outlined(DRINK, 600)) > 0.65
-    assert overlap(tmp_path, "astronaut", "--point", "180,330", outlined(PERSON, 512)) > 0.8
+    return np.asarray(saucer | cup)
 
 
 def outlined(polygon: str, width: int) -> np.ndarray:

@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import click
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -21,6 +22,7 @@ from export.checkpoints.load import check_fit, empty_sam, load_weights, read_che
 from export.sam import Weights, build_sam, neck
 from stages.errors import CheckpointError, InputError
 from stages.geometry import GEOMETRIES, Geometry
+from training.enlarging import enlarged
 from training.promptable import Promptable
 
 # What every SAM has in the same shapes: all but the encoder's trunk and the layer that reads its width.
@@ -56,8 +58,16 @@ class Teacher:
 
 
 def starting_weights(geometry: Geometry, init: Path | None) -> Weights:
-    """What a training begins with: the weights in `init`, or a SAM from scratch."""
-    return load_weights(geometry, init) if init else Weights(build_sam(geometry), geometry, "untrained", "")
+    """What a training begins with: the weights in `init`, enlarged if they are a smaller model's (which is
+    told), or a SAM from scratch."""
+    if init is None:
+        return Weights(build_sam(geometry), geometry, "untrained", "")
+    weights = load_weights(None, init)
+    if weights.geometry == geometry:
+        return weights
+    larger = enlarged(weights, geometry)
+    click.echo(f"{geometry.name} starts from the {weights.geometry.name} weights in {init}, enlarged")
+    return larger
 
 
 class Enlarged(nn.Module):

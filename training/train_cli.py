@@ -30,7 +30,9 @@ from training.tally import Tally, tell
     show_default=True,
     help="Block order to train in; only reordered ones make a distilled bundle.",
 )
-@click.option("--init", type=PATH, help="Weights to start from  [default: from scratch]")
+@click.option(
+    "--init", type=PATH, help="Weights to start from, of MODEL or a smaller one  [default: from scratch]"
+)
 @click.option(
     "--hints/--no-hints", default=True, show_default=True, help="Also learn an ImageNet network's features."
 )

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
+from typing import TypeAlias
 
 import cv2
 import numpy as np
@@ -43,8 +44,9 @@ def membrane(view: View) -> Pixels:
     return _filled(view, _laplace)
 
 
+Attack: TypeAlias = Callable[[View], Pixels]
 # What an attacker can try without a model, by name.
-ATTACKS: Mapping[str, Callable[[View], Pixels]] = {
+ATTACKS: Mapping[str, Attack] = {
     "mean colour": mean_colour,
     "inpainting": inpainted,
     "membrane": membrane,

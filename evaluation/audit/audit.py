@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from anyio import to_thread
@@ -11,8 +11,10 @@ from rich.console import Console
 from rich.progress import Progress
 
 from evaluation.audit import faces, words
+from evaluation.audit.attacks import ATTACKS, BEST, Attack
 from evaluation.audit.embeddings import measure_embeddings
 from evaluation.audit.faces import FaceAudit, find_recogniser
+from evaluation.audit.mae import VITMAE, MaskedAutoencoder, load_autoencoder
 from evaluation.audit.measures import Figures, Result, measure_objects, measure_pixels
 from evaluation.audit.mosaic import Pasting
 from evaluation.audit.options import AuditOptions, Setting, settings_of
@@ -51,7 +53,8 @@ async def audit(options: AuditOptions, console: Console) -> dict[str, Any]:
             console.print(sentence)
         sizes = {sample.shape() for sample in data.samples}
         options.keeping(data.is_video).boxes.check_inside(sizes)
-        auditing = Auditing(options, data)
+        model = await to_thread.run_sync(load_autoencoder, options.mae) if options.mae else None
+        auditing = Auditing(options, data, model)
         for sentence in auditing.left_out:
             console.print(sentence)
         steps = len(data.samples) * (len(bundles) * (len(settings) + 1) + 1)
@@ -70,8 +73,9 @@ async def audit(options: AuditOptions, console: Console) -> dict[str, Any]:
             mosaic=auditing.mosaics,
             embeddings=inverted,
             not_measured=auditing.left_out,
+            vitmae=model.about() if model else None,
         )
-        await to_thread.run_sync(_write, folder, options, report, auditing.examples)
+        await to_thread.run_sync(_write, folder, options, report, auditing)
     return report
 
 
@@ -79,12 +83,13 @@ class Auditing:
     """One audit under way: `results` so far, and `examples` for its sheet. `progress` is told of each picture
     that is done with; `left_out` are sentences about what is not measured, for want of a package."""
 
-    def __init__(self, options: AuditOptions, data: Data) -> None:
+    def __init__(self, options: AuditOptions, data: Data, model: MaskedAutoencoder | None) -> None:
         self.results: list[Result] = []
         self.examples: list[Example] = []
         self.progress: Callable[[], None] = lambda: None
         self.left_out: list[str] = []
         self.mosaics: list[dict[str, Any]] = []
+        self.models: Mapping[str, Attack] = {VITMAE: model} if model else {}
         self._options = options
         self._data = data
         recogniser, reader = (find_recogniser(), find_reader()) if options.recognise else (None, None)
@@ -193,7 +198,7 @@ class Auditing:
     def _measure(
         self, figures: Figures, number: int, sample: Sample, canvas: Canvas, held: Sequence[View]
     ) -> None:
-        measure_pixels(figures, number, _picture(canvas), held)
+        measure_pixels(figures, number, _picture(canvas), held, {**ATTACKS, **self.models})
         measure_objects(figures, number, [on_canvas(mask, canvas) for mask in sample.each_mask()], held)
         if self._faces:
             self._faces.measure(figures, number, held, canvas.geometry)
@@ -250,13 +255,11 @@ def _progress(console: Console, total: int) -> Iterator[Callable[[], None]]:
         yield lambda: progress.advance(task)
 
 
-def _write(
-    folder: RunFolder, options: AuditOptions, report: dict[str, Any], examples: Sequence[Example]
-) -> None:
+def _write(folder: RunFolder, options: AuditOptions, report: dict[str, Any], auditing: Auditing) -> None:
     new = (REPORT, SHEET) if options.sheet else (REPORT,)
     folder.begin(new)
     for name in new:
         folder.note(options.out / name)
     if options.sheet:
-        write_sheet(options.out / SHEET, examples)
+        write_sheet(options.out / SHEET, auditing.examples, {BEST: ATTACKS[BEST], **auditing.models})
     write_report(options.out / REPORT, report)

@@ -82,6 +82,11 @@ class Counts(Words):
     "--recognise/--no-recognise", default=True, show_default=True, help="Look for faces and words: slower."
 )
 @click.option(
+    "--mae",
+    type=PATH,
+    help="Folder of a ViTMAE of transformers, which fills what was not given; nothing is fetched.",
+)
+@click.option(
     "--failures",
     type=Number(0, 1),
     default=0.005,

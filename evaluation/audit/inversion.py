@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from stages.tensors import Array, Pixels
 
-RIDGE = 1e-3  # of the mean square of the values
+RIDGE = 1e-6  # of the mean square of the values; anything up to 1e-3 gives the same
 
 _Floats = npt.NDArray[np.float64]
 
@@ -34,7 +34,7 @@ class Inversion:
         return _joined(patches.round().clip(0, 255).astype(np.uint8))
 
 
-def fit_inversion(hidden: Array, pixels: Pixels, ridge: float = RIDGE) -> Inversion:
+def fit_inversion(hidden: Array, pixels: Pixels) -> Inversion:
     """The best linear map for these windows: values [n, tokens, D] and pixels RGB uint8 [n, S, S, 3].
 
     Raises ValueError where the tokens are no square that divides the window.
@@ -48,7 +48,7 @@ def fit_inversion(hidden: Array, pixels: Pixels, ridge: float = RIDGE) -> Invers
     mean, patch = values.mean(axis=0), patches.mean(axis=0)
     values -= mean
     square = values.T @ values
-    square += np.eye(len(square)) * ridge * max(np.trace(square) / len(square), 1e-12)
+    square += np.eye(len(square)) * RIDGE * max(np.trace(square) / len(square), 1e-12)
     return Inversion(mean, np.linalg.solve(square, values.T @ (patches - patch)), patch)
 
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
-from evaluation.audit.attacks import ATTACKS, psnr, ssim
+from evaluation.audit.attacks import Attack, psnr, ssim
 from evaluation.audit.views import Mask, View
 from evaluation.statistics import interval95
 from stages.tensors import Pixels
@@ -63,8 +63,11 @@ class Result:
     sent: dict[str, int] = field(default_factory=dict)
 
 
-def measure_pixels(figures: Figures, number: int, truth: Pixels, views: Sequence[View]) -> None:
-    """Shares and reconstruction of a picture, RGB uint8 [rows, cols, 3], from what each coalition holds."""
+def measure_pixels(
+    figures: Figures, number: int, truth: Pixels, views: Sequence[View], attacks: Mapping[str, Attack]
+) -> None:
+    """Shares and reconstruction of a picture, RGB uint8 [rows, cols, 3], from what each coalition holds, by
+    each of the attacks."""
     figures.add("area", number, [max(view.share for view in views)])
     figures.add("windows", number, [max(len(view.windows) for view in views)])
     for view in views[:: -(-len(views) // MOST_REBUILT)]:
@@ -72,7 +75,7 @@ def measure_pixels(figures: Figures, number: int, truth: Pixels, views: Sequence
             figures.add("psnr_given", number, [psnr(truth, view.pixels, view.known)])
         hidden = ~view.known
         if hidden.any():
-            for name, attack in ATTACKS.items():
+            for name, attack in attacks.items():
                 made = attack(view)
                 figures.add(f"psnr_{name.replace(' ', '_')}", number, [psnr(truth, made, hidden)])
                 figures.add(f"ssim_{name.replace(' ', '_')}", number, [ssim(truth, made, hidden)])

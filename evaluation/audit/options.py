@@ -42,6 +42,7 @@ class AuditOptions:
     keep_px: int = DetectorOptions.px
     keep_for_session: bool = False
     recognise: bool = True
+    mae: Path | None = None
     failures: float = 0.005
     limit: int | None = None
     sheet: bool = True

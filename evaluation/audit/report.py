@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from evaluation.audit.attacks import BEST
+from evaluation.audit.mae import VITMAE
 from evaluation.audit.measures import Result
 from evaluation.audit.options import AuditOptions
 from evaluation.audit.pictures import Data
@@ -29,7 +30,12 @@ SHARES = {
     "recognised": "faces_recognised",
     "words": "words_read",
 }
-PIXELS = {"hidden, dB": f"psnr_{BEST}", "mean colour, dB": "psnr_mean_colour", "given, dB": "psnr_given"}
+PIXELS = {
+    "hidden, dB": f"psnr_{BEST}",
+    "ViTMAE, dB": f"psnr_{VITMAE}",
+    "mean colour, dB": "psnr_mean_colour",
+    "given, dB": "psnr_given",
+}
 
 
 def make_report(

@@ -1,15 +1,15 @@
-"""`sheet.png`: pictures, what the operator with most of each holds, and what the attack makes of it."""
+"""`sheet.png`: pictures, what the operator with most of each holds, and what attacks make of it."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import cv2
 import numpy as np
 
-from evaluation.audit.attacks import membrane
+from evaluation.audit.attacks import Attack
 from evaluation.audit.views import View
 from evaluation.sheet import line
 from media.pictures import write_picture
@@ -32,18 +32,20 @@ class Example:
     code: str
 
 
-def write_sheet(path: Path, examples: Sequence[Example]) -> None:
+def write_sheet(path: Path, examples: Sequence[Example], attacks: Mapping[str, Attack]) -> None:
     """A row for each example, with a line about it above. It blocks: use a thread."""
-    rows = [row for example in examples for row in _rows(example)]
+    rows = [row for example in examples for row in _rows(example, attacks)]
     with writing(path):
         write_picture(path, np.vstack(rows))
 
 
-def _rows(example: Example) -> list[Pixels]:
+def _rows(example: Example, attacks: Mapping[str, Attack]) -> list[Pixels]:
     view = example.view
-    cells = [_cell(picture) for picture in (example.picture, view.pixels, membrane(view))]
+    made = (attack(view) for attack in attacks.values())
+    cells = [_cell(picture) for picture in (example.picture, view.pixels, *made)]
     strip = np.hstack(cells)
-    about = f"{example.setting}, {example.code}: {view.share:.0%} of the picture; original, held, attacked"
+    columns = ", ".join(["original", "held", *attacks])
+    about = f"{example.setting}, {example.code}: {view.share:.0%} of the picture; {columns}"
     return [line(about, strip.shape[1]), strip]
 
 

@@ -15,7 +15,7 @@ from datetime import datetime, timezone
 
 import anyio
 
-from runtime.check.edge_speed import measure_edge
+from runtime.check.edge_speed import NOTHING_KEPT, measure_edge
 from runtime.check.prediction import (
     NOT_HERE,
     EdgeTimes,
@@ -31,6 +31,7 @@ from runtime.check.reachability import Certificate, connect_time_s, resolve, tls
 from runtime.check.site_speed import Patience, Speed, measure_alone, measure_together
 from runtime.check.warnings import SiteFacts, warnings
 from runtime.edge import check_exposure
+from runtime.keeper import KeepOptions
 from runtime.sites.client import TIMEOUTS, SiteClient, Timeouts, choose_wire
 from runtime.sites.config import SiteConfig
 from runtime.sites.reasons import unforeseen
@@ -109,11 +110,12 @@ class SiteReport:
 
 @dataclass(frozen=True, kw_only=True)
 class CheckOptions:
-    """`size` is (height, width) of the frames to predict for, and `kept` their windows that never leave; the
-    rest as in EdgeOptions."""
+    """`size` is (height, width) of the frames to predict for, and `kept` their windows that never leave;
+    `keep` are the detectors that look at each; the rest as in EdgeOptions."""
 
     size: tuple[int, int] = (1080, 1920)
     kept: frozenset[int] = frozenset()
+    keep: KeepOptions = NOTHING_KEPT
     wire: str | None = None
     backend: str = "auto"
     threads: int | None = None
@@ -136,6 +138,7 @@ class Report:
     edge: EdgeTimes | None = None
     prediction: Prediction | None = None
     keeping: Keeping | None = None
+    fps_without_detectors: float | None = None
     notes: list[str] = field(default_factory=list)
     edge_error: str | None = None
     problems: list[str] = field(default_factory=list)
@@ -294,7 +297,9 @@ class _Check:
         options = self._options
         try:
             with ungrouped():
-                report.edge = await measure_edge(self._bundle, report.size, options.backend, options.threads)
+                report.edge = await measure_edge(
+                    self._bundle, report.size, options.backend, options.threads, options.keep
+                )
         except (BundleError, EngineError, InputError) as exc:
             report.edge_error = str(exc)
             return
@@ -307,6 +312,9 @@ class _Check:
         taken = {name: self._clients[name].max_batch for name in plan.sites}
         sizes = bytes_of_frame(self._bundle, plan, taken, together.heads)
         report.prediction = predict(plan, together, report.edge, sizes, self._shared_s())
+        if report.edge.detect_s:
+            unwatched = report.edge.without_detectors()
+            report.fps_without_detectors = predict(plan, together, unwatched, sizes, self._shared_s()).fps
         if plan.kept:
             without = plan_frame(self._bundle.geometry, report.size, configs, working)
             all_sizes = bytes_of_frame(self._bundle, without, taken, together.heads)

@@ -35,6 +35,7 @@ from runtime.options import (
     KEEP,
     KEEP_BOXES,
     KEEP_OBJECTS,
+    KEEP_PX,
     KEPT,
     LEDGER,
     METRICS_HOST,
@@ -74,7 +75,7 @@ from stages.options import BACKEND, IDLE_THREADS, PATH, THREADS, warn_of_idle_op
         *(BUNDLE, sites_option(required=True), WIRE, BACKEND, THREADS, INSECURE, ACCEPT_EXPOSURE, LEDGER),
         *(NEW_SESSION, ALLOW_UNDISTILLED, PROMPTS, STATE, OUT, TRACE, HEARTBEAT, PREVIEW, PREVIEW_HOST),
         *(PREVIEW_KEYS, METRICS_PORT, METRICS_HOST, METRICS_KEYS, SPOT_CHECKS, PRICE_PER_GB),
-        *(KEEP, KEEP_OBJECTS, KEEP_BOXES, KEPT),
+        *(KEEP, KEEP_PX, KEEP_OBJECTS, KEEP_BOXES, KEPT),
     ],
 )
 @click.option(
@@ -106,14 +107,18 @@ def command(
     kept = _kept(loaded, edge, options["size"], options["kept"])
     problems = asyncio.run(local_problems(LocalOptions(**values_of(LocalOptions, dict(options)))))
     problems += _refusals(loaded, sites, edge, options["size"], allow_undistilled)
-    chosen = CheckOptions(**values_of(CheckOptions, options | {"kept": kept}))
+    chosen = CheckOptions(
+        **values_of(CheckOptions, options | {"kept": kept, "keep": edge.keeping(films=True)})
+    )
     report = _check(console, loaded, sites, chosen)
     report.problems = problems
     report.warnings = [line for line in report.warnings if line not in problems]
+    if report.edge_error in problems:
+        report.edge_error = None
     if edge.keep or edge.keep_objects:
         report.warnings.append(
-            "what --keep and --keep-objects find, and the time it takes, is not in the prediction; --kept N "
-            "predicts for windows that they keep"
+            "how many windows --keep and --keep-objects keep is not in the prediction; --kept N predicts for "
+            "as many"
         )
     print_report(console, report)
     write_json_file(json_path, to_json(report))

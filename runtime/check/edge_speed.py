@@ -7,6 +7,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Awaitable, Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -14,9 +15,12 @@ import numpy.typing as npt
 from anyio import to_thread
 
 from runtime.check.prediction import EdgeTimes
+from runtime.detectors.kinds import make_find
+from runtime.detectors.network import Find
 from runtime.encoder import local_encoder
 from runtime.frames.canvas import Canvas, make_canvas
 from runtime.frames.sources import Frame
+from runtime.keeper import KeepOptions
 from runtime.objects.decode import ObjectMask, decode
 from runtime.objects.prompts import Prompt
 from runtime.objects.tracking import RECENT_MEMORY, MemoryFrame, TrackState, propagate, unit_features
@@ -26,20 +30,28 @@ from runtime.sites.client import choose_wire
 from stages.bundle import Bundle
 from stages.engines.backends import engine_factories
 from stages.engines.thread import EngineThread
+from stages.errors import EngineError
 from stages.needs import require_edge
 from stages.places import edge_stages
 from stages.tensors import Array
 
 RUNS = (3, 20)  # of each step, at least and at most, after a warm-up
 MEASURE_S = 0.5  # after which no run beyond the minimum is started
+NOTHING_KEPT = KeepOptions()
 _FPS = 30.0  # what the video's header says; it changes nothing in how long writing takes
 
 
-async def measure_edge(bundle: Bundle, size: tuple[int, int], backend: str, threads: int | None) -> EdgeTimes:
+async def measure_edge(
+    bundle: Bundle,
+    size: tuple[int, int],
+    backend: str,
+    threads: int | None,
+    keep: KeepOptions = NOTHING_KEPT,
+) -> EdgeTimes:
     """Run each step of the loop for a frame of (height, width); nothing is kept of what it writes.
 
-    Raises BundleError or EngineError when a stage cannot be opened here, InputError when no file can be
-    written.
+    Raises BundleError or EngineError when a stage or a detector cannot be used here, InputError when no file
+    can be written.
     """
     names = [*edge_stages(bundle), *(["window"] if bundle.has("window") else [])]
     require_edge(bundle, names, backend, threads)
@@ -63,12 +75,45 @@ async def measure_edge(bundle: Bundle, size: tuple[int, int], backend: str, thre
         if bundle.head_blocks:
             tiles = canvas.window_inputs(canvas.windows, bundle)
             head_s = await stopwatch.seconds(lambda: encoder.head.inputs(tiles))
+        before_s = stopwatch.processor_s
+        detect_s = await _detect_s(stopwatch, canvas, keep)
         processor_s, window_s = stopwatch.processor_s, None
         if "window" in engines:
             inputs = await encoder.head.inputs(canvas.window_inputs([0], bundle))
             window_s = await stopwatch.seconds(lambda: engines.infer("window", inputs))
     cores = len(os.sched_getaffinity(0))
-    return EdgeTimes(read_s, global_s, decode_s, write_s, window_s, processor_s, cores, head_s)
+    return EdgeTimes(
+        read_s,
+        global_s,
+        decode_s,
+        write_s,
+        window_s,
+        processor_s,
+        cores,
+        head_s,
+        detect_s,
+        processor_s - before_s,
+    )
+
+
+async def _detect_s(stopwatch: _Stopwatch, canvas: Canvas, keep: KeepOptions) -> float:
+    """Seconds that all detectors look at one frame; they take as long whatever it shows. Raises EngineError
+    for one that fails."""
+    if not keep.kinds:
+        return 0.0
+    picture = canvas.pixels[: canvas.rows, : canvas.cols]
+
+    def look(kind: str, find: Find) -> None:
+        try:
+            list(find(picture))
+        except BaseException as exc:  # a user's own may raise anything
+            raise EngineError(f"--keep {kind} failed ({type(exc).__name__}: {exc})") from exc
+
+    finds = {kind: make_find(kind, keep.detectors) for kind in keep.kinds}
+    each_s = [
+        await stopwatch.seconds(partial(to_thread.run_sync, look, kind, find)) for kind, find in finds.items()
+    ]
+    return sum(each_s)
 
 
 async def _follow(stopwatch: _Stopwatch, image_embedding: Array) -> None:

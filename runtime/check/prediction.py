@@ -2,12 +2,13 @@
 
 Steps of the loop overlap over several frames, so that with everything keeping up
 
-    frames per second = 1 / max(windows, engines, read, write, edge processor)
+    frames per second = 1 / max(windows, engines, detectors, read, write, edge processor)
 
 windows          the slowest site's seconds for its windows of one frame, all sites busy at once, round trip
                  included (the loop sends the windows of a frame when those of the one before are back)
 engines          head, if any, + global + decoder + windows that run at the edge, those kept among them: one
                  thread owns every engine of the edge
+detectors        of --keep, one after another, on a thread of their own
 read, write      resizing a frame; masks to frame size, overlay and video (in threads beside the engines)
 edge processor   processor seconds of all that the edge does for a frame / its cores; sites on this very
                  machine count too, at a core each while they work
@@ -19,7 +20,7 @@ camera or disk, faults, and other work of this machine.
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from runtime.check.site_speed import Together
 from runtime.sites.areas import Areas
@@ -58,9 +59,10 @@ class Shares:
 @dataclass(frozen=True)
 class EdgeTimes:
     """Seconds of each step at the edge for one frame with one object; `window_s` of one window, if it can,
-    `head_s` of all windows of a frame, 0 without a head.
+    `head_s` of all windows of a frame, 0 without a head, `detect_s` of all detectors, 0 without any.
 
-    `processor_s` are processor seconds of all of them (without windows), on `cores`.
+    `processor_s` are processor seconds of all of them (without windows), on `cores`, and of these
+    `detect_processor_s` the detectors'.
     """
 
     read_s: float
@@ -71,6 +73,13 @@ class EdgeTimes:
     processor_s: float
     cores: int
     head_s: float = 0.0
+    detect_s: float = 0.0
+    detect_processor_s: float = 0.0
+
+    def without_detectors(self) -> EdgeTimes:
+        """Those of a run that looks for nothing."""
+        processor_s = self.processor_s - self.detect_processor_s
+        return replace(self, processor_s=processor_s, detect_s=0.0, detect_processor_s=0.0)
 
 
 @dataclass(frozen=True)
@@ -222,6 +231,7 @@ def predict(
         + edge.global_s
         + edge.decode_s
         + windows_s,
+        **({"the detectors of --keep": edge.detect_s} if edge.detect_s else {}),
         "resizing frames": edge.read_s,
         "drawing and writing results": edge.write_s,
         f"the edge's processor ({edge.cores} cores)": processor_s / edge.cores,

@@ -11,7 +11,7 @@ from rich.table import Column, Table
 from rich.text import Text
 
 from runtime.check.check import STEPS, CheckState, Report, SiteReport
-from runtime.check.prediction import Keeping, Prediction
+from runtime.check.prediction import EdgeTimes, Keeping, Prediction
 from runtime.check.site_speed import Rate
 from runtime.sites.may_see import sentence
 from stages.errors import printable
@@ -100,6 +100,8 @@ def _lines(report: Report) -> Iterator[tuple[str, str]]:
         yield "", sentence(report.shares.may_see, report.shares.sent + report.shares.at_edge)
     if report.keeping:
         yield "", _keeping(report.keeping, report.wire)
+    if report.edge and report.fps_without_detectors is not None:
+        yield "", _detecting(report.edge, report.fps_without_detectors)
     if report.prediction:
         for line in _prediction(report, report.prediction):
             yield "", line
@@ -116,6 +118,13 @@ def _keeping(keeping: Keeping, wire: str) -> str:
         f"{keeping.windows} windows of every frame are kept: {_ms(keeping.edge_s)} of the edge's engines, "
         f"{up:.1f} kB up and {down:.1f} kB down less with --wire {wire}; with all of them sent "
         f"{keeping.fps_without:.1f} frames/s"
+    )
+
+
+def _detecting(edge: EdgeTimes, fps_without: float) -> str:
+    return (
+        f"the detectors of --keep take {_ms(edge.detect_s)} of every frame and "
+        f"{_ms(edge.detect_processor_s)} of the processor; without them {fps_without:.1f} frames/s"
     )
 
 
@@ -160,6 +169,7 @@ def to_json(report: Report) -> str:
             else None,
             "windows_kept": report.shares.kept if report.shares else None,
             "keeping": vars(report.keeping) if report.keeping else None,
+            "fps_without_detectors": report.fps_without_detectors,
             "edge": vars(report.edge) if report.edge else None,
             "prediction": vars(prediction) if prediction else None,
         },

@@ -62,13 +62,17 @@ class HeldEncoder:
         self._made_s = -math.inf  # time.monotonic
         self.encoded = 0  # pictures so far
 
+    def check(self, operator: str) -> None:
+        """Raise InputError when there is no such operator."""
+        if operator not in self._live.status().caps:
+            raise InputError(f"there is no operator {ascii(operator)[:60]}")
+
     async def after(self, operator: str, number: int) -> bytes:
         """The message with the newest picture of an operator, as soon as it is newer than `number`.
 
-        Raises InputError when there is no such operator.
+        Raises InputError like `check`.
         """
-        if operator not in self._live.status().caps:
-            raise InputError(f"there is no operator {ascii(operator)[:60]}")
+        self.check(operator)
         await self._live.held.by(operator).after(number)
         async with self._lock:
             picture = self._last.get(operator)

@@ -151,15 +151,23 @@ class _Viewer:
             await self._socket.send_bytes(frame.message)
             await self._shown.wait()
 
-    async def _send_held(self, operator: str, after: int, looking: anyio.CancelScope) -> None:
-        """What an operator holds, once there is something newer, unless the viewer looks elsewhere before."""
-        with looking:
+    async def _look(self, message: protocol.Look, tasks: TaskGroup) -> None:
+        """Let a look take the place of the one that waits; one for nobody leaves that alone."""
+        if message.operator is not None:
             try:
-                message = await self._shared.held.after(operator, after)
+                self._shared.held.check(message.operator)
             except InputError as exc:
                 await self._send("error", id=None, text=str(exc))
                 return
-            await self._socket.send_bytes(message)
+        self._looking.cancel()
+        self._looking = anyio.CancelScope()
+        if message.operator is not None:
+            tasks.start_soon(self._send_held, message.operator, message.after, self._looking)
+
+    async def _send_held(self, operator: str, after: int, looking: anyio.CancelScope) -> None:
+        """What an operator holds, once there is something newer, unless the viewer looks elsewhere before."""
+        with looking:
+            await self._socket.send_bytes(await self._shared.held.after(operator, after))
 
     async def _send_status(self) -> None:
         """Every `status_s`, and at once after a command of any viewer."""
@@ -189,10 +197,7 @@ class _Viewer:
             if message.number == self._due:
                 self._shown.set()
         elif isinstance(message, protocol.Look):
-            self._looking.cancel()
-            self._looking = anyio.CancelScope()
-            if message.operator is not None:
-                tasks.start_soon(self._send_held, message.operator, message.after, self._looking)
+            await self._look(message, tasks)
         elif isinstance(message, protocol.Hello):
             await self._send("error", id=None, text="hello was said before")
         elif not isinstance(message, protocol.PromptCommand):

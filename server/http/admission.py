@@ -72,6 +72,10 @@ class Admission:
         return body
 
     async def _read(self, request: web.Request, packed: str | None, max_bytes: int) -> bytes:
+        if packed is None and request.content.is_eof():  # it came with its head
+            whole = request.content.read_nowait()
+            _check_size(len(whole), max_bytes)
+            return whole
         body = bytearray()
         try:
             with anyio.fail_after(self._limits.read_s):
@@ -104,31 +108,33 @@ class Admission:
             yield decompressor.last()
 
     async def _chunks(self, request: web.Request) -> AsyncIterator[bytes]:
-        while True:
-            with anyio.fail_after(self._limits.stall_s):
-                chunk = await request.content.readany()
+        content = request.content
+        while not content.at_eof():
+            chunk = content.read_nowait()
             if not chunk:
-                return
-            yield chunk
+                with anyio.fail_after(self._limits.stall_s):
+                    chunk = await content.readany()
+            if chunk:
+                yield chunk
 
     async def _send(
         self, request: web.Request, response: web.StreamResponse, protocol: TimeoutProtocol | None
     ) -> web.StreamResponse:
-        """What aiohttp does after the handler, with a deadline, and in chunks where the body is large."""
+        """What aiohttp does after the handler, with a deadline of the connection, and in chunks where the
+        body is large."""
         body = response.body if isinstance(response, web.Response) else None
         large = body if isinstance(body, bytes) and len(body) > CHUNK_BYTES else b""
         if large:
             response = _without_body(response, len(large))
-        with anyio.move_on_after(self._limits.write_s) as deadline:
-            try:
-                await response.prepare(request)
-                for start in range(0, len(large), CHUNK_BYTES):
-                    await response.write(memoryview(large)[start : start + CHUNK_BYTES])
-                await response.write_eof()
-            except ConnectionError:
-                pass  # the client has disconnected; aiohttp notices by itself
-        if deadline.cancelled_caught and protocol is not None:
-            protocol.abort("write_timeout")
+        if protocol is not None:
+            protocol.answer()
+        try:
+            await response.prepare(request)
+            for start in range(0, len(large), CHUNK_BYTES):
+                await response.write(memoryview(large)[start : start + CHUNK_BYTES])
+            await response.write_eof()
+        except ConnectionError:
+            pass  # the client has disconnected, or was too slow; aiohttp notices by itself
         return response
 
 

@@ -35,7 +35,7 @@ class _RequestPhase(enum.Enum):
 class TimeoutProtocol(asyncio.Protocol):
     """Passes everything on to `inner`; aborts the connection after a timeout or when a request is too large.
 
-    One timeout runs at a time. While a request is served its handler has the timeouts.
+    One timeout runs at a time. While a request is served its handler has the timeouts, up to its answer.
     """
 
     def __init__(self, inner: asyncio.Protocol, limits: Limits, message_bytes: int, refused: Refused) -> None:
@@ -46,7 +46,8 @@ class TimeoutProtocol(asyncio.Protocol):
         self._refused = refused
         self._phase = _RequestPhase.HEAD
         self._received = 0
-        self._timer: asyncio.TimerHandle | None = None
+        self._timeout: tuple[float, str | None] | None = None  # when in the loop's time, and the reason
+        self._timer: asyncio.TimerHandle | None = None  # not later than that
         self._transport: asyncio.Transport | None = None
 
     @property
@@ -84,7 +85,7 @@ class TimeoutProtocol(asyncio.Protocol):
         self._inner.resume_writing()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._stop_timer()
+        self._stop()
         self._transport = None
         self._inner.connection_lost(exc)
         if not self.closed.done():
@@ -92,9 +93,13 @@ class TimeoutProtocol(asyncio.Protocol):
 
     def begin(self) -> None:
         """The head of a request is complete."""
-        self._stop_timer()
+        self._timeout = None
         self._phase = _RequestPhase.BUSY
         self._received = 0
+
+    def answer(self) -> None:
+        """The answer is about to be sent."""
+        self._abort_after(self._limits.write_s, "write_timeout")
 
     def end(self, closing: bool) -> None:
         """The answer is sent; `closing` says that no further request will be read."""
@@ -111,12 +116,32 @@ class TimeoutProtocol(asyncio.Protocol):
             return
         if reason is not None:
             self._refused(reason)
-        self._stop_timer()
+        self._stop()
         self._transport.abort()
 
     def _abort_after(self, seconds: float, reason: str | None) -> None:
+        """A timer that runs already and ends earlier stays: timeouts come and go with every request."""
+        loop = asyncio.get_running_loop()
+        at = loop.time() + seconds
+        self._timeout = (at, reason)
+        if self._timer is None or self._timer.when() > at:
+            self._stop_timer()
+            self._timer = loop.call_at(at, self._look)
+
+    def _look(self) -> None:
+        """Abort if the timeout is over, else look again when it is."""
+        self._timer = None
+        if self._timeout is None:
+            return
+        loop, (at, reason) = asyncio.get_running_loop(), self._timeout
+        if at <= loop.time():
+            self.abort(reason)
+        else:
+            self._timer = loop.call_at(at, self._look)
+
+    def _stop(self) -> None:
+        self._timeout = None
         self._stop_timer()
-        self._timer = asyncio.get_running_loop().call_later(seconds, self.abort, reason)
 
     def _stop_timer(self) -> None:
         if self._timer is not None:

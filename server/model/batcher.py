@@ -98,10 +98,10 @@ class _PendingRequest:
     done: asyncio.Future[dict[str, Array]] = field(
         default_factory=lambda: asyncio.get_running_loop().create_future()
     )
+    tiles: int = field(init=False)
 
-    @property
-    def tiles(self) -> int:
-        return len(next(iter(self.inputs.values())))
+    def __post_init__(self) -> None:
+        self.tiles = len(next(iter(self.inputs.values())))
 
 
 class Batcher:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from benchmarks.head_blocks import compared, pixels_of, ridge, tokens_of
+from benchmarks.head_blocks import compared
 from export.head_figures import FIGURES, table
 
 ROOT = Path(__file__).parents[2]
@@ -38,26 +38,10 @@ def test_the_page_shows_what_was_measured(measured: dict[str, Any]) -> None:
     assert "\n".join(measured["table"]) in page
 
 
-def test_ridge_finds_a_linear_map_that_there_is() -> None:
-    rng = np.random.default_rng(1)
-    pixels = rng.uniform(0, 255, (400, 12)).astype(np.float32)
-    hidden = (pixels @ rng.normal(size=(12, 20)) / 100 + 3).astype(np.float32)
-    invert = ridge(hidden[:300], pixels[:300])
-    assert np.abs(invert(hidden[300:]) - pixels[300:]).max() < 0.5
-    with_noise = invert(rng.normal(size=hidden.shape).astype(np.float32))
-    assert np.abs(with_noise - pixels).mean() > 20
-
-
-def test_pixels_of_tokens_come_back_in_their_places() -> None:
-    windows = np.random.default_rng(2).integers(0, 256, (3, 32, 32, 3)).astype(np.float32)
-    tokens = tokens_of(windows)
-    assert tokens.shape == (12, 768)
-    assert np.array_equal(tokens[1].reshape(16, 16, 3), windows[0, :16, 16:])
-    assert np.array_equal(pixels_of(tokens, 32), windows)
-
-
 def test_nearness_is_in_decibels_and_similarity() -> None:
     truth = np.random.default_rng(3).integers(0, 200, (2, 32, 32, 3)).astype(np.uint8)
     off = compared(truth.astype(np.float32) + 25.5, truth)
     assert off.psnr_db == pytest.approx(20)
     assert 0.5 < off.ssim < 1
+    darker = compared(truth // 2, truth)  # both uint8
+    assert darker == compared((truth // 2).astype(np.float32), truth)

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from fractions import Fraction
 from typing import Any
 
 import pytest
 
+from runtime.objects.kept_objects import MARGIN
+from runtime.pipeline import PipelineOptions
 from tests.support.documents import README, ROOT, Document
 
 PAGE = Document.read("docs/privacy.md")
@@ -17,6 +20,7 @@ HELD_OUT = ("objects_held", "words_read", "psnr_membrane", "psnr_mean_colour", "
 SETTINGS = ("area", "objects_held", "words_read", "psnr_membrane", "psnr_mean_colour")
 VIDEOS = ("dog", "blackswan", "breakdance", "bedroom_nomask")
 COUNTS = (1, 10, 50)
+IN_FLIGHT = PipelineOptions.in_flight
 
 
 def audit(name: str) -> dict[str, Any]:
@@ -62,6 +66,32 @@ def mosaic_rows() -> Iterator[str]:
             yield row(name.removesuffix("_nomask"), f"{operators} operators", *shares)
 
 
+def percent(share: float) -> str:
+    """With two digits, but never 0 for what is more."""
+    return "< 0.01 %" if 0 < share < 1e-4 else f"{100 * share:.2f} %"
+
+
+def kept_objects_rows() -> Iterator[str]:
+    """Of each clip with the margin of a run, and of all of them with each setting."""
+    found = json.loads((FILES / "kept_objects.json").read_text(encoding="utf-8"))
+    clips = {each["clip"] for each in found["rows"]}
+    of_a_run = [each for each in found["rows"] if (each["margin"], each["in_flight"]) == (MARGIN, IN_FLIGHT)]
+    assert len(of_a_run) == len(clips)
+    for each in (*of_a_run, *found["together"]):
+        sent = (
+            f"{percent(each[f'{whose}_pixels_sent'])}, in {each[f'frames_with_{whose}_pixels_sent']}"
+            for whose in ("true", "own")
+        )
+        yield row(
+            each.get("clip", f"all {len(clips)}"),
+            str(Fraction(each["margin"])),
+            str(each["in_flight"]),
+            str(each["frames"]),
+            *sent,
+            f"{100 * each['windows_kept']:.0f} %",
+        )
+
+
 def rows() -> list[str]:
     """All rows that the page's tables of results have."""
     return [
@@ -73,6 +103,7 @@ def rows() -> list[str]:
         *rows_of("heldout_mini", *HELD_OUT),
         *rows_of("settings_mini", *SETTINGS),
         *mosaic_rows(),
+        *kept_objects_rows(),
     ]
 
 
@@ -86,6 +117,17 @@ def test_the_page_says_how_many_pictures_there_were() -> None:
         assert f"{audit(name)['pictures']} pictures" in PAGE.text
     found = audit("heldout_mini")["embeddings"]
     assert f"{found['psnr']['mean']:.1f} dB and SSIM {found['ssim']['mean']:.2f}" in PAGE.text
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [("people_vit_b_keep", "{} % of the windows that"), ("people_mini_keep", "at 384 pixels {} %;")],
+)
+def test_the_page_says_how_many_windows_of_people_were_kept(name: str, said: str) -> None:
+    _, operators = audit(name)["results"]
+    sent = operators["sent"]
+    share = sent["kept"] / (sent["kept"] + sent["windows"])
+    assert said.format(f"{100 * share:.0f}") in PAGE.text
 
 
 def readme_rows() -> Iterator[str]:

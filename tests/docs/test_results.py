@@ -12,12 +12,14 @@ from typing import Any
 import pytest
 from rich.console import Console
 
+from benchmarks.codes import against
 from runtime.results.summary import print_summary
 from stages.bundle import Bundle, shipped_bundle
+from stages.geometry import GEOMETRIES
 from tests.support.documents import README, ROOT, Document, table_rows
 
 RESULTS = Document.read("docs/results.md")
-CARD = Document.read("assets/mini/README.md")
+CARD, SMALL = Document.read("assets/mini/README.md"), Document.read("assets/small/README.md")
 FILES = ROOT / "benchmarks/results"
 # Beginnings of a row of the pages' table, and the row of the file.
 ACCURACY = {
@@ -155,6 +157,110 @@ def test_accuracy_by_size() -> None:
     assert f"against the ellipse's {ellipse:.2f};" in RESULTS.text
 
 
+def small_rows() -> dict[str, list[str]]:
+    """Rows of small's accuracy as its pages have to show them, those beside it from mini's file."""
+    small, mini = measured("accuracy_small.json")["rows"], measured("accuracy_mini.json")["rows"]
+    rows = {
+        "as shipped": small["as shipped"],
+        "as shipped, fp16 wire": small["as shipped, fp16 wire"],
+        "mini, as shipped": mini["as shipped"],
+        "MobileSAM, 1024 pixels, unsplit": mini["MobileSAM, 1024 pixels, unsplit"],
+    }
+    return {name: [interval(row, kind) for kind in ("box", "point")] for name, row in rows.items()}
+
+
+def interval(row: Any, kind: str) -> str:
+    low, high = row["interval95"][kind]
+    return f"{row['miou'][kind]:.3f} ({low:.3f} to {high:.3f})"
+
+
+@pytest.mark.parametrize(("page", "heading"), [(RESULTS, "### small"), (SMALL, "## Results")], ids=str)
+def test_accuracy_of_small(page: Document, heading: str) -> None:
+    found = measured("accuracy_small.json")["rows"]
+    assert found["as shipped"]["subject"]["model"] == "small"
+    for row, wire in zip(found.values(), ("int8", "fp16"), strict=False):
+        assert (row["pictures"], row["instances"], row["how"], row["wire"]) == (177, 745, "sites", wire)
+    rows = {
+        row[0].replace("*", "").replace(", coded", "").replace(", int8 wire", ""): [
+            cell.replace("*", "") for cell in row[1:]
+        ]
+        for row in table_rows(page.section(heading))
+    }
+    assert rows == {name: cells for name, cells in small_rows().items() if name in rows}
+    assert list(rows)[:2] == ["as shipped", "as shipped, fp16 wire"]
+
+
+SHARES = {
+    "under 0.5 %": (0, 0.005),
+    "0.5 to 2 %": (0.005, 0.02),
+    "2 to 10 %": (0.02, 0.1),
+    "over 10 %": (0.1, 2),
+}
+
+
+def instances(model: str) -> list[dict[str, str]]:
+    with (FILES / f"accuracy_{model}_instances.csv").open(encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_accuracy_of_small_by_size() -> None:
+    models = {model: instances(model) for model in ("small", "mini")}
+    shown = {row[0]: row[1:] for row in table_rows(SMALL.section("## Results").partition("By the share")[2])}
+    for name, (least, most) in SHARES.items():
+        here = {
+            model: [row for row in rows if least <= float(row["area_share"]) < most]
+            for model, rows in models.items()
+        }
+        means = [
+            sum(float(row[f"iou_{kind}"]) for row in here[model]) / len(here[model])
+            for model in ("small", "mini")
+            for kind in ("point", "box")
+        ]
+        assert shown[name] == [str(len(here["mini"])), *(f"{mean:.2f}" for mean in means)]
+
+
+def test_small_beside_mini_instance_by_instance() -> None:
+    mini, small = instances("mini"), instances("small")
+    said = " ".join(RESULTS.section("### small").split())
+    card = " ".join(SMALL.section("## Small or mini").split())
+    of_size = {
+        "all": (0.0, "{box} more than mini by a box and {point} by one point"),
+        "under": (0.02, "under 2 % of the picture {box} and {point},"),
+        "over": (0.02, "on the larger ones {box} and {point} "),
+    }
+    for name, (bound, sentence) in of_size.items():
+        chosen = [
+            [row for row in rows if name == "all" or (float(row["area_share"]) < bound) == (name == "under")]
+            for rows in (mini, small)
+        ]
+        shown = {
+            kind: "{:.3f} ({:.3f} to {:.3f})".format(each["mean"], *each["interval95"])
+            for kind, each in against(*chosen).items()
+        }
+        assert sentence.format(**shown) in said
+        if name == "under":
+            assert f"on the {len(chosen[0])} instances under" in said
+            assert f"{shown['point'].replace(' (', ' more by one point (')} and " in card
+            assert f"{shown['box'].replace(' (', ' by a box (')};" in card
+    ahead = measured("accuracy_mini.json")["rows"]["MobileSAM, 1024 pixels, unsplit"]["miou"]
+    shipped = measured("accuracy_small.json")["rows"]["as shipped"]["miou"]
+    behind = [f"{ahead[kind] - shipped[kind]:.3f}" for kind in ("box", "point")]
+    assert f"stays ahead by {behind[0]} and {behind[1]}:" in said
+
+
+def test_what_small_costs_beside_mini() -> None:
+    models = measured("model_costs.json")["models"]
+    rows = {row[0]: row[1:] for row in table_rows(SMALL.section("## Small or mini"))}
+    parts = {"window": "window stage, 15 windows, ms", "global": "global stage, ms"}
+    for stage, label in {**parts, "decoder": "mask decoder, one object, ms"}.items():
+        assert rows[label] == [rounded(models[name]["ms"][stage], 0) for name in ("mini", "small")]
+    for way, label in {"up": "a frame of 16:9 to sites, KB", "down": "and back, KB"}.items():
+        assert rows[label] == [f"{models[name]['frame_bytes'][way] / 1e3:.1f}" for name in ("mini", "small")]
+    small = GEOMETRIES["small"]
+    sent = 15 * small.window**2 * (4 * 15 + 2 * 6)  # dct:15/6 of 15 windows, and heads of messages
+    assert sent < models["small"]["frame_bytes"]["up"] < 1.1 * sent
+
+
 def test_tracking() -> None:
     file = measured("tracking_mini.json")
     for row, key in zip(
@@ -273,10 +379,13 @@ def test_throughput_beside_a_failing_site() -> None:
 
 def test_the_readme_repeats_numbers_of_the_page() -> None:
     rows = table_rows(README.section("## Results in short"))
-    shipped = measured("accuracy_mini.json")["rows"]["as shipped"]["miou"]
+    shipped, small = (
+        measured(f"accuracy_{model}.json")["rows"]["as shipped"]["miou"] for model in ("mini", "small")
+    )
     fps = [run["fps"] for run in measured("throughput_mini.json")["loopback"]["runs"]]
     assert [row[1] for row in rows] == [
         f"mean IoU {shipped['box']:.3f} by a box, {shipped['point']:.3f} by one point",
+        f"mean IoU {small['box']:.3f} by a box, {small['point']:.3f} by one point",
         f"mean IoU {measured('tracking_mini.json')['mean']['tracked']:.2f}",
         f"{min(fps):.1f} to {max(fps):.1f} frames/s",
     ]
@@ -291,7 +400,7 @@ def test_precision_and_memory() -> None:
     stages = measured("engine_memory.json")["stages"]
     by_stage = {(row[0], row[1]): row[2:] for row in table_rows(RESULTS.section("## Memory of engines"))}
     for each in stages:
-        same = each["stage"] == "decoder" and each["model"] != "mini"
+        same = each["stage"] == "decoder" and each["model"].startswith("vit")
         cells = by_stage["each vit" if same else each["model"], each["stage"]]
         weights = "" if each["weights_mb"] is None else f"{each['weights_mb']} MB"
         column = 0 if each["precision"] == "fp16" else 2
@@ -344,9 +453,39 @@ def test_attention_on_a_gpu() -> None:
     rows = measured("gpu_stages_h200.json")["pieces"]["mini fp16 attention"]["rows"]
     section = RESULTS.section("## Attention on a GPU")
     times = [rounded(row["ms"], 2) for row in rows]
-    assert [row[1:] for row in table_rows(section)] == [times[:4], times[4:]]
+    first, _, second = section.partition("| stage of vit_b |")
+    assert [row[1:] for row in table_rows(first)] == [times[:4], times[4:]]
+    large = measured("gpu_stages_h200_vit_b.json")["pieces"]["vit_b fp16 attention"]["rows"]
+    times = [rounded(row["ms"], 2) for row in large]
+    assert [row[1:] for row in table_rows(f"| stage of vit_b |{second}")] == [times[:4], times[4:]]
+    faster = [large[0]["ms"] / large[n]["ms"] for n in (2, 3)]
+    assert f"{faster[0]:.1f} times as fast as the exported one" in section
+    assert f"{faster[1]:.1f} times with padded values" in section
     saved = [round(100 * (1 - rows[n + 1]["ms"] / rows[n]["ms"])) for n in (0, 4)]
     assert f"Masked saves {saved[0]} and {saved[1]} % of a stage here" in section
+
+
+def test_attention_as_engines_build_it() -> None:
+    """Both forms that are exported and three more; which of them TensorRT fuses, and what that moves."""
+    found, section = measured("attention_builds.json"), RESULTS.section("## Attention as engines build it")
+    forms = [(stage, row) for stage in ("global", "window") for row in found[stage]]
+    expected = []
+    for stage, row in forms:
+        built = row["sm_86"]
+        megabytes = [f"{built[key]:.0f} MB" for key in ("moved_mb", "largest_mb", "activations_mb")]
+        kernels = [str(built[key]) for key in ("kernels", "fused_attention")]
+        if row["form"] != "as exported":
+            expected.append([stage, *kernels, *megabytes, f"{row['cpu_ms']:.0f} ms"])
+    assert [[row[0], *row[2:]] for row in table_rows(section)] == expected
+    assert ("the same figures" in section) == all(row["sm_86"] == row["sm_89"] for _, row in forms)
+    built = {row["form"]: row["sm_86"] for row in found["global"]}
+    assert built["as exported"] == built["in product"]
+    less = built["added"]["moved_mb"] / built["in product"]["moved_mb"]
+    assert f"that moves {less:.1f} times less" in section
+    cores = {row["core"]: row["cpu_ms_of_4096_queries"] for row in found["cores"]}
+    shown = table_rows("| products" + section.partition("| products")[2])
+    assert shown == [[name, f"{milliseconds} ms"] for name, milliseconds in cores.items()]
+    assert f"take {cores['no positions'] / cores['positions added']:.0%} of their time" in section
 
 
 def test_what_codes_cost_mobile_sam() -> None:
@@ -379,7 +518,7 @@ def test_the_steps_of_the_exposure_machine_are_measured() -> None:
     assert f"{found['tiles sent']:,} tiles left in {found['runs']:,} runs" in flat
     assert f"{found['second requests for late tiles']:,} of them second requests" in flat
     assert f"{found['copies for a trial']:,} copies for a site on trial" in flat
-    assert f"what {found['seconds'] // 60} minutes" in flat
+    assert f"{found['seconds'] // 60} minutes" in flat
 
 
 def test_what_detectors_cost_is_measured() -> None:
@@ -395,3 +534,23 @@ def test_what_detectors_cost_is_measured() -> None:
             if (row["kind"], row["threads"], row["px"]) == (kind, threads, int(px))
         ]
         assert cells == expected
+
+
+def test_how_many_windows_are_kept_is_measured() -> None:
+    found, text = measured("kept_windows.json"), RESULTS.section("## How many windows are kept")
+    assert table_rows(text) == [
+        [
+            str(row["canvas_px"]),
+            f"`--keep {','.join(row['keep'])}`",
+            "{:.0f} % ({:.0f} to {:.0f})".format(
+                *(100 * share for share in (row["windows_kept"], *row["interval95"]))
+            ),
+            f"{100 * row['pictures_with_any']:.0f} %",
+            f"{100 * row['pictures_with_all']:.0f} %",
+            f"{row['processor_ms']:.0f} ms",
+        ]
+        for row in found["rows"]
+    ]
+    assert {row["pictures"] for row in found["rows"]} == {177}
+    assert "177 held-out pictures" in text
+    assert f"at {found['keep_px']} pixels" in text

@@ -41,7 +41,8 @@ REFUSALS = {
         "--photos fits fewer --components, and",
     ),
     "no weights": (["--model", "vit_h"], "sam_vit_h_4b8939.pth (2.56 GB) and give --checkpoint"),
-    "mini without": (["--model", "mini"], "mini has no official weights"),
+    "mini without": (["--model", "mini"], "give --checkpoint assets/mini.safetensors, those of a clone"),
+    "small without": (["--model", "small"], "give --checkpoint assets/small.safetensors, those of a clone"),
     "both": (
         ["--model", "mini", "--random-weights", "--checkpoint", "x"],
         "give one of --checkpoint, --random-weights",

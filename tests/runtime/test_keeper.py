@@ -4,22 +4,23 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
 
 import anyio
 import numpy as np
 import pytest
 from aiohttp import web
+from anyio import to_thread
 
-from runtime.encoder import FrameLost
+from runtime.encoder import FrameLost, ImageEncoder
 from runtime.frames.canvas import Canvas
 from runtime.keeper import LEAST_MARGIN, MARGIN, REMEMBERED, Keeper, KeepOptions, keeping
 from runtime.sites.ledger import ExposureLedger
 from runtime.sites.reuse import Reuse
 from stages.bundle import Bundle
-from stages.errors import InputError
+from stages.errors import EngineError, InputError
 from stages.geometry import GEOMETRIES, Geometry
 from stages.tensors import Array
 from tests.support import marks
@@ -163,6 +164,83 @@ async def test_a_frame_whose_detector_fails_is_lost_and_nothing_of_it_is_sent(mi
         assert it.sent("a", "b", "c") == set()
         await it.frame()
         assert it.sent("a", "b", "c") == set(range(15))
+
+
+@pytest.fixture
+def hanging() -> Iterator[None]:
+    """Looks of marks.HANG hang until the test releases them, or ends."""
+    for event in (marks.released, marks.hanging):
+        event.clear()
+    marks.hung.clear()
+    yield
+    marks.released.set()
+
+
+HANGS = KeepOptions(kinds=(marks.HANG,), look_s=0.3, hangs_s=30)
+
+
+@pytest.mark.usefixtures("hanging")
+async def test_frames_whose_detector_hangs_are_lost_until_it_is_back(mini_bundle: Bundle) -> None:
+    local = LocalStamps(mini_bundle)
+    async with scene(mini_bundle, honest(mini_bundle, "abc"), local=local, keep=HANGS) as it:
+        for _ in range(2):
+            with anyio.fail_after(20), pytest.raises(FrameLost) as lost:
+                await embeddings_of(it.encoder, blank())
+            since = f"--keep {marks.HANG} has looked at one frame for more than 0.3 s"
+            assert str(lost.value) == f"{since}, so that nothing of this one was sent"
+        assert it.sent("a", "b", "c") == set()
+        marks.released.set()
+        await embeddings_of(it.encoder, blank())
+        assert it.sent("a", "b", "c") == set(range(15))
+    assert len(marks.hung) == 2  # a frame that was lost before its turn is not looked at
+
+
+async def lose_frames(encoder: ImageEncoder) -> None:
+    """Until something else happens."""
+    while True:
+        with suppress(FrameLost):
+            await embeddings_of(encoder, blank())
+
+
+@pytest.mark.usefixtures("hanging")
+async def test_a_detector_that_hangs_for_good_ends_the_run(mini_bundle: Bundle) -> None:
+    options = replace(HANGS, hangs_s=1.0)
+    async with scene(
+        mini_bundle, honest(mini_bundle, "abc"), local=LocalStamps(mini_bundle), keep=options
+    ) as it:
+        with (
+            anyio.fail_after(20),
+            pytest.raises(EngineError, match=r"hangs: .* more than 1 s; .*the run ends"),
+        ):
+            await lose_frames(it.encoder)
+        assert it.sent("a", "b", "c") == set()
+
+
+@pytest.mark.usefixtures("hanging")
+async def test_whoever_stops_does_not_wait_for_a_detector_that_hangs() -> None:
+    async with keeper_of(replace(HANGS, look_s=100)) as (keeper, _), anyio.create_task_group() as tasks:
+        tasks.start_soon(keeper, blank(), 0)
+        assert await to_thread.run_sync(marks.hanging.wait, 20)
+        stopped_s = time.monotonic()
+        tasks.cancel_scope.cancel()
+    assert time.monotonic() - stopped_s < 10
+    assert not marks.released.is_set()
+
+
+async def test_frames_that_wait_for_a_slow_detector_have_their_time_each() -> None:
+    """Of three at once the last one waits three times as long as a look takes."""
+    looked: list[int] = []
+    slow = KeepOptions(kinds=(marks.SLOW,), look_s=2 * marks.SLOW_S)
+    async with keeper_of(slow) as (keeper, _):
+
+        async def look(number: int) -> None:
+            await keeper(blank(), number)
+            looked.append(number)
+
+        async with anyio.create_task_group() as tasks:
+            for number in range(3):
+                tasks.start_soon(look, number)
+    assert looked == [0, 1, 2]
 
 
 class Marked(Impostor):

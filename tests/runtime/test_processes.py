@@ -8,6 +8,7 @@ import os
 import signal
 import socket
 import subprocess
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -23,12 +24,15 @@ from rich.console import Console
 
 from pedsam import main
 from runtime.frames.sources import Frame, PictureSource
+from runtime.keeper import LOOK_S
 from runtime.objects.prompts import Prompt, Prompts
 from runtime.results.run_folder import run_folder
 from runtime.run_options import RunOptions
 from runtime.session import run_session
 from stages.bundle import Bundle
 from stages.errors import InputError
+from tests.runtime.test_session import real_sites
+from tests.support import marks
 from tests.support.disks import put_away
 from tests.support.edge import Impostor, sites_file, stall, write_photo
 from tests.support.pictures import SHAPES, photo
@@ -254,6 +258,38 @@ async def test_an_interrupted_run_ends_with_complete_files(
     assert [json.loads(text)["frame"] for text in masks(out)] == list(range(summary["frames"]))
     assert len(list((out / "overlay").iterdir())) == summary["frames"]
     assert summary["iou_with_unsplit"] >= 0.999  # of the frames that were done, and no others were read
+
+
+async def test_a_run_whose_detector_hangs_says_so_and_can_be_stopped(
+    mini_bundle: Bundle, tmp_path: Path
+) -> None:
+    """It hangs for minutes, and neither a frame nor the end of the run waits for it."""
+    out = tmp_path / "out"
+    async with real_sites(mini_bundle, tmp_path) as sites:
+        more = ("--sites", str(sites), "--no-record", "--keep", marks.HANG)
+        with running(mini_bundle, film(tmp_path / "in", 50), out, *more) as process:
+            assert process.stdout is not None
+            said = ""
+            while "is lost" not in said:
+                line = await anyio.to_thread.run_sync(process.stdout.readline)
+                assert line, said
+                said += line
+            process.send_signal(signal.SIGINT)
+            stopped_s = time.monotonic()
+            rest, _ = await anyio.to_thread.run_sync(process.communicate)
+            took_s = time.monotonic() - stopped_s
+    words = " ".join((said + rest).split())
+    since = f"--keep {marks.HANG} has looked at one frame for more than {LOOK_S:g} s"
+    assert f"is lost: {since}, so that nothing of this one was sent" in words
+    assert "stopping after the frames under way" in words
+    assert "Traceback" not in words
+    summary = json.loads((out / "summary.json").read_text())
+    assert [site["windows_seen"] for site in summary["sites"].values()] == [[], [], []]
+    assert process.returncode == 1, words
+    assert "nothing was done: every frame is lost" in words
+    assert (
+        took_s < 60
+    )  # of the minutes that it hangs; without other work on the machine it is LOOK_S and a bit
 
 
 async def test_a_run_whose_terminal_is_closed_completes_its_files(

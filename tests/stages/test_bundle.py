@@ -81,7 +81,8 @@ def test_what_travels_is_saved_too(saved: Bundle) -> None:
 
 
 @pytest.mark.parametrize(
-    ("model", "size"), [("vit_b", 301056), ("vit_l", 401408), ("vit_h", 501760), ("mini", 9600)]
+    ("model", "size"),
+    [("vit_b", 301056), ("vit_l", 401408), ("vit_h", 501760), ("mini", 9600), ("small", 25088)],
 )
 def test_bytes_of_a_windows_embedding_in_fp16(model: str, size: int) -> None:
     geometry = GEOMETRIES[model]

@@ -13,7 +13,7 @@ from stages.errors import InputError
 from stages.geometry import GEOMETRIES, Geometry
 from tests.support.fakes import TINY
 
-VIT_B, MINI = GEOMETRIES["vit_b"], GEOMETRIES["mini"]
+VIT_B, MINI, SMALL = GEOMETRIES["vit_b"], GEOMETRIES["mini"], GEOMETRIES["small"]
 SIDES = st.integers(1, 5000)
 
 
@@ -25,6 +25,11 @@ def test_a_window_of_sam_is_224_pixels_and_25_of_them_cover_the_canvas() -> None
 def test_mini_has_the_same_grid_and_is_padded_too() -> None:
     assert (MINI.tokens, MINI.grid, MINI.windows, MINI.tile_px, MINI.mask_px) == (24, 5, 25, 80, 96)
     assert MINI.grid * MINI.window > MINI.tokens
+
+
+def test_small_has_the_same_grid_with_larger_windows() -> None:
+    assert (SMALL.tokens, SMALL.grid, SMALL.windows, SMALL.tile_px, SMALL.mask_px) == (32, 5, 25, 112, 128)
+    assert SMALL.dim // SMALL.heads == MINI.dim // MINI.heads == 64
 
 
 def test_reordering_keeps_each_kind_of_block_in_its_order() -> None:
@@ -65,7 +70,7 @@ def test_a_frame_without_pixels_is_refused(frame: tuple[int, int]) -> None:
         VIT_B.resized(*frame)
 
 
-@given(st.sampled_from([VIT_B, MINI, TINY]), SIDES, SIDES)
+@given(st.sampled_from([VIT_B, MINI, SMALL, TINY]), SIDES, SIDES)
 def test_extents_cover_every_pixel_once(geometry: Geometry, height: int, width: int) -> None:
     rows, cols = geometry.resized(height, width)
     extents = geometry.extents(rows, cols)
@@ -87,7 +92,7 @@ def test_extents_end_at_a_row_and_a_column_in_row_major_order() -> None:
     ("frame", "count"), [((1080, 1920), 15), ((1920, 1080), 15), ((480, 640), 20), ((700, 700), 25)]
 )
 def test_windows_without_picture_are_left_out(frame: tuple[int, int], count: int) -> None:
-    for geometry in (VIT_B, MINI):
+    for geometry in (VIT_B, MINI, SMALL):
         windows = geometry.windows_with_picture(*frame)
         assert len(windows) == count
         extents = geometry.extents(*geometry.resized(*frame))

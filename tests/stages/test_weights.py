@@ -15,7 +15,13 @@ from stages.weights import stage_parameters
 
 RESULTS = Path(__file__).parents[2] / "benchmarks/results/engine_memory.json"
 # Parameters of segment_anything's image encoders, as `sum(p.numel() for p in encoder.parameters())` counts.
-ENCODERS = {"mini": 6_269_888, "vit_b": 89_670_912, "vit_l": 308_278_272, "vit_h": 637_026_048}
+ENCODERS = {
+    "mini": 6_269_888,
+    "small": 10_638_080,
+    "vit_b": 89_670_912,
+    "vit_l": 308_278_272,
+    "vit_h": 637_026_048,
+}
 
 
 def floats(path: Path) -> int:

@@ -108,6 +108,51 @@ def test_decoded_arrays_are_views_of_the_body() -> None:
     assert not array.flags.writeable
 
 
+# Headers that come again
+
+
+def test_a_header_that_comes_again_stands_before_other_numbers() -> None:
+    first, second = (wire.encode_request(tiles(window), NAMES) for window in (1, 2))
+    length = first.header_length
+    assert length is not None
+    assert first.body[:length] == second.body[:length]
+    for sent, window in ((first, 1), (second, 2), (first, 1)):
+        assert_equal(decode(sent.body, str(length)).inputs, tiles(window))
+
+
+def test_what_a_caller_does_with_a_request_is_not_remembered() -> None:
+    sent = wire.encode_request(tiles(1), NAMES)
+    asked = decode(sent.body, str(sent.header_length)).outputs
+    assert isinstance(asked, dict)
+    asked.clear()
+    assert decode(sent.body, str(sent.header_length)).outputs == dict.fromkeys(NAMES, True)
+
+
+def test_a_header_that_was_good_once_makes_no_number_good() -> None:
+    good = wire.encode_request(tiles(24), NAMES)
+    decode(good.body, str(good.header_length))
+    bad = good.body.replace((24).to_bytes(4, "little"), (25).to_bytes(4, "little"))
+    assert bad != good.body
+    assert len(bad) == len(good.body)
+    with pytest.raises(WireError, match="index has values from 25"):
+        decode(bad, str(good.header_length))
+
+
+def test_a_header_that_was_good_once_makes_no_body_long_enough() -> None:
+    good = wire.encode_request(tiles(1), NAMES)
+    decode(good.body, str(good.header_length))
+    with pytest.raises(WireError, match="the body ends 1 bytes before"):
+        decode(good.body[:-1], str(good.header_length))
+
+
+def test_large_headers_are_not_kept() -> None:
+    kept = wire._remembered_request.cache_info().currsize
+    body, length = message({**json.loads(request()[0][: int(request()[1] or 0)]), "pad": "x" * 2000}, b"")
+    with pytest.raises(WireError):  # its numbers are missing
+        decode(body, length)
+    assert wire._remembered_request.cache_info().currsize == kept
+
+
 # Golden bytes
 
 GOLDEN_INPUTS: dict[str, Array] = {

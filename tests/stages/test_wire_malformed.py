@@ -36,6 +36,11 @@ def put_output(which: int, **fields: object) -> Change:
     return lambda head: head["outputs"][which].update(fields)
 
 
+def one_more(name: str, size: int) -> Change:
+    """An output that was not asked for, of which no byte is there."""
+    return lambda head: head["outputs"].append({"name": name, "parameters": {"binary_data_size": size}})
+
+
 MALFORMED_RESPONSES = [
     Row("one byte too many", response(extra=b"x"), "1 bytes follow the last tensor"),
     Row("one byte short", response(cut=1), "the body ends 1 bytes before the end of scale"),
@@ -56,12 +61,12 @@ MALFORMED_RESPONSES = [
     ),
     Row(
         "an unknown output past the end",
-        response(put_output(2, name="more", parameters={"binary_data_size": 17})),
+        response(one_more("more", 1)),
         "the body ends 1 bytes before the end of 'more'",
     ),
     Row(
         "an unknown output with a name that steers terminals",
-        response(put_output(2, name="\x1b[2J", parameters={"binary_data_size": 17})),
+        response(one_more("\x1b[2J", 1)),
         "before the end of '\\x1b[2J'",
     ),
     Row(

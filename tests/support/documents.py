@@ -104,6 +104,7 @@ DOCUMENTS = tuple(
         ROOT / "README.md",
         ROOT / "THREAT_MODEL.md",
         ROOT / "assets/mini/README.md",
+        ROOT / "assets/small/README.md",
         ROOT / "runtime/preview/PROTOCOL.md",
         *sorted((ROOT / "docs").glob("*.md")),
     )

@@ -16,8 +16,12 @@ END = (33, 255, 0)
 FIND = f"{__name__}:find"
 SLOW = f"{__name__}:find_slowly"
 SLOW_S = 0.3
+HANG = f"{__name__}:find_never"
 
 threads: set[str] = set()  # names of those that looked
+released = threading.Event()  # a look that hangs hangs no more
+hanging = threading.Event()  # a look has begun to hang
+hung: list[Pixels] = []  # what those looks were of
 
 
 def find(picture: Pixels) -> list[BoxXyxy]:
@@ -32,4 +36,11 @@ def find(picture: Pixels) -> list[BoxXyxy]:
 
 def find_slowly(picture: Pixels) -> list[BoxXyxy]:
     time.sleep(SLOW_S)
+    return find(picture)
+
+
+def find_never(picture: Pixels) -> list[BoxXyxy]:
+    hung.append(picture)
+    hanging.set()
+    released.wait(300)
     return find(picture)

@@ -207,8 +207,8 @@ def test_a_geometry_that_is_not_known_is_refused(tiny: Callable[[str], Bundle]) 
     with pytest.raises(BundleError) as refused:
         weights_of(bundle.path)
     assert str(refused.value) == (
-        f"{bundle.path} holds 'tiny' of a geometry unknown here, expected one of mini, vit_b, vit_l, vit_h; "
-        "use the pedsam that exported it"
+        f"{bundle.path} holds 'tiny' of a geometry unknown here, expected one of mini, small, vit_b, vit_l, "
+        "vit_h; use the pedsam that exported it"
     )
 
 

@@ -180,7 +180,7 @@ REFUSED: dict[str, tuple[Any, str]] = {
     "missing key": (_without(SCORE), f"it lacks {SCORE}"),
     "other size": (
         _changed("image_encoder.pos_embed", torch.zeros(1, 7, 7, 192)),
-        "position table [1, 7, 7, 192], expected that of one of mini, vit_b",
+        "position table [1, 7, 7, 192], expected that of one of mini, small, vit_b",
     ),
     "volume": (
         _changed("image_encoder.pos_embed", torch.zeros(1, 8, 8, 8, 192)),

@@ -40,7 +40,7 @@ def test_three_sites_with_keys_as_processes(mini_bundle: Bundle, tmp_path: Path)
         toml.write_text("\n".join(tables))
         line = [*MODULE, "check", "--bundle", str(mini_bundle.path), "--sites", str(toml)]
         line += ["--frame", "640x360", "--json", str(found), "--threads", "1", "--allow-undistilled"]
-        line += ["--kept", "3"]
+        line += ["--kept", "3", "--keep", "faces", "--keep-px", "160"]
         done = subprocess.run(line, capture_output=True, text=True, check=False, timeout=240)
     assert done.returncode == 0, done.stdout + done.stderr
     assert done.stdout.splitlines()[-1] == "3 of 3 sites can be used"
@@ -55,6 +55,10 @@ def test_three_sites_with_keys_as_processes(mini_bundle: Bundle, tmp_path: Path)
     tile_bytes = mini_bundle.geometry.tile_px**2 * 3
     assert 3 * tile_bytes < written["keeping"]["bytes_saved"][0] < 3 * (tile_bytes + 1000)
     assert "3 windows of every frame are kept: " in done.stdout
+    assert 0 < written["edge"]["detect_s"] == written["prediction"]["steps_s"]["the detectors of --keep"]
+    assert 0 < written["edge"]["detect_processor_s"] < written["edge"]["processor_s"]
+    assert written["fps_without_detectors"] >= written["prediction"]["fps"]
+    assert "the detectors of --keep take " in done.stdout
     assert written["frame"] == {"height": 360, "width": 640}
     assert written["problems"] == []
     assert not list(tmp_path.glob("sites.ledger.*"))

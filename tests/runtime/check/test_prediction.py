@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import replace
 
 import pytest
@@ -19,10 +20,13 @@ from runtime.check.prediction import (
     windows_kept,
 )
 from runtime.check.site_speed import Together
+from runtime.detectors.network import DetectorOptions
+from runtime.keeper import KeepOptions
 from runtime.sites.client import SiteClient
 from stages.bundle import Bundle
-from stages.errors import InputError
+from stages.errors import EngineError, InputError
 from stages.geometry import GEOMETRIES
+from stages.tensors import Pixels
 from tests.support.edge import Impostor, config
 from tests.support.failing_sites import WAITS
 
@@ -169,6 +173,40 @@ async def test_the_steps_of_this_machine(mini_bundle: Bundle) -> None:
     assert min(edge.read_s, edge.global_s, edge.decode_s, edge.write_s, edge.window_s) > 0
     assert edge.processor_s > 0
     assert edge.cores >= 1
+    assert edge.detect_s == edge.detect_processor_s == 0
+
+
+def find_slowly(picture: Pixels) -> list[tuple[float, float, float, float]]:
+    time.sleep(0.05)
+    return []
+
+
+def find_nothing_on_grey(picture: Pixels) -> list[tuple[float, float, float, float]]:
+    raise SystemExit("no colour")
+
+
+@pytest.mark.anyio
+async def test_detectors_are_timed_one_after_another(mini_bundle: Bundle) -> None:
+    keep = KeepOptions(kinds=(f"{__name__}:find_slowly", "faces"), detectors=DetectorOptions(64, 1))
+    edge = await measure_edge(mini_bundle, (360, 640), "onnxruntime-cpu", 1, keep)
+    assert edge.detect_s > 0.05
+    assert 0 < edge.detect_processor_s < edge.processor_s
+
+
+@pytest.mark.anyio
+async def test_a_detector_that_fails_is_told(mini_bundle: Bundle) -> None:
+    keep = KeepOptions(kinds=(f"{__name__}:find_nothing_on_grey",))
+    with pytest.raises(EngineError, match=r"find_nothing_on_grey failed \(SystemExit: no colour\)"):
+        await measure_edge(mini_bundle, (360, 640), "onnxruntime-cpu", 1, keep)
+
+
+def test_detectors_can_be_what_limits() -> None:
+    together = Together(dict.fromkeys("abc", 0.02), 0.0)
+    looking = replace(EDGE, detect_s=0.5, detect_processor_s=0.04, processor_s=EDGE.processor_s + 0.04)
+    found = predict(PLAN, together, looking, SIZES)
+    assert found.fps == pytest.approx(1 / 0.5)
+    assert found.limited_by == "the detectors of --keep"
+    assert predict(PLAN, together, looking.without_detectors(), SIZES) == predict(PLAN, together, EDGE, SIZES)
 
 
 def test_kept_windows_are_shared_among_no_sites() -> None:

@@ -180,6 +180,17 @@ async def test_a_look_that_cannot_be_is_told(message: dict[str, Any], sentence: 
         assert sentence in (await watcher.text("error"))["text"]
 
 
+async def test_a_look_for_nobody_leaves_the_one_that_waits() -> None:
+    async with running_preview(await clicked(FakeLive())) as run:
+        watcher = await run.watch()
+        await watcher.say("look", operator="alpha", after=run.live.held.by("alpha").version)
+        await watcher.say("look", operator="delta")
+        assert (await watcher.text("error"))["text"] == "there is no operator 'delta'"
+        run.live.advance()
+        assert pixels_of((await held(watcher, "alpha")).file).any()
+        assert await count(run) == 1
+
+
 async def test_without_the_token_nothing_is_shown() -> None:
     async with running_preview(await clicked(FakeLive())) as run:
         for first in ({"type": "look", "operator": "alpha"}, {"type": "hello", "token": "wrong"}):

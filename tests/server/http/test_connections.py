@@ -169,6 +169,16 @@ async def test_a_request_that_is_served_has_all_the_time_it_needs() -> None:
         assert (await reader.readuntil(b"\r\n")).startswith(b"HTTP/1.1 200")
 
 
+async def test_a_timeout_begins_anew_with_every_request() -> None:
+    async with limited(header_s=60, idle_s=SOON) as site, dialled(site) as (reader, writer):
+        for _ in range(4):
+            assert await is_served(reader, writer)
+            await anyio.sleep(SOON / 2)
+        assert site.state.refusals.counts == {}
+        assert await until_closed(reader) == b""
+        assert site.state.refusals.counts == {"idle": 1}
+
+
 # Heads
 
 
