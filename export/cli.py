@@ -99,6 +99,12 @@ if TYPE_CHECKING:
     help="With --head-blocks: numbers that a token's hidden state travels as, principal components fitted to "
     "--photos.  [default: as many as the model has channels]",
 )
+@click.option(
+    "--streaming",
+    is_flag=True,
+    help="Write the global stage in parts too, beside it and with its weights, so that an edge can begin "
+    "with it while later windows are still under way (run --encoder).",
+)
 @click.option("--out", type=PATH, required=True, help="Directory of the bundle.")
 def command(
     model: str | None,
@@ -114,12 +120,15 @@ def command(
     head_blocks: int,
     hidden: str | None,
     hidden_components: int | None,
+    streaming: bool,
     out: Path,
 ) -> None:
     """Write a bundle: SAM, its blocks reordered, as ONNX stages compared with PyTorch."""
     by_stage = stage_precisions(precisions, head=head_blocks > 0)
     asked = TileCode.parse(tiles) if tiles is not None else None
     _check_head(head_blocks, asked, hidden, hidden_components)
+    if streaming and by_stage["global"] == "bf16":
+        raise click.UsageError("--streaming is for a global stage in fp32 or fp16, which onnxruntime runs")
     all_fp32 = set(by_stage.values()) == {"fp32"}
     if compact and not all_fp32:
         raise click.UsageError("--compact is for fp32; fp16 and bf16 store half-size weights as they are")
@@ -144,6 +153,7 @@ def command(
         head_blocks,
         hidden or "fp16",
         hidden_components,
+        streaming,
     )
     bundle = export_bundle(weights, weights.geometry, out, options, click.echo)
     if head_blocks:

@@ -18,6 +18,7 @@ from export.checks.numerics import measure_numerics
 from export.checks.parity import (
     SEED,
     check_chain,
+    check_streaming,
     compare_stage,
     computes_in,
     format_parity,
@@ -28,10 +29,10 @@ from export.checks.pictures import check_pictures
 from export.compact import round_weights
 from export.components import choose_head, choose_projection
 from export.head import Head
-from export.onnx_files import write_onnx
+from export.onnx_files import share_weights, write_onnx
 from export.precision import FP32, STAGES
 from export.sam import PIXEL_MEAN, PIXEL_STD, Weights
-from export.stages import StagePlan, stage_plans
+from export.stages import StagePlan, stage_plans, streaming_plans
 from stages.bundle import (
     EDGE_FOLDER,
     FORMAT,
@@ -68,7 +69,8 @@ class ExportOptions:
     `photos` is a folder of pictures to check lower precisions and coded tiles with, and to fit `components`
     to (see `choose_projection`). `compact` rounds weights to fp16 and stores them so; fp32 stages still
     compute in fp32. The first `head_blocks` window blocks become a stage of the edge, and what they leave
-    travels in the form `hidden`, of `hidden_components` (see `choose_head`); `tiles` are RGB then.
+    travels in the form `hidden`, of `hidden_components` (see `choose_head`); `tiles` are RGB then. With
+    `streaming` the global stage is written in parts too, for an edge that begins before all windows came.
     """
 
     embedding_dtype: str = "float16"
@@ -80,6 +82,7 @@ class ExportOptions:
     head_blocks: int = 0
     hidden: str = "fp16"
     hidden_components: int | None = None
+    streaming: bool = False
 
 
 @torch.no_grad()
@@ -157,8 +160,13 @@ def _write(
     for plan in _plans(weights, options, options.precisions, head):
         bundle = add_stage(bundle, plan, say, options.compact)
         gc.collect()  # an exported program holds on to its module's tensors in cycles
+    if options.streaming:
+        bundle = add_parts(bundle, weights, say, options)
     bundle = add_edge_files(bundle)
-    bundle = replace(bundle, parity=check_chain(bundle, weights, say, head) | measured)
+    measured |= check_chain(bundle, weights, say, head)
+    if options.streaming:
+        measured |= check_streaming(bundle, say)
+    bundle = replace(bundle, parity=measured)
     bundle.save()
 
 
@@ -239,6 +247,34 @@ def add_stage(bundle: Bundle, plan: StagePlan, say: Callable[[str], None], compa
     parity = compare_stage(bundle, plan, module, example_inputs(plan))
     say(f"{plan.name:8} onnxruntime against PyTorch: {format_parity(parity)}; {stage.precision}, {memory}")
     return replace(bundle, stages={**bundle.stages, plan.name: replace(stage, parity=parity)})
+
+
+def add_parts(bundle: Bundle, weights: Weights, say: Callable[[str], None], options: ExportOptions) -> Bundle:
+    """The bundle with the parts of its global stage written beside it, and compared."""
+    sam, g, projection = weights.sam, weights.geometry, weights.projection
+    precision = options.precisions["global"]
+    for plan in streaming_plans(sam, g, options.embedding_dtype, precision, projection):
+        module = plan.build().eval()
+        bundle = write_part(bundle, plan, module, options.compact)
+        stage = bundle.stage(plan.name)
+        parity = compare_stage(bundle, plan, module, example_inputs(plan))
+        say(f"{plan.name:8} onnxruntime against PyTorch: {format_parity(parity)}; {stage.precision}")
+        bundle = replace(bundle, stages={**bundle.stages, plan.name: replace(stage, parity=parity)})
+        gc.collect()
+    return bundle
+
+
+def write_part(bundle: Bundle, plan: StagePlan, module: nn.Module, compact: bool = False) -> Bundle:
+    """The bundle with a part of its global stage, which keeps its weights in the global stage's file."""
+    whole, file = bundle.stage("global"), f"global/{plan.name}.onnx"
+    with tempfile.TemporaryDirectory(dir=bundle.path.parent) as folder:
+        graph = Path(folder) / plan.name / "model.onnx"
+        write_onnx(module, example_inputs(plan), plan.inputs, plan.outputs, graph, compact)
+        share_weights(graph, bundle.path / whole.file, bundle.path / file)
+    shared = {name: digest for name, digest in whole.files.items() if name != whole.file}
+    files = hash_files(bundle.path, [file]) | shared
+    stage = Stage(plan.name, file, files, plan.inputs, plan.outputs, whole.precision)
+    return replace(bundle, stages={**bundle.stages, plan.name: stage})
 
 
 def write_stage(bundle: Bundle, plan: StagePlan, module: nn.Module, compact: bool = False) -> Bundle:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import io
 import logging
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import onnx
@@ -17,6 +18,7 @@ from export.compact import store_as_fp16
 from stages.tensors import TensorSpec
 
 OPSET = 20
+INLINE_BYTES = 2**21  # of a tensor that may lie in a graph's own file, where another graph's hold no equal
 _EXPORTER_LOGS = ("torch.onnx", "torch.export", "onnxscript", "onnx_ir")
 
 
@@ -90,3 +92,34 @@ def _strip(graph: onnx.GraphProto) -> None:
     for item in (graph, *graph.node, *graph.input, *graph.output, *graph.value_info, *graph.initializer):
         del item.metadata_props[:]
         item.doc_string = ""
+
+
+def share_weights(graph: Path, other: Path, out: Path) -> None:
+    """Write `graph` as `out`, its weights read from where `other`, a graph in the same folder as `out`, keeps
+    them.
+
+    What `other` does not hold, byte for byte, lies in `out` itself. Raises RuntimeError where that is large:
+    two graphs of one model hold the same weights, or there is something wrong.
+    """
+    model, kept = onnx.load(graph), _external_tensors(other)
+    for tensor in model.graph.initializer:
+        found = kept.get(hashlib.sha256(tensor.raw_data).digest())
+        if found is not None:
+            tensor.ClearField("raw_data")
+            tensor.data_location = onnx.TensorProto.EXTERNAL
+            tensor.external_data.extend(found)
+        elif tensor.ByteSize() > INLINE_BYTES:
+            raise RuntimeError(f"{other} holds no weights equal to {tensor.name} of {graph}")
+    out.write_bytes(model.SerializeToString(deterministic=True))
+
+
+def _external_tensors(graph: Path) -> Mapping[bytes, Sequence[onnx.StringStringEntryProto]]:
+    """Where a graph keeps each of its tensors outside of itself, by the hash of its bytes."""
+    found = {}
+    for tensor in onnx.load(graph, load_external_data=False).graph.initializer:
+        if tensor.data_location == onnx.TensorProto.EXTERNAL:
+            place = {entry.key: entry.value for entry in tensor.external_data}
+            with (graph.parent / place["location"]).open("rb") as file:
+                file.seek(int(place.get("offset", 0)))
+                found[hashlib.sha256(file.read(int(place["length"]))).digest()] = list(tensor.external_data)
+    return found

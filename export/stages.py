@@ -16,8 +16,10 @@ from export.modules import GlobalStage, HeadStage, RestStage, WholeStage, Window
 from export.precision import DTYPES, FP32
 from export.projection import Projection
 from export.sam import Sam
+from export.streaming import AttendStage, FinishStage, ProjectStage
 from stages.geometry import Geometry
 from stages.hidden import FORMS, HEAD
+from stages.streaming import ATTEND, FINISH, PROJECT, part_tensors
 from stages.tensors import Pixels, TensorSpec
 from stages.tile_code import RGB, TileCode
 from stages.tile_inputs import coded_canvas
@@ -167,6 +169,40 @@ def _global(sam: Sam, g: Geometry, embedding_dtype: str, projection: Projection 
     return StagePlan(
         "global", (embedding,), (_image_embedding(g),), lambda: GlobalStage(sam, g, projection), examples
     )
+
+
+def streaming_plans(
+    sam: Sam, g: Geometry, embedding_dtype: str, precision: str, projection: Projection | None = None
+) -> tuple[StagePlan, ...]:
+    """Plans of the global stage's parts (export.streaming), in its precision: "fp32" or "fp16"."""
+    whole = _global(sam, g, embedding_dtype, projection)
+    modules: Mapping[str, Callable[[], nn.Module]] = {
+        PROJECT: lambda: ProjectStage(sam, g, projection),
+        ATTEND: lambda: AttendStage(sam, g),
+        FINISH: lambda: FinishStage(sam, g),
+    }
+    return tuple(
+        _in_precision(_part(name, build, g, whole, DTYPES[precision]), precision)
+        for name, build in modules.items()
+    )
+
+
+def _part(name: str, build: Callable[[], nn.Module], g: Geometry, whole: StagePlan, dtype: str) -> StagePlan:
+    inputs, outputs = part_tensors(name, g, whole.inputs[0], whole.outputs[0], dtype)
+
+    def examples(generator: torch.Generator) -> tuple[Tensor, ...]:
+        return tuple(_part_example(spec, generator, g) for spec in inputs)
+
+    return StagePlan(name, inputs, outputs, build, examples)
+
+
+def _part_example(spec: TensorSpec, generator: torch.Generator, g: Geometry) -> Tensor:
+    """Of the last row of windows, part of which lies beyond the canvas, as keys; a total is above zero."""
+    last = (g.grid - 1) * g.window
+    if spec.dtype == "int32":
+        return torch.tensor([last] if spec.name == "row" else [g.window, last], dtype=torch.int32)
+    values = torch.randn([int(axis) for axis in spec.shape], generator=generator)
+    return (1 + values.abs() if spec.name == "total" else values).to(getattr(torch, spec.dtype))
 
 
 def _decoder(sam: Sam, g: Geometry) -> StagePlan:

@@ -5,15 +5,18 @@ from __future__ import annotations
 import contextlib
 from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from anyio import to_thread
 
 from runtime.detectors.kinds import KINDS, own_find
 from runtime.detectors.network import DetectorOptions, detector_device, detectors_bytes
-from runtime.encoder import ImageEncoder, LocalWindows
+from runtime.encoder import ImageEncoder, LocalWindows, streaming_of
+from runtime.encoder_choice import WHOLE, check_form, make_global
 from runtime.frames.boxes import BoxXyxy
 from runtime.frames.kept import KeptBoxes
+from runtime.global_stage import OnPart
 from runtime.keeper import Keeper, KeepOptions, keeping
 from runtime.sites.areas import Areas
 from runtime.sites.assignment import default_cap
@@ -45,7 +48,8 @@ class EdgeOptions:
     What `keep_boxes` touch, in pixels of the frame, never goes to a site; nor does what `keep` names, by
     kinds of `runtime.detectors.kinds` that look at `keep_px` pixels, nor with `keep_objects` what is
     segmented. With `keep_for_session` a position stays that was kept once. `when_sites_fail` is "local" or
-    "lose"; None is local where the edge has the window stage.
+    "lose"; None is local where the edge has the window stage. `encoder` is one of
+    `runtime.encoder_choice.FORMS`; None has it measured where there are sites, and is whole without.
     """
 
     sites: Path | None = None
@@ -65,6 +69,7 @@ class EdgeOptions:
     keep_objects: bool = False
     keep_for_session: bool = False
     when_sites_fail: str | None = None
+    encoder: str | None = None
 
     @property
     def kept(self) -> KeptBoxes:
@@ -114,6 +119,7 @@ async def open_edge(
     on_message: Callable[[str], None],
     on_answer: OnAnswer | None = None,
     on_sent: OnSent | None = None,
+    on_part: OnPart | None = None,
     *,
     films: bool = True,
 ) -> AsyncIterator[Edge]:
@@ -121,8 +127,9 @@ async def open_edge(
 
     Raises a PedsamError, before any tile is sent, for whatever can be known to be wrong by then.
     `on_message` gets sentences for a person when sites or the ledger fail and come back, those of the ledger
-    in another thread; sites word part of them.
-    `on_answer` is told of every answer of a site, `on_sent` of every request with tiles before it leaves.
+    and of the choice of an encoder in another thread; sites word part of them.
+    `on_answer` is told of every answer of a site, `on_sent` of every request with tiles before it leaves,
+    `on_part` of what the global stage did ahead of a frame's last window.
     `films`: the frames follow each other in time.
     """
     wire_format = choose_wire(bundle, options.wire)
@@ -141,7 +148,12 @@ async def open_edge(
         options.threads,
         beside=detectors_bytes(len(keep.kinds), keep.detectors.px),
     )
+    check_form(bundle, options.encoder)
+    form = options.encoder or (None if configs else WHOLE)
     factories = engine_factories(bundle, names, options.backend, options.threads)
+    factories["global"] = partial(
+        make_global, bundle, form, options.backend, options.threads, windows, on_message
+    )
     clients = [SiteClient(config, bundle, wire_format, on_sent=on_sent) for config in configs]
     with ungrouped(), await _open_ledger(configs, len(windows), options, on_message) as ledger:
         operators = {config.operator for config in configs}
@@ -163,7 +175,15 @@ async def open_edge(
             ) as sites:
                 reuse = Reuse(options.reuse_threshold)
                 encoder = ImageEncoder(
-                    bundle, engines, sites, local, reuse, keep=keeper, fallback=fallback or not configs
+                    bundle,
+                    engines,
+                    sites,
+                    local,
+                    reuse,
+                    keep=keeper,
+                    fallback=fallback or not configs,
+                    streaming=streaming_of(engines),
+                    on_part=on_part,
                 )
                 async with _spot_checks(
                     sites, encoder, local, bundle, wire_format, options, on_message

@@ -18,6 +18,7 @@ from anyio import to_thread
 
 from runtime.frames.canvas import Canvas
 from runtime.frames.kept import Keep, Kept, keep_none
+from runtime.global_stage import GlobalStage, OnPart, StreamedGlobal, WholeGlobal
 from runtime.head import EdgeHead
 from runtime.results.doubts import Doubts
 from runtime.results.measurements import WindowStatistics
@@ -29,6 +30,7 @@ from runtime.sites.start import LOSE, NO_STAGE
 from runtime.sites.traffic import Traffic
 from runtime.sites.windows import SiteWindows, WindowEmbedding, open_sites
 from stages.bundle import Bundle
+from stages.engines.streaming_engine import StreamingEngine
 from stages.engines.thread import EngineThread
 from stages.tensors import Array, Pixels
 
@@ -117,10 +119,11 @@ class WindowRunner:
 class ImageEncoder:
     """Turns canvases into image embeddings, several at once.
 
-    `engines` run "global", and "head" where the bundle has one; `local` is None where this machine has no
-    window engine. Without `fallback` that runs nothing but the windows that stay: those that `keep` names of
-    a frame, before anything of it leaves, and those that the ledger keeps of all. `doubts` knows which sites
-    the windows of a frame came from.
+    `engines` run "global", and "head" where the bundle has one; `streaming` is the engine of "global" where
+    that runs row by row, and `on_part` is told of what it does ahead. `local` is None where this machine has
+    no window engine. Without `fallback` that runs nothing but the windows that stay: those that `keep` names
+    of a frame, before anything of it leaves, and those that the ledger keeps of all. `doubts` knows which
+    sites the windows of a frame came from.
     """
 
     def __init__(
@@ -133,6 +136,8 @@ class ImageEncoder:
         *,
         keep: Keep = keep_none,
         fallback: bool = True,
+        streaming: StreamingEngine | None = None,
+        on_part: OnPart | None = None,
     ) -> None:
         self.windows = WindowRunner(sites, local, fallback=fallback)
         self.reuse = reuse or Reuse(None)
@@ -142,6 +147,8 @@ class ImageEncoder:
         self._engines = engines
         self._sites = sites
         self._keep = keep
+        self._streaming = streaming
+        self._on_part = on_part
         self._padding = bundle.padding_embeddings()
         self._collecting: set[anyio.CancelScope] = set()
         self._paused = False
@@ -171,7 +178,15 @@ class ImageEncoder:
 
     def start(self, canvas: Canvas, order: int = 0) -> Encoding:
         """A canvas on its way. `order` is the frame's number: older frames go first on the engine thread."""
-        return Encoding(self, canvas, order, self._padding.copy())
+        embeddings = self._padding.copy()
+        return Encoding(self, canvas, order, embeddings, self._global_stage(canvas, order, embeddings))
+
+    def _global_stage(self, canvas: Canvas, order: int, embeddings: Array) -> GlobalStage:
+        if self._streaming is None:
+            return WholeGlobal(self._engines, embeddings, order)
+        return StreamedGlobal(
+            self._engines, self._streaming, embeddings, canvas.windows, order, self._on_part
+        )
 
     async def encode(self, canvas: Canvas, order: int = 0) -> Array:
         """The image embedding of a canvas, fp32 [1, 256, E, E]. Raises FrameLost and SendingPaused."""
@@ -186,8 +201,7 @@ class ImageEncoder:
 
     async def run_global(self, embeddings: Array, order: int = 0) -> Array:
         """The global stage: embeddings of all windows [windows, w, w, D] -> fp32 [1, 256, E, E]."""
-        outputs = await self._engines.infer("global", {"embedding": embeddings}, order=order)
-        return outputs["image_embedding"]
+        return await WholeGlobal(self._engines, embeddings, order).finish()
 
     @contextlib.contextmanager
     def cancelled_by_pause(self) -> Iterator[None]:
@@ -215,12 +229,20 @@ class _Tile:
 
 class Encoding:
     """One canvas on its way to its image embedding; made by ImageEncoder.start. `collect`, then `finish`.
+    What the global stage holds of it is gone when either has failed or was cancelled.
 
     `embeddings` [windows, w, w, D] are those of padding, and of picture as they come; `sites` computed some
     of them, and none of the windows that are `kept`, which is known once something may leave.
     """
 
-    def __init__(self, encoder: ImageEncoder, canvas: Canvas, order: int, embeddings: Array) -> None:
+    def __init__(
+        self,
+        encoder: ImageEncoder,
+        canvas: Canvas,
+        order: int,
+        embeddings: Array,
+        global_stage: GlobalStage,
+    ) -> None:
         self.embeddings = embeddings
         self.sites: set[str] = set()
         self._encoder = encoder
@@ -228,13 +250,19 @@ class Encoding:
         self._order = order
         self.kept = Kept()
         self._collected = False
+        self._global = global_stage
+
+    @property
+    def ahead_s(self) -> float:
+        """Seconds of the engine that the global stage took before `finish`."""
+        return self._global.ahead_s
 
     async def collect(self) -> None:
         """Fetch the embeddings of all windows with picture.
 
         Raises FrameLost when one can neither be sent within the caps nor run here, and SendingPaused.
         """
-        with self._encoder.cancelled_by_pause():
+        with self._dropping_global(), self._encoder.cancelled_by_pause():
             self.kept = await self._encoder.kept(self._canvas, self._order)
             with self._tiles() as tiles:
                 self._count()
@@ -249,7 +277,17 @@ class Encoding:
         """The global stage: the image embedding, fp32 [1, 256, E, E]."""
         if not self._collected:
             raise RuntimeError("an encoding is finished before its windows were collected")
-        return await self._encoder.run_global(self.embeddings, self._order)
+        with self._dropping_global():
+            return await self._global.finish()
+
+    @contextlib.contextmanager
+    def _dropping_global(self) -> Iterator[None]:
+        """Whatever ends the block early, the frame will not be finished."""
+        try:
+            yield
+        except BaseException:
+            self._global.drop()
+            raise
 
     def _count(self) -> None:
         counts, canvas = self._encoder.statistics, self._canvas
@@ -299,15 +337,19 @@ class Encoding:
             try:
                 answer = await self._embed(tile, inputs)
                 self.embeddings[tile.window] = answer.embedding
+                self._global.arrived(tile.window)
                 if answer.site is not None:
                     self.sites.add(answer.site)
             except FrameLost as exc:
                 lost.append(exc)
                 tasks.cancel_scope.cancel()
 
-        async with anyio.create_task_group() as tasks:
-            for tile in tiles:
-                tasks.start_soon(fetch, tile)
+        async with anyio.create_task_group() as ahead:
+            ahead.start_soon(self._global.work)
+            async with anyio.create_task_group() as tasks:
+                for tile in tiles:
+                    tasks.start_soon(fetch, tile)
+            ahead.cancel_scope.cancel()
         if lost:
             raise lost[0]
 
@@ -338,6 +380,13 @@ async def local_encoder(
 ) -> AsyncIterator[ImageEncoder]:
     """An encoder without sites: `engines` run "global" and, as the bundle has them, "head" and "window"."""
     local = LocalWindows(bundle, engines, wire_format) if "window" in engines else None
+    streaming = streaming_of(engines)
     ledger = ExposureLedger.open(None, {}, {})
     async with open_sites(bundle, (), ledger, (), lambda text: None, window_engine=True) as sites:
-        yield ImageEncoder(bundle, engines, sites, local)
+        yield ImageEncoder(bundle, engines, sites, local, streaming=streaming)
+
+
+def streaming_of(engines: EngineThread) -> StreamingEngine | None:
+    """The engine of the global stage where it runs row by row."""
+    engine = engines.engine("global") if "global" in engines else None
+    return engine if isinstance(engine, StreamingEngine) else None

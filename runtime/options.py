@@ -17,6 +17,7 @@ import click
 
 from runtime.detectors.kinds import check_kind
 from runtime.edge import EdgeOptions
+from runtime.encoder_choice import FORMS
 from runtime.frames.cameras import CameraOptions
 from runtime.frames.sources import Source
 from runtime.live.metrics import MetricsOptions
@@ -310,6 +311,12 @@ WHEN_SITES_FAIL = click.Option(
     type=click.Choice(["local", "lose"]),
     help="Compute here what no site may have, or lose its frame  [default: local where the window stage is]",
 )
+ENCODER = click.Option(
+    ["--encoder"],
+    type=click.Choice(FORMS),
+    help="Begin with the global stage on rows of windows that have come, or run it whole  [default: with "
+    "sites and a bundle of export --streaming what a measurement at the start finds better, else whole]",
+)
 OUT = click.Option(["--out"], type=PATH, help="Directory for masks, overlays and summary.json.")
 RECORD = click.Option(
     ["--record/--no-record"],
@@ -363,8 +370,8 @@ HEARTBEAT = click.Option(
 TABLES: Mapping[str, tuple[click.Option, ...]] = {
     "source": (SOURCE, CAMERA_SIZE, CAMERA_FPS, CAMERA_PROXY, FPS, ROTATE, REALTIME),
     "loop": (
-        BUNDLE, BACKEND, THREADS, WIRE, IN_FLIGHT, KEYFRAME_EVERY, MAX_FPS, MAX_MBIT, BOXES, POINTS, TRACK,
-        PROMPTS, STATE, ALLOW_UNDISTILLED, VERIFY, DRY_RUN,
+        BUNDLE, BACKEND, THREADS, ENCODER, WIRE, IN_FLIGHT, KEYFRAME_EVERY, MAX_FPS, MAX_MBIT, BOXES, POINTS,
+        TRACK, PROMPTS, STATE, ALLOW_UNDISTILLED, VERIFY, DRY_RUN,
     ),
     "privacy": (
         SITES, ACCEPT_EXPOSURE, NEW_SESSION, INSECURE, LEDGER, REUSE_THRESHOLD, SPOT_CHECKS, SPOT_CHECK_SHARE,

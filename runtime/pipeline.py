@@ -34,7 +34,7 @@ from runtime.frames.sources import NOTHING, Frame, Source
 from runtime.live.newest import Newest
 from runtime.objects.follower import FollowedObject, Follower, RecentFrame
 from runtime.objects.prompts import PromptRequest
-from runtime.results.measurements import RunMeasurements
+from runtime.results.measurements import AHEAD, RunMeasurements
 from runtime.results.result import FrameResult, ObjectResult
 from runtime.results.sinks import Sink
 from runtime.results.trace import NO_TRACE, Trace
@@ -307,6 +307,8 @@ class Pipeline:
                 self._begun.notify()
         if job.encoding is not None:
             started = time.perf_counter()
+            if (ahead_s := job.encoding.ahead_s) and job.fate not in _ALREADY_WRITTEN:
+                self.measured.seconds[AHEAD].add(ahead_s)
             _required(job.recent).image_embedding = await job.encoding.finish()
             job.encoding = None
             self._record_step("global", job, started)

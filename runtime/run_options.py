@@ -14,6 +14,7 @@ from runtime.edge import (
     check_ledger,
     ledger_path,
 )
+from runtime.encoder_choice import check_form
 from runtime.frames.sources import Source
 from runtime.live.board_reader import BoardOptions
 from runtime.live.heartbeat import HeartbeatOptions
@@ -93,6 +94,7 @@ def check_run(bundle: Bundle, source: Source, options: RunOptions, here: bool = 
     sites = read_sites(options.sites, options.insecure) if options.sites else ()
     check_exposure(sites, options.accept_exposure)
     check_computed_here(bundle, options)
+    check_form(bundle, options.encoder)
     _check_files(bundle, source, sites, options)
     if here:
         check_detectors(options)

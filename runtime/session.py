@@ -178,6 +178,7 @@ async def _run(
         partial(_tell_of_site, messages),
         trace.add_window,
         held.sent if watchers else None,
+        trace.add_part if options.trace else None,
         films=options.follows(source),
     ) as edge:
         if edge.keeper.looks_for:

@@ -1,8 +1,8 @@
 """The part of a bundle that each place gets: which stages, which other files, with their hashes.
 
 A site gets the window stage and the probe it checks itself with; an edge gets the head where the bundle has
-one, the global stage and the decoder, the window stage as its fallback where the bundle holds it, the padding
-embeddings and the probe.
+one, the global stage, with its parts where the bundle has them, and the decoder, the window stage as its
+fallback where the bundle holds it, the padding embeddings and the probe.
 Nobody gets `whole`, which only `run --verify` needs, or `engines/`, which are built where they run.
 """
 
@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from stages.bundle import MANIFEST, PADDING_FILE, PROBE_FILE, Bundle, sha256
 from stages.errors import BundleError
 from stages.hidden import HEAD
+from stages.streaming import PARTS, can_stream
 
 
 @dataclass(frozen=True)
@@ -70,7 +71,10 @@ def part_files(bundle: Bundle, place: str, without: Collection[str] = ()) -> tup
     Reads and hashes each file. Raises BundleError naming the first that is missing or not what the bundle
     records, and as `stages_for`.
     """
-    return tuple(_hashed(bundle, _recorded(bundle, stages_for(bundle, place, without), PLACES[place])))
+    stages = stages_for(bundle, place, without)
+    if place == "edge" and can_stream(bundle):
+        stages += PARTS  # they share the weights of the global stage; onnxruntime alone runs them
+    return tuple(_hashed(bundle, _recorded(bundle, stages, PLACES[place])))
 
 
 def _recorded(bundle: Bundle, stages: Iterable[str], part: Part) -> dict[str, str]:

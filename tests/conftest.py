@@ -70,6 +70,12 @@ def tiny_head_bundle(request: pytest.FixtureRequest) -> Bundle:
     return bundles.tiny_head_bundle(request.config)
 
 
+@pytest.fixture(scope="session")
+def mini_streaming_bundle(request: pytest.FixtureRequest) -> Bundle:
+    """The mini that is shipped, with the parts of its global stage."""
+    return bundles.mini_streaming_bundle(request.config)
+
+
 @pytest.fixture
 async def unblocked_loop(anyio_backend: str) -> AsyncIterator[None]:
     """Fails an async test that keeps the event loop from running for too long."""

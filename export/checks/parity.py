@@ -24,6 +24,7 @@ from export.stages import StagePlan, as_numpy
 from stages.bundle import Bundle
 from stages.engines.backends import make_engine
 from stages.engines.engine import Engine
+from stages.engines.streaming_engine import StreamingEngine
 from stages.errors import ParityError
 from stages.hidden import HEAD, after_head
 from stages.tensors import Array
@@ -116,6 +117,28 @@ def check_chain(
         ("whole", "the whole stage", (computes_in(bundle, "whole"), rounded)),
     ):
         _require(what, parity[name], embedding_tolerance(precisions) * float(np.abs(reference).max()))
+    return parity
+
+
+def check_streaming(bundle: Bundle, say: Callable[[str], None]) -> dict[str, float]:
+    """Compare the global stage in parts with the whole one, on random embeddings.
+
+    Returns the largest difference, as a fraction of the largest value. Raises ParityError.
+    """
+    (spec,) = bundle.stage("global").inputs
+    shape = [int(axis) for axis in spec.shape]
+    embedding = np.random.default_rng(SEED).standard_normal(shape).astype(spec.dtype)
+    engine = StreamingEngine(bundle)
+    engine.open()
+    try:
+        actual = engine.infer({"embedding": embedding})["image_embedding"]
+    finally:
+        engine.close()
+    expected = infer(bundle, "global", {"embedding": embedding})["image_embedding"]
+    parity = {"streaming": relative_difference(actual, expected)}
+    say("parts    against the global stage: " + format_parity(parity))
+    allowed = embedding_tolerance([computes_in(bundle, "global")])
+    _require("the global stage in parts", parity["streaming"], allowed)
     return parity
 
 

@@ -32,9 +32,11 @@ def widened_stage(bundle: Bundle, name: str, folder: Path) -> Bundle:
     path = folder / stage.file
     path.parent.mkdir(parents=True, exist_ok=True)
     onnx.save(model, path, save_as_external_data=True, location=path.name + ".data")
+    # A part of the global stage shares that one's weights; here it has its own.
+    names = [each.relative_to(folder).as_posix() for each in path.parent.iterdir()]
     stage = replace(
         stage,
-        files=hash_files(folder, stage.files),
+        files=hash_files(folder, names),
         inputs=_widened_specs(stage.inputs, DTYPES[stage.precision]),
         outputs=_widened_specs(stage.outputs, DTYPES[stage.precision]),
         precision="fp32",

@@ -17,6 +17,7 @@ RECENT_S, RECENT_FRAMES = 3.0, 4  # figures of a running pipeline are taken over
 _MAX_LOST_REASONS = 100  # lost frames that are reported one by one
 _MAX_OBJECTS = 1000  # the first ones, of which it is known whether they were found
 STEPS = ("read", "keep", "windows", "global", "decode", "write")
+AHEAD = "ahead"  # what the engine did of a frame's global stage before its last window came
 WAITS = ("camera", "pace")  # what the reading step waits for: the next picture, and the limits asked for
 
 
@@ -88,8 +89,8 @@ class WindowStatistics:
 
 @dataclass
 class RunMeasurements:
-    """What a run measured. `seconds` per step, wait and "end_to_end" hold one value a frame that got through
-    it.
+    """What a run measured. `seconds` per step, wait, AHEAD and "end_to_end" hold one value a frame that got
+    through it.
 
     Of `frames` that were finished, `unsegmented` ones had nothing to be segmented or came while sending was
     paused, and `carried` ones had their masks moved along. Windows of `in_flight` frames were under way at
@@ -99,7 +100,7 @@ class RunMeasurements:
     """
 
     seconds: dict[str, Series] = field(
-        default_factory=lambda: {name: Series() for name in (*STEPS, *WAITS, "end_to_end")}
+        default_factory=lambda: {name: Series() for name in (*STEPS, AHEAD, *WAITS, "end_to_end")}
     )
     frames: int = 0
     unsegmented: int = 0
@@ -169,8 +170,11 @@ def limited_by(
     if not any(seconds[name] for name in STEPS):
         return "nothing: no frame was completed"
     frames = seconds["read"].count or 1
-    busy = {name: seconds[name].recent_mean * seconds[name].count / frames for name in (*STEPS, *WAITS)}
+    busy = {
+        name: seconds[name].recent_mean * seconds[name].count / frames for name in (*STEPS, AHEAD, *WAITS)
+    }
     busy["windows"] /= in_flight
+    busy["global"] += busy[AHEAD]
     reading = ("read", *WAITS)
     held = {**{name: busy[name] for name in STEPS}, "read": sum(busy[name] for name in reading)}
     if sequential_engines:

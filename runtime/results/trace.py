@@ -58,6 +58,10 @@ class Trace:
     def add_window(self, site: str, window: int, start_s: float, end_s: float) -> None:
         self.add(f"site {site}", f"window {window}", start_s, end_s)
 
+    def add_part(self, part: str, frame: int, start_s: float, end_s: float) -> None:
+        """What was done of a frame's global stage ahead of its last window."""
+        self.add("global, ahead", f"frame {frame}: {part}", start_s, end_s)
+
     def add_counter(self, name: str, at_s: float, value: float) -> None:
         self._values.append(CounterValue(name, at_s, value))
 

@@ -10,6 +10,7 @@ from stages.engines.devices import Device, visible_device
 from stages.engines.engine import Engine
 from stages.engines.onnxruntime_engine import OnnxRuntimeEngine
 from stages.engines.plans import is_built
+from stages.engines.streaming_engine import StreamingEngine
 from stages.engines.tensorrt_engine import TensorRtEngine
 from stages.errors import EngineError
 
@@ -30,6 +31,27 @@ def make_engine(bundle: Bundle, name: str, backend: str = "auto", threads: int |
     if device is not None and chosen == "tensorrt":
         return TensorRtEngine(bundle, name, device)
     return OnnxRuntimeEngine(bundle, name, threads, device)
+
+
+def make_streaming_engine(
+    bundle: Bundle, backend: str = "auto", threads: int | None = None
+) -> StreamingEngine:
+    """An engine for the global stage in parts, not opened yet, where onnxruntime runs that stage.
+
+    Raises EngineError where TensorRT does, and as `make_engine`.
+    """
+    if runs_in_tensorrt(bundle, "global", backend):
+        raise EngineError(
+            "TensorRT runs the global stage here, and its parts run in onnxruntime alone: leave --encoder "
+            "out, or give --backend onnxruntime-cuda too"
+        )
+    device = None if backend == "onnxruntime-cpu" else visible_device()
+    return StreamingEngine(bundle, threads, device)
+
+
+def runs_in_tensorrt(bundle: Bundle, name: str, backend: str) -> bool:
+    """Whether `make_engine` takes TensorRT. Raises EngineError as that does."""
+    return isinstance(make_engine(bundle, name, backend), TensorRtEngine)
 
 
 def choose_backend(backend: str, device: Device | None, built: bool) -> str:

@@ -61,7 +61,7 @@ class OnnxRuntimeEngine(Engine):
         try:
             results = self._session.run(list(outputs), dict(feeds))
         except Exception as exc:
-            raise EngineError(_problem(f"onnxruntime failed on stage {self.stage.name}", exc)) from exc
+            raise EngineError(problem(f"onnxruntime failed on stage {self.stage.name}", exc)) from exc
         return dict(zip(outputs, results, strict=True))
 
     def _deactivate(self) -> None:
@@ -82,7 +82,7 @@ def open_session(path: Path, threads: int | None = None, device: Device | None =
     try:
         session = onnxruntime.InferenceSession(path, options, providers=providers)
     except Exception as exc:  # the library's errors share no base class
-        raise EngineError(_problem(f"onnxruntime cannot load {path}", exc)) from exc
+        raise EngineError(problem(f"onnxruntime cannot load {path}", exc)) from exc
     if device and CUDA not in session.get_providers():  # it only prints that it took the CPU
         raise EngineError(
             f"onnxruntime cannot use {device}: "
@@ -92,7 +92,7 @@ def open_session(path: Path, threads: int | None = None, device: Device | None =
     return session
 
 
-def _problem(what: str, exc: Exception) -> str:
+def problem(what: str, exc: Exception) -> str:
     """Its own words, but where memory ran out: of that they say where in its source."""
     if isinstance(exc, MemoryError) or says_out_of_memory(str(exc)):
         return f"{what}: {memory_ran_out(own_ceilings())}"

@@ -92,6 +92,10 @@ class EngineThread:
 
         return await self._call(run, order)
 
+    async def run(self, function: Callable[[], T], *, order: int = 0) -> T:
+        """Run something on the engine thread, calls of a lower `order` first; cancelling is as of `infer`."""
+        return await self._call(function, order)
+
     async def _call(self, function: Callable[[], T], order: float) -> T:
         return await asyncio.wrap_future(self._calls.put(function, order))
 

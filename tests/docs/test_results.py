@@ -296,6 +296,28 @@ def test_throughput_of_real_engines() -> None:
         assert row[2].startswith(f"{min(ratios) * 100:.0f} to {max(ratios) * 100:.0f} %")
 
 
+def test_the_global_stage_row_by_row() -> None:
+    section = RESULTS.section("## The global stage row by row")
+    parts = section.split("not timed:")
+    rows = {row[0]: row[1:] for part in parts for row in table_rows(part)}
+    files = [measured(f"streaming_{name}.json") for name in ("mini", "vit_b", "vit_b_again")]
+
+    def ratio(found: dict[str, float]) -> str:
+        return f"{found['median']:.2f} ({found['low']:.2f} to {found['high']:.2f})"
+
+    engines = [file["engine"] for file in files]
+    whole = [f"{engine['whole']['processor_ms']:.0f}" for engine in engines]
+    assert rows["the whole stage, processor ms"] == whole
+    assert rows["row by row, of that"] == [ratio(engine["streaming_of_whole"]) for engine in engines]
+    left = rows["left of it when the last row has come, of that"]
+    assert left == [ratio(engine["left_of_whole"]) for engine in engines]
+    kept = rows["kept of rows without picture, ms"]
+    assert kept == [f"{file['kept_of_padding_ms']:.0f}" for file in files]
+    for each in zip(*(file["frames"] for file in files), strict=True):
+        hidden = [f"{frame['computed']['hidden_ms']:.0f}" for frame in each]
+        assert rows[each[0]["round_trip"]] == hidden
+
+
 def test_what_a_code_costs() -> None:
     found, section = measured("codes_mini.json"), RESULTS.section("## What a code costs")
     assert "\n".join(found["table"]) in section

@@ -9,7 +9,7 @@ OPTIONS = {str(option.name) for options in TABLES.values() for option in options
 # These do what they say for every source, and whatever else is given; --verify and --out are checked apart.
 FOR_ALL = {
     "source", "bundle", "backend", "wire", "boxes", "points", "prompts", "allow_undistilled", "verify",
-    "dry_run", "sites", "out", "record", "rotate", "trace", "preview", "metrics_port", "heartbeat",
+    "dry_run", "encoder", "sites", "out", "record", "rotate", "trace", "preview", "metrics_port", "heartbeat",
 }  # fmt: skip
 
 

@@ -11,6 +11,7 @@ import pytest
 from stages.bundle import MANIFEST, PADDING_FILE, PROBE_FILE, Bundle, sha256, shipped_bundle
 from stages.errors import BundleError
 from stages.places import PartFile, checksums, part_files, stages_for
+from stages.streaming import PARTS, can_stream
 
 
 @pytest.fixture
@@ -116,3 +117,16 @@ def test_sha256sum_verifies_a_copy(bundle: Bundle, tmp_path: Path) -> None:
 def test_names_that_sha256sum_would_read_otherwise_are_refused(name: str) -> None:
     with pytest.raises(BundleError, match="a line break or a backslash in its name"):
         checksums([PartFile(name, "0" * 64, 1)])
+
+
+def test_an_edge_gets_the_parts_of_its_global_stage_where_the_bundle_has_them(
+    mini_streaming_bundle: Bundle, tmp_path: Path
+) -> None:
+    """Their graphs alone: the weights are the global stage's. Nothing is built of them, or sent to sites."""
+    parts = {f"global/{part}.onnx" for part in PARTS}
+    files = part_files(mini_streaming_bundle, "edge")
+    assert parts <= {file.name for file in files}
+    assert sum(file.bytes for file in files if file.name in parts) < 200_000
+    assert can_stream(copied(mini_streaming_bundle, files, tmp_path / "copy"))
+    assert stages_for(mini_streaming_bundle, "edge") == ("global", "decoder", "window")
+    assert not any(file.name in parts for file in part_files(mini_streaming_bundle, "site"))

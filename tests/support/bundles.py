@@ -21,7 +21,7 @@ import numpy as np
 import onnx
 import pytest
 
-from stages.bundle import PROBE_FILE, Bundle, hash_files
+from stages.bundle import PROBE_FILE, SHIPPED, Bundle, hash_files
 from stages.engines.backends import make_engine
 from stages.geometry import GEOMETRIES, Geometry
 from stages.tile_code import TileCode
@@ -38,6 +38,7 @@ EXPORTING = (
     "stages/geometry.py",
     "stages/hidden.py",
     "stages/probe.py",
+    "stages/streaming.py",
     "stages/tensors.py",
     "stages/tile_code.py",
     "stages/tile_inputs.py",
@@ -88,6 +89,64 @@ def mini_head_bundle(config: pytest.Config, plain: Bundle) -> Bundle:
     Nothing is checked. From pytest's cache; stages that are the same are those of `plain`.
     """
     return _kept(config, "mini-head", partial(_write_mini_head, plain))
+
+
+def tiny_streaming_bundle(config: pytest.Config, kind: str) -> Bundle:
+    """TINY with the parts of its global stage, from pytest's cache: a bundle in "fp32"; the global stage and
+    its parts alone in "fp16" or "compact"."""
+    return _kept(config, f"tiny-streaming-{kind}", partial(_export_tiny_streaming, kind))
+
+
+def mini_streaming_bundle(config: pytest.Config) -> Bundle:
+    """The mini that is shipped, with the parts of its global stage. From pytest's cache."""
+    return _kept(config, "mini-streaming", _write_mini_streaming)
+
+
+def _export_tiny_streaming(kind: str, path: Path) -> None:
+    import torch
+
+    from export.compact import round_weights
+    from export.exporter import ExportOptions, add_parts, empty_bundle, export_bundle, write_stage
+    from export.precision import stage_precisions
+    from export.stages import stage_plans
+
+    weights, compact = random_weights(TINY), kind == "compact"
+    if kind == "fp32":
+        options = ExportOptions("float32", streaming=True)
+        export_bundle(weights, TINY, path, options, lambda line: None)
+        return
+    options = ExportOptions(compact=compact, precisions=stage_precisions([] if compact else [kind]))
+    if compact:
+        weights = replace(weights, sam=round_weights(weights.sam))
+    path.mkdir()
+    bundle = empty_bundle(weights, TINY, path, options)
+    for plan in stage_plans(weights.sam, TINY, "float16", options.precisions):
+        if plan.name in ("window", "global"):
+            bundle = write_stage(bundle, plan, plan.build(), compact)
+    with torch.no_grad():
+        add_parts(bundle, weights, lambda line: None, options).save()
+
+
+def _write_mini_streaming(path: Path) -> None:
+    _python("-c", f"from tests.support.bundles import write_mini_streaming as f; f({str(path)!r})")
+
+
+def write_mini_streaming(path: str) -> None:
+    """What `mini_streaming_bundle` keeps."""
+    from export.checkpoints.bundle_weights import weights_of
+    from export.exporter import write_part
+    from export.stages import streaming_plans
+
+    kept = Path(path)
+    unfinished = kept.with_name(f".{kept.name}")
+    shutil.rmtree(unfinished, ignore_errors=True)
+    shutil.copytree(SHIPPED, unfinished)
+    bundle = Bundle.load(unfinished)
+    weights = weights_of(SHIPPED)
+    for plan in streaming_plans(weights.sam, weights.geometry, "float16", "fp32", weights.projection):
+        bundle = write_part(bundle, plan, plan.build().eval(), compact=True)
+    bundle.save()
+    unfinished.rename(kept)
 
 
 def _export_tiny_head(path: Path) -> None:

@@ -15,8 +15,8 @@ _FLOATS = frozenset({"FLOAT", "FLOAT16", "BFLOAT16"})
 _NUMBERS = _FLOATS | {"INT32", "INT64"}
 _ALL = _NUMBERS | {"BOOL"}
 
-_OF_FLOATS = """Clip Conv ConvTranspose Cos Erf Gemm LayerNormalization MatMul Pow QuantizeLinear Reciprocal
-    Sigmoid Sin Softmax Sqrt"""
+_OF_FLOATS = """Clip Conv ConvTranspose Cos Erf Exp Gemm LayerNormalization MatMul Pow QuantizeLinear
+    Reciprocal Sigmoid Sin Softmax Sqrt"""
 _OF_NUMBERS = """Abs Add Div Equal Greater GreaterOrEqual Less LessOrEqual Max Min Mod Mul Neg Pad Range
     ReduceMax ReduceMean ReduceMin ReduceSum Relu Sub"""
 _OF_ALL = """Concat Constant ConstantOfShape Expand Flatten Gather GatherElements GatherND Identity Reshape

@@ -19,6 +19,7 @@ from stages.engines.out_of_memory import wants_more_workspace
 from stages.engines.plans import profile_shapes
 from stages.engines.tensorrt_engine import tensorrt_library
 from stages.errors import EngineError
+from stages.streaming import PARTS
 
 TRT: Any = tensorrt_library("tensorrt_rtx")
 
@@ -61,6 +62,12 @@ def test_every_stage_of_the_shipped_mini_builds(name: str) -> None:
     """Its weights are stored as fp16 and cast by the graph."""
     bundle = Bundle.load(shipped_bundle())
     assert looks_built(build(TRT, job_of(bundle, name), on), bundle, name)
+
+
+@pytest.mark.parametrize("part", PARTS)
+def test_the_parts_of_the_global_stage_build(mini_streaming_bundle: Bundle, part: str) -> None:
+    built = build(TRT, job_of(mini_streaming_bundle, part), on)
+    assert memoryview(built.plan).nbytes > 0
 
 
 @pytest.mark.full

@@ -11,6 +11,7 @@ from onnx import TensorProto, helper
 
 from export.precision import STAGES
 from stages.bundle import Bundle, shipped_bundle
+from stages.streaming import PARTS
 from tests.export.engines.operator_table import AUXILIARY, DTYPES, INITIALIZERS, LARGEST_OPSET
 
 PRODUCTS = ("MatMul", "Gemm", "Conv")
@@ -61,6 +62,13 @@ def test_every_node_of_fp32_is_in_the_table(mini_bundle: Bundle, stage: str) -> 
 @pytest.mark.parametrize("stage", ["window", "global", "decoder"])
 def test_every_node_of_the_shipped_bundle_is_in_the_table(stage: str) -> None:
     assert set(problems(graph_of(Bundle.load(shipped_bundle()), stage))) == set()
+
+
+@pytest.mark.parametrize("part", PARTS)
+def test_every_node_of_the_parts_of_the_global_stage_is_in_the_table(
+    mini_streaming_bundle: Bundle, part: str
+) -> None:
+    assert set(problems(graph_of(mini_streaming_bundle, part))) == set()
 
 
 def one_node(op_type: str, dtype: int, opset: int = 20) -> onnx.ModelProto:

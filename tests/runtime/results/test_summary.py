@@ -11,6 +11,7 @@ import pytest
 from rich.console import Console
 
 from runtime.results.measurements import (
+    AHEAD,
     RECENT,
     RECENT_FRAMES,
     STEPS,
@@ -148,6 +149,12 @@ def test_windows_of_several_frames_at_once_count_by_their_share() -> None:
     seconds["windows"], seconds["global"] = Series([0.5]), Series([0.3])
     assert limited_by(seconds, True, in_flight=1).startswith("the window stage")
     assert limited_by(seconds, True, in_flight=2).startswith("the global stage")
+
+
+def test_what_the_global_stage_did_ahead_of_the_last_window_counts_with_the_rest() -> None:
+    seconds = RunMeasurements().seconds
+    seconds["windows"], seconds["global"], seconds[AHEAD] = Series([0.5]), Series([0.3]), Series([0.25])
+    assert limited_by(seconds, True) == "the global stage at the edge: 550 ms of every frame"
 
 
 def test_engines_that_run_in_turn_count_together() -> None:
