@@ -368,7 +368,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         bundle = Bundle.load(options.bundle) if options.bundle else random_bundle(options.model, Path(folder))
         results = anyio.run(measure, bundle, options.runs, options.frames, options.picture)
-    options.out.write_text(json.dumps(results, indent=1) + "\n")
+    options.out.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":
