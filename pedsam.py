@@ -28,6 +28,7 @@ COMMANDS = {
     "keys": ("runtime.credentials.cli", "Make certificates and tokens for sites on the internet."),
     "serve": ("server.cli", "Run one site."),
     "check": ("runtime.check.cli", "Look at every site before trusting a camera to it."),
+    "bench": ("runtime.bench.cli", "How fast this machine is, all local against offloaded to sites."),
     "plan": ("runtime.check.plan_cli", "Which code and frame rate a line and these sites allow."),
     "run": ("runtime.cli", "Segment pictures or video through the sites."),
     "flash": ("jetson.flash_cli", "Turn a Jetson that runs JetPack into a running edge."),

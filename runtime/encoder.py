@@ -7,6 +7,7 @@ or can compute runs here; where that is not possible either, the frame is lost. 
 from __future__ import annotations
 
 import contextlib
+import time
 from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -232,7 +233,8 @@ class Encoding:
     What the global stage holds of it is gone when either has failed or was cancelled.
 
     `embeddings` [windows, w, w, D] are those of padding, and of picture as they come; `sites` computed some
-    of them, and none of the windows that are `kept`, which is known once something may leave.
+    of them, and none of the windows that are `kept`, which is known once something may leave. `inputs_s` are
+    seconds of `collect` before the first tile went anywhere: cutting, coding, the head.
     """
 
     def __init__(
@@ -249,6 +251,7 @@ class Encoding:
         self._canvas = canvas
         self._order = order
         self.kept = Kept()
+        self.inputs_s = 0.0
         self._collected = False
         self._global = global_stage
 
@@ -269,7 +272,10 @@ class Encoding:
                 new = [tile.window for tile in tiles if not tile.reused]
                 sent = [window for window in new if window not in self.kept.windows]
                 await self._encoder.windows.grant(sent)
-                await self._fetch(tiles, await self._inputs(new))
+                started_s = time.perf_counter()
+                inputs = await self._inputs(new)
+                self.inputs_s = time.perf_counter() - started_s
+                await self._fetch(tiles, inputs)
         self._encoder.doubts.used(self._order, self.sites)
         self._collected = True
 

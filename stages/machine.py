@@ -93,6 +93,24 @@ def meminfo(root: Path = ROOT) -> dict[str, int]:
     return {name.rstrip(":"): int(size) * 1024 for name, size, *_ in lines}
 
 
+def peak_bytes(root: Path = ROOT) -> int | None:
+    """The most memory that this process has held since it began, or since `forget_peak`; None where Linux
+    does not tell."""
+    for line in _lines(root / "proc/self/status"):
+        if line.startswith("VmHWM:"):
+            return int(line.split()[1]) * 1024
+    return None
+
+
+def forget_peak(root: Path = ROOT) -> bool:
+    """Have the peak counted from what is held now; False where Linux does not let this process."""
+    try:
+        (root / "proc/self/clear_refs").write_text("5", encoding="utf-8")
+    except OSError:
+        return False
+    return True
+
+
 def _told(ceiling: Ceiling) -> str:
     return ceiling.told.format(size=f"{ceiling.bytes // MB} MB")
 

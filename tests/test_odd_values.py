@@ -21,6 +21,7 @@ NEEDED = {
     "keys": ("--out", "out", "--site", "a=nothing"),
     "serve": ("--bundle", "nothing", "--keys", "nothing"),
     "check": ("--sites", "nothing"),
+    "bench": ("--bundle", "nothing"),
     "plan": ("--sites", "nothing"),
     "run": ("--source", "nothing", "--point", "1,1"),
     "flash": ("a b",),

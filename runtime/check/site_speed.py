@@ -48,8 +48,8 @@ class Rate:
 
 
 @dataclass(frozen=True)
-class Speed:
-    """A site alone: a small question and its answer, the way up and down, probes with several under way.
+class Way:
+    """The way to a site: a small question and its answer, what it carries up and down.
 
     `up` and `down` are None when the site did not let them be measured.
     """
@@ -57,6 +57,18 @@ class Speed:
     round_trip_s: float
     up: Rate | None
     down: Rate | None
+
+    def seconds(self, bytes_up: float, bytes_down: float) -> float:
+        """What a request of so many bytes and its answer take on the way; at most, where a rate is a lower
+        bound, and the round trip alone where there is none."""
+        pairs = ((bytes_up, self.up), (bytes_down, self.down))
+        return self.round_trip_s + sum(size * 8e-6 / rate.mbit_s for size, rate in pairs if rate)
+
+
+@dataclass(frozen=True)
+class Speed(Way):
+    """A site alone: the way to it, and probes with several under way."""
+
     tiles_per_s: float
 
 
@@ -78,10 +90,15 @@ class Patience:
 
 async def measure_alone(client: SiteClient, probe: Probe) -> Speed:
     """One site while nothing else is sent. Raises SiteError when it fails at its probes."""
+    way = await measure_way(client, probe)
+    return Speed(way.round_trip_s, way.up, way.down, await _tiles_per_s(client, probe))
+
+
+async def measure_way(client: SiteClient, probe: Probe) -> Way:
+    """The way to one site while nothing else is sent. Raises SiteError when the site does not answer."""
     round_trip_s = await _round_trip_s(client)
     up = await _none_if_refused(_up(client, probe, round_trip_s))
-    down = await _none_if_refused(_down(client, probe))
-    return Speed(round_trip_s, up, down, await _tiles_per_s(client, probe))
+    return Way(round_trip_s, up, await _none_if_refused(_down(client, probe)))
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from stages.errors import EngineError
@@ -20,9 +21,11 @@ from stages.machine import (
     ceilings,
     cores,
     default_threads,
+    forget_peak,
     meminfo,
     memory_ran_out,
     own_ceilings,
+    peak_bytes,
     require,
 )
 
@@ -254,3 +257,20 @@ def test_this_machine_can_be_read() -> None:
     assert any(not ceiling.virtual for ceiling in own_ceilings())
     limit, _ = resource.getrlimit(resource.RLIMIT_AS)
     assert any(ceiling.virtual for ceiling in own_ceilings()) is (limit != resource.RLIM_INFINITY)
+
+
+def test_the_peak_of_memory_is_counted_anew() -> None:
+    taken = np.ones(300 << 20, np.uint8)
+    with_it = peak_bytes()
+    assert with_it is not None
+    assert with_it > taken.nbytes
+    del taken
+    assert forget_peak()
+    without_it = peak_bytes()
+    assert without_it is not None
+    assert without_it < with_it - (200 << 20)
+
+
+def test_a_peak_that_linux_does_not_tell(tmp_path: Path) -> None:
+    assert peak_bytes(tmp_path) is None
+    assert not forget_peak(tmp_path)
