@@ -8,6 +8,7 @@ from pathlib import Path
 import click
 
 from jetson import commands, last_options
+from jetson.bench import bench
 from jetson.board.checks import check
 from jetson.board.facts import look
 from jetson.board.findings import Wanted, refused, table
@@ -15,7 +16,7 @@ from jetson.connection import Board, BoardError
 from jetson.flash import flash
 from jetson.flash_cli import BOARD, SSH_CONFIG, confirm
 from stages.console import make_console
-from stages.options import Count
+from stages.options import PATH, Count, Number
 
 
 @click.group("board")
@@ -65,6 +66,21 @@ def _start(board: str, ssh_config: Path | None) -> None:
     """Start the service again."""
     with Board(board, ssh_config) as opened:
         commands.start(opened, make_console())
+
+
+@command.command("bench", params=[BOARD, SSH_CONFIG])
+@click.option("--runs", type=Count(1), help="Frames of each way, at most.")
+@click.option("--seconds", type=Number(0, 3600, min_open=True), help="Of each way, about.")
+@click.option("--out", type=PATH, help="Directory of this machine for bench.json and bench.png.")
+def _bench(
+    board: str, ssh_config: Path | None, runs: int | None, seconds: float | None, out: Path | None
+) -> None:
+    """How fast the board is: `pedsam bench` in its container, with its engines and through its sites.
+
+    The service is stopped meanwhile and started again, whatever happens.
+    """
+    with Board(board, ssh_config) as opened:
+        bench(opened, make_console(), out, runs=runs, seconds=seconds)
 
 
 @command.command("update", params=[BOARD, SSH_CONFIG])

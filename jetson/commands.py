@@ -48,7 +48,7 @@ def _in_short(reading: Tegrastats) -> str:
 
 def logs(board: Board, console: Console, lines: int) -> None:
     """The last lines of the service."""
-    _require_version(board)
+    require_version(board)
     said = required(board, "service.sh", "logs", str(lines), what="there are no logs").out
     for line in said.splitlines():
         console.print(printable(line))
@@ -56,19 +56,19 @@ def logs(board: Board, console: Console, lines: int) -> None:
 
 def stop(board: Board, console: Console) -> None:
     """Until the board starts again, or `start`."""
-    _require_version(board)
+    require_version(board)
     required(board, "service.sh", "stop", what="the service cannot be stopped")
     console.print(f"stopped; it starts with {board.address}, or by `pedsam board start`")
 
 
 def start(board: Board, console: Console) -> None:
     """Also one that runs, anew."""
-    _require_version(board)
+    require_version(board)
     required(board, "service.sh", "start", what="the service cannot be started")
     console.print("started")
 
 
-def _require_version(board: Board) -> str:
+def require_version(board: Board) -> str:
     """The version whose service is installed. Raises BoardError where none is."""
     current = board_versions(board).get("current")
     if current is None:

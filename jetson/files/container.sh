@@ -6,6 +6,7 @@
 #   container.sh stop        end it
 #   container.sh build ...   pedsam build
 #   container.sh smoke ...   pedsam run, of the built-in picture
+#   container.sh bench ...   pedsam bench
 set -eu
 
 here=$(cd "$(dirname "$0")" && pwd -P)
@@ -111,6 +112,10 @@ build)
 smoke)
     remove_old pedsam-smoke
     run --rm --name=pedsam-smoke --no-healthcheck -- run "$@"
+    ;;
+bench)
+    remove_old pedsam-bench
+    run --rm --name=pedsam-bench --no-healthcheck -- bench "$@"
     ;;
 *)
     echo "container.sh: unknown command $command" >&2

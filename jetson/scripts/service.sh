@@ -7,10 +7,13 @@
 #   service.sh status               lines of a name and a value: version, unit, container, health, restarts, since, frames
 #   service.sh logs LINES           its last lines
 #   service.sh stop | start
+#   service.sh bench ID ARGUMENT...    pedsam bench with these arguments in a version's container, the service stopped
+#                                   meanwhile; exit 5 when it cannot be started again
+#   service.sh end-bench            end that now, and wait until the service is started again
 #
-# A lost connection does not end a switch: it goes on to one version or the other. Nor does a power cut leave the
-# board without a service: `previous` names the version before from the beginning of a switch, and a unit is
-# replaced, not removed.
+# A lost connection does not end a switch: it goes on to one version or the other; nor does it keep the service
+# from being started again after a bench. Nor does a power cut leave the board without a service: `previous` names
+# the version before from the beginning of a switch, and a unit is replaced, not removed.
 set -eu
 umask 077
 
@@ -146,6 +149,55 @@ switch() { # switch ID SECONDS
     return "$failure"
 }
 
+stop_service() {
+    if [ -e "$unit" ]; then
+        sudo -n systemctl stop pedsam.service
+    else
+        docker stop -t 20 pedsam
+    fi
+}
+
+start_service() {
+    rm -f "$base/state/starts"
+    if [ -e "$unit" ]; then
+        sudo -n systemctl restart pedsam.service
+    else
+        "$base/current/container.sh" start
+    fi
+}
+
+is_on() { # whether the service runs, or is about to be started again
+    if [ -e "$unit" ]; then
+        state=$(systemctl is-active pedsam.service) || true
+    else
+        state=$(docker inspect --format '{{.State.Status}}' pedsam 2> /dev/null) || true
+    fi
+    case $state in
+    active | activating | reloading | running | restarting) ;;
+    *) return 1 ;;
+    esac
+}
+
+bench() { # bench ID ARGUMENT...
+    version=$base/versions/$1
+    shift
+    rm -rf "$base/state/bench"
+    on=
+    if is_on; then
+        on=yes
+        stop_service > /dev/null || return
+        echo "the service is stopped meanwhile"
+    fi
+    status=0
+    "$version/container.sh" bench "$@" || status=$?
+    docker stop -t 20 pedsam-bench > /dev/null 2>&1 || true # where nobody reads its words any more
+    if [ -n "$on" ]; then
+        start_service > /dev/null || return 5
+        echo "the service is started again"
+    fi
+    return "$status"
+}
+
 command=$1
 shift
 case $command in
@@ -180,19 +232,25 @@ logs)
     last_lines "$1"
     ;;
 stop)
-    if [ -e "$unit" ]; then
-        sudo -n systemctl stop pedsam.service
-    else
-        docker stop -t 20 pedsam
-    fi
+    stop_service
     ;;
 start)
-    rm -f "$base/state/starts"
-    if [ -e "$unit" ]; then
-        sudo -n systemctl restart pedsam.service
-    else
-        "$base/current/container.sh" start
-    fi
+    start_service
+    ;;
+bench)
+    trap '' HUP PIPE
+    exec 9> "$base/switch.lock"
+    flock 9
+    status=0
+    bench "$@" 9>&- || status=$?
+    exit "$status"
+    ;;
+end-bench)
+    exec 9> "$base/switch.lock"
+    until flock --nonblock 9; do
+        docker stop -t 5 pedsam-bench > /dev/null 2>&1 || true
+        sleep 1
+    done
     ;;
 *)
     echo "service.sh: unknown command $command" >&2

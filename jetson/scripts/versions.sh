@@ -14,6 +14,7 @@
 #   versions.sh verify ID               standard input: sha256sum lines
 #   versions.sh discard ID              a flash of this version is given up
 #   versions.sh read FILE               prints a small file below ~/pedsam
+#   versions.sh encoded FILE            prints any file below ~/pedsam in base64
 #   versions.sh write FILE HASH         standard input: its new content, of this sha256
 #   versions.sh forget FILE             removes it
 set -eu
@@ -98,6 +99,9 @@ discard)
     ;;
 read)
     [ ! -e "$base/$1" ] || cat "$base/$1"
+    ;;
+encoded)
+    base64 "$base/$1"
     ;;
 write)
     mkdir -p "$(dirname "$base/$1")"

@@ -105,7 +105,7 @@ def test_update_needs_a_flash_by_this_machine(board: Flashing, tmp_path: Path) -
         assert "has not flashed board yet" in pedsam(board, "board", "update").stderr
 
 
-@pytest.mark.parametrize("word", ["logs", "stop", "start"])
+@pytest.mark.parametrize("word", ["logs", "stop", "start", "bench"])
 def test_what_a_board_that_was_never_flashed_says(board: Flashing, word: str) -> None:
     done = pedsam(board, "board", word)
     assert done.returncode == 1

@@ -92,12 +92,15 @@ def test_without_systemd_docker_starts_it_again(board: Path) -> None:
     assert "--rm" not in words
 
 
-def test_building_and_the_smoke_test_are_containers_of_their_own(board: Path) -> None:
+def test_building_the_smoke_test_and_measuring_are_containers_of_their_own(board: Path) -> None:
     words = container(board, "build", "--for", "edge")
     assert words[-4:] == ["pedsam-flashed:1", "build", "--for", "edge"]
     assert {"--rm", "--name=pedsam-build", "--no-healthcheck"} <= set(words)
     words = container(board, "smoke", "--box", "1,2,3,4")
     assert words[-4:] == ["pedsam-flashed:1", "run", "--box", "1,2,3,4"]
+    words = container(board, "bench", "--runs", "3")
+    assert words[-4:] == ["pedsam-flashed:1", "bench", "--runs", "3"]
+    assert {"--rm", "--name=pedsam-bench", "--no-healthcheck"} <= set(words)
 
 
 def test_a_service_that_keeps_failing_waits_longer_each_time(board: Path) -> None:

@@ -405,6 +405,10 @@ def test_without_root_docker_starts_the_service(board: Flashing) -> None:
     assert not (board.board.folder / "etc/systemd/system/pedsam.service").exists()
     flags, _ = json.loads((board.board.folder / "docker/containers/pedsam/flags.json").read_text())
     assert flags["--restart"] == ["always"]
+    board.trouble("bench-unknown")
+    ran = board.board.connection().script("service.sh", "bench", str(board.current))
+    assert ran.out.splitlines() == ["the service is stopped meanwhile", "the service is started again"]
+    assert board.wait_until_healthy()
 
 
 @pytest.mark.parametrize("change", [{"power": "25W"}, {"headless": True}])
