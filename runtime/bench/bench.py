@@ -107,13 +107,14 @@ async def _require(bundle: Bundle, sites: Sequence[SiteConfig], edge: EdgeOption
 
 @dataclass
 class _Steps:
-    """Frames one after another. `answered_s` and `tiles` by site; `at_edge` windows in all."""
+    """Frames one after another. `answered_s` and `tiles` by site; `sent` and `at_edge` windows in all."""
 
     seconds: dict[str, list[float]] = field(default_factory=lambda: {name: [] for name in (*STAGES, FRAME)})
     ahead_s: list[float] = field(default_factory=list)
     answered_s: defaultdict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
     tiles: defaultdict[str, int] = field(default_factory=lambda: defaultdict(int))
     traffic: dict[str, Traffic] = field(default_factory=dict)
+    sent: int = 0
     at_edge: int = 0
 
     @property
@@ -154,7 +155,7 @@ class _Bench:
                 steps.seconds,
                 {name: edge.engines.engine(name).backend for name in names},
                 overlapped,
-                windows=(steps.at_edge + sum(steps.tiles.values())) / steps.frames,
+                windows=(steps.at_edge + steps.sent) / steps.frames,
                 at_edge=steps.at_edge / steps.frames,
                 bytes_up=traffic.up / steps.frames,
                 bytes_down=traffic.down / steps.frames,
@@ -169,11 +170,12 @@ class _Bench:
         for number in range(WARM_UP):
             await self._frame(edge, _Steps(), number)
         traffic = {site.name: site.client.traffic + Traffic() for site in edge.sites}
-        at_edge, end_s = edge.encoder.statistics.local_windows, time.perf_counter() + self._bench.seconds / 2
+        counts, end_s = replace(edge.encoder.statistics), time.perf_counter() + self._bench.seconds / 2
         while steps.frames < self._bench.runs and (steps.frames < LEAST or time.perf_counter() < end_s):
             self._say(f"{self._way}: one after another, frame {steps.frames + 1}")
             await self._frame(edge, steps, WARM_UP + steps.frames)
-        steps.at_edge = edge.encoder.statistics.local_windows - at_edge
+        steps.sent = edge.encoder.statistics.windows_sent - counts.windows_sent
+        steps.at_edge = edge.encoder.statistics.local_windows - counts.local_windows
         steps.traffic = {site.name: site.client.traffic - traffic[site.name] for site in edge.sites}
         return steps
 

@@ -37,7 +37,7 @@ _MOST_OF_IT = 0.9  # of the window stage's time: windows at the edge take longer
 @dataclass(frozen=True)
 class SiteShare:
     """What one site did of a frame: how many windows, bytes of them up and down, and for each frame the
-    seconds from when its first tile left to its last answer. `way` is the line to it, measured alone."""
+    seconds from when the first tile left to its last answer. `line` is the way to it, measured alone."""
 
     name: str
     operator: str
@@ -45,16 +45,16 @@ class SiteShare:
     bytes_up: float
     bytes_down: float
     seconds: Sequence[float]
-    way: Way
+    line: Way
 
     @property
     def median_s(self) -> float:
         return float(np.median(self.seconds)) if self.seconds else 0.0
 
     @property
-    def way_s(self) -> float:
+    def line_s(self) -> float:
         """How much of that the line takes."""
-        return min(self.median_s, self.way.seconds(self.bytes_up, self.bytes_down))
+        return min(self.median_s, self.line.seconds(self.bytes_up, self.bytes_down))
 
 
 @dataclass(frozen=True)
@@ -128,8 +128,8 @@ def limit(measured: Measured) -> str:
             f"the {measured.at_edge:g} windows that no site may have, which run at the edge: {_ms(taken)} "
             f"{of_frame}"
         )
-    spent = f"{_ms(slowest.median_s)} {of_frame}, {_ms(slowest.way_s)} of them on the line"
-    if slowest.way_s >= slowest.median_s / 2:
+    spent = f"{_ms(slowest.median_s)} {of_frame}, {_ms(slowest.line_s)} of them on the line"
+    if slowest.line_s >= slowest.median_s / 2:
         return f"the line to site {slowest.name}: its {slowest.windows:g} windows take {spent}"
     return f"site {slowest.name}: its {slowest.windows:g} windows take {spent}"
 

@@ -184,8 +184,8 @@ def _site_json(site: SiteShare) -> dict[str, Any]:
         "bytes_up": round(site.bytes_up, 1),
         "bytes_down": round(site.bytes_down, 1),
         "ms": spread(site.seconds) if site.seconds else None,
-        "line_ms": round(site.way_s * 1e3, 3),
-        "round_trip_ms": round(site.way.round_trip_s * 1e3, 3),
-        "up": asdict(site.way.up) if site.way.up else None,
-        "down": asdict(site.way.down) if site.way.down else None,
+        "line_ms": round(site.line_s * 1e3, 3),
+        "round_trip_ms": round(site.line.round_trip_s * 1e3, 3),
+        "up": asdict(site.line.up) if site.line.up else None,
+        "down": asdict(site.line.down) if site.line.down else None,
     }

@@ -1,4 +1,4 @@
-"""`pedsam board bench` on a pretended board, where `pedsam bench` is real: the service runs again after it."""
+"""`pedsam board bench` on a pretended board, where `pedsam bench` is real: the service runs again after."""
 
 from __future__ import annotations
 

@@ -94,7 +94,7 @@ async def test_both_ways_step_by_step(mini_bundle: Bundle, tmp_path: Path) -> No
     for site in offloaded.sites:
         assert len(site.seconds) == QUICK.runs
         assert max(site.seconds) <= max(offloaded.seconds["windows"])
-        assert site.way.round_trip_s > 0
+        assert site.line.round_trip_s > 0
 
 
 async def test_sites_see_noise_and_nothing_else(mini_bundle: Bundle, tmp_path: Path) -> None:

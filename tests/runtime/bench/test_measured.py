@@ -66,8 +66,8 @@ def test_the_line_is_named_where_it_takes_half_of_the_time() -> None:
 
 
 def test_the_line_takes_no_more_than_there_was() -> None:
-    assert site("a", 0.01, Way(0.005, ONE_MBIT, ONE_MBIT)).way_s == pytest.approx(0.01)
-    assert site("a", 0.05, Way(0.005, ONE_MBIT, None)).way_s == pytest.approx(0.015)
+    assert site("a", 0.01, Way(0.005, ONE_MBIT, ONE_MBIT)).line_s == pytest.approx(0.01)
+    assert site("a", 0.05, Way(0.005, ONE_MBIT, None)).line_s == pytest.approx(0.015)
 
 
 def test_windows_that_fit_under_no_cap_are_named_where_they_take_longest() -> None:
