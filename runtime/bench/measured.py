@@ -51,11 +51,6 @@ class SiteShare:
     def median_s(self) -> float:
         return float(np.median(self.seconds)) if self.seconds else 0.0
 
-    @property
-    def line_s(self) -> float:
-        """How much of that the line takes."""
-        return min(self.median_s, self.line.seconds(self.bytes_up, self.bytes_down))
-
 
 @dataclass(frozen=True)
 class Overlapped:
@@ -99,6 +94,11 @@ class Measured:
         """The step that takes most of a frame."""
         return max(STAGES, key=lambda stage: float(np.mean(self.seconds[stage])))
 
+    def line_s(self, site: SiteShare) -> float:
+        """How much of a site's time the line to it takes, over which the windows of the others go too, as
+        behind one modem."""
+        return min(site.median_s, site.line.seconds(self.bytes_up, self.bytes_down))
+
 
 def spread(seconds: Sequence[float]) -> dict[str, float]:
     """Milliseconds: percentiles, mean, extremes and the standard deviation."""
@@ -128,8 +128,9 @@ def limit(measured: Measured) -> str:
             f"the {measured.at_edge:g} windows that no site may have, which run at the edge: {_ms(taken)} "
             f"{of_frame}"
         )
-    spent = f"{_ms(slowest.median_s)} {of_frame}, {_ms(slowest.line_s)} of them on the line"
-    if slowest.line_s >= slowest.median_s / 2:
+    line_s = measured.line_s(slowest)
+    spent = f"{_ms(slowest.median_s)} {of_frame}, {_ms(line_s)} of them on the line"
+    if line_s >= slowest.median_s / 2:
         return f"the line to site {slowest.name}: its {slowest.windows:g} windows take {spent}"
     return f"site {slowest.name}: its {slowest.windows:g} windows take {spent}"
 

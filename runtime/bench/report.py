@@ -173,18 +173,18 @@ def _way_json(measured: Measured) -> dict[str, Any]:
         "backend": dict(measured.backend),
         "board": measured.board,
         "peak_memory_bytes": measured.peak_bytes,
-        "sites": {site.name: _site_json(site) for site in measured.sites},
+        "sites": {site.name: _site_json(measured, site) for site in measured.sites},
     }
 
 
-def _site_json(site: SiteShare) -> dict[str, Any]:
+def _site_json(measured: Measured, site: SiteShare) -> dict[str, Any]:
     return {
         "operator": site.operator,
         "windows": site.windows,
         "bytes_up": round(site.bytes_up, 1),
         "bytes_down": round(site.bytes_down, 1),
         "ms": spread(site.seconds) if site.seconds else None,
-        "line_ms": round(site.line_s * 1e3, 3),
+        "line_ms": round(measured.line_s(site) * 1e3, 3),
         "round_trip_ms": round(site.line.round_trip_s * 1e3, 3),
         "up": asdict(site.line.up) if site.line.up else None,
         "down": asdict(site.line.down) if site.line.down else None,

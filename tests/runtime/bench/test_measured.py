@@ -38,6 +38,8 @@ def measured(
         Overlapped(2, 20.0, "the global stage"),
         windows=15,
         at_edge=at_edge,
+        bytes_up=sum(each.bytes_up for each in sites),
+        bytes_down=sum(each.bytes_down for each in sites),
         sites=sites,
     )
 
@@ -66,8 +68,16 @@ def test_the_line_is_named_where_it_takes_half_of_the_time() -> None:
 
 
 def test_the_line_takes_no_more_than_there_was() -> None:
-    assert site("a", 0.01, Way(0.005, ONE_MBIT, ONE_MBIT)).line_s == pytest.approx(0.01)
-    assert site("a", 0.05, Way(0.005, ONE_MBIT, None)).line_s == pytest.approx(0.015)
+    quick, slow = (site("a", seconds, Way(0.005, ONE_MBIT, ONE_MBIT)) for seconds in (0.01, 0.05))
+    assert measured(OFFLOADED, quick).line_s(quick) == pytest.approx(0.01)
+    assert measured(OFFLOADED, slow).line_s(slow) == pytest.approx(0.035)
+    refuses_noise = site("a", 0.05, Way(0.005, ONE_MBIT, None))
+    assert measured(OFFLOADED, refuses_noise).line_s(refuses_noise) == pytest.approx(0.015)
+
+
+def test_the_windows_of_the_others_go_over_the_same_line() -> None:
+    both = [site(name, 0.05, Way(0.005, ONE_MBIT, None)) for name in "ab"]
+    assert measured(OFFLOADED, *both).line_s(both[0]) == pytest.approx(0.025)
 
 
 def test_windows_that_fit_under_no_cap_are_named_where_they_take_longest() -> None:
