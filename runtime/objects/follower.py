@@ -17,10 +17,11 @@ from anyio import to_thread
 
 from runtime.frames.canvas import Canvas
 from runtime.objects.decode import ObjectMask, decode
+from runtime.objects.matching import FrameTokens
 from runtime.objects.optical_flow import Flow
 from runtime.objects.prompts import Prompt, PromptRequest
 from runtime.objects.registry import Box, ObjectRegistry, TrackedObject, extended
-from runtime.objects.tracking import TrackState, unit_features
+from runtime.objects.tracking import TrackState
 from stages.engines.thread import EngineThread
 from stages.errors import InputError
 from stages.tensors import Array
@@ -245,8 +246,8 @@ class Follower:
 
 def _next_prompts(entries: Sequence[TrackedObject], canvas: Canvas, image_embedding: Array) -> list[Prompt]:
     """The prompts for the decoder: one for each object that is not lost already."""
-    features = unit_features(image_embedding)
-    prompts = [entry.track.next_prompt(canvas, features) for entry in entries]
+    tokens = FrameTokens(image_embedding)
+    prompts = [entry.track.next_prompt(canvas, tokens) for entry in entries]
     return [prompt for prompt in prompts if prompt is not None]
 
 
