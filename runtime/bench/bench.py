@@ -229,7 +229,13 @@ class _Bench:
         measured = await pipeline.run(source)
         if measured.lost.count:
             raise FrameLost(next(iter(measured.lost.reasons.values())))
-        limit = limited_by(measured.seconds, edge.served_by_sites, measured.in_flight)
+        limit = limited_by(
+            measured.seconds,
+            edge.served_by_sites,
+            measured.in_flight,
+            measured.sequential_engines,
+            measured.processor.load(),
+        )
         return Overlapped(measured.frames, measured.frames / measured.wall_s, limit)
 
     async def _shares(self, edge: Edge, steps: _Steps) -> list[SiteShare]:
