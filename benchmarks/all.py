@@ -82,7 +82,7 @@ STEPS = (
     ),
     Step("site_requests", "benchmarks.site_requests", ("--seconds", "1"), "site_requests.json"),
     streaming("mini", runs=60),
-    Step("growth", "benchmarks.growth", ("--picture", f"{RESULTS}/growth.png"), "growth.json", 420.0),
+    Step("growth", "benchmarks.growth", ("--picture", f"{RESULTS}/growth.png"), "growth.json", 600.0),
 )
 FULL = (
     export("vit_b", "--random-weights"),

@@ -249,6 +249,7 @@ def run(bundle: Bundle, setting: Setting, sites: Sequence[ServerProcess], folder
 
 def measure(bundle: Bundle, axes: Mapping[str, Sequence[Any]] = AXES) -> dict[str, Any]:
     """All runs, one after the other."""
+    machine = describe()  # what is measured is what was there at the beginning
     rows: dict[str, list[dict[str, Any]]] = {axis: [] for axis in axes}
     most = max(axes.get("sites", (USUAL.sites,)))
     with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as stack:
@@ -259,7 +260,7 @@ def measure(bundle: Bundle, axes: Mapping[str, Sequence[Any]] = AXES) -> dict[st
                 rows[axis].append({"value": setting.of(axis), **run(bundle, setting, sites, Path(folder))})
                 click.echo(json.dumps({axis: rows[axis][-1]}), err=True)
     return {
-        "machine": describe(),
+        "machine": machine,
         "model": bundle.description,
         "window_ms": 1e3 * WINDOW_S,
         "usual": {axis: USUAL.of(axis) for axis in axes},

@@ -364,6 +364,7 @@ def _hidden(number: int, result: Mapping[str, Any]) -> str:
 
 
 async def measure(bundle: Bundle, runs: int, of_frames: int, picture: Path | None) -> dict[str, Any]:
+    machine = describe() | {"load_average": os.getloadavg()[0]}
     engine, grid = engine_times(bundle, runs), bundle.geometry.grid
     tile_s = TILE_S.get(bundle.geometry.name, LARGE_TILE_S)
     results = []
@@ -378,7 +379,7 @@ async def measure(bundle: Bundle, runs: int, of_frames: int, picture: Path | Non
             title = f"One 16:9 frame of {bundle.geometry.name}, round trip {each.name}; computed, one thread"
             write_picture(picture, timeline(forms, title))
     return {
-        "machine": describe() | {"load_average": os.getloadavg()[0]},
+        "machine": machine,
         "model": bundle.geometry.name,
         "weights": bundle.weights,
         "parity": dict(bundle.parity),

@@ -68,7 +68,7 @@ def main(bundle: Path | None, rows: tuple[str, ...], frames: int, repeats: int, 
     loaded = Bundle.load(bundle or shipped_bundle())
     earlier = json.loads(out.read_text(encoding="utf-8")) if out.exists() else {}
     kept = {row: earlier[row] for row in ROWS if row in earlier}
-    results = {"model": loaded.description, "frames": frames} | kept
+    results: dict[str, Any] = {"model": loaded.description, "frames": frames} | kept
     measure: dict[str, Callable[[], Any]] = {
         "fixed": partial(_fixed, loaded, frames),
         "straggler": partial(_straggler, loaded, frames),
