@@ -194,6 +194,9 @@ class Measured:
             self.marks.append((shown.number, time.process_time(), cpu_times([os.getpid(), *self.sites])))
 
     def facts(self) -> dict[str, Any]:
+        """Raises ClickException for a run that was stopped before its last frame."""
+        if len(self.marks) < 2:
+            raise click.ClickException("a run was stopped before its last frame, so nothing was written")
         (first, edge_s, before), (end, edge_end_s, after) = self.marks
         latency_s = [shown.latency_s for shown in self.shown]
         return {
