@@ -45,7 +45,7 @@ class Step:
     module: str
     arguments: tuple[str, ...] = ()
     file: str = ""
-    limit_s: float = 300.0
+    limit_s: float = 600.0
 
     def command(self, results: Path) -> list[str]:
         written = ["--out", str(results / self.file)] if self.file else []
@@ -82,7 +82,7 @@ STEPS = (
     ),
     Step("site_requests", "benchmarks.site_requests", ("--seconds", "1"), "site_requests.json"),
     streaming("mini", runs=60),
-    Step("growth", "benchmarks.growth", ("--picture", f"{RESULTS}/growth.png"), "growth.json", 600.0),
+    Step("growth", "benchmarks.growth", ("--picture", f"{RESULTS}/growth.png"), "growth.json"),
 )
 FULL = (
     export("vit_b", "--random-weights"),
