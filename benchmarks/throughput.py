@@ -315,6 +315,8 @@ async def _real(bundle: Bundle, options: RunOptions, sites: Sequence[int], film:
     watcher = partial(window.watch, sites, last)
     console = Console(file=io.StringIO())
     summary = await run_session(bundle, film, PROMPTS, options, console, [watcher])
+    if len(window.marks) < 2:
+        raise click.ClickException("a run was stopped before its last frame; rows before this one are kept")
     (first, before), (end, after) = window.marks
     count = end - first
     fps = count / (after.at_s - before.at_s)
