@@ -303,8 +303,8 @@ def markdown(result: Mapping[str, Any]) -> str:
     usual = ", ".join(f"{TITLES[axis]} {value}" for axis, value in result["usual"].items())
     lines = [
         "| | | frames/s | latency p50 / p95, ms | edge's processor, ms a frame | KB a frame, up / down "
-        "| limited by |",
-        "| --- | --- | --- | --- | --- | --- | --- |",
+        "| limited by | cores busy with other things |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- |",
     ]
     for axis, rows in result["rows"].items():
         lines += [f"| {TITLES[axis]} | {_cells(row)} |" for row in rows]
@@ -322,6 +322,7 @@ def _cells(row: Mapping[str, Any]) -> str:
             f"{row['edge_processor_ms']:.0f}",
             f"{row['bytes_up'] / 1e3:.1f} / {row['bytes_down'] / 1e3:.1f}",
             row["limited_by"].partition(":")[0],
+            f"{row['cores_busy_with_other_things']:.1f}",
         ]
     )
 
