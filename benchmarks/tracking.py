@@ -24,8 +24,9 @@ from runtime.edge import Edge, EdgeOptions, open_edge
 from runtime.frames.canvas import Canvas, make_canvas
 from runtime.objects.decode import ObjectMask, decode
 from runtime.objects.masks import Mask, iou
+from runtime.objects.matching import FrameTokens
 from runtime.objects.prompts import Prompt
-from runtime.objects.tracking import FixedPrompt, Track, unit_features
+from runtime.objects.tracking import FixedPrompt, Track
 from stages.bundle import Bundle, shipped_bundle
 from stages.tensors import Array, Pixels
 
@@ -37,7 +38,7 @@ class LastMasksBox(FixedPrompt):
         super().__init__(start)
         self._next = start
 
-    def next_prompt(self, canvas: Canvas, image_embedding: Array) -> Prompt:
+    def next_prompt(self, canvas: Canvas, tokens: FrameTokens) -> Prompt:
         return self._next
 
     def update(self, canvas: Canvas, found: ObjectMask | None) -> ObjectMask | None:
@@ -91,7 +92,7 @@ async def measure(bundle: Bundle, folder: Path) -> dict[str, Any]:
 
 async def follow(edge: Edge, tracker: FixedPrompt, canvas: Canvas, embedding: Array) -> Mask | None:
     """The object's mask on this frame, None when the tracker calls it lost."""
-    prompt = tracker.next_prompt(canvas, unit_features(embedding))
+    prompt = tracker.next_prompt(canvas, FrameTokens(embedding))
     chooser = {tracker.name: tracker.choose}
     found = await decode(edge.engines, embedding, canvas, [prompt], chooser) if prompt else [None]
     tracked = tracker.update(canvas, found[0])

@@ -32,6 +32,7 @@ from runtime.sites.windows import SiteWindows, WindowEmbedding, open_sites
 from stages.bundle import Bundle
 from stages.engines.streaming_engine import StreamingEngine
 from stages.engines.thread import EngineThread
+from stages.hidden import HEAD
 from stages.tensors import Array, Pixels
 
 
@@ -158,6 +159,16 @@ class ImageEncoder:
     def statistics(self) -> WindowStatistics:
         """Counts of windows since the start."""
         return self._sites.statistics
+
+    @property
+    def window_s(self) -> float:
+        """Seconds that the edge's own engine has taken for windows so far."""
+        return self._engines.total_s("window") + self._engines.total_s(HEAD)
+
+    @property
+    def global_s(self) -> float:
+        """Seconds that the engine has taken for global stages so far, without what it did ahead."""
+        return self._engines.total_s("global")
 
     @property
     def traffic(self) -> Traffic:

@@ -13,7 +13,7 @@ from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable, Collection
 from functools import partial
-from typing import TypeAlias
+from typing import Final, TypeAlias
 
 import anyio
 
@@ -21,6 +21,7 @@ from stages.engines.streaming_engine import StreamingEngine
 from stages.engines.thread import EngineThread
 from stages.tensors import Array
 
+AHEAD: Final = "ahead"  # EngineThread's name of what is done before the last window
 # Told what was done for which frame ahead of its last window, its start and end (time.perf_counter).
 OnPart: TypeAlias = Callable[[str, int, float, float], None]
 
@@ -102,13 +103,15 @@ class StreamedGlobal(GlobalStage):
         while True:
             self._news = anyio.Event()
             while self._frame.more:
-                await self._engines.run(self._advance, order=self._order)
+                await self._engines.run(self._advance, AHEAD, order=self._order)
             await self._news.wait()
 
     async def finish(self) -> Array:
         while self._frame.more:
-            await self._engines.run(partial(self._engine.advance, self._frame), order=self._order)
-        return await self._engines.run(partial(self._engine.finish, self._frame), order=self._order)
+            advance = partial(self._engine.advance, self._frame)
+            await self._engines.run(advance, "global", order=self._order)
+        finish = partial(self._engine.finish, self._frame)
+        return await self._engines.run(finish, "global", order=self._order)
 
     def drop(self) -> None:
         self._frame.drop()

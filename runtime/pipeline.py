@@ -18,7 +18,7 @@ from __future__ import annotations
 import enum
 import math
 import time
-from collections.abc import Awaitable, Callable, Collection, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
@@ -34,7 +34,7 @@ from runtime.frames.sources import NOTHING, Frame, Source
 from runtime.live.newest import Newest
 from runtime.objects.follower import FollowedObject, Follower, RecentFrame
 from runtime.objects.prompts import PromptRequest
-from runtime.results.measurements import AHEAD, RunMeasurements
+from runtime.results.measurements import AHEAD, EDGE_WINDOWS, QUEUE, RunMeasurements
 from runtime.results.result import FrameResult, ObjectResult
 from runtime.results.sinks import Sink
 from runtime.results.trace import NO_TRACE, Trace
@@ -90,6 +90,7 @@ class FrameJob:
     kept: frozenset[int] = frozenset()  # windows of it that do not leave
     sites: Collection[str] = ()  # that computed windows of the model run its masks come from
     objects: list[FollowedObject] = field(default_factory=list)
+    queue_s: float = 0.0  # it waited for the edge's engines and threads
     reason: str = ""
 
 
@@ -126,6 +127,7 @@ class Pipeline:
         self._begun = anyio.Condition()
         self._revisit_wanted = anyio.Event()
         self._windows_s = self._engines_s = 0.0  # moving averages of a frame
+        self._edge_windows_s = 0.0  # of the edge's engine, until the last frame
         self._traced_s = -math.inf  # when traffic was put into the trace last
         self._stopping = False
         self._last_unsegmented = True
@@ -306,12 +308,18 @@ class Pipeline:
                 self._ahead -= 1
                 self._begun.notify()
         if job.encoding is not None:
-            started = time.perf_counter()
-            if (ahead_s := job.encoding.ahead_s) and job.fate not in _ALREADY_WRITTEN:
-                self.measured.seconds[AHEAD].add(ahead_s)
+            started, spent_s = time.perf_counter(), self._spent_s()
+            ahead_s = job.encoding.ahead_s
             _required(job.recent).image_embedding = await job.encoding.finish()
             job.encoding = None
-            self._record_step("global", job, started)
+            self._trace.add("global", f"frame {job.frame.number}", started, time.perf_counter())
+            if job.fate not in _ALREADY_WRITTEN:
+                if ahead_s:
+                    self.measured.seconds[AHEAD].add(ahead_s)
+                self._note_spent(("global",), started, spent_s, job)
+                if windows_s := self._encoder.window_s - self._edge_windows_s:
+                    self.measured.seconds[EDGE_WINDOWS].add(windows_s)
+                    self._edge_windows_s += windows_s
 
     async def _global_then_decode(self, job: FrameJob) -> None:
         await job.windows_done.wait()
@@ -322,7 +330,7 @@ class Pipeline:
             self._engines_s = _smooth(self._engines_s, time.perf_counter() - started)
 
     async def _decode(self, job: FrameJob) -> None:
-        started = time.perf_counter()
+        started, spent_s = time.perf_counter(), self._spent_s()
         if job.fate is Fate.UNSEGMENTED:
             self._follower.keep(_required(job.recent))
         elif job.fate is Fate.CARRIED:
@@ -335,7 +343,11 @@ class Pipeline:
         elif job.fate is Fate.REVISITED:
             await self._follower.compute_waiting(_required(job.recent))
         if job.fate in (Fate.CARRIED, *_NEEDS_ENCODING):
-            self._record_step("decode", job, started)
+            self._trace.add("decode", f"frame {job.frame.number}", started, time.perf_counter())
+            if job.fate is not Fate.REVISITED:
+                steps = ("track",) if job.fate is Fate.CARRIED else ("track", "decode")
+                self._note_spent(steps, started, spent_s, job)
+                self.measured.seconds[QUEUE].add(job.queue_s)
 
     async def _finish(self, receive: MemoryObjectReceiveStream[FrameJob]) -> None:
         async with receive:
@@ -366,6 +378,7 @@ class Pipeline:
             self._record_step("write", job, started)
         done = time.perf_counter()
         measured.done_s.append(done)
+        measured.processor.note()
         if job.fate is not Fate.LOST:
             measured.seconds["end_to_end"].add(done - job.started_s)
         if job.frame.error is None:
@@ -386,6 +399,25 @@ class Pipeline:
         for doubt in self._encoder.doubts.take_untold():
             for sink in self._sinks:
                 sink.doubt(doubt)
+
+    def _spent_s(self) -> dict[str, float]:
+        """Seconds that engines and tracking have computed so far, by step."""
+        follower = self._follower
+        return {
+            "global": self._encoder.global_s,
+            "track": follower.tracking_s,
+            "decode": follower.decoder_s,
+        }
+
+    def _note_spent(
+        self, steps: Sequence[str], started_s: float, before: Mapping[str, float], job: FrameJob
+    ) -> None:
+        """What these steps computed since then, one frame after another, and the rest as waiting."""
+        now = self._spent_s()
+        for step in steps:
+            self.measured.seconds[step].add(now[step] - before[step])
+        computed_s = sum(now[step] - before[step] for step in steps)
+        job.queue_s += max(0.0, time.perf_counter() - started_s - computed_s)
 
     def _record_step(self, step: str, job: FrameJob, started_s: float, ended_s: float | None = None) -> None:
         """A step of a frame, until now if nothing else is said."""

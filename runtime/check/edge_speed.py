@@ -23,8 +23,9 @@ from runtime.frames.canvas import Canvas, make_canvas
 from runtime.frames.sources import Frame
 from runtime.keeper import KeepOptions
 from runtime.objects.decode import ObjectMask, decode
+from runtime.objects.matching import FrameTokens, MemoryFrame, propagate
 from runtime.objects.prompts import Prompt
-from runtime.objects.tracking import RECENT_MEMORY, MemoryFrame, TrackState, propagate, unit_features
+from runtime.objects.tracking import RECENT_MEMORY, TrackState
 from runtime.results.result import FrameResult, ObjectResult
 from runtime.results.sinks import MaskLines, OverlayVideo, banner_for
 from runtime.sites.client import choose_wire
@@ -130,13 +131,13 @@ async def _detect_s(stopwatch: _Stopwatch, canvas: Canvas, keep: KeepOptions) ->
 
 async def _follow(stopwatch: _Stopwatch, image_embedding: Array) -> None:
     """Match a frame with the memory of a track. It runs beside the engines: only its processor counts."""
-    features = unit_features(image_embedding)
+    features = FrameTokens(image_embedding).features
     labels = np.zeros(features.shape[:2], np.float32)
     middle = slice(len(labels) // 4, len(labels) * 3 // 4)
     labels[middle, middle] = 1
-    memory = [MemoryFrame(features, labels)] * (1 + RECENT_MEMORY)
+    memory = [MemoryFrame(features.copy(), labels) for _ in range(1 + RECENT_MEMORY)]
     await stopwatch.seconds(
-        lambda: to_thread.run_sync(lambda: propagate(unit_features(image_embedding), memory))
+        lambda: to_thread.run_sync(lambda: propagate(FrameTokens(image_embedding), memory))
     )
 
 

@@ -97,7 +97,11 @@ class LivePipeline(Live):
             lost=measured.lost.count,
             doubtful=self._edge.encoder.doubts.frames,
             limited_by=limited_by(
-                seconds, self._edge.served_by_sites, measured.in_flight, measured.sequential_engines
+                seconds,
+                self._edge.served_by_sites,
+                measured.in_flight,
+                measured.sequential_engines,
+                measured.recent_load(),
             ),
             paused=self.paused,
             message=(source.trouble if source else None) or self._messages.newest,

@@ -6,9 +6,11 @@ embeddings are kept: the object is found on the frame of the click, then followe
 
 from __future__ import annotations
 
+import time
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import TypeVar
 
 import anyio
 import numpy as np
@@ -17,13 +19,16 @@ from anyio import to_thread
 
 from runtime.frames.canvas import Canvas
 from runtime.objects.decode import ObjectMask, decode
+from runtime.objects.matching import FrameTokens
 from runtime.objects.optical_flow import Flow
 from runtime.objects.prompts import Prompt, PromptRequest
 from runtime.objects.registry import Box, ObjectRegistry, TrackedObject, extended
-from runtime.objects.tracking import TrackState, unit_features
+from runtime.objects.tracking import TrackState
 from stages.engines.thread import EngineThread
 from stages.errors import InputError
 from stages.tensors import Array
+
+T = TypeVar("T")
 
 _MAX_WAITING = 16
 RECENT_FRAMES = 16  # kept for late clicks; with vit_* each takes 8 MB
@@ -72,6 +77,12 @@ class Follower:
         self._keyframe_forced = False  # the last frame does not show every object
         self._lock = anyio.Lock()  # frames and late clicks take turns
         self.masks_on: Canvas | None = None  # the newest on which objects were looked for
+        self.tracking_s = 0.0  # so far, of all objects
+
+    @property
+    def decoder_s(self) -> float:
+        """Seconds that the decoder has taken so far."""
+        return self._engines.total_s("decoder")
 
     def has_objects(self, number: int) -> bool:
         """Whether there is anything to find on this frame."""
@@ -111,12 +122,9 @@ class Follower:
         """Move the masks of all objects from the frame before to this one."""
         async with self._lock:
             entries = list(self.objects.entries)
-            moved = await to_thread.run_sync(
-                self._flow.move,
-                frame.canvas,
-                [entry.found.logits if entry.found else None for entry in entries],
-            )
-            followed = await to_thread.run_sync(_carry, entries, moved, frame)
+            logits = [entry.found.logits if entry.found else None for entry in entries]
+            moved = await self._track(self._flow.move, frame.canvas, logits)
+            followed = await self._track(_carry, entries, moved, frame)
             self._append(frame)
             return followed
 
@@ -234,19 +242,30 @@ class Follower:
     async def _find(self, frame: RecentFrame, entries: Sequence[TrackedObject]) -> list[FollowedObject]:
         if frame.image_embedding is None:
             raise RuntimeError(f"frame {frame.number} has no image embedding yet")
-        prompts = await to_thread.run_sync(_next_prompts, entries, frame.canvas, frame.image_embedding)
+        prompts = await self._track(_next_prompts, entries, frame.canvas, frame.image_embedding)
         choose = {entry.key: entry.track.choose for entry in entries}
         found = await decode(
             self._engines, frame.image_embedding, frame.canvas, prompts, choose, frame.number
         )
         masks = {each.prompt.name: each for each in found}
-        return await to_thread.run_sync(_update, entries, masks, frame)
+        return await self._track(_update, entries, masks, frame)
+
+    async def _track(self, function: Callable[..., T], *args: object) -> T:
+        """A part of following objects, in a thread."""
+
+        def timed() -> tuple[T, float]:
+            started_s = time.perf_counter()
+            return function(*args), time.perf_counter() - started_s
+
+        result, seconds = await to_thread.run_sync(timed)
+        self.tracking_s += seconds
+        return result
 
 
 def _next_prompts(entries: Sequence[TrackedObject], canvas: Canvas, image_embedding: Array) -> list[Prompt]:
     """The prompts for the decoder: one for each object that is not lost already."""
-    features = unit_features(image_embedding)
-    prompts = [entry.track.next_prompt(canvas, features) for entry in entries]
+    tokens = FrameTokens(image_embedding)
+    prompts = [entry.track.next_prompt(canvas, tokens) for entry in entries]
     return [prompt for prompt in prompts if prompt is not None]
 
 

@@ -1,18 +1,16 @@
 """Follow an object from frame to frame by matching image embeddings.
 
-Every token of a new frame takes its label, how much of it is object, from the most similar tokens nearby in
-the frame the object was started on and in the last few (label propagation: Jabri et al., "Space-time
-correspondence as a contrastive random walk", 2020, section 3; the embeddings are those SAM's decoder gets
-anyway). The box around the labels is the next prompt, and of the decoder's masks the one is used that fits
-them best. Taking the box around the last mask instead lets an error of one frame grow in all that follow:
-mean J of four DAVIS sequences with mini is 0.55 so and 0.66 here (benchmarks/results/tracking_mini.json).
+Labels, how much of a token is object, are propagated to a new frame from the one that the object was started
+on and the last few (`runtime.objects.matching`). The box around them is the next prompt, and of the decoder's
+masks the one is used that fits them best. Taking the box around the last mask instead lets an error of one
+frame grow in all that follow: mean J of four DAVIS sequences with mini is 0.55 so and 0.66 here
+(benchmarks/results/tracking_mini.json).
 """
 
 from __future__ import annotations
 
 import enum
 from collections import deque
-from dataclasses import dataclass
 
 import cv2
 import numpy as np
@@ -21,18 +19,12 @@ import numpy.typing as npt
 from runtime.frames.canvas import Canvas
 from runtime.objects.decode import ObjectMask, choose_mask
 from runtime.objects.masks import iou as mask_iou
+from runtime.objects.matching import Floats, FrameTokens, MemoryFrame, propagate
 from runtime.objects.prompts import Prompt
 from stages.tensors import Array
 
-Floats = npt.NDArray[np.float32]
-
-MAX_GRID = 32  # tokens a side that are matched; a larger embedding (64 for SAM) is averaged down to it
-SEARCH_RADIUS = 1 / 6  # of the grid's side: how far from its own place a token looks for matches
 RECENT_MEMORY = 2  # memory frames besides the first
-NEIGHBOURS = 8  # most similar tokens that vote
-TEMPERATURE = 0.05  # of their votes, over cosine similarities
 OBJECT_LABEL = 0.4  # a label above it is object
-MIN_LABEL = 0.05  # where no label nearby is above it, nothing is matched
 DECODER_WEIGHT = 0.35  # of the decoder's mask in a frame's labels; the rest keeps what was propagated
 MIN_AGREEMENT = 0.3  # IoU of mask and labels below which the object is lost
 MAX_DISSIMILARITY = 2.0  # times the median of recent frames, above which the object is lost
@@ -60,11 +52,9 @@ class FixedPrompt:
     def name(self) -> str:
         return self.start.name
 
-    def next_prompt(self, canvas: Canvas, features: Floats) -> Prompt | None:
-        """The prompt for this frame, or None when there is nothing to ask: the object is lost.
-
-        `features` are the frame's `unit_features`.
-        """
+    def next_prompt(self, canvas: Canvas, tokens: FrameTokens) -> Prompt | None:
+        """The prompt for the frame with these tokens, or None when there is nothing to ask: the object is
+        lost."""
         return self.start
 
     def choose(self, low_res_masks: Array, iou: Array) -> int:
@@ -77,15 +67,6 @@ class FixedPrompt:
         None while the object is lost, as it is with a mask that has no pixel of the frame.
         """
         return found if found is not None and canvas.shows(found.logits) else None
-
-
-@dataclass(frozen=True)
-class MemoryFrame:
-    """A frame that later ones are matched with: unit features [G, G, 256] of its tokens and their labels
-    [G, G], 0..1."""
-
-    features: Floats
-    labels: Floats
 
 
 class Track(FixedPrompt):
@@ -106,11 +87,11 @@ class Track(FixedPrompt):
         self._dissimilarity = 0.0  # of its object's tokens to their matches
         self._dissimilarities: deque[float] = deque(maxlen=DISSIMILARITY_FRAMES)
 
-    def next_prompt(self, canvas: Canvas, features: Floats) -> Prompt | None:
-        self._features = features
+    def next_prompt(self, canvas: Canvas, tokens: FrameTokens) -> Prompt | None:
+        self._features = tokens.features
         if self._first is None:
             return self.start
-        self._labels, similarity = propagate(self._features, [self._first, *self._recent])
+        self._labels, similarity = propagate(tokens, [self._first, *self._recent])
         box = _box(self._labels, canvas)
         if box is None:
             return None
@@ -147,60 +128,6 @@ class Track(FixedPrompt):
             return True
         expected = _enlarged(self._labels, len(found.logits)) > OBJECT_LABEL
         return mask_iou(found.logits > 0, expected, empty=0.0) >= MIN_AGREEMENT
-
-
-def propagate(features: Floats, memory: list[MemoryFrame]) -> tuple[Floats, Floats]:
-    """Labels of the tokens with these unit features [G, G, C], from the most similar ones nearby.
-
-    Returns the labels [G, G] and the mean cosine similarity [G, G] of those tokens; both are 0 where nothing
-    within the search radius is labelled.
-    """
-    side = len(features)
-    radius = max(1, round(side * SEARCH_RADIUS))
-    labelled = np.maximum.reduce([frame.labels for frame in memory]) > MIN_LABEL
-    rows, cols = _within(labelled.any(axis=1), radius), _within(labelled.any(axis=0), radius)
-    near = slice(max(0, cols.start - radius), cols.stop + radius)  # columns that may be looked at
-    tokens = np.arange(side)
-    far = np.abs(tokens[cols, None] - tokens[near]) > radius
-    labels, similarities = np.zeros((2, side, side), np.float32)
-    for row in range(rows.start, rows.stop):
-        band = slice(max(0, row - radius), row + radius + 1), near
-        keys = np.concatenate([frame.features[band] for frame in memory])  # [frames * rows, near, C]
-        values = np.concatenate([frame.labels[band] for frame in memory]).ravel()
-        similarity = np.tensordot(features[row, cols], keys, ([1], [2]))  # [cols, frames * rows, near]
-        similarity[np.broadcast_to(far[:, None], similarity.shape)] = -np.inf
-        labels[row, cols], similarities[row, cols] = _vote(similarity.reshape(len(far), -1), values)
-    return labels, similarities
-
-
-def _within(labelled: npt.NDArray[np.bool_], radius: int) -> slice:
-    """The range within `radius` of any True, along one axis; empty when there is none."""
-    (places,) = np.nonzero(labelled)
-    if not len(places):
-        return slice(0, 0)
-    return slice(max(0, int(places[0]) - radius), min(len(labelled), int(places[-1]) + radius + 1))
-
-
-def _vote(similarity: Floats, values: Floats) -> tuple[Floats, Floats]:
-    """For each row of `similarity` [G, K] the mean of `values` [K] over its best, weighted by softmax.
-
-    Returns these means and the means of the best, both [G].
-    """
-    best = np.argpartition(similarity, -NEIGHBOURS, axis=1)[:, -NEIGHBOURS:]
-    best_similarity = np.take_along_axis(similarity, best, axis=1)
-    weights = np.exp((best_similarity - best_similarity.max(axis=1, keepdims=True)) / TEMPERATURE)
-    votes = (weights * values[best]).sum(axis=1) / weights.sum(axis=1)
-    return votes, best_similarity.mean(axis=1)
-
-
-def unit_features(image_embedding: Array) -> Floats:
-    """Unit features [G, G, C] of an image embedding [1, C, E, E]."""
-    step = -(-image_embedding.shape[2] // MAX_GRID)
-    tokens = image_embedding[0].transpose(1, 2, 0)
-    blocks = sum(tokens[row::step, col::step] for row in range(step) for col in range(step))
-    features = np.ascontiguousarray(blocks, np.float32)
-    unit: Floats = features / np.maximum(np.linalg.norm(features, axis=2, keepdims=True), 1e-12)
-    return unit
 
 
 def _box(labels: Floats, canvas: Canvas) -> tuple[float, float, float, float] | None:

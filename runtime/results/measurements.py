@@ -10,14 +10,17 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from runtime.results.processor import Load, Processor
 from runtime.sites.traffic import Traffic
 
 RECENT = 1000  # values that percentiles are taken of
 RECENT_S, RECENT_FRAMES = 3.0, 4  # figures of a running pipeline are taken over the longer of both
 _MAX_LOST_REASONS = 100  # lost frames that are reported one by one
 _MAX_OBJECTS = 1000  # the first ones, of which it is known whether they were found
-STEPS = ("read", "keep", "windows", "global", "decode", "write")
+STEPS = ("read", "keep", "windows", "global", "track", "decode", "write")
 AHEAD = "ahead"  # what the engine did of a frame's global stage before its last window came
+QUEUE = "queue"  # what global stage and masks of a frame waited for the edge's engines and threads
+EDGE_WINDOWS = "edge_windows"  # what the edge's engine took for windows between a frame and the one before
 WAITS = ("camera", "pace")  # what the reading step waits for: the next picture, and the limits asked for
 
 
@@ -89,8 +92,9 @@ class WindowStatistics:
 
 @dataclass
 class RunMeasurements:
-    """What a run measured. `seconds` per step, wait, AHEAD and "end_to_end" hold one value a frame that got
-    through it.
+    """What a run measured. `seconds` per step, wait, AHEAD, QUEUE, EDGE_WINDOWS and "end_to_end" hold one
+    value a frame that got through it; those of "global" and "decode" are of the engine alone, those of
+    "track" of following objects.
 
     Of `frames` that were finished, `unsegmented` ones had nothing to be segmented or came while sending was
     paused, and `carried` ones had their masks moved along. Windows of `in_flight` frames were under way at
@@ -100,7 +104,9 @@ class RunMeasurements:
     """
 
     seconds: dict[str, Series] = field(
-        default_factory=lambda: {name: Series() for name in (*STEPS, AHEAD, *WAITS, "end_to_end")}
+        default_factory=lambda: {
+            name: Series() for name in (*STEPS, AHEAD, QUEUE, EDGE_WINDOWS, *WAITS, "end_to_end")
+        }
     )
     frames: int = 0
     unsegmented: int = 0
@@ -112,6 +118,11 @@ class RunMeasurements:
     sequential_engines: bool = False
     done_s: deque[float] = field(default_factory=lambda: deque(maxlen=30))
     objects: dict[str, bool] = field(default_factory=dict)
+    processor: Processor = field(default_factory=Processor)
+
+    def recent_load(self) -> Load | None:
+        """What the cores do now."""
+        return self.processor.load(self._recent_start_s())
 
     def note_objects(self, objects: Mapping[str, bool]) -> None:
         """The objects of one more frame, by name, and whether each was found there."""
@@ -148,10 +159,9 @@ class RunMeasurements:
 _WHERE = {
     "read": "reading and resizing frames",
     "keep": "looking for what is kept at the edge",
-    "windows": "the window stage",
-    "global": "the global stage at the edge",
-    "decode": "the mask decoder at the edge",
-    "engines": "the global stage and the mask decoder at the edge",
+    "windows": "the window stage at the sites",
+    "masks": "following objects and decoding their masks",
+    "after windows": "global stage, following and mask decoder, one after another",
     "write": "drawing and writing results",
     "camera": "the source, which gives no frames faster",
     "pace": "--max-fps or --max-mbit",
@@ -159,31 +169,53 @@ _WHERE = {
 
 
 def limited_by(
-    seconds: Mapping[str, Series], through_sites: bool, in_flight: int = 1, sequential_engines: bool = False
+    seconds: Mapping[str, Series],
+    through_sites: bool,
+    in_flight: int = 1,
+    sequential_engines: bool = False,
+    load: Load | None = None,
 ) -> str:
-    """What bounds the frames per second: the step that is busy longest with a frame, or what reading waits
-    for.
+    """What bounds the frames per second: cores that are all busy, and the step that is busy longest with a
+    frame, or what reading waits for.
 
     A step that only some frames need counts by their share of the frames read. `in_flight` is for how many
-    frames at once the window stage works; `sequential_engines` as RunMeasurements has it.
+    frames at once the window stage works; `sequential_engines` as RunMeasurements has it. The edge's engines
+    share a thread, so that they count together.
     """
     if not any(seconds[name] for name in STEPS):
         return "nothing: no frame was completed"
     frames = seconds["read"].count or 1
-    busy = {
-        name: seconds[name].recent_mean * seconds[name].count / frames for name in (*STEPS, AHEAD, *WAITS)
+    busy = {name: each.recent_mean * each.count / frames for name, each in seconds.items()}
+    engines = {
+        "window stage": busy[EDGE_WINDOWS],
+        "global stage": busy["global"] + busy[AHEAD],
+        "mask decoder": busy["decode"],
     }
-    busy["windows"] /= in_flight
-    busy["global"] += busy[AHEAD]
     reading = ("read", *WAITS)
-    held = {**{name: busy[name] for name in STEPS}, "read": sum(busy[name] for name in reading)}
+    held = {
+        "read": sum(busy[name] for name in reading),
+        "keep": busy["keep"],
+        "windows": busy["windows"] / in_flight if through_sites else 0.0,
+        "engines": sum(engines.values()),
+        "masks": busy["track"] + busy["decode"],
+        "write": busy["write"],
+    }
     if sequential_engines:
-        held["engines"] = held.pop("global") + held.pop("decode")
+        held["after windows"] = engines["global stage"] + held["masks"]
     slowest = max(held, key=lambda name: held[name])
     ms = held[slowest] * 1e3
     if slowest == "read":
         slowest = max(reading, key=lambda name: busy[name])
-    where = _WHERE[slowest]
-    if slowest == "windows":
-        where += " at the sites" if through_sites else " at the edge"
-    return f"{where}: {ms:.0f} ms of every frame"
+    where = _engines_where(engines) if slowest == "engines" else _WHERE[slowest]
+    step = f"{where}: {ms:.0f} ms of every frame"
+    return f"the processor, {load}; the longest step is {step}" if load is not None and load.full else step
+
+
+def _engines_where(seconds: Mapping[str, float]) -> str:
+    """The engines that took any time, with their milliseconds where there are several."""
+    used = {name: each for name, each in seconds.items() if each > 0}
+    if len(used) == 1:
+        return f"the {next(iter(used))} at the edge"
+    return "the engines at the edge ({})".format(
+        ", ".join(f"{name} {each * 1e3:.0f} ms" for name, each in used.items())
+    )

@@ -237,9 +237,12 @@ def _draw_mask(
 
 
 def _tint(picture: npt.NDArray[np.uint8], mask: Mask, colour: tuple[int, int, int]) -> None:
-    for rows in row_strips(*mask.shape):
-        part, inside = picture[rows], mask[rows]
-        part[inside] = (0.55 * part[inside] + 0.45 * np.array(colour, np.float32)).astype(np.uint8)
+    values = np.arange(256, dtype=np.float32)[:, None]
+    tinted = (0.55 * values + 0.45 * np.array(colour, np.float32)).astype(np.uint8)[:, None]  # [256, 1, 3]
+    left, top, width, height = cv2.boundingRect(mask.view(np.uint8))
+    for rows in row_strips(height, max(1, width)):
+        part = slice(top + rows.start, top + rows.stop), slice(left, left + width)
+        cv2.copyTo(cv2.LUT(picture[part], tinted), mask[part].view(np.uint8), picture[part])
 
 
 def _draw_prompt(

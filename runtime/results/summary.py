@@ -76,7 +76,11 @@ def summarise(
         "windows_redispatched": counts.redispatched,
         "sites": _sites(edge),
         "limited_by": limited_by(
-            measured.seconds, edge.served_by_sites, measured.in_flight, measured.sequential_engines
+            measured.seconds,
+            edge.served_by_sites,
+            measured.in_flight,
+            measured.sequential_engines,
+            measured.processor.load(),
         ),
         "doubtful": [doubt.to_json() for doubt in edge.encoder.doubts.all],
         "frames_doubtful": edge.encoder.doubts.frames,

@@ -68,8 +68,12 @@ class EngineThread:
         """The engine itself, for what it says of itself; run it through `infer` only."""
         return self._engines[name]
 
+    def total_s(self, name: str) -> float:
+        """Seconds that calls of this name have taken so far, without their waiting; 0 of none."""
+        return self._seconds_of.get(name, 0.0)
+
     def mean_s(self, name: str) -> float:
-        """Seconds that a call of this engine took, on average of all so far; 0 of none."""
+        """Seconds that a call of this name took, on average of all so far; 0 of none."""
         return self._seconds_of[name] / self._calls_of[name] if self._calls_of[name] else 0.0
 
     async def infer(
@@ -82,19 +86,22 @@ class EngineThread:
         if name not in self._engines:
             raise EngineError(f"no engine {name!r} is open here, only {sorted(self._engines)}")
         engine = self._engines[name]
+        return await self.run(lambda: engine.infer(feeds, outputs), name, order=order)
 
-        def run() -> dict[str, Array]:
+    async def run(self, function: Callable[[], T], name: str, *, order: int = 0) -> T:
+        """Run something on the engine thread, calls of a lower `order` first; cancelling is as of `infer`.
+
+        It counts as a call of `name`.
+        """
+
+        def timed() -> T:
             started_s = time.perf_counter()
-            results = engine.infer(feeds, outputs)
+            result = function()
             self._calls_of[name] += 1
             self._seconds_of[name] += time.perf_counter() - started_s
-            return results
+            return result
 
-        return await self._call(run, order)
-
-    async def run(self, function: Callable[[], T], *, order: int = 0) -> T:
-        """Run something on the engine thread, calls of a lower `order` first; cancelling is as of `infer`."""
-        return await self._call(function, order)
+        return await self._call(timed, order)
 
     async def _call(self, function: Callable[[], T], order: float) -> T:
         return await asyncio.wrap_future(self._calls.put(function, order))

@@ -165,7 +165,7 @@ async def break_off(it: Row, end: Callable[[Encoding], Any], error: type[Excepti
         if error is None:
             tasks.cancel_scope.cancel()
     assert raised == ([error] if error else [])
-    await it.encoder._engines.run(lambda: None)  # what was under way there has ended
+    await it.encoder._engines.run(lambda: None, "nothing")  # what was under way there has ended
     gc.collect()
     return known() is None  # the encoding itself is still there
 
@@ -193,6 +193,6 @@ async def test_a_frame_that_nobody_finishes_leaves_nothing(mini_streaming_bundle
         await encoding.collect()
         known = weakref.ref(known_of(encoding))
         del encoding
-        await it.encoder._engines.run(lambda: None)
+        await it.encoder._engines.run(lambda: None, "nothing")
         gc.collect()
         assert known() is None

@@ -19,7 +19,7 @@ from runtime.objects.follower import Follower
 from runtime.objects.registry import ObjectRegistry
 from runtime.objects.tracking import FixedPrompt
 from runtime.pipeline import Pipeline, PipelineOptions, frames_ahead
-from runtime.results.measurements import RunMeasurements
+from runtime.results.measurements import QUEUE, RunMeasurements
 from runtime.results.result import FrameResult
 from runtime.results.sinks import Sink
 from runtime.results.trace import Trace
@@ -229,3 +229,12 @@ async def test_the_benchmark_names_the_slowest_stage(mini_bundle: Bundle) -> Non
     assert (found["frames"], found["slowest_stage"]) == (8, "edge")
     assert found["slowest_stage_ms"] >= 200
     assert found["fps"] > 0
+
+
+async def test_waiting_for_the_engines_is_no_step(mini_bundle: Bundle) -> None:
+    """A decoder that takes long makes the global stages of the next frames wait, not slow."""
+    measured = await run_held(mini_bundle, 2, {"decoder": lambda number: time.sleep(LATE_S)})
+    mean = {name: measured.seconds[name].recent_mean for name in ("global", "track", "decode")}
+    assert mean["decode"] >= LATE_S
+    assert mean["global"] + mean["track"] < LATE_S
+    assert max(measured.seconds[QUEUE].recent) > LATE_S / 4

@@ -158,7 +158,8 @@ async def test_the_summary_holds_what_a_run_measures(mini_bundle: Bundle, tmp_pa
         "frames", "frames_lost", "fps", "latency_ms", "bytes_up", "bytes_down", "sites",
         "windows_sent_per_frame", "windows_skipped_as_padding",
     }  # fmt: skip
-    assert set(summary["latency_ms"]) == {"read", "windows", "global", "decode", "write", "end_to_end"}
+    steps = {"read", "windows", "global", "track", "decode", "write"}
+    assert set(summary["latency_ms"]) == {*steps, "queue", "edge_windows", "end_to_end"}
     for part in summary["latency_ms"].values():
         assert 0 < part["p50"] <= part["p95"]
     ends = summary["latency_ms"]["end_to_end"]["p50"]
@@ -166,6 +167,8 @@ async def test_the_summary_holds_what_a_run_measures(mini_bundle: Bundle, tmp_pa
     assert summary["fps"] > 0
     assert (summary["model"], summary["weights"], summary["wire"]) == ("mini", "untrained", "fp16")
     assert summary["limited_by"].endswith("ms of every frame")
+    together = [sum(summary["latency_ms"][part]["p50"] for part in ("global", "track", "decode", "queue"))]
+    assert together <= [ends]
 
 
 async def test_masks_and_overlays_are_written_for_every_frame_and_object(
@@ -396,7 +399,7 @@ async def test_what_no_site_ran_is_not_put_down_to_the_sites(mini_bundle: Bundle
         chosen = options(tmp_path / "out", sites=sites, accept_exposure=True)
         summary = await run(mini_bundle, Film(8), chosen)
     assert summary["windows_run_at_edge"] == 8 * 15
-    assert " at the edge: " in summary["limited_by"]
+    assert "the engines at the edge (window stage " in summary["limited_by"]
 
 
 @pytest.mark.parametrize(

@@ -28,7 +28,7 @@ from tests.support.pictures import photo
 SITES = (("a", "alpha"), ("b", "beta"), ("c", "gamma"))
 CAP = 6
 GRID, ROWS = 5, 3  # 16:9: ten of 25 windows are padding
-STEPS = {"read": 6.0, "windows": 41.0, "global": 55.0, "decode": 24.0, "write": 9.0}
+STEPS = {"read": 6.0, "windows": 41.0, "global": 55.0, "track": 8.0, "decode": 16.0, "write": 9.0}
 RADIUS_PX = 40
 PICTURE = photo("1000x667")  # read before an event loop runs
 

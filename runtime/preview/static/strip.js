@@ -7,7 +7,7 @@ const SPAN_S = 60;
 const MEAN_S = 3; // flows are told as their mean over so long
 const SHORTEST_S = 0.25; // between two readings, or their difference says little
 const STAGES = ["global", "decode"];
-const STEPS = ["read", "keep", "windows", "global", "decode", "write"];
+const STEPS = ["read", "keep", "windows", "global", "track", "decode", "write"];
 
 export class Strip {
   #lanes = new Map();

@@ -262,7 +262,7 @@ async def test_what_the_preview_is_told(mini_bundle: Bundle, tmp_path: Path) -> 
                 shown = await run.frame()
             status = run.live.status()
         assert shown.latency_s > 0
-        assert set(status.steps) == {"read", "windows", "global", "decode", "write"}
+        assert set(status.steps) == {"read", "windows", "global", "track", "decode", "write"}
         assert all(ms > 0 for ms in status.steps.values())
         assert status.fps > 0
         assert status.latency_ms > 0

@@ -13,6 +13,7 @@ import pytest
 from runtime.frames.canvas import Canvas, make_canvas
 from runtime.objects.decode import ObjectMask, decode
 from runtime.objects.follower import FollowedObject, Follower, RecentFrame, box_of
+from runtime.objects.matching import FrameTokens
 from runtime.objects.prompts import Prompt, PromptRequest, Prompts
 from runtime.objects.registry import ObjectRegistry, TrackedObject
 from runtime.objects.tracking import FixedPrompt, TrackState
@@ -47,7 +48,7 @@ class NotedTrack(FixedPrompt):
         super().__init__(prompt)
         self.diary = diary
 
-    def next_prompt(self, canvas: Canvas, image_embedding: Array) -> Prompt | None:
+    def next_prompt(self, canvas: Canvas, tokens: FrameTokens) -> Prompt | None:
         number = self.diary.frames[id(canvas)]
         self.diary.asked.append((self.name, number))
         return None if number in self.diary.lost else self.start

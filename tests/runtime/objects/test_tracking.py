@@ -16,8 +16,9 @@ from runtime.edge import Edge, EdgeOptions, open_edge
 from runtime.frames.canvas import Canvas, make_canvas
 from runtime.objects.decode import ObjectMask, decode
 from runtime.objects.masks import iou
+from runtime.objects.matching import FrameTokens
 from runtime.objects.prompts import Prompt
-from runtime.objects.tracking import FixedPrompt, MemoryFrame, Track, propagate, unit_features
+from runtime.objects.tracking import FixedPrompt, Track
 from stages.bundle import Bundle, shipped_bundle
 from stages.geometry import GEOMETRIES
 from stages.tensors import Array
@@ -45,7 +46,7 @@ def square(row: int, col: int, side: int = 96, size: int = 32) -> npt.NDArray[np
 
 def started(embedding: Array, logits: npt.NDArray[np.float32]) -> Track:
     track = Track(BOX)
-    assert track.next_prompt(BLANK, unit_features(embedding)) is BOX
+    assert track.next_prompt(BLANK, FrameTokens(embedding)) is BOX
     assert track.update(BLANK, ObjectMask(BOX, logits, 0.9)) is not None
     return track
 
@@ -62,7 +63,7 @@ async def test_the_box_goes_where_the_tokens_go(down: int, right: int) -> None:
     embedding = picture_of_tokens()
     track = started(embedding, square(28, 36))  # tokens 7..15 down, 9..17 across
     moved = np.roll(embedding, (down, right), (2, 3))
-    asked = track.next_prompt(BLANK, unit_features(moved))
+    asked = track.next_prompt(BLANK, FrameTokens(moved))
     assert box_in_tokens(asked) == [9 + right, 7 + down, 17 + right, 15 + down]
 
 
@@ -70,50 +71,41 @@ async def test_what_moves_beyond_reach_is_lost_and_found_again_where_it_was() ->
     embedding = picture_of_tokens()
     track = started(embedding, square(28, 36))
     for _ in range(3):
-        assert track.next_prompt(BLANK, unit_features(embedding)) is not None
+        assert track.next_prompt(BLANK, FrameTokens(embedding)) is not None
         assert track.update(BLANK, ObjectMask(BOX, square(28, 36), 0.9)) is not None
-    assert track.next_prompt(BLANK, unit_features(np.roll(embedding, 11, 3))) is None
+    assert track.next_prompt(BLANK, FrameTokens(np.roll(embedding, 11, 3))) is None
     assert track.update(BLANK, None) is None
-    assert box_in_tokens(track.next_prompt(BLANK, unit_features(embedding))) == [9, 7, 17, 15]
+    assert box_in_tokens(track.next_prompt(BLANK, FrameTokens(embedding))) == [9, 7, 17, 15]
 
 
 async def test_the_mask_that_fits_the_labels_is_chosen_and_one_that_does_not_is_no_answer() -> None:
     embedding = picture_of_tokens()
     track = started(embedding, square(28, 36))
-    track.next_prompt(BLANK, unit_features(embedding))
+    track.next_prompt(BLANK, FrameTokens(embedding))
     elsewhere, there = square(60, 60), square(29, 36)
     masks = np.stack([elsewhere, elsewhere, there, elsewhere])
     assert track.choose(masks, np.array([0.9, 0.9, 0.5, 0.9], np.float32)) == 2
     assert track.choose(masks[[2, 2, 2, 2]], np.array([0.1, 0.2, 0.9, 0.3], np.float32)) == 2
     assert track.update(BLANK, ObjectMask(BOX, elsewhere, 0.9)) is None
-    track.next_prompt(BLANK, unit_features(embedding))
+    track.next_prompt(BLANK, FrameTokens(embedding))
     assert track.update(BLANK, ObjectMask(BOX, there, 0.5)) is not None
 
 
 async def test_without_a_first_mask_the_prompt_is_asked_again() -> None:
     track = Track(BOX)
     embedding = picture_of_tokens()
-    track.next_prompt(BLANK, unit_features(embedding))
+    track.next_prompt(BLANK, FrameTokens(embedding))
     nothing = np.full((96, 96), -5, np.float32)
     assert track.update(BLANK, ObjectMask(BOX, nothing, 0.9)) is None
-    assert track.next_prompt(BLANK, unit_features(embedding)) is BOX
+    assert track.next_prompt(BLANK, FrameTokens(embedding)) is BOX
 
 
 async def test_a_large_embedding_is_matched_in_blocks() -> None:
     embedding = np.repeat(np.repeat(picture_of_tokens(side=32), 2, axis=2), 2, axis=3)
     track = started(embedding, square(64, 96, side=256, size=64))  # blocks 8..16 down, 12..20 across
-    prompt = track.next_prompt(BLANK, unit_features(np.roll(embedding, (4, 6), (2, 3))))
+    prompt = track.next_prompt(BLANK, FrameTokens(np.roll(embedding, (4, 6), (2, 3))))
     assert prompt is not None
     assert prompt.box_xyxy == pytest.approx(np.array([15, 10, 23, 18]) * 12, abs=6)
-
-
-async def test_labels_are_a_vote_of_all_memory_frames() -> None:
-    """Two frames that disagree about every token leave it undecided."""
-    features = unit_features(picture_of_tokens())
-    ones, zeros = np.ones((24, 24), np.float32), np.zeros((24, 24), np.float32)
-    labels, similarity = propagate(features, [MemoryFrame(features, ones), MemoryFrame(features, zeros)])
-    assert labels == pytest.approx(np.full((24, 24), 0.5), abs=1e-3)
-    assert 0.5 < similarity.min() < similarity.max() < 1  # the token itself twice, and six others like it
 
 
 @dataclass
@@ -130,7 +122,7 @@ class Film:
     async def follow(
         self, tracker: FixedPrompt, canvas: Canvas, embedding: Array
     ) -> npt.NDArray[np.bool_] | None:
-        prompt = tracker.next_prompt(canvas, unit_features(embedding))
+        prompt = tracker.next_prompt(canvas, FrameTokens(embedding))
         chooser = {tracker.name: tracker.choose}
         found = await decode(self.edge.engines, embedding, canvas, [prompt], chooser) if prompt else [None]
         tracked = tracker.update(canvas, found[0])
@@ -177,9 +169,9 @@ async def test_a_mask_beside_the_frame_is_lost_and_nothing_is_remembered_of_it()
     assert FixedPrompt(BOX).update(wide, padding) is None
     assert FixedPrompt(BOX).update(wide, inside) is inside
     track = Track(BOX)
-    features = unit_features(picture_of_tokens())
-    assert track.next_prompt(wide, features) is BOX
+    tokens = FrameTokens(picture_of_tokens())
+    assert track.next_prompt(wide, tokens) is BOX
     assert track.update(wide, padding) is None
-    assert track.next_prompt(wide, features) is BOX  # it has not begun
+    assert track.next_prompt(wide, tokens) is BOX  # it has not begun
     assert track.update(wide, inside) is inside
-    assert track.next_prompt(wide, features) is not BOX
+    assert track.next_prompt(wide, tokens) is not BOX

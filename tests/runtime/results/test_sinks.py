@@ -6,6 +6,7 @@ import json
 import os
 import threading
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import anyio
@@ -16,6 +17,7 @@ from runtime.frames.sources import Frame
 from runtime.objects.masks import decode_mask
 from runtime.objects.prompts import Prompt
 from runtime.objects.tracking import TrackState
+from runtime.results import sinks
 from runtime.results.doubts import Doubt
 from runtime.results.recording import Recording
 from runtime.results.result import FrameResult, ObjectResult
@@ -30,6 +32,7 @@ from runtime.results.sinks import (
 )
 from runtime.results.verify import _read_masks
 from stages.errors import InputError
+from stages.strips import row_strips
 from tests.support.disks import limited_to
 
 GREY = np.full((120, 160, 3), 128, np.uint8)
@@ -103,6 +106,23 @@ def test_a_carried_mask_is_outlined_and_not_filled() -> None:
     assert tuple(tracked[20, 50]) == tuple(carried[20, 50]) == PALETTE[1]
     assert not np.array_equal(tracked[40, 60], GREY[40, 60])
     assert np.array_equal(carried[40, 60], GREY[40, 60])
+
+
+@pytest.mark.parametrize("strip", [1 << 24, 1000])
+def test_a_mask_is_tinted_where_it_is_and_nowhere_else(strip: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As the mean of picture and colour by the plain formula, within one step of 255."""
+    monkeypatch.setattr(sinks, "row_strips", partial(row_strips, pixels=strip))
+    picture = np.random.default_rng(0).integers(0, 256, (90, 120, 3), np.uint8)
+    for mask in (
+        MASK[:90, :120],
+        np.random.default_rng(1).random((90, 120)) > 0.5,
+        np.zeros((90, 120), bool),
+    ):
+        tinted = picture.copy()
+        sinks._tint(tinted, np.ascontiguousarray(mask), PALETTE[0])
+        plain = np.where(mask[..., None], 0.55 * picture + 0.45 * np.array(PALETTE[0]), picture)
+        assert np.abs(tinted - plain).max() <= 1
+        np.testing.assert_array_equal(tinted[~mask], picture[~mask])
 
 
 def test_a_lost_object_is_named_and_nothing_else_is_drawn() -> None:

@@ -12,6 +12,7 @@ from rich.console import Console
 
 from runtime.results.measurements import (
     AHEAD,
+    EDGE_WINDOWS,
     RECENT,
     RECENT_FRAMES,
     STEPS,
@@ -20,6 +21,7 @@ from runtime.results.measurements import (
     Series,
     limited_by,
 )
+from runtime.results.processor import Load
 from runtime.results.summary import print_summary
 
 SUMMARY: dict[str, Any] = {
@@ -130,18 +132,41 @@ def test_the_slowest_step_limits_the_speed() -> None:
     assert limited_by(seconds, True) == "nothing: no frame was completed"
     for step in STEPS:
         seconds[step] = Series([0.1, 0.2])
-    seconds["windows"] = Series([0.1, 0.5])
-    assert limited_by(seconds, True) == "the window stage at the sites: 300 ms of every frame"
-    assert limited_by(seconds, False) == "the window stage at the edge: 300 ms of every frame"
-    seconds["global"] = Series([0.9, 0.9])
-    assert limited_by(seconds, True) == "the global stage at the edge: 900 ms of every frame"
+    seconds["windows"] = Series([0.2, 0.8])
+    assert limited_by(seconds, True) == "the window stage at the sites: 500 ms of every frame"
+    seconds["track"] = Series([0.6, 0.6])
+    assert limited_by(seconds, True) == ("following objects and decoding their masks: 750 ms of every frame")
+    seconds["write"] = Series([0.9, 0.9])
+    assert limited_by(seconds, True) == "drawing and writing results: 900 ms of every frame"
+
+
+def test_the_engines_of_the_edge_count_together_and_each_is_named() -> None:
+    seconds = RunMeasurements().seconds
+    seconds["read"] = Series([0.01, 0.01])
+    seconds["windows"], seconds["global"] = Series([0.5, 0.5]), Series([0.2, 0.2])
+    assert limited_by(seconds, False) == "the global stage at the edge: 200 ms of every frame"
+    seconds[EDGE_WINDOWS], seconds["decode"] = Series([0.1, 0.3]), Series([0.1, 0.1])
+    assert limited_by(seconds, False) == (
+        "the engines at the edge (window stage 200 ms, global stage 200 ms, mask decoder 100 ms): "
+        "500 ms of every frame"
+    )
+
+
+def test_cores_that_are_all_busy_are_said_first() -> None:
+    seconds = RunMeasurements().seconds
+    seconds["write"] = Series([0.3])
+    assert limited_by(seconds, True, load=Load(2, 1.9, 0.4)) == (
+        "the processor, 1.9 of 2 cores busy, 0.4 of them with this process; the longest step is drawing and "
+        "writing results: 300 ms of every frame"
+    )
+    assert limited_by(seconds, True, load=Load(2, 1.7, 1.7)).startswith("drawing and writing")
 
 
 def test_a_step_that_only_keyframes_need_counts_by_their_share() -> None:
     seconds = RunMeasurements().seconds
     seconds["read"], seconds["decode"] = Series([0.01] * 4), Series([0.1] * 4)
     seconds["global"] = Series([0.3])
-    assert limited_by(seconds, True) == "the mask decoder at the edge: 100 ms of every frame"
+    assert limited_by(seconds, True).endswith("mask decoder 100 ms): 175 ms of every frame")
 
 
 def test_windows_of_several_frames_at_once_count_by_their_share() -> None:
@@ -159,10 +184,11 @@ def test_what_the_global_stage_did_ahead_of_the_last_window_counts_with_the_rest
 
 def test_engines_that_run_in_turn_count_together() -> None:
     seconds = RunMeasurements().seconds
-    seconds["windows"], seconds["global"], seconds["decode"] = Series([0.5]), Series([0.3]), Series([0.3])
+    seconds["windows"], seconds["global"], seconds["decode"] = Series([0.65]), Series([0.3]), Series([0.3])
     assert limited_by(seconds, True).startswith("the window stage")
+    seconds["track"] = Series([0.1])
     assert limited_by(seconds, True, sequential_engines=True) == (
-        "the global stage and the mask decoder at the edge: 600 ms of every frame"
+        "global stage, following and mask decoder, one after another: 700 ms of every frame"
     )
 
 
