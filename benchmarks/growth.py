@@ -18,6 +18,7 @@ import contextlib
 import io
 import json
 import os
+import re
 import statistics
 import tempfile
 import time
@@ -292,10 +293,15 @@ def _of_bytes(first: Mapping[str, Any], last: Mapping[str, Any]) -> str:
 
 
 def _limits(first: Mapping[str, Any], last: Mapping[str, Any]) -> str:
-    limits = [row["limited_by"].partition(":")[0] for row in (first, last)]
+    limits = [_limit(row) for row in (first, last)]
     if limits[0] == limits[1]:
         return f"all that is limited by {limits[0]}"
     return f"limited first by {limits[0]}, at the end by {limits[1]}"
+
+
+def _limit(row: Mapping[str, Any]) -> str:
+    """What limits a run, without its numbers."""
+    return re.split("[,:(]", row["limited_by"])[0].strip()
 
 
 def markdown(result: Mapping[str, Any]) -> str:
@@ -321,7 +327,7 @@ def _cells(row: Mapping[str, Any]) -> str:
             f"{latency['p50']:.0f} / {latency['p95']:.0f}",
             f"{row['edge_processor_ms']:.0f}",
             f"{row['bytes_up'] / 1e3:.1f} / {row['bytes_down'] / 1e3:.1f}",
-            row["limited_by"].partition(":")[0],
+            _limit(row),
             f"{row['cores_busy_with_other_things']:.1f}",
         ]
     )

@@ -80,11 +80,15 @@ def row(value: str, fps: float, kilobytes: float, limit: str) -> dict[str, Any]:
 
 
 def test_a_sentence_says_what_the_numbers_say() -> None:
-    rows = [row("1", 4, 50, "the sites"), row("3", 50, 1, "x"), row("6", 10, 60, "the decoder")]
+    rows = [
+        row("1", 4, 50, "the sites"),
+        row("3", 50, 1, "x"),
+        row("6", 10, 60, "the engines (decoder 9 ms)"),
+    ]
     assert sentence("sites", rows) == (
         "Sites: from 1 to 6, frames a second go from 4.0 to 10.0, the median latency from 250 to 100 ms, the "
         "edge's processor from 42 to 42 ms a frame, and a frame from 50 to 60 KB up and down together; "
-        "limited first by the sites, at the end by the decoder."
+        "limited first by the sites, at the end by the engines."
     )
     same = sentence("size", [row("a", 4, 50, "the sites"), row("b", 4, 50.5, "the sites")])
     assert "a frame stays at 50 KB up and down together; all that is limited by the sites." in same
