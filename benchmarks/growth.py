@@ -300,8 +300,9 @@ def _limits(first: Mapping[str, Any], last: Mapping[str, Any]) -> str:
 
 
 def _limit(row: Mapping[str, Any]) -> str:
-    """What limits a run, without its numbers."""
-    return re.split("[,:(]", row["limited_by"])[0].strip()
+    """What limits a run, without its numbers: where cores are all busy that, and then the longest step."""
+    parts = row["limited_by"].split("; the longest step is ")
+    return ", then ".join(re.split("[,:(]", part)[0].strip() for part in parts)
 
 
 def markdown(result: Mapping[str, Any]) -> str:

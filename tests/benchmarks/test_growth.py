@@ -90,5 +90,9 @@ def test_a_sentence_says_what_the_numbers_say() -> None:
         "edge's processor from 42 to 42 ms a frame, and a frame from 50 to 60 KB up and down together; "
         "limited first by the sites, at the end by the engines."
     )
+    full = row(
+        "1", 4, 50, "the processor, 2.0 of 2 cores busy; the longest step is the engines (decoder 9 ms)"
+    )
+    assert "limited by the processor, then the engines." in sentence("sites", [full, full])
     same = sentence("size", [row("a", 4, 50, "the sites"), row("b", 4, 50.5, "the sites")])
     assert "a frame stays at 50 KB up and down together; all that is limited by the sites." in same
