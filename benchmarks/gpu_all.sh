@@ -9,6 +9,8 @@
 # measure  some steps of training, part by part
 # train    MODEL from the packed weights, by masks and by MobileSAM's image embeddings, in SECONDS_LEFT seconds
 # stages   speed of the stages of every model, in torch alone
+# tables   what each stage takes by onnxruntime's CUDA provider and TensorRT for RTX, where their libraries are, beside
+#          torch and segment_anything: TABLES of models, 4 minutes at most, each row kept as it is measured
 # engines  onnxruntime's CUDA provider: the tests marked gpu, and the speed of mini's stages (needs make gpu-pack-engines)
 set -euo pipefail
 code=$(cd "$(dirname "$0")/.." && pwd)
@@ -91,6 +93,16 @@ speed() {
 }
 
 stages() { speed --backend torch; }
+
+# A model is not begun after three of the four minutes; what takes longer than that is cut off.
+tables() {
+    local name models=()
+    for name in ${TABLES:-mini vit_b}; do models+=(--model "$name"); done
+    timeout --signal INT --kill-after 10 230 "$python" -m benchmarks.gpu_stages --out "$out/gpu_tables.json" \
+        --bundles "$packed/bundles" --seconds 180 --device "${DEVICE:-cuda}" "${models[@]}" \
+        --backend onnxruntime-cuda --backend tensorrt --backend torch 2>&1 | tee -a "$out/tables.log" ||
+        echo "tables: cut off after 230 s, or failed; gpu_tables.json holds what was done"
+}
 
 engines() {
     "$python" -m pip install -q --no-index --no-deps --no-compile --upgrade --target "$packed/site" "$packed"/engines/*.whl

@@ -30,7 +30,7 @@ import numpy as np
 from aiohttp import web
 
 from benchmarks.cpu_time import cpu_times
-from benchmarks.machine import commit, describe
+from benchmarks.machine import describe, where
 from runtime.sites.client import WIRE_OUTPUTS, wire_formats
 from server.serve import ServeOptions, running_site
 from stages import wire
@@ -163,7 +163,9 @@ class _Load:
             tasks.cancel_scope.cancel()
 
 
-async def _measure(server: _Server, client: str, message: wire.Message, seconds: float) -> dict[str, float]:
+async def _measure(
+    server: ServerProcess, client: str, message: wire.Message, seconds: float
+) -> dict[str, float]:
     load = _Load()
     async with getattr(load, client)(server.url, message):
         await asyncio.sleep(seconds / 4)
@@ -203,7 +205,7 @@ def measured(bundle: Bundle, seconds: float, rounds: int = ROUNDS) -> dict[str, 
     """Both servers in turn, by both clients: medians, and of their ratios in each round."""
     message, answer = _message(bundle), _answer(bundle)
     results: dict[str, Any] = {"request_bytes": len(message.body), "answer_bytes": len(answer.body)}
-    with _Server(partial(_site, bundle.path)) as site, _Server(partial(_bare, answer)) as bare:
+    with ServerProcess(partial(_site, bundle.path)) as site, ServerProcess(partial(_bare, answer)) as bare:
         for client in ("raw", "aiohttp"):
             pairs = [
                 [asyncio.run(_measure(server, client, message, seconds)) for server in (site, bare)]
@@ -226,7 +228,29 @@ def _ratio(pairs: Sequence[Sequence[Mapping[str, float]]], key: str) -> float:
     return round(statistics.median(first[key] / second[key] for first, second in pairs), 3)
 
 
-class _Server:
+def markdown(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
+    """Site and bare handler side by side, as they were and as they are."""
+    columns = [f"{server}, {unit}" for unit in ("CPU us", "requests/s") for server in ("site", "bare")]
+    head = ["client", "", *columns[:2], "bare / site", *columns[2:], "site / bare"]
+    lines = [f"| {' | '.join(head)} |", "|" + " --- |" * len(head)]
+    for client in ("raw", "aiohttp"):
+        for when, result in (("before", before), ("now", now)):
+            (found,) = result["bundles"].values()
+            lines.append(f"| {client} | {when} | {' | '.join(_cells(found[client]))} |")
+    return "\n".join([*lines, "", f"Now: {where(now['machine'])}."])
+
+
+def _cells(found: Mapping[str, Any]) -> list[str]:
+    site, bare = found["site"], found["bare"]
+    return [
+        *(f"{each['cpu_us']:.0f}" for each in (site, bare)),
+        f"{found['cpu_ratio']:.2f}",
+        *(f"{each['requests_per_s']:,.0f}" for each in (site, bare)),
+        f"{found['requests_ratio']:.2f}",
+    ]
+
+
+class ServerProcess:
     """A server in a process of its own, for as long as the block runs."""
 
     def __init__(self, run: Callable[[Connection], None]) -> None:
@@ -234,7 +258,7 @@ class _Server:
         process = multiprocessing.get_context("fork").Process
         self._process = process(target=run, args=(theirs,), daemon=True)
 
-    def __enter__(self) -> _Server:
+    def __enter__(self) -> ServerProcess:
         self._process.start()
         self.url: str = self._ours.recv()
         self.pid = self._process.pid or 0
@@ -254,7 +278,6 @@ def main(bundles: tuple[Path, ...], seconds: float, out: Path | None) -> None:
     loaded = [Bundle.load(path) for path in bundles or (shipped_bundle(),)]
     results = {
         "machine": describe(),
-        "commit": commit(),
         "in_flight": IN_FLIGHT,
         "bundles": {bundle.description: measured(bundle, seconds) for bundle in loaded},
     }

@@ -31,7 +31,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from benchmarks.machine import commit, describe
+from benchmarks.machine import describe, where
 from media.pictures import write_picture
 from runtime.encoder import streaming_of
 from runtime.encoder_choice import STREAMING, WHOLE
@@ -323,7 +323,48 @@ def timeline(forms: Mapping[str, OneFrame], title: str) -> npt.NDArray[np.uint8]
     return image
 
 
+def markdown(*results: Mapping[str, Any]) -> str:
+    """The engine's times and what they hide of a frame, a column for each file, and where it was measured."""
+    names = [result["model"] + (", again" if _again(results, n) else "") for n, result in enumerate(results)]
+
+    def row(label: str, cell: Callable[[Mapping[str, Any]], str]) -> str:
+        return f"| {label} | {' | '.join(cell(result) for result in results)} |"
+
+    def share(name: str) -> Callable[[Mapping[str, Any]], str]:
+        return lambda result: "{median:.2f} ({low:.2f} to {high:.2f})".format(**result["engine"][name])
+
+    rule = f"| --- |{' --- |' * len(results)}"
+    lines = [
+        f"| | {' | '.join(names)} |",
+        rule,
+        row("the whole stage, processor ms", lambda r: f"{r['engine']['whole']['processor_ms']:.0f}"),
+        row("row by row, of that", share("streaming_of_whole")),
+        row("left of it when the last row has come, of that", share("left_of_whole")),
+        row("kept of rows without picture, ms", lambda r: f"{r['kept_of_padding_ms']:.0f}"),
+        "",
+        f"| round trip | {' | '.join(f'{name}: hidden, ms' for name in names)} |",
+        rule,
+    ]
+    for number, each in enumerate(results[0]["frames"]):
+        lines.append(row(each["round_trip"], partial(_hidden, number)))
+    measured = [
+        f"- {name}, {result['weights']} weights: {where(result['machine'])}"
+        for name, result in zip(names, results, strict=True)
+    ]
+    return "\n".join([*lines, "", *measured])
+
+
+def _again(results: Sequence[Mapping[str, Any]], number: int) -> bool:
+    """Whether an earlier one is of the same model."""
+    return any(result["model"] == results[number]["model"] for result in results[:number])
+
+
+def _hidden(number: int, result: Mapping[str, Any]) -> str:
+    return f"{result['frames'][number]['computed']['hidden_ms']:.0f}"
+
+
 async def measure(bundle: Bundle, runs: int, of_frames: int, picture: Path | None) -> dict[str, Any]:
+    machine = describe() | {"load_average": os.getloadavg()[0]}
     engine, grid = engine_times(bundle, runs), bundle.geometry.grid
     tile_s = TILE_S.get(bundle.geometry.name, LARGE_TILE_S)
     results = []
@@ -338,8 +379,7 @@ async def measure(bundle: Bundle, runs: int, of_frames: int, picture: Path | Non
             title = f"One 16:9 frame of {bundle.geometry.name}, round trip {each.name}; computed, one thread"
             write_picture(picture, timeline(forms, title))
     return {
-        "machine": describe() | {"load_average": os.getloadavg()[0]},
-        "commit": commit(),
+        "machine": machine,
         "model": bundle.geometry.name,
         "weights": bundle.weights,
         "parity": dict(bundle.parity),

@@ -14,12 +14,13 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import click
 
-from benchmarks.machine import describe
+from benchmarks.machine import describe, where
 from media.pictures import picture_info, write_picture
 from runtime.demo.demo import BACKEND, PEDSAM, photo, three_sites
 from stages.bundle import Bundle, shipped_bundle
@@ -70,6 +71,56 @@ _SUMMARY_KEYS = (
     "wire", "frames", "frames_lost", "fps", "latency_ms", "bytes_up", "bytes_down",
     "windows_sent_per_frame", "windows_skipped_as_padding", "limited_by",
 )  # fmt: skip
+
+
+def markdown(*results: Mapping[str, Any]) -> str:
+    """A column for each model, and under the table what each was measured on."""
+
+    def row(label: str, cell: Callable[[Mapping[str, Any]], str]) -> str:
+        return f"| {label} | {' | '.join(cell(result) for result in results)} |"
+
+    def step(name: str) -> Callable[[Mapping[str, Any]], str]:
+        return lambda result: f"{result['latency_ms'][name]['p50'] / 1e3:.2f} s"
+
+    lines = [
+        row("", lambda r: f"{r['model']}, {_pixels(r['source'])}"),
+        f"| --- |{' --- |' * len(results)}",
+        row("windows sent (padding, not sent)", _windows),
+        row("window stage, three sites", step("windows")),
+        row("global stage, edge", step("global")),
+        row("mask decoder, edge", step("decode")),
+        row("`pedsam run`, start to end", lambda r: f"{r['command_s']:.1f} s"),
+        row("wire", lambda r: r["wire"]),
+        row("sent up / down, probes included", _sent),
+        row("peak memory, edge, window stage loaded as fallback", lambda r: f"{r['edge_peak_mb']} MB"),
+        row("peak memory, each site, at most", lambda r: f"{max(r['site_peak_mb'])} MB"),
+        row("mask IoU with the unsplit model", _iou),
+    ]
+    measured = [f"- {_name(result)}: {where(result['machine'])}" for result in results]
+    return "\n".join([*lines, "", *measured])
+
+
+def _name(result: Mapping[str, Any]) -> str:
+    return str(result["model"]).partition(" ")[0]
+
+
+def _pixels(source: str) -> str:
+    """ "600 x 400" of "coffee.png (600, 400)"."""
+    return source.rpartition("(")[2].rstrip(")").replace(", ", " x ")
+
+
+def _windows(result: Mapping[str, Any]) -> str:
+    return f"{result['windows_sent_per_frame']:.0f} ({result['windows_skipped_as_padding']:.0f})"
+
+
+def _sent(result: Mapping[str, Any]) -> str:
+    return f"{result['bytes_up'] / 1e6:.2f} / {result['bytes_down'] / 1e6:.2f} MB"
+
+
+def _iou(result: Mapping[str, Any]) -> str:
+    """Where the bundle has the unsplit model."""
+    iou = result["iou_with_unsplit"]
+    return "" if iou is None else f"{iou:.5f}"
 
 
 def _run(

@@ -14,9 +14,10 @@ import asyncio
 import contextlib
 import io
 import json
+import math
 import os
 import tempfile
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -29,7 +30,7 @@ from rich.console import Console
 from benchmarks import slow_links
 from benchmarks.cpu_time import CpuTimes, cpu_times
 from benchmarks.fixed_latency import PROMPTS, Film, LiveFilm, Profile, beside_failing, steady, stragglers
-from benchmarks.machine import describe
+from benchmarks.machine import describe, where
 from runtime.demo.demo import site_process, three_sites
 from runtime.live.interface import Live
 from runtime.pipeline import PipelineOptions
@@ -65,8 +66,9 @@ def main(bundle: Path | None, rows: tuple[str, ...], frames: int, repeats: int, 
     Fails when engines of fixed latency are more than 5 % below their slowest stage at the default depth.
     """
     loaded = Bundle.load(bundle or shipped_bundle())
-    results = json.loads(out.read_text(encoding="utf-8")) if out.exists() else {}
-    results |= {"model": loaded.description, "frames": frames}
+    earlier = json.loads(out.read_text(encoding="utf-8")) if out.exists() else {}
+    kept = {row: earlier[row] for row in ROWS if row in earlier}
+    results: dict[str, Any] = {"model": loaded.description, "frames": frames} | kept
     measure: dict[str, Callable[[], Any]] = {
         "fixed": partial(_fixed, loaded, frames),
         "straggler": partial(_straggler, loaded, frames),
@@ -90,6 +92,91 @@ def _check(results: dict[str, Any]) -> None:
                 f"{run['profile']}: {run['ratio']} of the slowest stage, expected at least {FIXED_LEAST}; "
                 "run it again on a machine that does nothing else, then look at the timeline"
             )
+
+
+def markdown(result: Mapping[str, Any]) -> str:
+    """A table of frames per second, and a sentence on each thing that can delay them."""
+    told = {"fixed": _told_fixed, "loopback": _told_real, "link": _told_links, "live": _told_real}
+    lines = ["| | frames/s | share of what is possible | on |", "| --- | --- | --- | --- |"]
+    for row, cells in told.items():
+        if row in result:
+            on = where(result[row]["machine"])
+            lines += [f"| {' | '.join(each)} | {on} |" for each in cells(row, result[row]["runs"])]
+    sentences = {"live": _said_live, "straggler": _said_straggler, "failing": _said_failing}
+    said = [f"- {say(result)}" for row, say in sentences.items() if row in result]
+    return "\n".join([*lines, "", *said])
+
+
+def _told_fixed(_: str, runs: Sequence[Mapping[str, Any]]) -> list[list[str]]:
+    depth = PipelineOptions().in_flight
+    least = math.floor(100 * min(run["ratio"] for run in runs if run["in_flight"] == depth))
+    label = f"engines that only take time, at the default `--in-flight {depth}`"
+    share = f"{least} % or more of 1 / the slowest stage (global and decoder share a thread and count as one)"
+    return [[label, "", share]]
+
+
+def _told_real(row: str, runs: Sequence[Mapping[str, Any]]) -> list[list[str]]:
+    name = {"loopback": "real engines", "live": "a live source"}[row]
+    label = f"{name}, three sites and the edge on this one machine"
+    return [[label, _span([run["fps"] for run in runs], 1), _of_processor(runs)]]
+
+
+def _told_links(_: str, runs: Sequence[Mapping[str, Any]]) -> list[list[str]]:
+    """A line for each link: what the two wire formats reach, of what the line or the processor allows."""
+    cells = []
+    for both in zip(runs[::2], runs[1::2], strict=True):
+        delay_ms = max(run["round_trip_added_ms"] for run in both)
+        delay = f" and {delay_ms:.0f} ms" if delay_ms else ""
+        label = f"{both[0]['mbit']:.0f} Mbit/s{delay} to each site"
+        cells.append([label, _span([run["fps"] for run in both], 1), _of_line(both)])
+    return cells
+
+
+def _of_line(runs: Sequence[Mapping[str, Any]]) -> str:
+    if any(run["link_bound_fps"] > run["bound_fps"] for run in runs):
+        return _of_processor(runs)
+    ratio = _span([100 * run["ratio_to_lower_bound"] for run in runs], 0)
+    return f"{ratio} % of {_span([run['link_bound_fps'] for run in runs], 1)}, what the message bodies allow"
+
+
+def _of_processor(runs: Sequence[Mapping[str, Any]]) -> str:
+    return f"{_span([100 * run['ratio'] for run in runs], 0)} % of what the processor allows"
+
+
+def _said_live(result: Mapping[str, Any]) -> str:
+    live, film = (
+        _span([run["latency_ms"]["end_to_end"]["p50"] / 1e3 for run in result[row]["runs"]], 2)
+        for row in ("live", "loopback")
+    )
+    return (
+        f"From the camera to the masks it takes {live} s (medians of each run), a frame of a file {film} s."
+    )
+
+
+def _said_straggler(result: Mapping[str, Any]) -> str:
+    p95_s = {run["hedging"]: run["latency_ms"]["p95"] / 1e3 for run in result["straggler"]["runs"]}
+    return (
+        f"One site that stalled for {STALLING.stall_s:.0f} s every {STALLING.stall_every} tiles: the 95th "
+        f"percentile of latency was {p95_s[False]:.2f} s, and {p95_s[True]:.2f} s with a second site of the "
+        f"same operator to ask instead ({where(result['straggler']['machine'])})."
+    )
+
+
+def _said_failing(result: Mapping[str, Any]) -> str:
+    runs = result["failing"]["runs"]
+    fps = [_span([run["fps"] for run in runs if run["failing_sites"] == sites], 1) for sites in (1, 0)]
+    lost = sum(run["frames_lost"] for run in runs)
+    return (
+        "A fourth site that answers its probe and fails every tile, beside three with engines that only take "
+        f"time: {fps[0]} frames/s with it, {fps[1]} without it, in turn, and {lost or 'no'} frames lost "
+        f"({where(result['failing']['machine'])})."
+    )
+
+
+def _span(values: Sequence[float], digits: int) -> str:
+    """ "4.8 to 5.1", or one number where both ends are written the same."""
+    least, most = f"{min(values):.{digits}f}", f"{max(values):.{digits}f}"
+    return least if least == most else f"{least} to {most}"
 
 
 def _fixed(bundle: Bundle, frames: int) -> list[dict[str, Any]]:
@@ -228,6 +315,8 @@ async def _real(bundle: Bundle, options: RunOptions, sites: Sequence[int], film:
     watcher = partial(window.watch, sites, last)
     console = Console(file=io.StringIO())
     summary = await run_session(bundle, film, PROMPTS, options, console, [watcher])
+    if len(window.marks) < 2:
+        raise click.ClickException("a run was stopped before its last frame; rows before this one are kept")
     (first, before), (end, after) = window.marks
     count = end - first
     fps = count / (after.at_s - before.at_s)

@@ -4,12 +4,16 @@ Like the stages of `export.modules` it holds segment_anything's layers and compu
 precision is the layers' (see `export.layers`). Prompts are embedded in fp32: the sine of a large angle is
 lost in anything less.
 
+What the first block makes of the image embedding alone, a fifth of an object's products, is computed once for
+all objects; what a mask given with a prompt adds to it is linear in a few features of that mask.
+
 Source: segment_anything.modeling (prompt_encoder.PromptEncoder, mask_decoder.MaskDecoder, transformer).
 """
 
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -46,8 +50,9 @@ class DecoderStage(nn.Module):
         has_mask_input: Tensor,
     ) -> tuple[Tensor, Tensor]:
         tokens = self.tokens(point_coords, point_labels)
-        dense = torch.where(has_mask_input[..., None, None] > 0, self.dense(mask_input), self.dense(None))
-        return self.decode(image_embedding + dense, self.image_pe, tokens)  # [1, 256, E, E] + [p, 256, E, E]
+        shared = (image_embedding + self.dense(None)).flatten(2).transpose(1, 2)
+        given, spread = self.given(mask_input, has_mask_input)
+        return self._masks(ImageTokens(shared, given, spread), _rows(self.image_pe), tokens)
 
     def tokens(self, coords: Tensor, labels: Tensor) -> Tensor:
         """Output tokens and embedded prompts, [p, 5 + k, 256]."""
@@ -70,11 +75,29 @@ class DecoderStage(nn.Module):
         embedded: Tensor = run_layers(self.prompts.mask_downscaling, mask)
         return embedded
 
+    def given(self, mask: Tensor, has_mask: Tensor) -> tuple[Tensor, Tensor]:
+        """What mask inputs [p, 1, 4E, 4E] change of `dense(None)`: [p, E*E, g], zero where has_mask [p, 1] is
+        not, times [g, 256].
+
+        The last layer of SAM's mask embedding is a product; it is the latter, with its bias.
+        """
+        *layers, last = self.prompts.mask_downscaling
+        features = _rows(run_layers(layers, mask))
+        ones = torch.ones_like(features[..., :2])
+        given = torch.cat([features, ones], dim=-1)
+        given = torch.where(has_mask[..., None] > 0, given, torch.zeros_like(given))
+        constant = [last.bias[:, None].float(), -self.prompts.no_mask_embed.weight.T]
+        return given, torch.cat([last.weight.flatten(1).float(), *constant], dim=1).T
+
     def decode(self, keys: Tensor, image_pe: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor]:
         """Masks and their rated IoU from keys [p, 256, E, E], their positions [1, 256, E, E] and tokens."""
+        return self._masks(ImageTokens(_rows(keys)), _rows(image_pe), tokens)
+
+    def _masks(self, image: ImageTokens, image_pe: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor]:
         decoder = self.decoder
-        p, channels, side, _ = keys.shape
-        hs, src = two_way_transformer(decoder.transformer, keys, image_pe, tokens)
+        hs, src = two_way_transformer(decoder.transformer, image, image_pe, tokens)
+        p, places, channels = src.shape
+        side = math.isqrt(places)
         # [p, E*E, 256] -> [p, 32, 4E, 4E]
         features = run_layers(decoder.output_upscaling, src.transpose(1, 2).reshape(p, channels, side, side))
         heads = decoder.output_hypernetworks_mlps
@@ -84,22 +107,53 @@ class DecoderStage(nn.Module):
         return masks.reshape(p, len(heads), 4 * side, 4 * side), iou
 
 
-def two_way_transformer(
-    transformer: Any, image: Tensor, image_pe: Tensor, tokens: Tensor
-) -> tuple[Tensor, Tensor]:
-    """segment_anything's TwoWayTransformer on image [p, 256, E, E], image_pe [1, 256, E, E] and tokens
-    [p, t, 256], all fp32: the tokens [p, t, 256] and the image [p, E*E, 256] after it.
+@dataclass(frozen=True)
+class ImageTokens:
+    """The image's tokens, fp32 [p, n, 256]: shared [1 or p, n, 256] + given [p, n, g] @ spread [g, 256].
+
+    What a layer makes of the shared part is computed once, whatever p is.
     """
-    keys, key_pe = image.flatten(2).transpose(1, 2), image_pe.flatten(2).transpose(1, 2)
+
+    shared: Tensor
+    given: Tensor | None = None
+    spread: Tensor | None = None
+
+    def projected(self, layer: Any, positions: Tensor | None = None) -> Tensor:
+        """A Linear of the tokens, at their positions [1, n, 256] if given."""
+        projected = product(layer, self.shared if positions is None else self.shared + positions)
+        if self.given is None or self.spread is None:
+            return projected
+        of_given = self.given @ (self.spread @ layer.weight.float().T)
+        return projected + of_given.to(projected.dtype)
+
+    def whole(self) -> Tensor:
+        """The tokens themselves."""
+        if self.given is None or self.spread is None:
+            return self.shared
+        return self.shared + self.given @ self.spread
+
+
+def _rows(image: Tensor) -> Tensor:
+    """[p, C, E, E] -> [p, E*E, C]."""
+    return image.flatten(2).transpose(1, 2)
+
+
+def two_way_transformer(
+    transformer: Any, image: ImageTokens, image_pe: Tensor, tokens: Tensor
+) -> tuple[Tensor, Tensor]:
+    """segment_anything's TwoWayTransformer on the image's n tokens at image_pe [1, n, 256] and on tokens
+    [p, t, 256], all fp32: the tokens [p, t, 256] and the image [p, n, 256] after it.
+    """
     queries = tokens
     for layer in transformer.layers:
-        queries, keys = _two_way_block(layer, queries, keys, tokens, key_pe)
-    found = _attention(transformer.final_attn_token_to_image, queries + tokens, keys + key_pe, keys)
+        queries, keys = _two_way_block(layer, queries, image, tokens, image_pe)
+        image = ImageTokens(keys)
+    found = _to_image(transformer.final_attn_token_to_image, queries + tokens, image, image_pe)
     return transformer.norm_final_attn(queries + found), keys
 
 
 def _two_way_block(
-    layer: Any, queries: Tensor, keys: Tensor, query_pe: Tensor, key_pe: Tensor
+    layer: Any, queries: Tensor, image: ImageTokens, query_pe: Tensor, image_pe: Tensor
 ) -> tuple[Tensor, Tensor]:
     """Tokens attend to each other, then to the image, and the image to the tokens; all fp32."""
     if layer.skip_first_layer_pe:
@@ -108,21 +162,32 @@ def _two_way_block(
         placed = queries + query_pe
         queries = queries + _attention(layer.self_attn, placed, placed, queries)
     queries = layer.norm1(queries)
-    found = _attention(layer.cross_attn_token_to_image, queries + query_pe, keys + key_pe, keys)
+    found = _to_image(layer.cross_attn_token_to_image, queries + query_pe, image, image_pe)
     queries = layer.norm2(queries + found)
     queries = layer.norm3(queries + mlp(layer.mlp, queries))
-    found = _attention(layer.cross_attn_image_to_token, keys + key_pe, queries + query_pe, queries)
-    return queries, layer.norm4(keys + found)
+    to_tokens, placed = layer.cross_attn_image_to_token, queries + query_pe
+    asked = image.projected(to_tokens.q_proj, image_pe)
+    found = _attend(to_tokens, asked, product(to_tokens.k_proj, placed), product(to_tokens.v_proj, queries))
+    return queries, layer.norm4(image.whole() + found)
 
 
 def _attention(layer: Any, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """segment_anything's decoder Attention of q [p, a, 256] over k and v [p, b, 256]: fp32 [p, a, 256].
+    """segment_anything's decoder Attention of q [p, a, 256] over k and v [p, b, 256]: fp32 [p, a, 256]."""
+    return _attend(layer, product(layer.q_proj, q), product(layer.k_proj, k), product(layer.v_proj, v))
+
+
+def _to_image(layer: Any, q: Tensor, image: ImageTokens, image_pe: Tensor) -> Tensor:
+    """The same over the image's tokens."""
+    keys, values = image.projected(layer.k_proj, image_pe), image.projected(layer.v_proj)
+    return _attend(layer, product(layer.q_proj, q), keys, values)
+
+
+def _attend(layer: Any, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """Attention from its projections q [p, a, heads*d], k and v [p, b, heads*d]: fp32 [p, a, 256].
 
     Keys are scaled before the product, so that scores stay small in fp16.
     """
-    q = _heads(product(layer.q_proj, q), layer.num_heads)
-    k = _heads(product(layer.k_proj, k), layer.num_heads)
-    v = _heads(product(layer.v_proj, v), layer.num_heads)
+    q, k, v = (_heads(each, layer.num_heads) for each in (q, k, v))
     scores = (q @ scaled(k, k.shape[-1] ** -0.5).transpose(-2, -1)).float()
     mixed = (scores.softmax(dim=-1).to(v.dtype) @ v).transpose(1, 2)
     return product(layer.out_proj, mixed.flatten(2)).float()

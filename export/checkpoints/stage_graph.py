@@ -7,6 +7,7 @@ Torch's exporter keeps most tensors under the names that their modules have. Of 
     tensors of LayerNorm2d    [C, 1, 1], in the Mul and Add after the convolution before it
     pos_embed                 cut into windows, with zeros beyond the canvas
     embeddings of prompts     as rows of tables that no other constant has the shape of
+    the mask embedding        its last layer as rows of such a table
 
 `pedsam export --compact` puts a Cast behind a constant. Nothing is guessed: what has another form, and one of
 several equal tensors, of which the exporter keeps the first, is not found.
@@ -37,6 +38,10 @@ _ROWS = {
     "decoder.iou_token.weight": (3, slice(0, 1)),
     "decoder.mask_tokens.weight": (3, slice(1, 5)),
 }
+
+
+_MASK_PRODUCT = "prompts.mask_downscaling.6."
+MASK_FEATURES = 16  # of SAM's mask embedding, before its last layer
 
 
 @dataclass(frozen=True)
@@ -70,6 +75,8 @@ class StageGraph:
         if name in _ROWS:
             dimensions, rows = _ROWS[name]
             return self._rows((1,) * (dimensions - 2) + (5, shape[-1]), rows)
+        if name.startswith(_MASK_PRODUCT):
+            return self._mask_product(name.removeprefix(_MASK_PRODUCT), shape)
         if name == "prompts.no_mask_embed.weight":
             found = self._only((1, shape[-1], 1, 1))
             return None if found is None else found.reshape(1, -1)
@@ -78,6 +85,15 @@ class StageGraph:
         if match := _NORM_2D.fullmatch(name):
             return self._norm_2d(match[1], int(match[2]), match[3])
         return self._linear(name.removesuffix(".weight"))
+
+    def _mask_product(self, tensor: str, shape: Sequence[int]) -> Tensor | None:
+        """Weight [C, 16, 1, 1] or bias [C] of the mask embedding's last layer: the first 16 rows of the only
+        constant [18, C], or the one after them."""
+        table = self._only((MASK_FEATURES + 2, shape[0]))
+        if table is None:
+            return None
+        columns = table.T.contiguous()
+        return columns[:, :MASK_FEATURES, None, None] if tensor == "weight" else columns[:, MASK_FEATURES]
 
     def _as_it_is(self, name: str | None) -> Tensor | None:
         """The constant of this name, fp32."""

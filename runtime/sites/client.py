@@ -217,7 +217,7 @@ class SiteClient:
         covered = [(grant.site, grant.window) for grant in grants]
         if not windows or covered != [(self.name, window) for window in windows]:
             raise Misused(f"{list(grants)} are not the grants of these tiles")
-        inputs = {name: np.concatenate([tile.inputs[name] for tile in tiles]) for name in tiles[0].inputs}
+        inputs = _together(tiles)
         expected_s = self.tile_s * (self.in_flight + len(windows))
         patience_s = min(self._timeouts.tile_factor * expected_s, expected_s + self._timeouts.probe_s)
         deadline_s = max(self._timeouts.tile_s, patience_s)
@@ -392,13 +392,21 @@ class SiteClient:
 
     async def _read(self, response: aiohttp.ClientResponse, limit: int) -> bytes:
         """The body, given up once it is larger than any good answer."""
-        body = bytearray()
+        chunks, size = [], 0
         async for chunk in response.content.iter_any():
-            body += chunk
+            chunks.append(chunk)
+            size += len(chunk)
             self.traffic.body_down += len(chunk)
-            if len(body) > limit:
+            if size > limit:
                 raise SiteUntrusted(self.name, f"sent more than {limit} bytes, which no good answer has")
-        return bytes(body)
+        return b"".join(chunks)  # of one chunk itself
+
+
+def _together(tiles: Sequence[SendableTile]) -> Mapping[str, Array]:
+    """The inputs of all tiles, those of one alone without a copy."""
+    if len(tiles) == 1:
+        return tiles[0].inputs
+    return {name: np.concatenate([tile.inputs[name] for tile in tiles]) for name in tiles[0].inputs}
 
 
 class Misused(ValueError):

@@ -76,15 +76,16 @@ class Admission:
             whole = request.content.read_nowait()
             _check_size(len(whole), max_bytes)
             return whole
-        body = bytearray()
+        parts, size = [], 0
         try:
             with anyio.fail_after(self._limits.read_s):
                 async for part in self._decompressed(request, packed):
-                    body += part
-                    _check_size(len(body), max_bytes)
+                    parts.append(part)
+                    size += len(part)
+                    _check_size(size, max_bytes)
         except TimeoutError as exc:
             raise web.HTTPRequestTimeout(text=self._too_slow) from exc
-        return bytes(body)
+        return b"".join(parts)  # of one part itself
 
     @property
     def _too_slow(self) -> str:
