@@ -123,7 +123,7 @@ class ImageTokens:
         projected = product(layer, self.shared if positions is None else self.shared + positions)
         if self.given is None or self.spread is None:
             return projected
-        of_given = self.given @ (self.spread @ layer.weight.float().T)
+        of_given: Tensor = self.given @ (self.spread @ layer.weight.float().T)
         return projected + of_given.to(projected.dtype)
 
     def whole(self) -> Tensor:
