@@ -1,6 +1,7 @@
 """What more objects cost the edge: matching, the mask decoder and drawing, each beside its plain way.
 
-    python -m benchmarks.objects [--bundle B] [--decoder-before FILE.onnx] --out FILE.json
+    git archive 0a22f25 assets/mini/decoder | tar -x -C /tmp
+    python -m benchmarks.objects --decoder-before /tmp/assets/mini/decoder/model.onnx --out FILE.json
 
 Milliseconds are of the processor, on one thread, which a busy machine changes less than those of a clock. The
 two ways of a row take turns; `ratio` is the median of their ratios. The plain ways: each object matched on
@@ -24,7 +25,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from benchmarks.machine import commit, describe
+from benchmarks.machine import describe, where
 from runtime.frames.canvas import make_canvas
 from runtime.objects.decode import decoder_inputs
 from runtime.objects.matching import FrameTokens, MemoryFrame, propagate
@@ -133,6 +134,29 @@ def _plain_tint(picture: npt.NDArray[np.uint8], mask: npt.NDArray[np.bool_], col
     picture[mask] = mixed.astype(np.uint8)
 
 
+def markdown(result: Mapping[str, Any]) -> str:
+    """Processor milliseconds by the number of objects, of both ways."""
+    head = ["objects", "matching, plain", "now", "ratio", "decoder, plain", "now", "ratio"]
+    lines = [f"| {' | '.join(head)} |", "|" + " --- |" * len(head)]
+    for count in map(str, OBJECTS):
+        cells = [_cells(result[part][count]) for part in ("matching", "decoder")]
+        lines.append(f"| {count} | {' | '.join(cells)} |")
+    tinting = result["tinting"]
+    return "\n".join(
+        [
+            *lines,
+            "",
+            f"Milliseconds of the processor, {result['model']}. Tinting a mask of a tenth of a frame of "
+            f"1920 x 1080: {tinting['plain_ms']:.1f} before, {tinting['ms']:.1f} now. "
+            f"{where(result['machine'])}.",
+        ]
+    )
+
+
+def _cells(row: Mapping[str, float]) -> str:
+    return f"{row['plain_ms']:.1f} | {row['ms']:.1f} | {row['ratio']:.2f}"
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -144,7 +168,6 @@ def main() -> None:
     bundle, random = Bundle.load(given.bundle or shipped_bundle()), np.random.default_rng(0)
     result = {
         "machine": describe(),
-        "commit": commit(),
         "model": bundle.description,
         "matching": matching(bundle, random),
         "decoder": decoding(bundle, given.decoder_before, random),

@@ -33,6 +33,7 @@ SECTIONS: Mapping[str, tuple[str, tuple[str, ...]]] = {
     ),
     "throughput": ("benchmarks.throughput", ("throughput_mini.json",)),
     "growth": ("benchmarks.growth", ("growth.json",)),
+    "objects": ("benchmarks.objects", ("objects_mini.json",)),
     "streaming": (
         "benchmarks.streaming",
         (
