@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from benchmarks import site_requests, streaming, three_sites, throughput
+from benchmarks import objects, site_requests, streaming, three_sites, throughput
 from tests.support.documents import table_rows
 
 MACHINE = {"cpu": "AMD EPYC 7", "cores": 2, "date": "2026-11-28", "commit": "abc"}
@@ -129,3 +129,30 @@ def test_requests_before_and_now() -> None:
         ["aiohttp", "before", "662"],
         ["aiohttp", "now", "356"],
     ]
+
+
+def test_objects() -> None:
+    def row(ms: float, plain_ms: float) -> dict[str, float]:
+        return {"ms": ms, "plain_ms": plain_ms, "ratio": ms / plain_ms}
+
+    result = {
+        "machine": MACHINE,
+        "model": "mini",
+        "matching": {str(count): row(5, 5 * count) for count in objects.OBJECTS},
+        "decoder": {str(count): row(8 * count, 10 * count) for count in objects.OBJECTS},
+        "tinting": row(1.1, 12.9),
+    }
+    text = objects.markdown(result)
+    assert table_rows(text)[1:3] == [
+        ["2", "10.0", "5.0", "0.50", "20.0", "16.0", "0.80"],
+        ["4", "20.0", "5.0", "0.25", "40.0", "32.0", "0.80"],
+    ]
+    assert f"mini; {ON}" in text
+    assert "12.9 before, 1.1 now" in text
+
+
+def test_two_ways_in_turns_are_compared_turn_by_turn() -> None:
+    """A machine that gets slower between turns changes no ratio."""
+    seconds = iter([9.0, 9.0, 0.1, 0.2, 0.3, 0.6, 0.5, 1.0])
+    measured = objects.paired(lambda: None, lambda: None, 3, processor_s=lambda step: next(seconds))
+    assert measured == {"ms": 300.0, "plain_ms": 600.0, "ratio": 0.5}
