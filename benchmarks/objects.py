@@ -149,8 +149,8 @@ def markdown(result: Mapping[str, Any]) -> str:
         [
             *lines,
             "",
-            f"Milliseconds of the processor, {result['model']}; {where(result['machine'])}. Tinting a mask of "
-            f"a tenth of a frame of 1920 x 1080: {tinting['plain_ms']:.1f} before, {tinting['ms']:.1f} now.",
+            f"Milliseconds of the processor, {result['model']}; {where(result['machine'])}. Tinting a mask "
+            f"of a tenth of a frame of 1920 x 1080: {tinting['plain_ms']:.1f} before, {tinting['ms']:.1f} now.",
         ]
     )
 
