@@ -9,6 +9,8 @@ Seconds are of the clock and of the processor; ratios are taken round by round. 
 
 What is timed begins with the picture in memory, RGB of 1280 x 720, and ends with a mask of its size: the
 image embedding, then one mask by a box. Weights are random but for MobileSAM's; times do not depend on them.
+MobileSAM runs in PyTorch, as it comes, and as graphs like ours in onnxruntime; `make build/mobile_sam.pt`
+brings its weights.
 """
 
 from benchmarks.peers.report import markdown as markdown

@@ -5,7 +5,8 @@ torch is imported by those that need it alone, so that the memory of an edge is 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -14,6 +15,7 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from benchmarks.bundles import MOBILE_SAM_GEOMETRY, mobile_sam, mobile_sam_graphs
 from runtime.frames.canvas import Canvas, make_canvas
 from runtime.objects.decode import choose_mask, decoder_inputs
 from runtime.objects.prompts import Prompt
@@ -21,9 +23,11 @@ from stages.allocator import give_memory_back
 from stages.bundle import Bundle
 from stages.engines.backends import make_engine
 from stages.engines.engine import Engine
-from stages.errors import InputError
-from stages.geometry import GEOMETRIES
+from stages.engines.onnxruntime_engine import library, open_session
+from stages.geometry import GEOMETRIES, Geometry
 from stages.tensors import Array, Pixels
+from stages.tile_code import RGB
+from stages.tile_inputs import coded_canvas
 
 BOX = (300.0, 120.0, 900.0, 640.0)
 CPU = "onnxruntime-cpu"
@@ -50,33 +54,59 @@ class Peer(Protocol):
     def mask(self) -> npt.NDArray[np.bool_]: ...
 
 
-class OnnxPeer:
-    """Stages of the bundle in onnxruntime: the decoder, and what `names` says comes before it."""
+class CanvasPeer(ABC):
+    """What works on pedsam's canvas; SAM's predictor makes the same one."""
+
+    about: str
+
+    def __init__(self, settings: Settings, geometry: Geometry) -> None:
+        self._picture, self._geometry = settings.picture, geometry
+        self._canvas: Canvas | None = None
+        self._image: Array | None = None
+
+    @abstractmethod
+    def _embed(self, canvas: Canvas) -> Array:
+        """The image embedding."""
+
+    @abstractmethod
+    def _decode(self, feeds: Mapping[str, Array]) -> Mapping[str, Array]:
+        """Outputs of the decoder."""
+
+    def encode(self) -> None:
+        self._canvas = make_canvas(self._picture, self._geometry)
+        self._image = self._embed(self._canvas)
+
+    def mask(self) -> npt.NDArray[np.bool_]:
+        if self._canvas is None or self._image is None:
+            raise RuntimeError("a mask needs an image embedding: call encode first")
+        prompt = Prompt("object", BOX)
+        outputs = self._decode(decoder_inputs(self._image, self._canvas, [prompt]))
+        best = choose_mask(prompt, outputs["iou"][0])
+        return self._canvas.to_frame_mask(outputs["low_res_masks"][0, best])
+
+
+class BundlePeer(CanvasPeer):
+    """Stages of the bundle: the decoder, and what `names` says comes before it."""
 
     def __init__(self, settings: Settings, names: tuple[str, ...]) -> None:
         self._bundle = Bundle.load(settings.bundle)
+        super().__init__(settings, self._bundle.geometry)
         self._engines = {
             name: make_engine(self._bundle, name, CPU, settings.threads) for name in (*names, "decoder")
         }
         for engine in self._engines.values():
             engine.open()
         self.about = self._engines["decoder"].backend
-        self._picture = settings.picture
         self._embeddings = self._bundle.padding_embeddings()
-        self._canvas: Canvas | None = None
-        self._image: Array | None = None
 
-    def encode(self) -> None:
-        self._canvas = canvas = make_canvas(self._picture, self._bundle.geometry)
+    def _embed(self, canvas: Canvas) -> Array:
         if "whole" in self._engines:
-            outputs = self._engines["whole"].infer(canvas.whole_inputs(self._bundle))
+            return self._engines["whole"].infer(canvas.whole_inputs(self._bundle))["image_embedding"]
+        if "window" in self._engines:
+            self._run_windows(self._engines["window"], canvas)
         else:
-            if "window" in self._engines:
-                self._run_windows(self._engines["window"], canvas)
-            else:
-                canvas.window_inputs(canvas.windows, self._bundle)  # what would be sent
-            outputs = self._engines["global"].infer({"embedding": self._embeddings})
-        self._image = outputs["image_embedding"]
+            canvas.window_inputs(canvas.windows, self._bundle)  # what would be sent
+        return self._engines["global"].infer({"embedding": self._embeddings})["image_embedding"]
 
     def _run_windows(self, engine: Engine, canvas: Canvas) -> None:
         """As many a call as an edge gives the engine; windows without picture are known."""
@@ -86,13 +116,27 @@ class OnnxPeer:
             outputs = engine.infer(canvas.window_inputs(batch, self._bundle), ("embedding",))
             self._embeddings[list(batch)] = outputs["embedding"]
 
-    def mask(self) -> npt.NDArray[np.bool_]:
-        if self._canvas is None or self._image is None:
-            raise RuntimeError("a mask needs an image embedding: call encode first")
-        prompt = Prompt("object", BOX)
-        outputs = self._engines["decoder"].infer(decoder_inputs(self._image, self._canvas, [prompt]))
-        best = choose_mask(prompt, outputs["iou"][0])
-        return self._canvas.to_frame_mask(outputs["low_res_masks"][0, best])
+    def _decode(self, feeds: Mapping[str, Array]) -> Mapping[str, Array]:
+        return self._engines["decoder"].infer(feeds)
+
+
+class MobilePeer(CanvasPeer):
+    """MobileSAM's encoder and decoder as graphs of the same form, in the same library."""
+
+    def __init__(self, settings: Settings) -> None:
+        super().__init__(settings, MOBILE_SAM_GEOMETRY)
+        graphs = mobile_sam_graphs(settings.mobile_sam)
+        self._encoder, self._decoder = (open_session(path, settings.threads) for path in graphs)
+        self.about = f"onnxruntime {library().__version__} on CPU"
+
+    def _embed(self, canvas: Canvas) -> Array:
+        inputs = coded_canvas(RGB, canvas.geometry, canvas.pixels, canvas.extents)
+        image: Array = self._encoder.run(["image_embedding"], inputs)[0]
+        return image
+
+    def _decode(self, feeds: Mapping[str, Array]) -> Mapping[str, Array]:
+        names = ("low_res_masks", "iou")
+        return dict(zip(names, self._decoder.run(names, dict(feeds)), strict=True))
 
 
 class TorchPeer:
@@ -129,26 +173,17 @@ def _random_sam(settings: Settings) -> Any:
 
 def _mobile_sam(settings: Settings) -> Any:
     """SAM's own predictor runs MobileSAM too: it differs in the image encoder alone."""
-    from export.sam import build_sam
-    from training.teachers import load_teacher
-
-    if not settings.mobile_sam.exists():
-        raise InputError(f"{settings.mobile_sam} is not there; make build/mobile_sam.pt brings one")
-    teacher, geometry = load_teacher(settings.mobile_sam), GEOMETRIES["vit_b"]
-    sam: Any = build_sam(geometry)
-    sam.image_encoder = teacher.encoder.eval()
-    sam.image_encoder.img_size = geometry.image_size
-    sam.load_state_dict(dict(teacher.shared), strict=False)
-    return sam.eval()
+    return mobile_sam(settings.mobile_sam)[0]
 
 
 PEERS: dict[str, Callable[[Settings], Peer]] = {
     "eager": lambda settings: TorchPeer(_random_sam(settings), settings),
     "compiled": lambda settings: TorchPeer(_random_sam(settings), settings, compiled=True),
-    "whole": lambda settings: OnnxPeer(settings, ("whole",)),
-    "split": lambda settings: OnnxPeer(settings, ("window", "global")),
-    "edge": lambda settings: OnnxPeer(settings, ("global",)),
+    "whole": lambda settings: BundlePeer(settings, ("whole",)),
+    "split": lambda settings: BundlePeer(settings, ("window", "global")),
+    "edge": lambda settings: BundlePeer(settings, ("global",)),
     "mobile_sam": lambda settings: TorchPeer(_mobile_sam(settings), settings),
+    "mobile_sam_graph": MobilePeer,
 }
 
 

@@ -9,14 +9,24 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import torch
 
+from benchmarks import bundles
+from benchmarks.bundles import MOBILE_SAM_GEOMETRY, write_mobile_sam_graphs
 from benchmarks.peers import markdown
 from benchmarks.peers.__main__ import measured, picture, rounds_within
 from benchmarks.peers.process import Taken, Turn
 from benchmarks.peers.report import aims, of_peer, ratios, spread
 from benchmarks.peers.subjects import Settings
+from export.sam import SamPredictor
+from runtime.frames.canvas import make_canvas
 from stages.bundle import Bundle
+from stages.engines.onnxruntime_engine import open_session
+from stages.tile_code import RGB
+from stages.tile_inputs import coded_canvas
+from tests.support.training import mobile_sam
 
 
 def turn(embedding_s: float, mask_s: float = 0.0) -> Turn:
@@ -94,3 +104,16 @@ def test_an_edge_is_measured_without_torch() -> None:
     line = "import sys, benchmarks.peers.process, runtime.session; sys.exit('torch' in sys.modules)"
     root = Path(__file__).parents[2]
     assert subprocess.run([sys.executable, "-c", line], cwd=root, check=False).returncode == 0
+
+
+def test_mobile_sam_as_graphs_computes_what_its_modules_do(tmp_path: Path) -> None:
+    checkpoint = tmp_path / "mobile_sam.pt"
+    torch.save(mobile_sam(), checkpoint)
+    write_mobile_sam_graphs(checkpoint, tmp_path / "graphs")
+    whole = open_session(tmp_path / "graphs" / "whole" / "model.onnx", 1)
+    canvas = make_canvas(picture(), MOBILE_SAM_GEOMETRY)
+    found = whole.run(None, coded_canvas(RGB, canvas.geometry, canvas.pixels, canvas.extents))[0]
+    predictor = SamPredictor(bundles.mobile_sam(checkpoint)[0])
+    predictor.set_image(picture())
+    expected = predictor.get_image_embedding().numpy()
+    assert np.abs(found - expected).max() < 1e-4 * np.abs(expected).max()
