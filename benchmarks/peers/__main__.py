@@ -13,7 +13,7 @@ import click
 import numpy as np
 from PIL import Image
 
-from benchmarks.bundles import random_bundle
+from benchmarks.bundles import mobile_sam_graphs, random_bundle
 from benchmarks.machine import commit, describe
 from benchmarks.peers.process import NotRun, PeerProcess, Turn
 from benchmarks.peers.report import accuracy, aims, markdown, of_peer, ratios, write
@@ -56,6 +56,8 @@ def main(
     path = bundle or random_bundle(model)
     _check(path, model)
     settings = Settings(picture(), model, path, mobile_sam, threads or cores())
+    if mobile_sam.exists():
+        mobile_sam_graphs(mobile_sam)  # once, and not in the time of its first picture
     ends_s = time.monotonic() + 60 * (minutes or MINUTES[model])
     numbers = rounds_within(rounds or ROUNDS[model], LEAST_ROUNDS[model], ends_s)
     result = measured(settings, names or tuple(PEERS), numbers, FIRST_S[model])
