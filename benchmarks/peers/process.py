@@ -103,8 +103,7 @@ class PeerProcess:
         return peak_mb(self._process.pid or 0)
 
     def close(self) -> None:
-        self._connection.close()
-        self._process.terminate()
+        self._connection.close()  # which ends it, unless it computes
         self._process.join(END_S)
         self._process.kill()
         self._process.join()
