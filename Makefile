@@ -102,10 +102,10 @@ image-check: $(VENV)/.test
 
 # Measures and renders docs/results.md: a quarter of an hour on two quiet cores, and with vit_b and vit_h hours. What is
 # measured has to be committed. It goes on where it was interrupted.
-bench: $(VENV)/.test
+bench: $(VENV)/.test build/mobile_sam.pt $(TRITON_BIN)/.installed
 	$(BIN)/python -m benchmarks.all
 
-bench-full: $(VENV)/.test
+bench-full: $(VENV)/.test build/mobile_sam.pt $(TRITON_BIN)/.installed
 	$(BIN)/python -m benchmarks.all --full
 
 # make shipped WEIGHTS=mini.safetensors: the bundle in assets/mini, and beside it the weights, to train further. The

@@ -69,6 +69,11 @@ def streaming(model: str, runs: int) -> Step:
     return Step(f"streaming {model}", "benchmarks.streaming", arguments, f"streaming_{model}.json", 3600.0)
 
 
+def peers(model: str, limit_s: float = 600.0) -> Step:
+    arguments = ("--model", model, "--bundle", f"{BUNDLES}/{model}")
+    return Step(f"peers {model}", "benchmarks.peers", arguments, f"peers_{model}.json", limit_s)
+
+
 # To add one: a line here, and one in SECTIONS of benchmarks/report.py. mini is exported, since its shipped
 # bundle has no unsplit model for three_sites to compare masks with.
 STEPS = (
@@ -83,12 +88,23 @@ STEPS = (
     Step("site_requests", "benchmarks.site_requests", ("--seconds", "1"), "site_requests.json"),
     streaming("mini", runs=60),
     Step("growth", "benchmarks.growth", ("--picture", f"{RESULTS}/growth.png"), "growth.json"),
+    peers("mini"),
+    Step("triton mini", "benchmarks.triton", ("--model", "mini"), "triton_mini.json"),
 )
 FULL = (
     export("vit_b", "--random-weights"),
+    peers("vit_b", 1200.0),
+    Step(
+        "triton vit_b",
+        "benchmarks.triton",
+        ("--model", "vit_b", "--vit-b", f"{BUNDLES}/vit_b"),
+        "triton_vit_b.json",
+        1200.0,
+    ),
     three_sites("vit_b"),
     streaming("vit_b", runs=5),
     export("vit_h", "--random-weights"),
+    peers("vit_h", 3600.0),
     three_sites("vit_h"),
     streaming("vit_h", runs=3),
 )

@@ -150,7 +150,8 @@ def markdown(result: Mapping[str, Any]) -> str:
             *lines,
             "",
             f"Milliseconds of the processor, {result['model']}; {where(result['machine'])}. Tinting a mask "
-            f"of a tenth of a frame of 1920 x 1080: {tinting['plain_ms']:.1f} before, {tinting['ms']:.1f} now.",
+            f"of a tenth of a frame of 1920 x 1080: {tinting['plain_ms']:.1f} before, "
+            f"{tinting['ms']:.1f} now.",
         ]
     )
 

@@ -46,3 +46,11 @@ def _living() -> Iterator[tuple[int, int, int]]:
             state, parent, _, session = path.read_text(encoding="latin-1").rpartition(")")[2].split()[:4]
             if state != "Z":
                 yield int(path.parent.name), int(parent), int(session)
+
+
+def peak_mb(pid: int) -> float:
+    """The largest resident size of a running process so far, 10^6 bytes. Raises RuntimeError for none."""
+    for line in Path(f"/proc/{pid}/status").read_text(encoding="utf-8").splitlines():
+        if line.startswith("VmHWM:"):
+            return int(line.split()[1]) * 1024 / 1e6
+    raise RuntimeError(f"process {pid} tells no VmHWM")

@@ -45,11 +45,11 @@ ROUNDS = 7
 
 
 class IdleEngine(Engine):
-    """A window engine that answers the probe's embeddings, whatever it is given."""
+    """A window engine that answers the probe's embeddings, `held`, whatever it is given."""
 
     def __init__(self, bundle: Bundle) -> None:
         super().__init__(bundle.stage("window"))
-        self._held = {name: np.repeat(array, 25, axis=0) for name, array in _answers(bundle).items()}
+        self.held = {name: np.repeat(array, 25, axis=0) for name, array in _answers(bundle).items()}
 
     @property
     def backend(self) -> str:
@@ -63,12 +63,14 @@ class IdleEngine(Engine):
 
     def _infer(self, feeds: Mapping[str, Array], outputs: Sequence[str]) -> dict[str, Array]:
         count = len(next(iter(feeds.values())))
-        return {name: self._held[name][:count] for name in outputs}
+        return {name: self.held[name][:count] for name in outputs}
 
     def _deactivate(self) -> None: ...
 
 
-def _site(path: Path, ready: Connection) -> None:
+def idle_site(path: Path, ready: Connection) -> None:
+    """A site that runs such an engine, until it is killed; its url goes to `ready`."""
+
     async def run() -> None:
         async with running_site(Bundle.load(path), ServeOptions(port=0), IdleEngine) as site:
             ready.send(site.url)
@@ -205,7 +207,10 @@ def measured(bundle: Bundle, seconds: float, rounds: int = ROUNDS) -> dict[str, 
     """Both servers in turn, by both clients: medians, and of their ratios in each round."""
     message, answer = _message(bundle), _answer(bundle)
     results: dict[str, Any] = {"request_bytes": len(message.body), "answer_bytes": len(answer.body)}
-    with ServerProcess(partial(_site, bundle.path)) as site, ServerProcess(partial(_bare, answer)) as bare:
+    with (
+        ServerProcess(partial(idle_site, bundle.path)) as site,
+        ServerProcess(partial(_bare, answer)) as bare,
+    ):
         for client in ("raw", "aiohttp"):
             pairs = [
                 [asyncio.run(_measure(server, client, message, seconds)) for server in (site, bare)]

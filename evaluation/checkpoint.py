@@ -111,7 +111,7 @@ def _engines(weights: Weights, teacher: Teacher, tiles: TileCode) -> dict[str, C
     encoder = (
         WholeStage(sam, geometry, own_order, tiles)
         if teacher.own
-        else _OnCanvas(teacher.encoder, sam, geometry, tiles)
+        else OnCanvas(teacher.encoder, sam, geometry, tiles)
     )
     return {
         "whole": lambda: TorchEngine(whole, encoder),
@@ -119,7 +119,7 @@ def _engines(weights: Weights, teacher: Teacher, tiles: TileCode) -> dict[str, C
     }
 
 
-class _OnCanvas(nn.Module):
+class OnCanvas(nn.Module):
     """An encoder of normalised pixels as the stage `whole` (see WholeStage)."""
 
     def __init__(self, encoder: nn.Module, sam: Sam, geometry: Geometry, tiles: TileCode) -> None:

@@ -141,7 +141,8 @@ engine = make_engine(Bundle.load(sys.argv[1]), "global")
 engine.open()
 spec = engine.stage.inputs[0]
 embedding = np.random.default_rng(0).standard_normal(spec.shape).astype(spec.dtype)
-result = engine.infer({"embedding": embedding})["image_embedding"]
+for _ in range(2):
+    result = engine.infer({"embedding": embedding})["image_embedding"]
 print(json.dumps({"peak_bytes": peak_bytes(), "finite": bool(np.isfinite(result).all())}))
 """
 

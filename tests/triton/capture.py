@@ -23,8 +23,8 @@ _FRAMING = ("content-length", "transfer-encoding")
 
 def capture(python: Path, folder: Path) -> Capture:
     """The answers of a Triton that serves the tests' tiny model, by row."""
-    with triton(python, folder, model_config(STAGE, MAX_BATCH, {})) as url:
-        return asyncio.run(_ask(url))
+    with triton(python, folder, model_config(STAGE, MAX_BATCH, {})) as running:
+        return asyncio.run(_ask(running.url))
 
 
 async def _ask(url: str) -> Capture:

@@ -15,6 +15,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 from stages import wire
@@ -35,9 +36,13 @@ def interpreter() -> Path | None:
     return Path(path).absolute() if path else None
 
 
-def model_config(stage: Stage, max_batch: int, parameters: Mapping[str, str]) -> str:
-    """A window stage's config.pbtxt. The edge needs the `site_digest` among its parameters."""
+def model_config(stage: Stage, max_batch: int, parameters: Mapping[str, str], batching: bool = False) -> str:
+    """A window stage's config.pbtxt. The edge needs the `site_digest` among its parameters.
+
+    With `batching` requests that wait run together.
+    """
     lines = [f'name: "{wire.MODEL}"', 'backend: "python"', f"max_batch_size: {max_batch}"]
+    lines += ["dynamic_batching { }"] if batching else []
     lines += ["instance_group [ { kind: KIND_CPU count: 1 } ]"]
     lines += _tensors("input", stage.inputs) + _tensors("output", stage.outputs)
     for key, value in parameters.items():
@@ -52,9 +57,17 @@ def _tensors(field: str, specs: Sequence[TensorSpec]) -> list[str]:
     ]
 
 
+@dataclass(frozen=True)
+class RunningTriton:
+    """A Triton that answers at `url`. Its Python backend is a child of its process."""
+
+    url: str
+    pid: int
+
+
 @contextmanager
-def triton(python: Path, folder: Path, config: str) -> Iterator[str]:
-    """Serves the model of `config` at the url given; files and Triton's log lie in `folder`."""
+def triton(python: Path, folder: Path, config: str) -> Iterator[RunningTriton]:
+    """Serves the model of `config`; files and Triton's log lie in `folder`."""
     package, libraries, version = subprocess.check_output([python, "-c", _ASK], text=True).split("\n")[:3]
     binaries = Path(package) / "tritonserver"
     _lay_out(folder, binaries, version, config)
@@ -81,7 +94,7 @@ def triton(python: Path, folder: Path, config: str) -> Iterator[str]:
         try:
             url = f"http://127.0.0.1:{port}"
             _wait_until_ready(process, url, folder / "log")
-            yield url
+            yield RunningTriton(url, process.pid)
         finally:
             process.terminate()
             process.wait(timeout=60)  # it gives its port and its shared memory back

@@ -9,6 +9,9 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
+from benchmarks.triton.__main__ import measured
+from benchmarks.triton.report import CLIENTS, DIRECT, ENGINE, NOTHING, PEDSAM, TRITON
+from benchmarks.triton.servers import Work
 from pedsam import main
 from stages.bundle import Bundle, shipped_bundle
 from tests.server.conformance.table import captured
@@ -39,8 +42,8 @@ def site(python: Path, bundle: Bundle, tmp_path_factory: pytest.TempPathFactory)
     stage = bundle.stage("window")
     parameters = {"site_digest": bundle.site_digest, "model": str((bundle.path / stage.file).resolve())}
     folder = tmp_path_factory.mktemp("triton")
-    with triton(python, folder, model_config(stage, MAX_BATCH, parameters)) as url:
-        yield url
+    with triton(python, folder, model_config(stage, MAX_BATCH, parameters)) as running:
+        yield running.url
 
 
 def run(out: Path, *arguments: str) -> list[str]:
@@ -82,8 +85,8 @@ def test_triton_gives_the_masks_of_a_run_without_sites(tmp_path: Path, site: str
 def test_an_operator_who_forgets_the_digest_is_told_so(python: Path, bundle: Bundle, tmp_path: Path) -> None:
     photo = write_photo(tmp_path / "photo.png")
     stage = bundle.stage("window")
-    with triton(python, tmp_path / "triton", model_config(stage, MAX_BATCH, {})) as url:
-        sites = sites_file(tmp_path / "sites.toml", ("a", url))
+    with triton(python, tmp_path / "triton", model_config(stage, MAX_BATCH, {})) as running:
+        sites = sites_file(tmp_path / "sites.toml", ("a", running.url))
         arguments = ["run", "--source", str(photo), "--box", "40,40,300,200", "--out", str(tmp_path / "out")]
         result = CliRunner().invoke(main, [*arguments, "--sites", str(sites), "--accept-exposure"])
     assert "names no site digest" in " ".join(result.output.split())
@@ -91,3 +94,13 @@ def test_an_operator_who_forgets_the_digest_is_told_so(python: Path, bundle: Bun
 
 def test_triton_answers_what_the_conformance_table_says(python: Path, tmp_path: Path) -> None:
     assert capture(python, tmp_path) == captured()
+
+
+def test_a_site_and_triton_are_measured_side_by_side(python: Path, bundle: Bundle, tmp_path: Path) -> None:
+    """Both clients at both servers, with the engine and with one that does nothing."""
+    found = measured(Work("mini", bundle, 16, 16), python, tmp_path, rounds=1, threads=1)
+    four = {f"{server}, {client}" for server in (PEDSAM, TRITON) for client in CLIENTS}
+    assert set(found[NOTHING]["rows"]) == four
+    assert set(found[ENGINE]["rows"]) == four | {DIRECT}
+    assert found[ENGINE]["ratios"].keys() > found[NOTHING]["ratios"].keys()
+    assert all(row["processor_us_a_tile"]["median"] > 0 for row in found[ENGINE]["rows"].values())
