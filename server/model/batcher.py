@@ -107,9 +107,10 @@ class _PendingRequest:
 class Batcher:
     """Runs requests in order of arrival, several in one engine call when they wait together.
 
-    `max_batch` bounds the tiles of one engine call: a request of more takes several calls. `max_waiting`
-    bounds the tiles in the queue: a request that finds no room is refused at once with QueueFull; an empty
-    queue has room for any one request. Serves inside `async with`, until `stop`.
+    `max_batch` bounds the tiles of several requests in one engine call, and `max_alone`, if it is more, those
+    of one request, which are answered together: a larger one takes several calls. `max_waiting` bounds the
+    tiles in the queue: a request that finds no room is refused at once with QueueFull; an empty queue has
+    room for any one request. Serves inside `async with`, until `stop`.
 
     Batchers of one engine thread share `turns`; requests that come during another's turn join the next
     batch. While the engine is stalled, requests that wait or run, and new ones, fail with Stalled.
@@ -122,11 +123,13 @@ class Batcher:
         max_batch: int,
         max_waiting: int,
         turns: Turns | None = None,
+        max_alone: int = 0,
     ) -> None:
         self.statistics = Statistics()
         self._engines = engines
         self._stage = stage
         self._max_batch = max_batch
+        self._max_call = max(max_batch, max_alone)
         self.max_waiting = max_waiting
         self._turns = turns or Turns()
         self._turns.on_stall(self._fail_stalled)
@@ -257,10 +260,10 @@ class Batcher:
         inputs = _concatenated([request.inputs for request in requests])
         names = sorted({name for request in requests for name in request.outputs})
         parts = []
-        for start in range(0, sum(request.tiles for request in requests), self._max_batch):
+        for start in range(0, sum(request.tiles for request in requests), self._max_call):
             if all(request.done.done() for request in requests):
                 break
-            rows = {name: array[start : start + self._max_batch] for name, array in inputs.items()}
+            rows = {name: array[start : start + self._max_call] for name, array in inputs.items()}
             parts.append(await self._timed(rows, names))
         return _concatenated(parts)
 

@@ -169,7 +169,8 @@ async def loaded(
         for number, bundle in bundles.items():
             check = await _checked(engines, number, bundle)
             engine = engines.engine(number)
-            batcher = Batcher(engines, number, max_batch or engine.preferred_batch, max_waiting, turns)
+            most = (max_batch, 0) if max_batch else (engine.preferred_batch, engine.largest_batch)
+            batcher = Batcher(engines, number, most[0], max_waiting, turns, max_alone=most[1])
             await stack.enter_async_context(batcher)
             versions[number] = Version(number, bundle, engine.backend, batcher, check)
             log.info(

@@ -38,6 +38,11 @@ class Engine(ABC):
     def preferred_batch(self) -> int:
         """The batch size beyond which throughput no longer grows."""
 
+    @property
+    def largest_batch(self) -> int:
+        """Tiles that are wanted together run in one call up to this size, beyond which that gains nothing."""
+        return self.preferred_batch
+
     def open(self) -> None:
         """Load the engine. Raises EngineError or BundleError; after a failure nothing is left behind."""
         if self._state is not EngineState.NEW:

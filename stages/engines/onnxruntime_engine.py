@@ -50,6 +50,10 @@ class OnnxRuntimeEngine(Engine):
         # CPU: a fifth less time a tile than single tiles; larger batches only delay the first results.
         return 8 if self._device else 4
 
+    @property
+    def largest_batch(self) -> int:
+        return 8
+
     def _activate(self) -> None:
         if self._device is None and self.stage.precision == "bf16":
             raise EngineError(

@@ -20,10 +20,12 @@ Answer = dict[str, Array]
 
 
 @asynccontextmanager
-async def batching(engine: FakeEngine, max_batch: int = 8, max_waiting: int = 100) -> AsyncIterator[Batcher]:
+async def batching(
+    engine: FakeEngine, max_batch: int = 8, max_waiting: int = 100, max_alone: int = 0
+) -> AsyncIterator[Batcher]:
     async with (
         EngineThread({"window": lambda: engine}) as engines,
-        Batcher(engines, "window", max_batch, max_waiting) as batcher,
+        Batcher(engines, "window", max_batch, max_waiting, max_alone=max_alone) as batcher,
     ):
         yield batcher
 
@@ -31,10 +33,10 @@ async def batching(engine: FakeEngine, max_batch: int = 8, max_waiting: int = 10
 class Busy:
     """A batcher whose engine is held in a call for window 0, so that what comes now has to wait."""
 
-    def __init__(self, max_batch: int = 8, max_waiting: int = 100) -> None:
+    def __init__(self, max_batch: int = 8, max_waiting: int = 100, max_alone: int = 0) -> None:
         self.gate = Gate()
         self.engine = FakeEngine(self.gate)
-        self._batching = batching(self.engine, max_batch, max_waiting)
+        self._batching = batching(self.engine, max_batch, max_waiting, max_alone)
 
     async def __aenter__(self) -> Busy:
         self.batcher = await self._batching.__aenter__()
@@ -110,6 +112,15 @@ async def test_a_job_larger_than_the_largest_batch_takes_several_calls() -> None
     async with batching(engine, max_batch=2) as batcher:
         assert_answered(await submit(batcher, 4, 3, 2, 1, 0), 4, 3, 2, 1, 0)
     assert engine.batches == [(4, 3), (2, 1), (0,)]
+
+
+async def test_tiles_of_one_job_run_together_where_those_of_several_would_not() -> None:
+    """They are answered together, so that several calls would gain nobody anything."""
+    async with Busy(max_batch=2, max_alone=4) as busy:
+        jobs = [await busy.queue(*windows) for windows in ((1, 2, 3), (4, 5), (6,), (7,), (8, 9, 10, 11, 12))]
+        busy.gate.open()
+        await asyncio.gather(*jobs)
+    assert busy.engine.batches == [(0,), (1, 2, 3), (4, 5), (6, 7), (8, 9, 10, 11), (12,)]
 
 
 # A bounded queue

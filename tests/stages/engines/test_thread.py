@@ -62,6 +62,7 @@ async def test_the_mean_time_of_each_engines_calls_is_known() -> None:
         assert engines.mean_s("a") == 0
         call = asyncio.create_task(engines.infer("a", tiles(1)))
         await gate.entered.wait()
+        await asyncio.sleep(0.1)
         gate.open()
         await call
         once = engines.mean_s("a")
