@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 
 import anyio
 import tritonclient.http as stock
 import tritonclient.http.aio as stock_aio
 
-from benchmarks.cpu_time import cpu_times
+from benchmarks.cpu_time import CpuTimes, cpu_times
 from benchmarks.triton.report import Turn
 from benchmarks.triton.servers import Server, Work
 from runtime.sites.client import SiteClient, Timeouts, choose_wire
@@ -73,27 +72,41 @@ CLIENTS = {"edge": edge_client, "tritonclient": stock_client}
 
 
 async def one_turn(server: Server, client: str, work: Work, tiles: int, probed: bool) -> Turn:
-    """So many tiles, from the first request to the last answer, after as many requests as are in flight."""
+    """So many tiles or a few more, while as many requests as ever are under way: from one answer to another,
+    neither among the first nor among the last."""
     async with CLIENTS[client](server, work, probed) as (ask, most):
-        await in_flight(ask, most, IN_FLIGHT * most)
-        before, began_s = cpu_times(server.pids), time.perf_counter()
-        requests = await in_flight(ask, most, tiles)
-        seconds = time.perf_counter() - began_s
-        return Turn(tiles, requests, seconds, cpu_times(server.pids).total_since(before))
+        counted = Counted(server, IN_FLIGHT * most, tiles)
+
+        async def keep_asking() -> None:
+            while counted.turn is None:
+                await ask(most)
+                counted.answered(most)
+
+        async with anyio.create_task_group() as tasks:
+            for _ in range(IN_FLIGHT):
+                tasks.start_soon(keep_asking)
+        assert counted.turn is not None
+        return counted.turn
 
 
-async def in_flight(ask: Ask, most: int, tiles: int) -> int:
-    """Ask for so many tiles, `most` a request and IN_FLIGHT requests at a time; how many requests it took."""
-    left, requests = tiles, 0
+class Counted:
+    """Counts answers once `first` tiles were answered, until `tiles` more are; then there is a `turn`."""
 
-    async def keep_asking() -> None:
-        nonlocal left, requests
-        while left:
-            count = min(most, left)
-            left, requests = left - count, requests + 1
-            await ask(count)
+    def __init__(self, server: Server, first: int, tiles: int) -> None:
+        self.turn: Turn | None = None
+        self._server = server
+        self._first, self._tiles = first, tiles
+        self._answered = self._requests = self._before = 0
+        self._began: CpuTimes | None = None
 
-    async with anyio.create_task_group() as tasks:
-        for _ in range(IN_FLIGHT):
-            tasks.start_soon(keep_asking)
-    return requests
+    def answered(self, tiles: int) -> None:
+        self._answered += tiles
+        self._requests += 1
+        if self._began is None and self._answered >= self._first:
+            self._before, self._requests = self._answered, 0
+            self._began = cpu_times(self._server.pids)
+        elif self._began is not None and self._answered >= self._before + self._tiles and self.turn is None:
+            now = cpu_times(self._server.pids)
+            seconds = now.at_s - self._began.at_s
+            done = self._answered - self._before
+            self.turn = Turn(done, self._requests, seconds, now.total_since(self._began))
