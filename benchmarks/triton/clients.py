@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 
 import anyio
 import tritonclient.http as stock
@@ -72,41 +72,25 @@ CLIENTS = {"edge": edge_client, "tritonclient": stock_client}
 
 
 async def one_turn(server: Server, client: str, work: Work, tiles: int, probed: bool) -> Turn:
-    """So many tiles or a few more, while as many requests as ever are under way: from one answer to another,
-    neither among the first nor among the last."""
+    """So many tiles or a few more, from one answer to another: not among the first, and as many requests as
+    ever are under way at the last."""
     async with CLIENTS[client](server, work, probed) as (ask, most):
-        counted = Counted(server, IN_FLIGHT * most, tiles)
-
-        async def keep_asking() -> None:
-            while counted.turn is None:
-                await ask(most)
-                counted.answered(most)
-
-        async with anyio.create_task_group() as tasks:
-            for _ in range(IN_FLIGHT):
-                tasks.start_soon(keep_asking)
-        assert counted.turn is not None
-        return counted.turn
+        return await counted(ask, most, tiles, server.pids)
 
 
-class Counted:
-    """Counts answers once `first` tiles were answered, until `tiles` more are; then there is a `turn`."""
+async def counted(ask: Ask, most: int, tiles: int, pids: Sequence[int]) -> Turn:
+    """Ask for `most` tiles a request, IN_FLIGHT requests at a time, and count once each has been answered."""
+    answers: list[CpuTimes] = []  # one a request
+    needed = IN_FLIGHT + -(-tiles // most)
 
-    def __init__(self, server: Server, first: int, tiles: int) -> None:
-        self.turn: Turn | None = None
-        self._server = server
-        self._first, self._tiles = first, tiles
-        self._answered = self._requests = self._before = 0
-        self._began: CpuTimes | None = None
+    async def keep_asking() -> None:
+        while len(answers) < needed:
+            await ask(most)
+            answers.append(cpu_times(pids))
 
-    def answered(self, tiles: int) -> None:
-        self._answered += tiles
-        self._requests += 1
-        if self._began is None and self._answered >= self._first:
-            self._before, self._requests = self._answered, 0
-            self._began = cpu_times(self._server.pids)
-        elif self._began is not None and self._answered >= self._before + self._tiles and self.turn is None:
-            now = cpu_times(self._server.pids)
-            seconds = now.at_s - self._began.at_s
-            done = self._answered - self._before
-            self.turn = Turn(done, self._requests, seconds, now.total_since(self._began))
+    async with anyio.create_task_group() as tasks:
+        for _ in range(IN_FLIGHT):
+            tasks.start_soon(keep_asking)
+    began, ended = answers[IN_FLIGHT - 1], answers[needed - 1]
+    requests = needed - IN_FLIGHT
+    return Turn(requests * most, requests, ended.at_s - began.at_s, ended.total_since(began))
