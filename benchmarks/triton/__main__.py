@@ -30,7 +30,7 @@ from stages.bundle import Bundle, shipped_bundle
 from stages.machine import cores
 
 ROUNDS = 3
-SIZES = {"mini": (320, 1600), "vit_b": (20, 300)}  # tiles a turn, and with engines that do nothing
+SIZES = {"mini": (320, 1600), "vit_b": (24, 300)}  # tiles a turn, and with engines that do nothing
 
 
 def turns_of(

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 
 import anyio
 import tritonclient.http as stock
 import tritonclient.http.aio as stock_aio
 
-from benchmarks.cpu_time import cpu_times
+from benchmarks.cpu_time import CpuTimes, cpu_times
 from benchmarks.triton.report import Turn
 from benchmarks.triton.servers import Server, Work
 from runtime.sites.client import SiteClient, Timeouts, choose_wire
@@ -73,27 +72,25 @@ CLIENTS = {"edge": edge_client, "tritonclient": stock_client}
 
 
 async def one_turn(server: Server, client: str, work: Work, tiles: int, probed: bool) -> Turn:
-    """So many tiles, from the first request to the last answer, after as many requests as are in flight."""
+    """So many tiles or a few more, from one answer to another: not among the first, and as many requests as
+    ever are under way at the last."""
     async with CLIENTS[client](server, work, probed) as (ask, most):
-        await in_flight(ask, most, IN_FLIGHT * most)
-        before, began_s = cpu_times(server.pids), time.perf_counter()
-        requests = await in_flight(ask, most, tiles)
-        seconds = time.perf_counter() - began_s
-        return Turn(tiles, requests, seconds, cpu_times(server.pids).total_since(before))
+        return await counted(ask, most, tiles, server.pids)
 
 
-async def in_flight(ask: Ask, most: int, tiles: int) -> int:
-    """Ask for so many tiles, `most` a request and IN_FLIGHT requests at a time; how many requests it took."""
-    left, requests = tiles, 0
+async def counted(ask: Ask, most: int, tiles: int, pids: Sequence[int]) -> Turn:
+    """Ask for `most` tiles a request, IN_FLIGHT requests at a time, and count once each has been answered."""
+    answers: list[CpuTimes] = []  # one a request
+    needed = IN_FLIGHT + -(-tiles // most)
 
     async def keep_asking() -> None:
-        nonlocal left, requests
-        while left:
-            count = min(most, left)
-            left, requests = left - count, requests + 1
-            await ask(count)
+        while len(answers) < needed:
+            await ask(most)
+            answers.append(cpu_times(pids))
 
     async with anyio.create_task_group() as tasks:
         for _ in range(IN_FLIGHT):
             tasks.start_soon(keep_asking)
-    return requests
+    began, ended = answers[IN_FLIGHT - 1], answers[needed - 1]
+    requests = needed - IN_FLIGHT
+    return Turn(requests * most, requests, ended.at_s - began.at_s, ended.total_since(began))

@@ -9,7 +9,7 @@ import pytest
 
 from benchmarks.site_requests import ServerProcess, idle_site
 from benchmarks.triton import markdown
-from benchmarks.triton.clients import IN_FLIGHT, in_flight, one_turn
+from benchmarks.triton.clients import IN_FLIGHT, counted, one_turn
 from benchmarks.triton.report import CLIENTS, DIRECT, ENGINE, NOTHING, PEDSAM, TRITON, Turn, aims, in_short
 from benchmarks.triton.servers import Server, Work, called_directly
 from stages.bundle import Bundle, shipped_bundle
@@ -24,27 +24,30 @@ def turn(seconds: float, requests: int = 10) -> Turn:
     return Turn(tiles=100, requests=requests, seconds=seconds, processor_s=0.5)
 
 
-def test_as_many_requests_are_under_way_as_said_and_every_tile_is_asked_for() -> None:
-    under_way, most, asked = 0, 0, []
+def test_as_many_requests_are_under_way_as_said_while_tiles_are_counted() -> None:
+    """Each takes a hundredth of a second, so that eight at a time take an eighth of that each."""
+    under_way: list[int] = []
+    now = 0
 
     async def ask(count: int) -> None:
-        nonlocal under_way, most
-        under_way += 1
-        most = max(most, under_way)
-        asked.append(count)
-        await asyncio.sleep(0)
-        under_way -= 1
+        nonlocal now
+        now += 1
+        under_way.append(now)
+        await asyncio.sleep(0.01)
+        now -= 1
 
-    assert asyncio.run(in_flight(ask, 3, 100)) == len(asked) == 34
-    assert sum(asked) == 100
-    assert most == IN_FLIGHT
+    turn = asyncio.run(counted(ask, 3, 100, []))
+    assert (turn.tiles, turn.requests) == (102, 34)
+    assert turn.seconds == pytest.approx(34 / IN_FLIGHT * 0.01, rel=0.5)
+    assert set(under_way[IN_FLIGHT:]) == {IN_FLIGHT}
 
 
 def test_both_clients_ask_a_site(work: Work) -> None:
     with ServerProcess(partial(idle_site, work.bundle.path)) as site:
         server = Server(PEDSAM, site.url, site.pid)
         edge, stock = (asyncio.run(one_turn(server, client, work, 20, probed=False)) for client in CLIENTS)
-    assert (edge.tiles, stock.tiles, stock.requests) == (20, 20, 20)
+    assert (stock.tiles, stock.requests) == (20, 20)
+    assert edge.tiles >= 20
     assert edge.requests < 20  # small windows share requests
     assert min(edge.seconds, stock.seconds) > 0
 

@@ -13,6 +13,7 @@ from benchmarks.triton.__main__ import measured
 from benchmarks.triton.report import CLIENTS, DIRECT, ENGINE, NOTHING, PEDSAM, TRITON
 from benchmarks.triton.servers import Work
 from pedsam import main
+from runtime.objects.masks import decode_mask, iou
 from stages.bundle import Bundle, shipped_bundle
 from tests.server.conformance.table import captured
 from tests.support.edge import sites_file, write_photo
@@ -78,8 +79,12 @@ def test_triton_gives_the_masks_that_our_own_site_gives(
 
 
 def test_triton_gives_the_masks_of_a_run_without_sites(tmp_path: Path, site: str, photo: Path) -> None:
-    here = run(tmp_path / "here", "--source", str(photo))
-    assert through(tmp_path / "triton", site, photo, "fp16") == here
+    """To rounding: the edge runs another number of windows in a call, which some processors sum otherwise."""
+    (here,) = run(tmp_path / "here", "--source", str(photo))
+    (there,) = through(tmp_path / "triton", site, photo, "fp16")
+    masks = [decode_mask(json.loads(line)["segmentation"]) for line in (here, there)]
+    assert masks[0].any()
+    assert iou(*masks) >= 0.999
 
 
 def test_an_operator_who_forgets_the_digest_is_told_so(python: Path, bundle: Bundle, tmp_path: Path) -> None:
