@@ -80,17 +80,19 @@ async def one_turn(server: Server, client: str, work: Work, tiles: int, probed: 
 
 async def counted(ask: Ask, most: int, tiles: int, pids: Sequence[int]) -> Turn:
     """Ask for `most` tiles a request, IN_FLIGHT requests at a time, and count once each has been answered."""
-    answers: list[CpuTimes] = []  # one a request
-    needed = IN_FLIGHT + -(-tiles // most)
+    requests, answers = -(-tiles // most), 0
+    marks: list[CpuTimes] = []  # before the first request that counts, and after the last
 
     async def keep_asking() -> None:
-        while len(answers) < needed:
+        nonlocal answers
+        while len(marks) < 2:
             await ask(most)
-            answers.append(cpu_times(pids))
+            answers += 1
+            if answers in (IN_FLIGHT, IN_FLIGHT + requests):
+                marks.append(cpu_times(pids))  # of many threads it takes longer than a request
 
     async with anyio.create_task_group() as tasks:
         for _ in range(IN_FLIGHT):
             tasks.start_soon(keep_asking)
-    began, ended = answers[IN_FLIGHT - 1], answers[needed - 1]
-    requests = needed - IN_FLIGHT
+    began, ended = marks
     return Turn(requests * most, requests, ended.at_s - began.at_s, ended.total_since(began))
