@@ -39,14 +39,11 @@ SECTIONS: Mapping[str, tuple[str, tuple[str, ...]]] = {
         (
             "streaming_mini.json",
             "streaming_vit_b.json",
-            "streaming_vit_b_again.json",
             "streaming_vit_h.json",
         ),
     ),
-    "peers_mini": ("benchmarks.peers.report", ("peers_mini.json",)),
-    "peers_vit_b": ("benchmarks.peers.report", ("peers_vit_b.json",)),
-    "triton_mini": ("benchmarks.triton.report", ("triton_mini.json",)),
-    "triton_vit_b": ("benchmarks.triton.report", ("triton_vit_b.json",)),
+    "peers": ("benchmarks.peers.report", ("peers_mini.json", "peers_vit_b.json", "peers_vit_h.json")),
+    "triton": ("benchmarks.triton.report", ("triton_mini.json", "triton_vit_b.json")),
     "site_requests": ("benchmarks.site_requests", ("site_requests_before.json", "site_requests.json")),
 }
 

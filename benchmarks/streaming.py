@@ -325,7 +325,7 @@ def timeline(forms: Mapping[str, OneFrame], title: str) -> npt.NDArray[np.uint8]
 
 def markdown(*results: Mapping[str, Any]) -> str:
     """The engine's times and what they hide of a frame, a column for each file, and where it was measured."""
-    names = [result["model"] + (", again" if _again(results, n) else "") for n, result in enumerate(results)]
+    names = [result["model"] for result in results]
 
     def row(label: str, cell: Callable[[Mapping[str, Any]], str]) -> str:
         return f"| {label} | {' | '.join(cell(result) for result in results)} |"
@@ -354,13 +354,14 @@ def markdown(*results: Mapping[str, Any]) -> str:
     return "\n".join([*lines, "", *measured])
 
 
-def _again(results: Sequence[Mapping[str, Any]], number: int) -> bool:
-    """Whether an earlier one is of the same model."""
-    return any(result["model"] == results[number]["model"] for result in results[:number])
-
-
 def _hidden(number: int, result: Mapping[str, Any]) -> str:
-    return f"{result['frames'][number]['computed']['hidden_ms']:.0f}"
+    """As computed, and where frames were timed by the clock, with their quartiles."""
+    frame = result["frames"][number]
+    cell = f"{frame['computed']['hidden_ms']:.0f} computed"
+    if timed := frame.get("measured"):
+        low, high = timed["hidden_ms_quartiles"]
+        cell += f", {timed['hidden_ms']:.0f} timed ({low:.0f} to {high:.0f})"
+    return cell
 
 
 async def measure(bundle: Bundle, runs: int, of_frames: int, picture: Path | None) -> dict[str, Any]:

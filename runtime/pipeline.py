@@ -165,6 +165,7 @@ class Pipeline:
         self.measured.sequential_engines = source.live
         self.measured.in_flight = 1 if source.live else self.options.in_flight
         started, before = time.perf_counter(), self._encoder.traffic
+        self._edge_windows_s = self._encoder.window_s
         async with anyio.create_task_group() as tasks:
             send, receive = anyio.create_memory_object_stream[FrameJob](self.options.in_flight)
             tasks.start_soon(self._read, source, tasks, send)
@@ -317,9 +318,9 @@ class Pipeline:
                 if ahead_s:
                     self.measured.seconds[AHEAD].add(ahead_s)
                 self._note_spent(("global",), started, spent_s, job)
-                if windows_s := self._encoder.window_s - self._edge_windows_s:
-                    self.measured.seconds[EDGE_WINDOWS].add(windows_s)
-                    self._edge_windows_s += windows_s
+                windows_s = self._encoder.window_s
+                self.measured.seconds[EDGE_WINDOWS].add(windows_s - self._edge_windows_s)
+                self._edge_windows_s = windows_s
 
     async def _global_then_decode(self, job: FrameJob) -> None:
         await job.windows_done.wait()

@@ -92,9 +92,9 @@ def accuracy() -> dict[str, Any]:
     return {"file": ACCURACY, "box": found}
 
 
-def markdown(result: Mapping[str, Any]) -> str:
-    """Tables and sentences of the pages, of one model."""
-    return "\n".join([*_lines(result), ""]).strip()
+def markdown(*results: Mapping[str, Any]) -> str:
+    """Tables and sentences of the pages, one model after the other."""
+    return "\n\n".join("\n".join(_lines(result)).strip() for result in results)
 
 
 def _lines(result: Mapping[str, Any]) -> Iterator[str]:

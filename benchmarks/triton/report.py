@@ -68,8 +68,12 @@ def aims(models: Mapping[str, Any]) -> list[dict[str, Any]]:
     ]
 
 
-def markdown(result: Mapping[str, Any]) -> str:
-    """Tables and sentences of the pages."""
+def markdown(*results: Mapping[str, Any]) -> str:
+    """Tables and sentences of the pages, of one run after the other."""
+    return "\n\n".join(_section(result) for result in results)
+
+
+def _section(result: Mapping[str, Any]) -> str:
     return "\n".join([*_head(result), "", *_rows(result), "", *_ratios(result), "", *_aims(result)]).strip()
 
 

@@ -212,8 +212,8 @@ def limited_by(
 
 
 def _engines_where(seconds: Mapping[str, float]) -> str:
-    """The engines that took any time, with their milliseconds where there are several."""
-    used = {name: each for name, each in seconds.items() if each > 0}
+    """The engines that took half a millisecond or more, and how much where there are several."""
+    used = {name: each for name, each in seconds.items() if each >= 5e-4} or seconds
     if len(used) == 1:
         return f"the {next(iter(used))} at the edge"
     return "the engines at the edge ({})".format(

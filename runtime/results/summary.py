@@ -13,7 +13,14 @@ from rich.table import Table
 from rich.text import Text
 
 from runtime.edge import Edge
-from runtime.results.measurements import WAITS, RunMeasurements, Series, limited_by
+from runtime.results.measurements import (
+    EDGE_WINDOWS,
+    QUEUE,
+    WAITS,
+    RunMeasurements,
+    Series,
+    limited_by,
+)
 from runtime.sites.traffic import gigabytes_an_hour
 from stages.bundle import Bundle
 from stages.errors import FramesLost, InputError, Stopped
@@ -165,6 +172,8 @@ def print_summary(console: Console, summary: Mapping[str, Any]) -> None:
     console.print(f"limited by {summary['limited_by']}")
 
 
+_STEPS = {QUEUE: "waiting for the engines", EDGE_WINDOWS: "engine on windows"}  # others are called so
+_IF_LONG = ("track", QUEUE, EDGE_WINDOWS)  # some runs have nothing of it
 _IF_ANY = {
     "frames_dropped": "frames dropped for newer ones",
     "frames_bare": "frames not segmented",
@@ -182,7 +191,11 @@ def _rows(summary: Mapping[str, Any]) -> Sequence[tuple[str, str]]:
     rows = [
         ("frames (lost)", f"{summary['frames']} ({summary['frames_lost']})"),
         ("frames per second", f"{summary['fps']:.2f}"),
-        *((f"{name} p50 / p95", f"{v['p50']:.0f} / {v['p95']:.0f} ms") for name, v in latency.items()),
+        *(
+            (f"{_STEPS.get(name, name)} p50 / p95", f"{v['p50']:.0f} / {v['p95']:.0f} ms")
+            for name, v in latency.items()
+            if name not in _IF_LONG or v["p95"] >= 0.5
+        ),
         (
             "windows sent a frame (padding, not sent)",
             f"{summary['windows_sent_per_frame']:g} ({summary['windows_skipped_as_padding']:g})",

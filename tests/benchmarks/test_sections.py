@@ -101,15 +101,19 @@ def streamed(model: str, hidden: float) -> dict[str, Any]:
 
 
 def test_streaming_has_two_tables() -> None:
-    text = streaming.markdown(streamed("vit_b", 287.4), streamed("vit_b", -473.2))
+    timed = streamed("vit_b", 287.4)
+    timed["frames"][0]["measured"] = {"hidden_ms": 50.2, "hidden_ms_quartiles": [-129.1, 174.7]}
+    text = streaming.markdown(timed, streamed("vit_h", -473.2))
     first, second = text.split("| round trip")
-    assert "| | vit_b | vit_b, again |" in first
+    assert "| | vit_b | vit_h |" in first
     rows = {row[0]: row[1:] for row in table_rows(first)}
     assert rows["the whole stage, processor ms"] == ["68", "68"]
     assert rows["row by row, of that"] == ["1.14 (1.11 to 1.17)"] * 2
     assert rows["kept of rows without picture, ms"] == ["5", "5"]
-    assert table_rows("| round trip" + second) == [["5 ms", "287", "-473"]]
-    assert f"- vit_b, again, untrained weights: {ON}" in second
+    assert table_rows("| round trip" + second) == [
+        ["5 ms", "287 computed, 50 timed (-129 to 175)", "-473 computed"]
+    ]
+    assert f"- vit_h, untrained weights: {ON}" in second
 
 
 def test_requests_before_and_now() -> None:
