@@ -50,7 +50,7 @@ class DecoderStage(nn.Module):
         has_mask_input: Tensor,
     ) -> tuple[Tensor, Tensor]:
         tokens = self.tokens(point_coords, point_labels)
-        shared = (image_embedding + self.dense(None)).flatten(2).transpose(1, 2)
+        shared = _rows(image_embedding + self.dense(None))
         given, spread = self.given(mask_input, has_mask_input)
         return self._masks(ImageTokens(shared, given, spread), _rows(self.image_pe), tokens)
 

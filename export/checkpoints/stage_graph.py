@@ -38,10 +38,8 @@ _ROWS = {
     "decoder.iou_token.weight": (3, slice(0, 1)),
     "decoder.mask_tokens.weight": (3, slice(1, 5)),
 }
-
-
 _MASK_PRODUCT = "prompts.mask_downscaling.6."
-MASK_FEATURES = 16  # of SAM's mask embedding, before its last layer
+_MASK_FEATURES = 16  # of SAM's mask embedding, before its last layer
 
 
 @dataclass(frozen=True)
@@ -89,11 +87,11 @@ class StageGraph:
     def _mask_product(self, tensor: str, shape: Sequence[int]) -> Tensor | None:
         """Weight [C, 16, 1, 1] or bias [C] of the mask embedding's last layer: the first 16 rows of the only
         constant [18, C], or the one after them."""
-        table = self._only((MASK_FEATURES + 2, shape[0]))
+        table = self._only((_MASK_FEATURES + 2, shape[0]))
         if table is None:
             return None
         columns = table.T.contiguous()
-        return columns[:, :MASK_FEATURES, None, None] if tensor == "weight" else columns[:, MASK_FEATURES]
+        return columns[:, :_MASK_FEATURES, None, None] if tensor == "weight" else columns[:, _MASK_FEATURES]
 
     def _as_it_is(self, name: str | None) -> Tensor | None:
         """The constant of this name, fp32."""
