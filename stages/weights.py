@@ -46,7 +46,8 @@ def stage_parameters(geometry: Geometry, head_blocks: int = 0) -> dict[str, Para
             products=neck + globals_ * _block_products(g, g.tokens),
             rest=globals_ * _norms(g) + 4 * g.prompt_dim,
         ),
-        "decoder": Parameters(DECODER_PARAMETERS, FREQUENCIES + g.prompt_dim * g.tokens**2),
+        # the embedding of no mask stands in its graph twice
+        "decoder": Parameters(DECODER_PARAMETERS, FREQUENCIES + g.prompt_dim * (1 + g.tokens**2)),
     }
 
 

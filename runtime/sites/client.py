@@ -28,6 +28,7 @@ from runtime.sites.reasons import reason, unforeseen
 from runtime.sites.sendable import SendableTile
 from runtime.sites.traffic import Traffic, most_windows
 from stages import wire
+from stages.body_parts import BodyParts
 from stages.bundle import Bundle, Probe
 from stages.errors import InputError, SiteError, SiteUnavailable, SiteUntrusted, ungrouped
 from stages.probe import difference
@@ -392,14 +393,13 @@ class SiteClient:
 
     async def _read(self, response: aiohttp.ClientResponse, limit: int) -> bytes:
         """The body, given up once it is larger than any good answer."""
-        chunks, size = [], 0
+        parts = BodyParts()
         async for chunk in response.content.iter_any():
-            chunks.append(chunk)
-            size += len(chunk)
+            parts.add(chunk)
             self.traffic.body_down += len(chunk)
-            if size > limit:
+            if parts.size > limit:
                 raise SiteUntrusted(self.name, f"sent more than {limit} bytes, which no good answer has")
-        return b"".join(chunks)  # of one chunk itself
+        return parts.whole()
 
 
 def _together(tiles: Sequence[SendableTile]) -> Mapping[str, Array]:

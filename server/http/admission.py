@@ -13,6 +13,7 @@ from aiohttp import web
 from server.http.codec import json_bytes
 from server.http.connections import TimeoutProtocol
 from server.limits import JSON_BYTES, Limits, Quotas, Reservation, client_key
+from stages.body_parts import BodyParts
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 CHUNK_BYTES = 128 * 1024  # of a response at a time: a TLS connection buffers all it is given
@@ -76,16 +77,15 @@ class Admission:
             whole = request.content.read_nowait()
             _check_size(len(whole), max_bytes)
             return whole
-        parts, size = [], 0
+        parts = BodyParts()
         try:
             with anyio.fail_after(self._limits.read_s):
                 async for part in self._decompressed(request, packed):
-                    parts.append(part)
-                    size += len(part)
-                    _check_size(size, max_bytes)
+                    parts.add(part)
+                    _check_size(parts.size, max_bytes)
         except TimeoutError as exc:
             raise web.HTTPRequestTimeout(text=self._too_slow) from exc
-        return b"".join(parts)  # of one part itself
+        return parts.whole()
 
     @property
     def _too_slow(self) -> str:
