@@ -32,7 +32,6 @@ from runtime.objects.prompts import Prompt, Prompts
 from runtime.objects.registry import ObjectRegistry
 from runtime.objects.tracking import FixedPrompt
 from runtime.pipeline import Pipeline, PipelineOptions
-from runtime.results.measurements import limited_by
 from runtime.sites.client import SiteClient, choose_wire
 from runtime.sites.config import SiteConfig
 from runtime.sites.traffic import Traffic
@@ -229,14 +228,8 @@ class _Bench:
         measured = await pipeline.run(source)
         if measured.lost.count:
             raise FrameLost(next(iter(measured.lost.reasons.values())))
-        limit = limited_by(
-            measured.seconds,
-            edge.served_by_sites,
-            measured.in_flight,
-            measured.sequential_engines,
-            measured.processor.load(),
-        )
-        return Overlapped(measured.frames, measured.frames / measured.wall_s, limit)
+        fps = measured.frames / measured.wall_s
+        return Overlapped(measured.frames, fps, measured.limited_by(edge.served_by_sites))
 
     async def _shares(self, edge: Edge, steps: _Steps) -> list[SiteShare]:
         shares = []

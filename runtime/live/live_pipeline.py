@@ -16,7 +16,7 @@ from runtime.live.status import PictureShare, SiteStatus, Status, WindowStatus
 from runtime.objects.follower import Follower
 from runtime.objects.prompts import PromptRequest
 from runtime.pipeline import Pipeline
-from runtime.results.measurements import STEPS, Series, limited_by
+from runtime.results.measurements import STEPS, Series
 from runtime.results.result import FrameResult
 from stages.errors import InputError
 from stages.geometry import Geometry
@@ -96,13 +96,7 @@ class LivePipeline(Live):
             dropped=source.dropped if source else 0,
             lost=measured.lost.count,
             doubtful=self._edge.encoder.doubts.frames,
-            limited_by=limited_by(
-                seconds,
-                self._edge.served_by_sites,
-                measured.in_flight,
-                measured.sequential_engines,
-                measured.recent_load(),
-            ),
+            limited_by=measured.limited_by(self._edge.served_by_sites, recent=True),
             paused=self.paused,
             message=(source.trouble if source else None) or self._messages.newest,
             steps={

@@ -120,9 +120,11 @@ class RunMeasurements:
     objects: dict[str, bool] = field(default_factory=dict)
     processor: Processor = field(default_factory=Processor)
 
-    def recent_load(self) -> Load | None:
-        """What the cores do now."""
-        return self.processor.load(self._recent_start_s())
+    def limited_by(self, through_sites: bool, recent: bool = False) -> str:
+        """What bounds the frames per second: of the run, or of its last seconds."""
+        seconds = self.recent_seconds() if recent else self.seconds
+        load = self.processor.load(self._recent_start_s() if recent else 0.0)
+        return limited_by(seconds, through_sites, self.in_flight, self.sequential_engines, load)
 
     def note_objects(self, objects: Mapping[str, bool]) -> None:
         """The objects of one more frame, by name, and whether each was found there."""

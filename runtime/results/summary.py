@@ -19,7 +19,6 @@ from runtime.results.measurements import (
     WAITS,
     RunMeasurements,
     Series,
-    limited_by,
 )
 from runtime.sites.traffic import gigabytes_an_hour
 from stages.bundle import Bundle
@@ -82,13 +81,7 @@ def summarise(
         "kept_ms_per_frame": _per_frame(1e3 * counts.kept_windows * _window_s(edge), counts.canvases),
         "windows_redispatched": counts.redispatched,
         "sites": _sites(edge),
-        "limited_by": limited_by(
-            measured.seconds,
-            edge.served_by_sites,
-            measured.in_flight,
-            measured.sequential_engines,
-            measured.processor.load(),
-        ),
+        "limited_by": measured.limited_by(edge.served_by_sites),
         "doubtful": [doubt.to_json() for doubt in edge.encoder.doubts.all],
         "frames_doubtful": edge.encoder.doubts.frames,
         "board": board,
