@@ -113,9 +113,10 @@ FULL = (
 def refuse_uncommitted(root: Path = ROOT) -> None:
     """Raise ClickException where something is not committed that a measurement does not write itself."""
     if lines := uncommitted(root):
+        others = f" and {len(lines) - 1} more" if lines[1:] else ""
         raise click.ClickException(
-            f"{len(lines)} files are not committed, as {lines[0][3:]}: commit or stash them, so that the "
-            "results name what was measured (a single one runs as it is: python -m benchmarks.growth)"
+            f"not committed: {lines[0][3:]}{others}; commit or stash what differs, so that the results name "
+            "what was measured (a single one runs as it is: python -m benchmarks.growth)"
         )
 
 

@@ -37,6 +37,7 @@ from rich.console import Console
 
 from benchmarks.cpu_time import CpuTimes, cpu_times
 from benchmarks.machine import describe, where
+from benchmarks.sentences import check_out, sentences
 from benchmarks.site_requests import ServerProcess
 from runtime.demo.demo import BACKEND, photo
 from runtime.frames.sources import Frame, Source
@@ -362,8 +363,8 @@ def draw(result: Mapping[str, Any], picture: Path) -> None:
 @click.option("--picture", type=click.Path(path_type=Path), help="The same as four panels, PNG.")
 def main(bundle: Path | None, out: Path, picture: Path | None) -> None:
     """Measure all panels, in about three minutes."""
+    check_out(out)
     result = measure(Bundle.load(bundle or shipped_bundle()))
-    out.parent.mkdir(parents=True, exist_ok=True)
     out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
     if picture:
         draw(result, picture)
@@ -371,4 +372,5 @@ def main(bundle: Path | None, out: Path, picture: Path | None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with sentences():
+        main()

@@ -26,6 +26,7 @@ import numpy as np
 import numpy.typing as npt
 
 from benchmarks.machine import describe, where
+from benchmarks.sentences import check_out, sentences
 from runtime.frames.canvas import make_canvas
 from runtime.objects.decode import decoder_inputs
 from runtime.objects.matching import FrameTokens, MemoryFrame, propagate
@@ -34,6 +35,7 @@ from runtime.results.sinks import PALETTE, _tint
 from stages.bundle import Bundle, shipped_bundle
 from stages.engines.backends import make_engine
 from stages.engines.onnxruntime_engine import library
+from stages.errors import InputError
 from stages.tensors import Array
 
 OBJECTS = (1, 2, 4, 8, 32)
@@ -116,7 +118,10 @@ def _plain_session(path: Path) -> Any:
     onnxruntime = library()
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
-    return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    try:
+        return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    except Exception as exc:  # the library's errors share no base class
+        raise InputError(f"{path} is no graph that onnxruntime loads ({exc}); give a model.onnx") from exc
 
 
 def _difference(found: Mapping[str, Array], older: Any, feeds: Mapping[str, Array]) -> float:
@@ -168,6 +173,7 @@ def main() -> None:
     parser.add_argument("--decoder-before", type=Path, help="an older model.onnx of the same weights")
     parser.add_argument("--out", type=Path, required=True)
     given = parser.parse_args()
+    check_out(given.out)
     bundle, random = Bundle.load(given.bundle or shipped_bundle()), np.random.default_rng(0)
     result = {
         "machine": describe(),
@@ -181,4 +187,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with sentences():
+        main()

@@ -21,6 +21,7 @@ from typing import Any
 
 import click
 
+from benchmarks.sentences import check_out, sentences
 from stages.geometry import GEOMETRIES, Geometry
 
 MODELS = ("vit_b", "vit_l", "vit_h")
@@ -173,9 +174,10 @@ def main(out: Path | None) -> None:
     result = table()
     click.echo(markdown(result))
     if out:
-        out.parent.mkdir(parents=True, exist_ok=True)
+        check_out(out)
         out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":
-    main()
+    with sentences():
+        main()

@@ -31,6 +31,7 @@ from aiohttp import web
 
 from benchmarks.cpu_time import cpu_times
 from benchmarks.machine import describe, where
+from benchmarks.sentences import sentences
 from runtime.sites.client import WIRE_OUTPUTS, wire_formats
 from server.serve import ServeOptions, running_site
 from stages import wire
@@ -293,4 +294,5 @@ def main(bundles: tuple[Path, ...], seconds: float, out: Path | None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with sentences():
+        main()

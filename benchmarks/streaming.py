@@ -32,6 +32,7 @@ import numpy as np
 import numpy.typing as npt
 
 from benchmarks.machine import describe, where
+from benchmarks.sentences import sentences
 from media.pictures import write_picture
 from runtime.encoder import streaming_of
 from runtime.encoder_choice import STREAMING, WHOLE
@@ -413,4 +414,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with sentences():
+        main()

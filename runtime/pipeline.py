@@ -90,7 +90,8 @@ class FrameJob:
     kept: frozenset[int] = frozenset()  # windows of it that do not leave
     sites: Collection[str] = ()  # that computed windows of the model run its masks come from
     objects: list[FollowedObject] = field(default_factory=list)
-    queue_s: float = 0.0  # it waited for the edge's engines and threads
+    queue_s: float = 0.0  # it waited between its steps, for engines and threads
+    ready_s: float = 0.0  # when it was ready for its next step
     reason: str = ""
 
 
@@ -273,6 +274,7 @@ class Pipeline:
         except SendingPaused:
             self._on_paused(job)
         finally:
+            job.ready_s = time.perf_counter()
             job.windows_done.set()
 
     def _record_windows(self, job: FrameJob, started_s: float, keep_s: float) -> None:
@@ -309,7 +311,8 @@ class Pipeline:
                 self._ahead -= 1
                 self._begun.notify()
         if job.encoding is not None:
-            started, spent_s = time.perf_counter(), self._spent_s()
+            spent_s = self._spent_s()
+            started = time.perf_counter()
             ahead_s = job.encoding.ahead_s
             _required(job.recent).image_embedding = await job.encoding.finish()
             job.encoding = None
@@ -317,7 +320,7 @@ class Pipeline:
             if job.fate not in _ALREADY_WRITTEN:
                 if ahead_s:
                     self.measured.seconds[AHEAD].add(ahead_s)
-                self._note_spent(("global",), started, spent_s, job)
+                self._note_spent(("global",), spent_s, job)
                 windows_s = self._encoder.window_s
                 self.measured.seconds[EDGE_WINDOWS].add(windows_s - self._edge_windows_s)
                 self._edge_windows_s = windows_s
@@ -347,8 +350,7 @@ class Pipeline:
             self._trace.add("decode", f"frame {job.frame.number}", started, time.perf_counter())
             if job.fate is not Fate.REVISITED:
                 steps = ("track",) if job.fate is Fate.CARRIED else ("track", "decode")
-                self._note_spent(steps, started, spent_s, job)
-                self.measured.seconds[QUEUE].add(job.queue_s)
+                self._note_spent(steps, spent_s, job)
 
     async def _finish(self, receive: MemoryObjectReceiveStream[FrameJob]) -> None:
         async with receive:
@@ -374,6 +376,8 @@ class Pipeline:
             result = FrameResult(job.frame, ())
         else:
             started = time.perf_counter()
+            if job.fate in (Fate.COMPUTED, Fate.CARRIED):
+                measured.seconds[QUEUE].add(job.queue_s + started - job.ready_s)
             result = await to_thread.run_sync(self._result, job)
             measured.note_objects({each.name: each.mask is not None for each in result.objects})
             self._record_step("write", job, started)
@@ -410,15 +414,16 @@ class Pipeline:
             "decode": follower.decoder_s,
         }
 
-    def _note_spent(
-        self, steps: Sequence[str], started_s: float, before: Mapping[str, float], job: FrameJob
-    ) -> None:
-        """What these steps computed since then, one frame after another, and the rest as waiting."""
+    def _note_spent(self, steps: Sequence[str], before: Mapping[str, float], job: FrameJob) -> None:
+        """What these steps computed since `before`, one frame after another, and what else passed since the
+        job was ready for them as waiting."""
         now = self._spent_s()
         for step in steps:
             self.measured.seconds[step].add(now[step] - before[step])
         computed_s = sum(now[step] - before[step] for step in steps)
-        job.queue_s += max(0.0, time.perf_counter() - started_s - computed_s)
+        done_s = time.perf_counter()
+        job.queue_s += max(0.0, done_s - job.ready_s - computed_s)
+        job.ready_s = done_s
 
     def _record_step(self, step: str, job: FrameJob, started_s: float, ended_s: float | None = None) -> None:
         """A step of a frame, until now if nothing else is said."""

@@ -18,6 +18,7 @@ from benchmarks.machine import commit, describe
 from benchmarks.peers.process import NotRun, PeerProcess, Turn
 from benchmarks.peers.report import accuracy, aims, markdown, of_peer, ratios, write
 from benchmarks.peers.subjects import PEERS, Settings
+from benchmarks.sentences import check_out, sentences
 from runtime.demo.demo import photo
 from stages.bundle import Bundle
 from stages.errors import InputError
@@ -53,6 +54,8 @@ def main(
     minutes: float | None,
     out: Path,
 ) -> None:
+    """Every peer in its turns, side by side in one run: seconds, ratios and memory."""
+    check_out(out)
     path = bundle or random_bundle(model)
     _check(path, model)
     settings = Settings(picture(), model, path, mobile_sam, threads or cores())
@@ -134,4 +137,5 @@ def rounds_within(rounds: int, least: int, ends_s: float) -> Iterator[int]:
 
 
 if __name__ == "__main__":
-    main()
+    with sentences():
+        main()

@@ -15,6 +15,7 @@ import click
 
 from benchmarks.bundles import random_bundle
 from benchmarks.machine import commit, describe
+from benchmarks.sentences import sentences
 from benchmarks.triton.clients import CLIENTS, IN_FLIGHT, one_turn
 from benchmarks.triton.report import DIRECT, ENGINE, NOTHING, TRITON_IS, Turn, aims, in_short, markdown
 from benchmarks.triton.servers import (
@@ -102,4 +103,5 @@ def main(vit_b: Path | None, models: tuple[str, ...], rounds: int, threads: int 
 
 
 if __name__ == "__main__":
-    main()
+    with sentences():
+        main()

@@ -19,7 +19,7 @@ _MAX_LOST_REASONS = 100  # lost frames that are reported one by one
 _MAX_OBJECTS = 1000  # the first ones, of which it is known whether they were found
 STEPS = ("read", "keep", "windows", "global", "track", "decode", "write")
 AHEAD = "ahead"  # what the engine did of a frame's global stage before its last window came
-QUEUE = "queue"  # what global stage and masks of a frame waited for the edge's engines and threads
+QUEUE = "queue"  # what a frame waited between its windows and being written, for engines and threads
 EDGE_WINDOWS = "edge_windows"  # what the edge's engine took for windows between a frame and the one before
 WAITS = ("camera", "pace")  # what the reading step waits for: the next picture, and the limits asked for
 

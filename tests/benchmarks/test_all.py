@@ -41,7 +41,7 @@ def clone(tmp_path: Path) -> Path:
 def test_what_is_not_committed_is_refused_in_one_sentence(name: str, clone: Path) -> None:
     refuse_uncommitted(clone)
     (clone / name).write_text("two\n", encoding="utf-8")
-    with pytest.raises(click.ClickException, match=re.escape(f"1 files are not committed, as {name}: ")):
+    with pytest.raises(click.ClickException, match=re.escape(f"not committed: {name}; commit or stash ")):
         refuse_uncommitted(clone)
 
 

@@ -44,6 +44,14 @@ def dtypes_of(model: onnx.ModelProto) -> dict[str, str]:
     return {name: TensorProto.DataType.Name(dtype) for name, dtype in found.items()}
 
 
+FIRST_BLOCK = "decoder.transformer.layers.0"
+OF_THE_IMAGE = (
+    "cross_attn_token_to_image.k_proj",
+    "cross_attn_token_to_image.v_proj",
+    "cross_attn_image_to_token.q_proj",
+)
+
+
 def graph_of(bundle: Bundle, stage: str) -> onnx.ModelProto:
     return onnx.load(bundle.verified_file(stage), load_external_data=False)
 
@@ -127,4 +135,6 @@ def test_large_weights_are_plain_low_initializers(tiny: Callable[[str], Bundle])
         # Tables that are added, not multiplied with: positions of tokens, of the image, and of points.
         assert len(wide) <= {"window": 1, "global": 0, "decoder": 4}[stage]
         cast = {node.input[0] for node in graph.node if node.op_type == "Cast"}
-        assert not cast & {tensor.name for tensor in graph.initializer}
+        # What a given mask adds in the decoder's first block is folded into [18, 128], in fp32, beside them.
+        folded = {f"{FIRST_BLOCK}.{layer}.weight" for layer in OF_THE_IMAGE} if stage == "decoder" else set()
+        assert cast & {tensor.name for tensor in graph.initializer} == folded
