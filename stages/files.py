@@ -122,6 +122,12 @@ def check_writable(path: Path) -> None:
         check_replaceable(path)
 
 
+def refuse_file(path: Path) -> None:
+    """Raise InputError for a file that was given with --out as a folder."""
+    if path.exists() and not path.is_dir():
+        raise InputError(f"{path} is a file where a folder is needed; give another --out")
+
+
 def check_folder(path: Path) -> None:
     """Raise the OSError that making a folder, those above it and files in it would raise; makes none."""
     there = path

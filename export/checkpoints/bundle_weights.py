@@ -30,6 +30,8 @@ def weights_of(path: Path, say: Say = click.echo) -> Weights:
     Raises BundleError for a folder that is no whole bundle of a model known here, and CheckpointError for a
     file that holds no SAM.
     """
+    if not path.exists():
+        raise BundleError(f"{path} does not exist; give a bundle's folder or .safetensors of pedsam")
     if not path.is_dir():
         return load_weights(None, path, say)
     bundle = Bundle.load(path)

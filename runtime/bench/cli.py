@@ -30,7 +30,7 @@ from stages.bundle import Bundle, shipped_bundle
 from stages.console import make_console
 from stages.distinct import NamedFile, check_distinct
 from stages.errors import InputError, printable
-from stages.files import check_folder, check_replaceable, replace_file, writing
+from stages.files import check_folder, check_replaceable, refuse_file, replace_file, writing
 from stages.network import is_loopback
 from stages.options import BACKEND, IDLE_THREADS, PATH, THREADS, Count, Number, warn_of_idle_options
 from stages.words import some_of
@@ -95,6 +95,7 @@ def _check_out(folder: Path | None, bundle: Bundle, edge: EdgeOptions, sites: tu
     """Raise InputError where results cannot be written, or would take the place of what is read."""
     if folder is None:
         return
+    refuse_file(folder)
     files = [folder / JSON, folder / PICTURE]
     read = chain(inputs_of(click.get_current_context()), files_read(bundle, edge.sites, sites))
     check_distinct([NamedFile("--out", file) for file in files], read)

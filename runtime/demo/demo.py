@@ -35,7 +35,7 @@ from runtime.run_options import RunOptions
 from runtime.session import Watcher, run_session
 from stages.bundle import Bundle
 from stages.errors import InputError, PedsamError
-from stages.files import writing
+from stages.files import refuse_file, writing
 from stages.tensors import Pixels
 
 PEDSAM = (sys.executable, "-c", "import pedsam; pedsam.main()")  # this installation's own command line
@@ -193,8 +193,7 @@ def _alone_in(out: Path) -> Iterator[None]:
 def _check_folder(out: Path) -> None:
     """Raise InputError for a file, and for a folder that holds something and is of no demo. Demos before
     MARKER was made are known by their sites."""
-    if out.exists() and not out.is_dir():
-        raise InputError(f"{out} is a file where a folder is needed; give another --out")
+    refuse_file(out)
     with writing(out):
         if out.exists() and any(out.iterdir()) and not _made_by_a_demo(out):
             raise InputError(

@@ -15,7 +15,7 @@ from pathlib import Path, PurePath, PurePosixPath
 from typing import IO
 
 from stages.errors import InputError, PedsamError
-from stages.files import check_folder, writing
+from stages.files import check_folder, refuse_file, writing
 from stages.locks import lock_file
 
 MARKER = ".pedsam-run"
@@ -50,7 +50,7 @@ def check_run_folder(
     path: Path, names: Sequence[str], marker: str = MARKER, known: Sequence[str] = RESULTS
 ) -> None:
     """Raise the InputError that `run_folder` would raise, as far as it can be known; makes nothing."""
-    _refuse_a_file(path)
+    refuse_file(path)
     with writing(path):
         check_folder(path)
     earlier: Collection[Path] = ()
@@ -69,7 +69,7 @@ def check_run_folder(
 @contextlib.contextmanager
 def locked_folder(path: Path, marker: str) -> Iterator[IO[bytes]]:
     """The open marker, while this process alone may write into the folder."""
-    _refuse_a_file(path)
+    refuse_file(path)
     with writing(path):
         path.mkdir(parents=True, exist_ok=True)
     with _locked_marker(path, marker) as lock:
@@ -112,11 +112,6 @@ class RunFolder:
         line = json.dumps(file.relative_to(self.path).as_posix()) + "\n"
         with writing(file):
             self._marker.write(line.encode())
-
-
-def _refuse_a_file(path: Path) -> None:
-    if path.exists() and not path.is_dir():
-        raise InputError(f"{path} is a file where a folder is needed; give another --out")
 
 
 def _locked_marker(folder: Path, marker: str) -> IO[bytes]:
