@@ -84,7 +84,7 @@ def test_without_sites_it_is_all_local_alone(mini_bundle: Bundle, tmp_path: Path
     [
         (("--runs", "0"), "Invalid value for '--runs': 0 is not in the range"),
         (("--seconds", "0"), "Invalid value for '--seconds': 0.0 is not in the range"),
-        (("--frame", "big"), "expected a size in pixels like 1920x1080, sides below "),
+        (("--frame", "big"), "expected a size in pixels like 1920x1080, not 'big'; sides are below "),
         (("--wire", "fp32"), "does not offer --wire fp32"),
         (("--encoder", "streaming"), "--encoder streaming needs the parts of the global stage"),
         (("--sites", "absent.toml"), "sites file absent.toml cannot be read"),
