@@ -98,11 +98,8 @@ class FrameSize(click.ParamType):  # type: ignore[type-arg]  # not generic befor
         sides = str(value).split("x")
         pixels = [int(side) for side in sides if re.fullmatch("[0-9]{1,9}", side)]
         if not len(sides) == len(pixels) == 2 or not all(0 < side < MAX_CAMERA_SIDE_PX for side in pixels):
-            self.fail(
-                f"expected a size in pixels like 1920x1080, not {value!r}; sides are below {MAX_CAMERA_SIDE_PX}",
-                param,
-                ctx,
-            )
+            bound = f"sides are below {MAX_CAMERA_SIDE_PX}"
+            self.fail(f"expected a size in pixels like 1920x1080, not {value!r}; {bound}", param, ctx)
         width, height = pixels
         return height, width
 
