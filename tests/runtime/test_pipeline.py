@@ -95,8 +95,8 @@ async def test_a_carried_mask_is_in_doubt_as_the_one_it_comes_from(mini_bundle: 
         return []
 
     doubts = Doubts()
-    encoder: Any = SimpleNamespace(doubts=doubts)
-    follower: Any = SimpleNamespace(compute=nothing, carry=nothing)
+    encoder: Any = SimpleNamespace(doubts=doubts, global_s=0.0)
+    follower: Any = SimpleNamespace(compute=nothing, carry=nothing, tracking_s=0.0, decoder_s=0.0)
     pipeline = Pipeline(mini_bundle.geometry, encoder, follower, (), PipelineOptions())
     canvas = make_canvas(photo("16:9"), mini_bundle.geometry)
     fates = (Fate.COMPUTED, Fate.CARRIED, Fate.COMPUTED, Fate.CARRIED)
