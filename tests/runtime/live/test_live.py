@@ -90,8 +90,7 @@ async def test_a_first_click_is_answered_on_the_frame_it_was_made_on(
     first = make_canvas(scenery(1), mini_bundle.geometry)
     inputs = first.window_inputs(first.windows, mini_bundle)
     wanted = {tile.tobytes() for tile in inputs["tile"]}
-    # The clicked frame, and only then newer ones, but for one that is read in the very moment of the click.
-    assert wanted & set(seen[: len(first.windows) + 1])
+    assert seen[0] in wanted  # the clicked frame, and only then newer ones
     assert wanted <= set(seen)
     assert shown.number >= 5
     assert run.summary["windows_skipped_as_padding"] == 10  # the frame computed again counts as one more
