@@ -64,8 +64,8 @@ def three_sites(model: str) -> Step:
     )
 
 
-def streaming(model: str, runs: int) -> Step:
-    arguments = ("--model", model, "--runs", str(runs), "--frames", "0")
+def streaming(model: str, runs: int, frames: int = 0) -> Step:
+    arguments = ("--model", model, "--runs", str(runs), "--frames", str(frames))
     return Step(f"streaming {model}", "benchmarks.streaming", arguments, f"streaming_{model}.json", 3600.0)
 
 
@@ -102,7 +102,7 @@ FULL = (
         1200.0,
     ),
     three_sites("vit_b"),
-    streaming("vit_b", runs=5),
+    streaming("vit_b", runs=5, frames=3),
     export("vit_h", "--random-weights"),
     peers("vit_h", 3600.0),
     three_sites("vit_h"),

@@ -36,7 +36,7 @@ from PIL import Image
 from rich.console import Console
 
 from benchmarks.cpu_time import CpuTimes, cpu_times
-from benchmarks.machine import describe, where
+from benchmarks.machine import OTHERS, describe, where
 from benchmarks.sentences import check_out, sentences
 from benchmarks.site_requests import ServerProcess
 from runtime.demo.demo import BACKEND, photo
@@ -207,7 +207,7 @@ class Measured:
             "latency_ms": {f"p{n}": round(1e3 * float(np.percentile(latency_s, n)), 1) for n in (50, 95)},
             "edge_processor_ms": round(1e3 * (edge_end_s - edge_s) / (end - first), 2),
             "objects_found": round(statistics.fmean(_found(shown) for shown in self.shown), 2),
-            "cores_busy_with_other_things": round(after.cores_of_others_since(before), 2),
+            OTHERS: round(after.cores_of_others_since(before), 2),
         }
 
 
@@ -330,7 +330,7 @@ def _cells(row: Mapping[str, Any]) -> str:
             f"{row['edge_processor_ms']:.0f}",
             f"{row['bytes_up'] / 1e3:.1f} / {row['bytes_down'] / 1e3:.1f}",
             _limit(row),
-            f"{row['cores_busy_with_other_things']:.1f}",
+            f"{row[OTHERS]:.1f}",
         ]
     )
 

@@ -14,7 +14,7 @@ import numpy as np
 from PIL import Image
 
 from benchmarks.bundles import mobile_sam_graphs, random_bundle
-from benchmarks.machine import commit, describe
+from benchmarks.machine import describe
 from benchmarks.peers.process import NotRun, PeerProcess, Turn
 from benchmarks.peers.report import accuracy, aims, markdown, of_peer, ratios, write
 from benchmarks.peers.subjects import PEERS, Settings
@@ -87,7 +87,7 @@ def measured(
     settings: Settings, names: Sequence[str], rounds: Iterable[int], first_s: float
 ) -> dict[str, Any]:
     """Everything the results file holds. A peer that has no first picture after `first_s` is left out."""
-    load, left_out = os.getloadavg()[0], {}
+    machine, load, left_out = describe(), os.getloadavg()[0], {}
     turns: dict[str, list[Turn]] = {}
     with contextlib.ExitStack() as stack:
         running = []
@@ -111,8 +111,7 @@ def measured(
         }
     found = ratios(turns)
     return {
-        "machine": describe(),
-        "commit": commit(),
+        "machine": machine,
         "load": {"before": load, "after": os.getloadavg()[0]},
         "model": settings.model,
         "threads": settings.threads,

@@ -14,7 +14,7 @@ from typing import Any
 import click
 
 from benchmarks.bundles import random_bundle
-from benchmarks.machine import commit, describe
+from benchmarks.machine import describe
 from benchmarks.sentences import sentences
 from benchmarks.triton.clients import CLIENTS, IN_FLIGHT, one_turn
 from benchmarks.triton.report import DIRECT, ENGINE, NOTHING, TRITON_IS, Turn, aims, in_short, markdown
@@ -80,15 +80,14 @@ def measured(work: Work, python: Path, folder: Path, rounds: int, threads: int) 
 @click.option("--out", type=click.Path(path_type=Path), required=True)
 def main(vit_b: Path | None, models: tuple[str, ...], rounds: int, threads: int | None, out: Path) -> None:
     python, threads = triton_python(), threads or max(1, cores() - 1)
-    load, found = os.getloadavg()[0], {}
+    machine, load, found = describe(), os.getloadavg()[0], {}
     for model in models:
         path = shipped_bundle() if model == "mini" else vit_b or random_bundle("vit_b")
         work = Work(model, Bundle.load(path), *SIZES[model])
         with tempfile.TemporaryDirectory() as folder:
             found[model] = measured(work, python, Path(folder), rounds, threads)
     result = {
-        "machine": describe(),
-        "commit": commit(),
+        "machine": machine,
         "load": load,
         "in_flight": IN_FLIGHT,
         "threads": threads,
