@@ -21,7 +21,7 @@ from jetson.connection import Board, BoardError, ConnectionLost, Ran
 from jetson.steps.step import required
 from jetson.versions import INSIDE
 from stages.errors import PedsamError
-from stages.files import check_folder, check_replaceable, replace_file, writing
+from stages.files import check_folder, check_replaceable, refuse_file, replace_file, writing
 
 RESULTS = ("bench.json", "bench.png")
 END_S = 90.0  # for a measurement to end and the service to be started
@@ -91,6 +91,7 @@ def _fail(board: Board, ran: Ran) -> NoReturn:
 def _check_out(out: Path | None) -> None:
     if out is None:
         return
+    refuse_file(out)
     with writing(out):
         check_folder(out)
     for name in RESULTS if out.exists() else ():

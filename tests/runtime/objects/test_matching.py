@@ -98,3 +98,11 @@ def test_two_frames_are_compared_once_for_all_objects(monkeypatch: pytest.Monkey
     ]
     for one, other in zip(alone, together[:3], strict=True):
         np.testing.assert_array_equal(one, other)
+
+
+def test_nothing_beyond_the_grid_is_matched_however_unlike_the_tokens_in_it_are() -> None:
+    tokens = FrameTokens(np.ones((1, 16, 24, 24), np.float32))
+    unlike = MemoryFrame(-tokens.features, np.ones((24, 24), np.float32))
+    labels, similarity = propagate(tokens, [unlike])
+    assert labels == pytest.approx(np.ones((24, 24)))
+    assert similarity == pytest.approx(-np.ones((24, 24)))
