@@ -72,9 +72,7 @@ class Live(ABC):
         """Do again what was undone last. Raises InputError as `undo` does."""
 
     @abstractmethod
-    def holding(
-        self, result: FrameResult
-    ) -> contextlib.AbstractContextManager[Newest[FrameResult]]:
+    def holding(self, result: FrameResult) -> contextlib.AbstractContextManager[Newest[FrameResult]]:
         """A frame that a viewer works on while others come: it is computed if it was not and something may be
         found on it, and is newer whenever its objects change. Raises InputError for a frame that was lost."""
 

@@ -286,9 +286,7 @@ class Follower:
             prompt.check_inside(canvas.height, canvas.width)
         return entry, prompt
 
-    def _start(
-        self, entry: TrackedObject | None, prompt: Prompt, frame: RecentFrame | None
-    ) -> TrackedObject:
+    def _start(self, entry: TrackedObject | None, prompt: Prompt, frame: RecentFrame | None) -> TrackedObject:
         """Start an object as somebody asks, on this frame."""
         self._keyframe_forced = True
         place_s = frame.place_s if frame else None

@@ -115,10 +115,17 @@ def _described(found: ObjectResult, size: tuple[int, int]) -> dict[str, Any]:
             {"iou": round(choice.iou, 4), "mask": encode_mask(_resized(choice.mask, size))}
             for choice in found.choices
         ]
+        described["chosen"] = _chosen(found)
     if found.mask is None or not found.mask.any():
         return described
     rle = encode_mask(_resized(found.mask, size))
     return {**described, "mask": rle, "box": _box(found.mask)}
+
+
+def _chosen(found: ObjectResult) -> int:
+    """Which of its choices an object's mask is, from 1 on."""
+    meant = found.prompt.mask if found.prompt else None
+    return meant or 1 + max(range(len(found.choices)), key=lambda place: found.choices[place].iou)
 
 
 def _resized(mask: Mask, size: tuple[int, int]) -> Mask:

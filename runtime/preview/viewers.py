@@ -146,7 +146,9 @@ class _Viewer:
         await self._send("hello", version=protocol.VERSION, **self._shared.facts)
         with ungrouped():
             async with anyio.create_task_group() as tasks:
-                tasks.start_soon(self._send_frames, None, self._stream)
+                tasks.start_soon(
+                    self._send_frames, self._shared.encoder, contextlib.ExitStack(), self._stream
+                )
                 tasks.start_soon(self._send_status)
                 tasks.start_soon(self._send_tried)
                 await self._listen(tasks)
@@ -155,12 +157,11 @@ class _Viewer:
     async def _send(self, kind: str, **content: Any) -> None:
         await self._socket.send_str(protocol.encode(kind, **content))
 
-    async def _send_frames(self, held: FrameResult | None, stream: anyio.CancelScope) -> None:
-        """The newest frames or, while one is held, that one whenever its objects have changed."""
-        with stream, contextlib.ExitStack() as holding:
-            encoder, version = self._shared.encoder, 0
-            if held is not None:
-                encoder = encoder.of(holding.enter_context(self._shared.live.holding(held)))
+    async def _send_frames(
+        self, encoder: FrameEncoder, holding: contextlib.ExitStack, stream: anyio.CancelScope
+    ) -> None:
+        with stream, holding:
+            version = 0
             while True:
                 frame = await encoder.after(version)
                 version, self._due, self._shown = frame.version, frame.number, anyio.Event()
@@ -169,17 +170,19 @@ class _Viewer:
                 await self._shown.wait()
 
     async def _hold(self, message: protocol.Hold, tasks: TaskGroup) -> None:
-        """Send nothing but this frame from now on, or the newest ones again."""
-        held = None
+        """Send the frame that was sent last, and no other, from now on; or the newest ones again."""
+        encoder, holding, sent = self._shared.encoder, contextlib.ExitStack(), self._sent
         if message.number is not None:
-            held = self._sent
-            if held is None or held.number != message.number or held.recent is None:
-                refusal = f"frame {message.number} cannot be held: it has to be the last that was sent here"
-                await self._send("error", id=message.id, text=refusal)
+            try:
+                if sent is None or sent.number != message.number:
+                    raise InputError("only the frame that was sent here last can be held")
+                encoder = encoder.of(holding.enter_context(self._shared.live.holding(sent)))
+            except InputError as exc:
+                await self._send("error", id=message.id, text=str(exc))
                 return
         self._stream.cancel()
         self._stream = anyio.CancelScope()
-        tasks.start_soon(self._send_frames, held, self._stream)
+        tasks.start_soon(self._send_frames, encoder, holding, self._stream)
         await self._send("done", id=message.id, name=None)
 
     async def _send_tried(self) -> None:
