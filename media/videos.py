@@ -48,6 +48,7 @@ _OPTIONS = {
 }
 _BUFFER_BYTES = 1 << 18
 _SAME_S = 1e-4  # times that are closer are the same
+_BACK_S = 0.5  # that is sought further back at first where a place lies behind the one that was sought
 _DEFAULT_FPS, _MAX_FPS = 25.0, 1000.0  # FFmpeg's own; above is the rate of a clock, not of frames
 _TS_DISCONT = 0x200  # FFmpeg's AVFMT_TS_DISCONT
 _INDEXED = ("mov", "avi", "mxf")  # formats that say where their pictures end
@@ -132,17 +133,25 @@ class VideoReader:
         if self._begins_s is None or base is None or self._joinable:
             return False
         own_s = self._begins_s + max(0.0, time_s) + _SAME_S
-        try:
-            self._container.seek(int(own_s / base), stream=self._stream, backward=True)
-        except _UNREADABLE:
-            return False
-        self._decoded = self._decode()
-        self._next, following = next(self._decoded, None), next(self._decoded, None)
+        before_s = 0.0  # files are sought in by times of decoding, which may lie behind those of showing
+        while True:
+            try:
+                self._container.seek(int((own_s - before_s) / base), stream=self._stream, backward=True)
+            except _UNREADABLE:
+                return False
+            self._decoded = self._decode()
+            self._next = next(self._decoded, None)
+            if self._next is None:
+                return False
+            if (self._own_time_s(self._next) or 0.0) <= own_s or before_s > time_s:
+                break
+            before_s = 2 * before_s or _BACK_S
+        following = next(self._decoded, None)
         while following is not None and (self._own_time_s(following) or 0.0) <= own_s:
             self._next, following = following, next(self._decoded, None)
         if following is not None:
             self._decoded = itertools.chain((following,), self._decoded)
-        return self._next is not None
+        return True
 
     def frames_on(self) -> Iterator[tuple[float, Pixels]]:
         """The frames from the place that was sought on: each one's own time, in seconds from the first

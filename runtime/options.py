@@ -355,8 +355,8 @@ TRACE = click.Option(
 ONCE = click.Option(
     ["--once"],
     is_flag=True,
-    help="With --preview go through a file once from its start, as without it, instead of waiting for viewers "
-    "to play it, step through it and point on it.",
+    help="With --preview go through a file once from its start, in place of waiting for viewers, who play it "
+    "and step through it.",
 )
 PREVIEW = preview_option("Serve a page: watch, point, play a file and step through it.")
 PREVIEW_HOST = click.Option(["--preview-host"], default=PreviewOptions.host, show_default=True)

@@ -101,7 +101,7 @@ class Player(Source):
         """Stand still, and show the frame after this one, or with -1 the one before."""
         with self._changed:
             self._playing = False
-        self._ask(Reel.preceding if frames < 0 else Reel.following)
+        self._ask(_preceding if frames < 0 else _following)
 
     def _ask(self, take: _Take) -> None:
         with self._changed:
@@ -129,7 +129,7 @@ class Player(Source):
                     return self._takes.popleft()
                 if self._watched and self._playing and now_s >= self._due_s:
                     self._due_s = max(self._due_s + self._step_s, now_s)
-                    return Reel.following
+                    return _following
                 waits = self._watched and self._playing
                 self._changed.wait(self._due_s - now_s if waits else None)
         return None
@@ -143,8 +143,16 @@ def _taken(reel: Reel, take: _Take) -> Frame:
             return replace(_first(reel), jumped=True)
     except InputError as exc:
         return Frame(0, "the place that was asked for", 0.0, NOTHING, str(exc))
-    return replace(frame, jumped=take is not Reel.following)
+    return replace(frame, jumped=take is not _following)
 
 
 def _first(reel: Reel) -> Frame:
     return reel.at(0.0)
+
+
+def _following(reel: Reel) -> Frame | None:
+    return reel.following()
+
+
+def _preceding(reel: Reel) -> Frame:
+    return reel.preceding()

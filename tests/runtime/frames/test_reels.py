@@ -17,8 +17,8 @@ from tests.runtime.frames.test_sources import picture
 from tests.support.clips import clip, cut
 
 FRAMES = 30
-# A keyframe now and then and frames that are decoded in another order than shown, in containers with an index,
-# without one, and with times that can be joined or are missing.
+# A keyframe now and then and frames that are decoded in another order than shown, in containers with an
+# index, without one, and with times that can be joined or are missing.
 KINDS: dict[str, dict[str, Any]] = {
     "a.mp4": {"codec": "libx264", "g": 12, "bf": 2},
     "b.mkv": {"codec": "libx264", "g": 7, "bf": 2},
@@ -140,7 +140,7 @@ def test_a_film_that_is_cut_off_ends_where_its_frames_end(tmp_path: Path) -> Non
 
 
 def test_a_film_that_vanishes_and_has_to_be_read_again_is_told(tmp_path: Path) -> None:
-    film = clip(tmp_path / "a.mjpeg", 6, **KINDS["e.mjpeg"])
+    film = clip(tmp_path / "a.ts", 6, **KINDS["d.ts"])
     reel = reel_of(open_source(film))
     reel.at(0.0)
     film.unlink()

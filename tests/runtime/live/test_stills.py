@@ -22,7 +22,15 @@ from stages.bundle import Bundle, shipped_bundle
 from stages.errors import InputError
 from tests.support.clips import clip
 from tests.support.edge import write_photo
-from tests.support.live_runs import PATIENCE_S, background_run, counted_sites, live_run, objects, run_options
+from tests.support.live_runs import (
+    NOTHING_ASKED,
+    PATIENCE_S,
+    background_run,
+    counted_sites,
+    live_run,
+    objects,
+    run_options,
+)
 
 pytestmark = pytest.mark.anyio
 
@@ -57,7 +65,7 @@ class Played:
 
 @asynccontextmanager
 async def played(
-    path: Path, bundle: Bundle | None = None, prompts: Prompts = Prompts(()), **more: Any
+    path: Path, bundle: Bundle | None = None, prompts: Prompts = NOTHING_ASKED, **more: Any
 ) -> AsyncIterator[Played]:
     player = Player(open_source(path))
     made: list[Played] = []
@@ -184,7 +192,7 @@ async def test_an_undone_removal_keeps_clear_of_names_and_colours_given_since(ph
         await run.shown()
         first = await run.point(0, CUP)
         run.live.remove(first)
-        second = await run.point(0, TABLE[:2] + (1,))
+        second = await run.point(0, (*TABLE[:2], 1))
         run.live.rename(second, "cup")
         run.live.undo()  # the second one's point
         run.live.undo()  # the removal
@@ -261,23 +269,24 @@ async def test_a_film_is_asked_anew_where_it_was_pointed_at(film: Path) -> None:
 async def test_nothing_of_a_file_leaves_before_something_is_asked(
     album: Path, mini_bundle: Bundle, tmp_path: Path
 ) -> None:
-    """With sites a picture is not computed for the mouse that hovers over it, nor for one that is stepped to."""
-    async with counted_sites(mini_bundle, tmp_path) as sites:
-        async with played(album, mini_bundle, sites=sites.file) as run:
-            await run.shown()
-            assert await run.live.would_find(PromptRequest(0, None, (CUP,))) is None
-            run.player.step(1)
-            await run.shown(lambda shown: shown.frame.name == "b")
-            assert run.computed() == 0
-            name = await run.point(1, (240.0, 180.0, 1))
-            await run.shown(lambda shown: shown.objects)
-            sent = run.computed()
-            assert sent > 0
-            assert await run.live.would_find(PromptRequest(1, None, ((200.0, 180.0, 1),))) is not None
-            run.player.step(-1)
-            assert (await run.shown(lambda shown: shown.frame.name == "a")).objects == ()
-            assert run.computed() == sent
-            assert name == "1"
+    """With sites a picture is not computed for the mouse over it, nor for a viewer who steps to it."""
+    async with (
+        counted_sites(mini_bundle, tmp_path) as sites,
+        played(album, mini_bundle, sites=sites.file) as run,
+    ):
+        await run.shown()
+        assert await run.live.would_find(PromptRequest(0, None, (CUP,))) is None
+        run.player.step(1)
+        await run.shown(lambda shown: shown.frame.name == "b")
+        assert run.computed() == 0
+        await run.point(1, (240.0, 180.0, 1))
+        await run.shown(lambda shown: shown.objects)
+        sent = run.computed()
+        assert sent > 0
+        assert await run.live.would_find(PromptRequest(1, None, ((200.0, 180.0, 1),))) is not None
+        run.player.step(-1)
+        assert (await run.shown(lambda shown: shown.frame.name == "a")).objects == ()
+        assert run.computed() == sent
 
 
 async def test_a_held_frame_of_a_camera_shows_what_each_point_changes_while_frames_go_on() -> None:
