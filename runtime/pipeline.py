@@ -305,7 +305,8 @@ class Pipeline:
         if frame is None:
             return None
         if source.live:
-            self.measured.seconds["camera"].add(time.perf_counter() - started)
+            if not isinstance(source, Player):  # which waits for viewers
+                self.measured.seconds["camera"].add(time.perf_counter() - started)
             started = time.perf_counter()
         captured_s = frame.captured_s or started
         if frame.error is not None:

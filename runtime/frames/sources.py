@@ -113,7 +113,7 @@ class PictureSource(Source):
     def __iter__(self) -> Iterator[Frame]:
         scales = []
         for number, path in enumerate(self._paths):
-            frame, scale = self._frame(number)
+            frame, scale = self._read(number)
             if scale:
                 scales.append(f"{path.name} ({scale})")
             yield frame
@@ -123,9 +123,9 @@ class PictureSource(Source):
 
     def frame(self, number: int) -> Frame:
         """The picture of this number, read anew."""
-        return self._frame(number)[0]
+        return self._read(number)[0]
 
-    def _frame(self, number: int) -> tuple[Frame, str | None]:
+    def _read(self, number: int) -> tuple[Frame, str | None]:
         """A picture, and how its values were scaled."""
         pixels, scale, error = _decode(self._paths[number], self._read_headers()[number])
         return Frame(number, self._names[number], number * self.step_s, pixels, error), scale

@@ -131,6 +131,7 @@ class LivePipeline(Live):
         source = self._pipeline.source
         seconds = measured.recent_seconds()
         exposed = self._exposed()
+        standing = self._player is not None and self._player.standing
         return Status(
             fps=round(measured.fps(), 2),
             latency_ms=_latency_ms(seconds),
@@ -138,7 +139,7 @@ class LivePipeline(Live):
             dropped=source.dropped if source else 0,
             lost=measured.lost.count,
             doubtful=self._edge.encoder.doubts.frames,
-            limited_by=measured.limited_by(self._edge.served_by_sites, recent=True),
+            limited_by="" if standing else measured.limited_by(self._edge.served_by_sites, recent=True),
             paused=self.paused,
             message=(source.trouble if source else None) or self._messages.newest,
             steps={
