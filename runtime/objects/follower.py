@@ -234,7 +234,7 @@ class Follower:
             self.objects.promised.discard(name)
         else:
             removed = self.objects.named(name)
-            self.history.note(Step.of(removed, self.objects, None))
+            self.history.note(Step.of(removed, self.objects, {}))
             self.objects.remove(name)
             self._waiting = [waiting for waiting in self._waiting if waiting.entry is not removed]
 
@@ -290,9 +290,10 @@ class Follower:
         """Start an object as somebody asks, on this frame."""
         self._keyframe_forced = True
         place_s = frame.place_s if frame else None
-        before = Step.of(entry, self.objects, frame) if entry else None
+        on_frame = frame.found if frame else {}
+        before = Step.of(entry, self.objects, on_frame) if entry else None
         started = self.objects.start(entry, prompt, place_s)
-        self.history.note(before or Step(started, None, frame, None))
+        self.history.note(before or Step(started, None, on_frame))
         return started
 
     def _start_at_its_place(self, entry: TrackedObject, frame: RecentFrame) -> None:

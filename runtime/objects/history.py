@@ -5,13 +5,10 @@ from __future__ import annotations
 from collections import deque
 from copy import copy
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import Any
 
 from runtime.objects.registry import ObjectRegistry, TrackedObject
 from stages.errors import InputError
-
-if TYPE_CHECKING:
-    from runtime.objects.follower import FollowedObject, RecentFrame
 
 STEPS = 20  # kept; each holds an object's memory of a few frames
 
@@ -20,19 +17,20 @@ STEPS = 20  # kept; each holds an object's memory of a few frames
 class Step:
     """The other side of a change: what `entry` was before it or, once that is taken back, after it.
 
-    `state` None: it was not among the objects. `found` is what it was on `frame`, where the change was made.
+    `state` None: it was not among the objects. `on_frame` is what was found on the frame of the change, by
+    the objects' keys, and `found` what it was of this object.
     """
 
     entry: TrackedObject
     state: TrackedObject | None
-    frame: RecentFrame | None
-    found: FollowedObject | None
+    on_frame: dict[str, Any]
+    found: Any = None
 
     @classmethod
-    def of(cls, entry: TrackedObject, objects: ObjectRegistry, frame: RecentFrame | None) -> Step:
+    def of(cls, entry: TrackedObject, objects: ObjectRegistry, on_frame: dict[str, Any]) -> Step:
         """The object as it is now."""
         state = copy(entry) if entry in objects.entries else None
-        return cls(entry, state, frame, frame.found.get(entry.key) if frame else None)
+        return cls(entry, state, on_frame, on_frame.get(entry.key))
 
     def restore(self, objects: ObjectRegistry) -> None:
         """Make the object what it was. Raises InputError where another one has its name by now."""
@@ -40,11 +38,9 @@ class Step:
             objects.remove(self.entry.name)
         else:
             objects.restore(self.entry, self.state)
-        if self.frame is None:
-            return
-        self.frame.found.pop(self.entry.key, None)
+        self.on_frame.pop(self.entry.key, None)
         if self.found is not None:
-            self.frame.found[self.entry.key] = self.found
+            self.on_frame[self.entry.key] = self.found
 
 
 class History:
@@ -80,7 +76,7 @@ class History:
         if not here:
             raise InputError(f"there is nothing to {what}")
         step = here.pop()
-        other = Step.of(step.entry, self._objects, step.frame)
+        other = Step.of(step.entry, self._objects, step.on_frame)
         step.restore(self._objects)
         there.append(other)
         return step

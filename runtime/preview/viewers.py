@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from collections import deque
 from dataclasses import dataclass
 from typing import Any
 
@@ -133,7 +134,8 @@ class _Viewer:
         self._shared = shared
         self._count = count
         self._rate = RateLimit(shared.limits.messages_per_s)
-        self._sent: FrameResult | None = None  # the newest
+        # The newest that were sent: one is shown while the next is on its way.
+        self._sent: deque[FrameResult] = deque(maxlen=2)
         self._due: int | None = None  # the frame that was sent and not yet shown
         self._shown = anyio.Event()
         self._stream = anyio.CancelScope()  # of the frames that are being sent
@@ -165,17 +167,18 @@ class _Viewer:
             while True:
                 frame = await encoder.after(version)
                 version, self._due, self._shown = frame.version, frame.number, anyio.Event()
-                self._sent = frame.result
+                self._sent.append(frame.result)
                 await self._socket.send_bytes(frame.message)
                 await self._shown.wait()
 
     async def _hold(self, message: protocol.Hold, tasks: TaskGroup) -> None:
-        """Send the frame that was sent last, and no other, from now on; or the newest ones again."""
-        encoder, holding, sent = self._shared.encoder, contextlib.ExitStack(), self._sent
+        """Send one of the frames that were sent last, and no other, from now on; or the newest ones again."""
+        encoder, holding = self._shared.encoder, contextlib.ExitStack()
         if message.number is not None:
             try:
-                if sent is None or sent.number != message.number:
-                    raise InputError("only the frame that was sent here last can be held")
+                sent = next((each for each in self._sent if each.number == message.number), None)
+                if sent is None:
+                    raise InputError("a frame can be held while it is the newest, or the one before")
                 encoder = encoder.of(holding.enter_context(self._shared.live.holding(sent)))
             except InputError as exc:
                 await self._send("error", id=message.id, text=str(exc))

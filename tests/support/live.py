@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from runtime.frames.canvas import make_canvas
-from runtime.frames.player import Player
+from runtime.frames.player import Playback, Player
 from runtime.frames.sources import Frame
 from runtime.live.held_tiles import Held, HeldTiles
 from runtime.live.interface import Live
@@ -97,6 +97,7 @@ class FakeLive(Live):
         self._frames: Newest[FrameResult] = Newest()
         self._paused = False
         self._player = player
+        self.playback: Playback | None = None  # that the status shows
         self.tries: list[PromptRequest] = []
         self.tryable = True
         self.chosen: list[tuple[str, int]] = []
@@ -233,7 +234,7 @@ class FakeLive(Live):
             shares={site.operator: self._share(site) for site in self.sites},
             keep_boxes=self.keep_boxes,
             board=self.board,
-            player=self._player.playback if self._player else None,
+            player=self._player.playback if self._player else self.playback,
             undoable=bool(self.objects),
             redoable=bool(self.undone),
         )
