@@ -1,4 +1,4 @@
-"""The page on a person's own photo and film, on the real loop with the model that ships, and on a frozen frame."""
+"""The page on a person's own photo and film, and on a frozen frame: the real loop with the model that ships."""
 
 from __future__ import annotations
 
