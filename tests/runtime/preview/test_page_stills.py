@@ -1,4 +1,4 @@
-"""The page on a person's own photo and film, and on a frozen frame: the real loop with the model that ships."""
+"""The page on a person's own photo and film, and on a frozen frame: the real loop and the shipped model."""
 
 from __future__ import annotations
 
