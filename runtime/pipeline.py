@@ -267,6 +267,7 @@ class Pipeline:
             job = await self._next(source, frames)
             if job is None:
                 return
+            await self._send_waiting(tasks, send)  # what was clicked on leaves before what is newer
             tasks.start_soon(self._collect_windows, job)
             await send.send(job)
 
@@ -276,11 +277,14 @@ class Pipeline:
         while True:
             await self._revisit_wanted.wait()
             self._revisit_wanted = anyio.Event()
-            while not self._encoder.paused and (recent := self._follower.next_waiting()) is not None:
-                frame = Frame(recent.number, f"{recent.number}", 0.0, NOTHING)
-                job = FrameJob(frame, time.perf_counter(), Fate.REVISITED, recent)
-                tasks.start_soon(self._collect_windows, job)
-                await send.send(job)
+            await self._send_waiting(tasks, send)
+
+    async def _send_waiting(self, tasks: TaskGroup, send: MemoryObjectSendStream[FrameJob]) -> None:
+        while not self._encoder.paused and (recent := self._follower.next_waiting()) is not None:
+            frame = Frame(recent.number, f"{recent.number}", 0.0, NOTHING)
+            job = FrameJob(frame, time.perf_counter(), Fate.REVISITED, recent)
+            tasks.start_soon(self._collect_windows, job)
+            await send.send(job)
 
     async def _wait_for_slot(self, live: bool) -> None:
         """Wait until another frame may be under way."""

@@ -33,10 +33,11 @@ T = TypeVar("T")
 
 _MAX_WAITING = 16
 RECENT_FRAMES = 16  # kept for late clicks; with vit_* each takes 8 MB
+NEWEST_AFTER_A_GAP = 2  # frames on which an object of a frame long gone is looked for at once
 _LAST = 1 << 62  # in the order of the engines' thread: after all frames
 
 
-@dataclass
+@dataclass(eq=False)
 class RecentFrame:
     """A frame on the edge. `image_embedding` is None if it was not computed; `boxes` and `found` are objects
     on it, by key. `place_s` is its time in a file that viewers go through, else None."""
@@ -326,11 +327,19 @@ class Follower:
         return None
 
     async def _catch_up(self, entry: TrackedObject, start: RecentFrame) -> None:
-        """Find an object on `start`, then follow it to the newest frame."""
+        """Find an object on `start`, then follow it to the newest frame.
+
+        From a frame that was held for so long that those after it are gone, the newest ones alone are looked
+        at: what moved meanwhile is found there or not.
+        """
         await self._find(start, [entry])
-        for frame in list(self._recent):
-            later = frame.number > start.number and entry.may_be_on(frame.place_s)
-            if later and frame.image_embedding is not None:
+        later = [
+            frame
+            for frame in self._recent
+            if frame.number > start.number and frame.image_embedding is not None
+        ]
+        for frame in later if start in self._recent else later[-NEWEST_AFTER_A_GAP:]:
+            if entry.may_be_on(frame.place_s):
                 await self._find(frame, [entry])
 
     async def _find(self, frame: RecentFrame, entries: Sequence[TrackedObject]) -> list[FollowedObject]:
