@@ -422,10 +422,10 @@ class Pipeline:
         elif job.fate is Fate.COMPUTED:
             self._masks_from = job.sites
             job.objects = await self._follower.compute(_required(job.recent))
-            job.changes = self._follower.objects.changes
         elif job.fate is Fate.REVISITED:
             await self._follower.compute_waiting(_required(job.recent))
             self.objects_changed()
+        job.changes = self._follower.objects.changes
         if job.fate in (Fate.CARRIED, *_NEEDS_ENCODING):
             self._trace.add("decode", f"frame {job.frame.number}", started, time.perf_counter())
             if job.fate is not Fate.REVISITED:
