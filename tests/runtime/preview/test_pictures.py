@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 from dataclasses import replace
+from itertools import count
+from typing import Any
 
 import anyio
 import numpy as np
@@ -13,7 +15,7 @@ from PIL import Image
 
 from runtime.frames.sources import Frame
 from runtime.live.newest import Newest
-from runtime.objects.masks import decode_mask, encode_mask
+from runtime.objects.masks import Mask, decode_mask, encode_mask
 from runtime.objects.prompts import Prompt
 from runtime.objects.tracking import TrackState
 from runtime.preview import pictures
@@ -125,11 +127,21 @@ async def test_of_a_frame_that_comes_again_only_what_has_changed_is_coded_again(
 ) -> None:
     shown, stream = frame(), frames()
     stream.put(shown)
-    encoder, masks, jpegs = FrameEncoder(stream, GEOMETRIES["mini"], 1280, 90), [], []
-    monkeypatch.setattr(pictures, "encode_mask", lambda mask: masks.append(1) or encode_mask(mask))
-    monkeypatch.setattr(pictures.cv2, "imencode", lambda *args: jpegs.append(1) or imencode(*args))
+    encoder = FrameEncoder(stream, GEOMETRIES["mini"], 1280, 90)
+    masks, jpegs = count(), count()
+
+    def counted_mask(mask: Mask) -> dict[str, Any]:
+        next(masks)
+        return encode_mask(mask)
+
+    def counted_jpeg(*given: Any) -> Any:
+        next(jpegs)
+        return imencode(*given)
+
+    monkeypatch.setattr(pictures, "encode_mask", counted_mask)
+    monkeypatch.setattr("cv2.imencode", counted_jpeg)
     before = await encoder.after(0)
-    counted = len(masks)
+    counted = next(masks)
     more = replace(shown.objects[0], name="saucer")
     stream.put(replace(shown, objects=(*shown.objects, more)))
     after = await encoder.after(before.version)
@@ -137,8 +149,8 @@ async def test_of_a_frame_that_comes_again_only_what_has_changed_is_coded_again(
     assert header["objects"][:3] == header_before["objects"]
     assert header["objects"][3]["name"] == "saucer"
     assert jpeg == jpeg_before
-    assert len(jpegs) == 1
-    assert len(masks) == counted + 2  # the mask and the box around it
+    assert next(jpegs) == 1
+    assert next(masks) == counted + 3  # one was counted above; the mask, and the box around it
 
 
 async def test_what_a_lone_point_may_mean_is_described_with_the_one_that_was_taken() -> None:
