@@ -58,7 +58,7 @@ def shipped() -> Bundle:
 
 
 def test_it_is_small_and_holds_what_a_site_and_an_edge_need(shipped: Bundle) -> None:
-    assert shipped.path == ROOT / "assets/mini"
+    assert shipped.path == ROOT / "stages/mini"
     assert shipped.geometry.name == "mini"
     for name in ("window", "global", "decoder"):
         assert shipped.verified_file(name).is_file()

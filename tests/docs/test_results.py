@@ -20,7 +20,7 @@ from stages.geometry import GEOMETRIES
 from tests.support.documents import README, ROOT, Document, table_rows
 
 RESULTS = Document.read("docs/results.md")
-CARD, SMALL = Document.read("assets/mini/README.md"), Document.read("assets/small/README.md")
+CARD, SMALL = Document.read("stages/mini/README.md"), Document.read("assets/small/README.md")
 FILES = ROOT / "benchmarks/results"
 # Beginnings of a row of the pages' table, and the row of the file.
 ACCURACY = {
