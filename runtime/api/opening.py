@@ -104,7 +104,7 @@ def open_async(
         encoder=encoder,
     )
     given = sizes_of(sizes)
-    _check(loaded, options, films)
+    check_options(loaded, options, films)
     check_weights(loaded, allow_undistilled)
     return AsyncSession(loaded, options, given, films)
 
@@ -148,7 +148,7 @@ def open(*args: Any, **options: Any) -> Session:
     return Session(open_async(*args, **options))
 
 
-def _check(bundle: Bundle, options: EdgeOptions, films: bool) -> None:
+def check_options(bundle: Bundle, options: EdgeOptions, films: bool) -> None:
     """As `pedsam run` checks its options. Raises a PedsamError."""
     for name, allowed in _CHOICES.items():
         if (value := getattr(options, name)) not in allowed:

@@ -53,9 +53,9 @@ def test_masks_are_those_of_a_run(session: pedsam.Session, tmp_path: Path) -> No
 
 def test_arrays_have_the_shapes_that_are_documented(session: pedsam.Session) -> None:
     masks = session.segment(FRAME, points=[[270, 150], POINT], multimask=True)
-    assert (masks.masks.dtype, masks.masks.shape) == (np.bool_, (2, 3, 360, 640))
-    assert (masks.scores.dtype, masks.scores.shape) == (np.float32, (2, 3))
-    assert (masks.logits.dtype, masks.logits.shape) == (np.float32, (2, 3, 96, 96))
+    assert (masks.masks.dtype.name, masks.masks.shape) == ("bool", (2, 3, 360, 640))
+    assert (masks.scores.dtype.name, masks.scores.shape) == ("float32", (2, 3))
+    assert (masks.logits.dtype.name, masks.logits.shape) == ("float32", (2, 3, 96, 96))
     assert masks.area.shape == (2, 3)
     assert masks.boxes.shape == (2, 3, 4)
     assert len(masks) == 2
@@ -216,7 +216,7 @@ def test_a_session_that_nobody_holds_ends_its_threads() -> None:
 def test_an_opening_that_fails_ends_its_threads(tmp_path: Path) -> None:
     before = own_threads()
     path = sites_file(tmp_path / "sites.toml", ("a", "http://127.0.0.1:1"), ("b", "http://127.0.0.1:2"))
-    with pytest.raises(pedsam.InputError, match="site|window"):
+    with pytest.raises(pedsam.InputError, match=r"site|window"):
         pedsam.open(sites=path, sizes=[(360, 640)], when_sites_fail="lose", threads=1)
     assert gone(own_threads() - before)
 
