@@ -18,10 +18,10 @@ from stages.errors import InputError
 from stages.tensors import Pixels
 
 # A frame: RGB (or BGR, where that is said) uint8 [H, W, 3]; a Pillow image; the path of a picture.
-Frame: TypeAlias = "npt.NDArray[np.uint8] | Image.Image | str | os.PathLike[str]"
+Frame: TypeAlias = npt.NDArray[np.uint8] | Image.Image | str | os.PathLike[str]
 ImageFormat: TypeAlias = Literal["RGB", "BGR"]
 # Objects as in the file of `pedsam run --prompts`: that file, or its entries.
-PromptEntries: TypeAlias = "str | os.PathLike[str] | Sequence[Mapping[str, Any]]"
+PromptEntries: TypeAlias = str | os.PathLike[str] | Sequence[Mapping[str, Any]]
 Size: TypeAlias = tuple[int, int]  # height, width
 
 _EXPECTED = "expected uint8 [height, width, 3], 0 to 255"

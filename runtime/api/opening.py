@@ -36,7 +36,7 @@ from stages.distinct import check_distinct
 from stages.engines.backends import BACKENDS
 from stages.errors import InputError
 
-AnyPath: TypeAlias = "str | os.PathLike[str]"
+AnyPath: TypeAlias = str | os.PathLike[str]
 P = ParamSpec("P")
 T = TypeVar("T")
 

@@ -19,7 +19,7 @@ from runtime.frames.sources import open_source
 from stages.errors import InputError
 
 END: Any = object()  # after the last frame
-Frames: TypeAlias = "Iterable[Frame] | AsyncIterable[Frame] | str | os.PathLike[str]"
+Frames: TypeAlias = Iterable[Frame] | AsyncIterable[Frame] | str | os.PathLike[str]
 
 
 class AsyncTracker:

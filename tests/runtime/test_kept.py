@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from pedsam import main
+from pedsam.command import main
 from runtime.edge_toml import read_edge
 from runtime.frames.kept import KeptBoxes
 from runtime.frames.sources import Frame

@@ -48,8 +48,9 @@ def test_options_of_the_command_have_the_same_names_and_bounds() -> None:
             with pytest.raises(pedsam.ArgumentError, match=f"{field.name} is .*, expected a number from"):
                 check_options(bundle, EdgeOptions(**{field.name: bound + beyond}), True)
         if choices := getattr(kind, "choices", None):
+            other: dict[str, Any] = {field.name: "other"}
             with pytest.raises(pedsam.ArgumentError) as caught:
-                check_options(bundle, EdgeOptions(**{field.name: "other"}), True)
+                check_options(bundle, EdgeOptions(**other), True)
             assert all(repr(choice) in str(caught.value) for choice in choices)
 
 
@@ -89,5 +90,5 @@ def test_mini_is_what_comes_with_pedsam(tmp_path: Path, monkeypatch: pytest.Monk
     monkeypatch.chdir(tmp_path)
     assert pedsam.open_async("mini").model == pedsam.open_async().model
     (tmp_path / "mini").mkdir()
-    with pytest.raises(BundleError, match="mini is no bundle: it holds no bundle.json"):
+    with pytest.raises(BundleError, match=r"mini is no bundle: it holds no bundle\.json"):
         pedsam.open_async("mini")
