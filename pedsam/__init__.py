@@ -73,18 +73,20 @@ _HOMES = {
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
 
 
-def __getattr__(name: str) -> Any:
-    """What is asked for the first time; afterwards it is there."""
-    if name == "main":
-        value = _command()
-    elif name == "__version__":
-        value = import_module("importlib.metadata").version("pedsam")
-    elif name in _HOME_OF:
-        value = _fetched(name)
-    else:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    globals()[name] = value
-    return value
+if not TYPE_CHECKING:  # or a checker would take any name for one
+
+    def __getattr__(name: str) -> Any:
+        """What is asked for the first time; afterwards it is there."""
+        if name == "main":
+            value = _command()
+        elif name == "__version__":
+            value = import_module("importlib.metadata").version("pedsam")
+        elif name in _HOME_OF:
+            value = _fetched(name)
+        else:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        globals()[name] = value
+        return value
 
 
 def __dir__() -> list[str]:
