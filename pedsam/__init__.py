@@ -108,11 +108,17 @@ def _fetched(name: str) -> Any:
 
 
 def _command() -> Any:
-    """The group of commands; where another's package is in the way the process ends with a sentence."""
-    from pedsam.own_packages import Shadowed, check_own
+    """The group of commands; where another's package is in the way the process ends with a sentence.
 
+    It is looked for only where something fails, so that signals are handled from the first moment on.
+    """
     try:
-        check_own("stages")
-    except Shadowed as exc:
-        raise SystemExit(f"Error: {exc}") from None
-    return import_module("pedsam.command").main
+        return import_module("pedsam.command").main
+    except ImportError:
+        from pedsam.own_packages import Shadowed, check_own
+
+        try:
+            check_own("stages")
+        except Shadowed as exc:
+            raise SystemExit(f"Error: {exc}") from None
+        raise

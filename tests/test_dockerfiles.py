@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import io
 import re
+import tarfile
 
 import click
 import pytest
 
 from jetson.board.releases import OFFERED
+from jetson.steps.image import build_context
 from runtime.cli import command as run
 from server.cli import command as serve
 from tests.support.bundles import ROOT
@@ -30,6 +33,14 @@ def copied(dockerfile: str) -> set[str]:
 
 def test_what_is_copied_reaches_the_builder() -> None:
     assert copied(SITE) | copied(JETSON) == ADMITTED
+
+
+def test_a_bundle_is_no_part_of_an_image() -> None:
+    """A board and a site get their own."""
+    with tarfile.open(fileobj=io.BytesIO(build_context())) as context:
+        names = context.getnames()
+    assert {"Dockerfile.jetson", "pedsam/command.py", "stages/bundle.py"} <= set(names)
+    assert not [name for name in names if name.startswith("stages/mini/")]
 
 
 @both

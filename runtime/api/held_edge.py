@@ -67,13 +67,13 @@ class HeldEdge:
             raise SessionClosed(CLOSED)
         task = asyncio.ensure_future(work)
         self._works.add(task)
+        task.add_done_callback(self._works.discard)
         try:
             await asyncio.wait({task, self._holding}, return_when=asyncio.FIRST_COMPLETED)
         finally:
             if not task.done():
                 task.cancel()
                 await asyncio.wait({task})
-            self._works.discard(task)
         if not task.cancelled():
             return task.result()
         if self._holding.done() and not self._holding.cancelled():
@@ -84,7 +84,7 @@ class HeldEdge:
         """Cancel what runs, and return once engines, connections and the ledger are closed. What goes wrong
         with that is logged."""
         self._closing.set()
-        for task in self._works:
+        for task in tuple(self._works):
             task.cancel()
         await self._ended()
         if self._holding is not None and not self._holding.cancelled() and (exc := self._holding.exception()):
@@ -102,4 +102,4 @@ class HeldEdge:
             opened.set()
             await self._closing.wait()
             if self._works:  # they are cancelled, and end before what they use
-                await asyncio.wait(self._works)
+                await asyncio.wait(tuple(self._works))

@@ -70,7 +70,8 @@ class TrackedObject:
 
 @dataclass(frozen=True, eq=False)
 class TrackedFrame:
-    """One frame with its objects. `number` counts from 0 in each film; `pixels` are RGB uint8 [H, W, 3].
+    """One frame with its objects. `number` counts from 0 in each film; `pixels` are RGB uint8 [H, W, 3], the
+    caller's own array where that was one.
 
     `lost` says why there are no masks: the frame could not be read or completed; None of others. `kept` are
     its windows that did not leave; `doubtful` says that a site which was known to lie by then had a part in
