@@ -16,6 +16,7 @@ import pytest
 
 from tests.support.examples import check_batch, check_camera, check_photo
 from tests.test_isolation import PYPROJECT
+from tests.test_library import another
 
 ROOT = Path(__file__).parent.parent
 BUILDS = ("pyproject.toml", "README.md", "LICENSE")
@@ -99,3 +100,14 @@ def test_the_demo_runs(installed: Path, tmp_path: Path) -> None:
 def test_the_examples_run(installed: Path, tmp_path: Path, check: object) -> None:
     assert callable(check)
     check(tmp_path / "example", (str(installed / "python"),), WITHOUT_CLONE)
+
+
+@pytest.mark.parametrize("name", ["stages", "runtime"])
+def test_another_package_in_its_way_is_a_sentence(installed: Path, tmp_path: Path, name: str) -> None:
+    before = another(tmp_path / "before", name)
+    line = [str(installed / "pedsam"), "run", "--source", "x.png", "--point", "1,1"]
+    variables = {**WITHOUT_CLONE, "PYTHONPATH": str(before)}
+    done = subprocess.run(line, capture_output=True, text=True, check=False, cwd=tmp_path, env=variables)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.startswith(f"Error: Python finds the package {name} in {before / name}, which is not ")
+    assert done.stderr.count("\n") == 1

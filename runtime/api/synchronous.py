@@ -277,7 +277,7 @@ class Tracker:
 
     def close(self) -> None:
         """Read no further frame."""
-        self._ended = True
+        self._ended, self._frames = True, iter(())
         self._thread.call(self._tracker.aclose)
 
     def __enter__(self) -> Tracker:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import AsyncIterable, AsyncIterator, Iterable, Iterator
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Iterable, Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import Any, TypeAlias
@@ -69,6 +69,7 @@ class AsyncTracker:
         """Read no further frame."""
         self._ended = True
         self.following.close()
+        await self._frames.aclose()
 
     async def __aenter__(self) -> AsyncTracker:
         return self
@@ -97,7 +98,7 @@ def source_frames(path: str | os.PathLike[str]) -> Iterator[SourceFrame]:
     return iter(open_source(Path(path)))
 
 
-async def _frames(frames: Frames) -> AsyncIterator[Frame | SourceFrame]:
+async def _frames(frames: Frames) -> AsyncGenerator[Frame | SourceFrame, None]:
     if isinstance(frames, AsyncIterable):
         async for frame in frames:
             yield frame
