@@ -108,11 +108,11 @@ bench: $(VENV)/.test build/mobile_sam.pt $(TRITON_BIN)/.installed
 bench-full: $(VENV)/.test build/mobile_sam.pt $(TRITON_BIN)/.installed
 	$(BIN)/python -m benchmarks.all --full
 
-# make shipped WEIGHTS=mini.safetensors: the bundle in assets/mini, and beside it the weights, to train further. The
+# make shipped WEIGHTS=mini.safetensors: the bundle in stages/mini, and in assets/ the weights, to train further. The
 # bundle leaves out `whole`, which only --verify needs and which holds the weights of window and global once more.
 shipped: $(VENV)/.test
 	$(BIN)/pedsam export --model mini --checkpoint $(WEIGHTS) --compact --out out/shipped
-	cd out/shipped && cp -r bundle.json edge window global decoder ../../assets/mini
+	cd out/shipped && cp -r bundle.json edge window global decoder ../../stages/mini
 	$(BIN)/python -c 'from pathlib import Path; from export.checkpoints.load import load_weights, save_weights; \
 		weights = load_weights(None, Path("$(WEIGHTS)")); \
 		save_weights(weights.sam.half().state_dict(), Path("assets/mini.safetensors"), weights.status, weights.trained_on, \

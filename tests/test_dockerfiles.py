@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import io
 import re
+import tarfile
 
 import click
 import pytest
 
 from jetson.board.releases import OFFERED
+from jetson.steps.image import build_context
 from runtime.cli import command as run
 from server.cli import command as serve
 from tests.support.bundles import ROOT
@@ -32,6 +35,14 @@ def test_what_is_copied_reaches_the_builder() -> None:
     assert copied(SITE) | copied(JETSON) == ADMITTED
 
 
+def test_a_bundle_is_no_part_of_an_image() -> None:
+    """A board and a site get their own."""
+    with tarfile.open(fileobj=io.BytesIO(build_context())) as context:
+        names = context.getnames()
+    assert {"Dockerfile.jetson", "pedsam/command.py", "stages/bundle.py"} <= set(names)
+    assert not [name for name in names if name.startswith("stages/mini/")]
+
+
 @both
 def test_what_is_copied_exists(recipe: str) -> None:
     lines = re.findall(r"^COPY (?!--from)(.+)$", recipe, re.MULTILINE)
@@ -42,8 +53,7 @@ def test_what_is_copied_exists(recipe: str) -> None:
 def test_every_package_is_copied(recipe: str) -> None:
     shipped = PYPROJECT["tool"]["setuptools"]
     folders = {pattern.rstrip("*") for pattern in shipped["packages"]["find"]["include"]}
-    modules = {f"{name}.py" for name in shipped["py-modules"]}
-    assert folders | modules | {"pyproject.toml", PYPROJECT["project"]["readme"]} == copied(recipe) - LOCK
+    assert folders | {"pyproject.toml", PYPROJECT["project"]["readme"]} == copied(recipe) - LOCK
 
 
 def argument(name: str) -> str:

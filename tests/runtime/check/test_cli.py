@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
-from pedsam import main
+from pedsam.command import main
 from stages.bundle import Bundle
 from stages.console import LOG_COLUMNS
 from tests.support.edge import sites_file
