@@ -35,7 +35,7 @@ def test_a_video_that_cannot_be_begun_leaves_no_file_open(
     if missing == "open":
         monkeypatch.setattr(av, "open", fail)
     else:
-        monkeypatch.setattr(video_writer, "_h264_stream", fail)
+        monkeypatch.setattr(video_writer, "_stream", fail)
     with pytest.raises(InputError):
         write(tmp_path / "a.mp4", [0.0])
     links = [Path(f"/proc/self/fd/{number}") for number in os.listdir("/proc/self/fd")]
