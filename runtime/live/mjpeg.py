@@ -148,14 +148,14 @@ class _Stream:
 def _hold_little(request: web.Request) -> None:
     """Have a write wait until the watcher's system has taken most of what is on its way."""
     if request.transport is not None:
-        request.transport.set_write_buffer_limits(high=0)  # type: ignore[attr-defined]  # of write transports
+        request.transport.set_write_buffer_limits(high=0)
         if (connection := request.transport.get_extra_info("socket")) is not None:
             connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _ON_THE_WAY_BYTES)
 
 
 def _hang_up(request: web.Request) -> NoReturn:
     if request.transport is not None:
-        request.transport.abort()  # type: ignore[attr-defined]
+        request.transport.abort()
     raise ConnectionResetError
 
 

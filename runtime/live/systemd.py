@@ -7,7 +7,7 @@ import socket
 
 
 def pet_watchdog() -> None:
-    """Say that the run moves; does nothing where no service manager listens. A datagram, which never waits."""
+    """Say that the run moves; does nothing where no service manager listens. It never waits."""
     address = os.environ.get("NOTIFY_SOCKET", "")
     if not address:
         return

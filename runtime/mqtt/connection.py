@@ -196,7 +196,8 @@ class Connection:
 
     def _pump(self, client: Client, timeout_s: float) -> None:
         """Wait until the network or the outbox has something, and let the client do its part."""
-        from paho.mqtt.client import MQTTErrorCode, error_string
+        from paho.mqtt.client import error_string
+        from paho.mqtt.enums import MQTTErrorCode
 
         opened = client.socket()
         if opened is None:

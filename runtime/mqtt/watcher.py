@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import time
 from collections.abc import AsyncIterator, Callable
-from functools import partial
 
 import anyio
 from anyio import CancelScope, to_thread
@@ -36,8 +35,11 @@ async def publishing(live: Live, options: MqttOptions, tell: Callable[[str], Non
     InputError like `check_mqtt`.
     """
     broker, topics, outbox = check_mqtt(options), Topics(options.topic), Outbox()
-    requests: Newest[bool] = Newest()
-    ask = partial(asyncio.get_running_loop().call_soon_threadsafe, requests.put, True)
+    requests, loop = Newest[bool](), asyncio.get_running_loop()
+
+    def ask() -> None:
+        loop.call_soon_threadsafe(requests.put, True)
+
     connection = Connection(broker, topics, outbox, tell, ask if options.snapshots else None)
     with ungrouped():
         async with anyio.create_task_group() as tasks:

@@ -132,9 +132,9 @@ class Reader:
 
     def take(self, client: Client, userdata: Any, message: MQTTMessage) -> None:
         with self._news:
-            self.messages.append((message.topic, message.payload))
+            self.messages.append((message.topic, bytes(message.payload)))
             if message.retain:
-                self.retained[message.topic] = message.payload
+                self.retained[message.topic] = bytes(message.payload)
             self._news.notify_all()
 
 
@@ -144,7 +144,6 @@ def reader(broker: Mosquitto) -> Iterator[Reader]:
     made = Reader()
     client = made.client = Client(CallbackAPIVersion.VERSION2)
     subscribed = threading.Event()
-    client.on_connect = lambda *_: client.subscribe([("#", 1)])
     client.on_subscribe = lambda *_: subscribed.set()
     client.on_message = made.take
     if broker.users:
@@ -152,6 +151,7 @@ def reader(broker: Mosquitto) -> Iterator[Reader]:
     if broker.tls:
         client.tls_set(str(broker.ca))
     client.connect("127.0.0.1", broker.port)
+    client.subscribe("#", 1)
     client.loop_start()
     try:
         if not subscribed.wait(PATIENCE_S):

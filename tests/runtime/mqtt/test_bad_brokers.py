@@ -68,7 +68,8 @@ def accepts_and_stands_still(connection: socket) -> None:
 
 
 async def test_frames_go_on_beside_a_broker_that_stands_still_and_what_gave_way_is_told_once() -> None:
-    live, told = FakeLive(), []
+    live = FakeLive()
+    told: list[str] = []
     await live.prompt_at(300, 200)
     with answering(accepts_and_stands_still) as broker:
         options = MqttOptions(Address(broker.shown))
@@ -95,8 +96,8 @@ async def test_frames_go_on_beside_a_broker_that_stands_still_and_what_gave_way_
         (b"HTTP/1.1 400 Bad Request\r\n\r\n", "it ended the connection before it answered|cannot be read"),
         (b"\x20\xff\xff\xff\xff\xff\x7f", "it ended the connection before it answered|cannot be read"),
         (ACCEPTS_NOBODY, r"it refuses the connection \(Server unavailable\)"),
-        (CONNACK + b"\x30\x04\x00\x09ab", "cannot be read|the connection is lost|it ended the connection"),
-        (CONNACK + b"\x31\x05\x00\x02\xff\xfex", "cannot be read|the connection is lost"),
+        (CONNACK + b"\x30\x04\x00\x09ab", "cannot be read|the connection is lost"),
+        (CONNACK + b"\x31\x05\x00\x02\xff\xfex", "cannot be read"),
     ],
     ids=["nothing", "another protocol", "an endless length", "no", "half a topic", "no UTF-8"],
 )
@@ -104,6 +105,8 @@ def test_what_a_broker_sends_ends_no_run(sent: bytes, words: str) -> None:
     def serve(connection: socket) -> None:
         connection.recv(4096)
         connection.sendall(sent)
+        if sent.startswith(CONNACK):
+            connection.recv(4096)  # until it has taken that in
 
     told: list[str] = []
     news = threading.Condition()

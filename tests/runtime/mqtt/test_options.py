@@ -152,5 +152,5 @@ def test_a_run_does_not_write_over_its_password(mini_bundle: Bundle, tmp_path: P
 def test_a_file_of_options_hides_a_broker_of_the_wrong_type(mini_bundle: Bundle, tmp_path: Path) -> None:
     (tmp_path / "edge.toml").write_text(f'[mqtt]\nmqtt = ["mqtt://me:{SECRET}@127.0.0.1"]\n')
     result = dry_run(mini_bundle, tmp_path, "--config", tmp_path / "edge.toml")
-    assert "mqtt in [mqtt] is a list or a table, expected a text" in result.output
+    assert "mqtt in [mqtt] is a list or a table, expected text" in result.output
     assert SECRET not in result.output
