@@ -117,6 +117,7 @@ async def test_frames_are_encoded_once_for_all_and_only_while_somebody_watches(
                     break
 
 
+@pytest.mark.ffmpeg
 async def test_ffmpeg_reads_it(tmp_path: Path) -> None:
     assert FFMPEG, "ffmpeg is not installed; on Debian: apt-get install ffmpeg"
     async with streaming() as (_, url):
@@ -128,6 +129,7 @@ async def test_ffmpeg_reads_it(tmp_path: Path) -> None:
     assert read((tmp_path / "frame_05.png").read_bytes()).shape == (360, 640, 3)
 
 
+@pytest.mark.ffmpeg
 async def test_ffmpeg_ends_with_the_run_and_with_whole_frames() -> None:
     """It takes the boundary at the end for a frame without a picture, says so, and ends well."""
     assert FFMPEG
