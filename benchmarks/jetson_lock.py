@@ -2,7 +2,8 @@
 
 The extras edge and mqtt of pyproject.toml in the versions of constraints.txt, or of constraints-jetson.txt
 where that names another, as pip finds them on PyPI for Linux on aarch64. `python -m benchmarks.jetson_lock`
-writes the file; `--check` compares it with these files, without a network; `--resolve` asks PyPI again and compares.
+writes the file; `--check` compares it with these files, without a network; `--resolve` asks PyPI again and
+compares.
 """
 
 from __future__ import annotations

@@ -81,7 +81,7 @@ async def test_frames_go_on_beside_a_broker_that_stands_still_and_what_gave_way_
                     live.objects["object 1"].state = TrackState.LOST if lost else TrackState.TRACKED
                     started_s = time.monotonic()
                     await anyio.sleep(0.005)
-                    assert time.monotonic() - started_s < 1
+                    assert time.monotonic() - started_s < 5
             for _ in range(20):
                 live.advance()
                 await anyio.sleep(0.005)
