@@ -41,22 +41,40 @@ async def publishing(live: Live, options: MqttOptions, tell: Callable[[str], Non
         loop.call_soon_threadsafe(requests.put, True)
 
     connection = Connection(broker, topics, outbox, tell, ask if options.snapshots else None)
-    with ungrouped():
-        async with anyio.create_task_group() as tasks:
-            if options.snapshots:
-                outbox.put(snapshot_configs(topics, options))
-                overlays = OverlayEncoder(live.frames, options.banner)
-                tasks.start_soon(_answer, requests, overlays, topics, outbox)
-            tasks.start_soon(_tell_objects, live, ObjectMessages(topics, options), outbox, tell)
-            connection.start()
-            try:
-                yield f"MQTT to {broker.shown}, topic {topics.root}"
-            finally:
-                tasks.cancel_scope.cancel()
-                with CancelScope(shield=True):
-                    await to_thread.run_sync(connection.stop)
-                if outbox.left_out:
-                    tell(f"{outbox.left_out} messages to the broker gave way to newer ones")
+    objects = ObjectMessages(topics, options)
+    async with _connected(connection, live, objects, outbox, tell):
+        with ungrouped():
+            async with anyio.create_task_group() as tasks:
+                if options.snapshots:
+                    outbox.put(snapshot_configs(topics, options))
+                    overlays = OverlayEncoder(live.frames, options.banner)
+                    tasks.start_soon(_answer, requests, overlays, topics, outbox)
+                tasks.start_soon(_tell_objects, live, objects, outbox, tell)
+                try:
+                    yield f"MQTT to {broker.shown}, topic {topics.root}"
+                finally:
+                    tasks.cancel_scope.cancel()
+
+
+@contextlib.asynccontextmanager
+async def _connected(
+    connection: Connection,
+    live: Live,
+    objects: ObjectMessages,
+    outbox: Outbox,
+    tell: Callable[[str], None],
+) -> AsyncIterator[None]:
+    """The connection while the block runs; at its end the last frame is told too."""
+    connection.start()
+    try:
+        yield
+    finally:
+        with CancelScope(shield=True):
+            last = live.frames.value
+            outbox.put(await to_thread.run_sync(objects.of, live.object_names, last, time.monotonic()))
+            await to_thread.run_sync(connection.stop)
+        if outbox.left_out:
+            tell(f"{outbox.left_out} messages to the broker gave way to newer ones")
 
 
 async def _tell_objects(

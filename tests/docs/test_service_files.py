@@ -124,7 +124,13 @@ def test_systemd_takes_the_unit_and_finds_it_well_shut_in(tmp_path: Path) -> Non
     unit.write_text(UNIT.replace("/opt/pedsam/bin/pedsam", str(there)))
     done = subprocess.run([SYSTEMD_ANALYZE, "verify", unit], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout + done.stderr) == (0, "")
-    line = [SYSTEMD_ANALYZE, "security", "--offline=yes", "--threshold=25", unit]  # of 100: fully exposed
+    line = [
+        SYSTEMD_ANALYZE,
+        "security",
+        "--offline=yes",
+        "--threshold=25",
+        str(unit),
+    ]  # of 100: fully exposed
     done = subprocess.run(line, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout[-200:]
 
