@@ -45,6 +45,8 @@ class FixedPrompt:
     For each frame call `next_prompt`, give its prompt to the decoder with `choose`, and `update` the mask.
     """
 
+    follows = False  # from frame to frame
+
     def __init__(self, start: Prompt) -> None:
         self.start = start
 
@@ -77,6 +79,8 @@ class Track(FixedPrompt):
     disagree. The memory frames stay as they were meanwhile, so that it is found again near the place where it
     was last.
     """
+
+    follows = True
 
     def __init__(self, start: Prompt) -> None:
         super().__init__(start)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+from collections import deque
 from dataclasses import dataclass
 from typing import Any
 
 import anyio
 from aiohttp import WSCloseCode, WSMsgType, web
+from anyio import to_thread
 from anyio.abc import TaskGroup
 
 from runtime.live.access import Access, RateLimit
@@ -17,6 +19,7 @@ from runtime.objects.prompts import MAX_POINTS
 from runtime.preview import protocol
 from runtime.preview.held_pictures import HeldEncoder
 from runtime.preview.pictures import FrameEncoder
+from runtime.results.result import FrameResult
 from runtime.results.sinks import PALETTE
 from stages.errors import InputError, PedsamError, ungrouped
 
@@ -109,9 +112,15 @@ class Viewers:
             return
         self._viewers.add(socket)
         try:
+            self._tell_player()
             await _Viewer(socket, self._shared, self._count).run()
         finally:
             self._viewers.discard(socket)
+            self._tell_player()
+
+    def _tell_player(self) -> None:
+        if player := self._shared.live.player:
+            player.watched(bool(self._viewers))
 
     def _count(self) -> int:
         return len(self._viewers)
@@ -125,8 +134,12 @@ class _Viewer:
         self._shared = shared
         self._count = count
         self._rate = RateLimit(shared.limits.messages_per_s)
+        # The newest that were sent: one is shown while the next is on its way.
+        self._sent: deque[FrameResult] = deque(maxlen=2)
         self._due: int | None = None  # the frame that was sent and not yet shown
         self._shown = anyio.Event()
+        self._stream = anyio.CancelScope()  # of the frames that are being sent
+        self._tries: Newest[protocol.Try] = Newest()
         self._looking = anyio.CancelScope()  # of the look that waits for its picture
         self._prompts = 0
 
@@ -135,21 +148,58 @@ class _Viewer:
         await self._send("hello", version=protocol.VERSION, **self._shared.facts)
         with ungrouped():
             async with anyio.create_task_group() as tasks:
-                tasks.start_soon(self._send_frames)
+                tasks.start_soon(
+                    self._send_frames, self._shared.encoder, contextlib.ExitStack(), self._stream
+                )
                 tasks.start_soon(self._send_status)
+                tasks.start_soon(self._send_tried)
                 await self._listen(tasks)
                 tasks.cancel_scope.cancel()
 
     async def _send(self, kind: str, **content: Any) -> None:
         await self._socket.send_str(protocol.encode(kind, **content))
 
-    async def _send_frames(self) -> None:
+    async def _send_frames(
+        self, encoder: FrameEncoder, holding: contextlib.ExitStack, stream: anyio.CancelScope
+    ) -> None:
+        with stream, holding:
+            version = 0
+            while True:
+                frame = await encoder.after(version)
+                version, self._due, self._shown = frame.version, frame.number, anyio.Event()
+                self._sent.append(frame.result)
+                await self._socket.send_bytes(frame.message)
+                await self._shown.wait()
+
+    async def _hold(self, message: protocol.Hold, tasks: TaskGroup) -> None:
+        """Send one of the frames that were sent last, and no other, from now on; or the newest ones again."""
+        encoder, holding = self._shared.encoder, contextlib.ExitStack()
+        if message.number is not None:
+            try:
+                sent = next((each for each in self._sent if each.number == message.number), None)
+                if sent is None:
+                    raise InputError("a frame can be held while it is the newest, or the one before")
+                encoder = encoder.of(holding.enter_context(self._shared.live.holding(sent)))
+            except InputError as exc:
+                await self._send("error", id=message.id, text=str(exc))
+                return
+        self._stream.cancel()
+        self._stream = anyio.CancelScope()
+        tasks.start_soon(self._send_frames, encoder, holding, self._stream)
+        await self._send("done", id=message.id, name=None)
+
+    async def _send_tried(self) -> None:
+        """What the newest prompt that a viewer tries would find; those that came before it are left out."""
         version = 0
         while True:
-            frame = await self._shared.encoder.after(version)
-            version, self._due, self._shown = frame.version, frame.number, anyio.Event()
-            await self._socket.send_bytes(frame.message)
-            await self._shown.wait()
+            version, message = await self._tries.after(version)
+            try:
+                found = await self._shared.live.would_find(message.request)
+            except PedsamError as exc:
+                await self._send("error", id=message.id, text=str(exc))
+                continue
+            described = await to_thread.run_sync(self._shared.encoder.described, found) if found else None
+            await self._send("tried", id=message.id, number=message.request.number, object=described)
 
     async def _look(self, message: protocol.Look, tasks: TaskGroup) -> None:
         """Let a look take the place of the one that waits; one for nobody leaves that alone."""
@@ -198,9 +248,13 @@ class _Viewer:
                 self._shown.set()
         elif isinstance(message, protocol.Look):
             await self._look(message, tasks)
+        elif isinstance(message, protocol.Try):
+            self._tries.put(message)
+        elif isinstance(message, protocol.Hold):
+            await self._hold(message, tasks)
         elif isinstance(message, protocol.Hello):
             await self._send("error", id=None, text="hello was said before")
-        elif not isinstance(message, protocol.PromptCommand):
+        elif not isinstance(message, protocol.PromptCommand | protocol.ChooseCommand):
             await self._answer(message)
         elif self._prompts >= MAX_PROMPTS:
             refusal = f"{MAX_PROMPTS} prompts are under way; wait for one"
@@ -209,7 +263,7 @@ class _Viewer:
             self._prompts += 1
             tasks.start_soon(self._prompt, message)
 
-    async def _prompt(self, message: protocol.PromptCommand) -> None:
+    async def _prompt(self, message: protocol.PromptCommand | protocol.ChooseCommand) -> None:
         """Beside other messages, since it may take a round trip to the sites."""
         try:
             await self._answer(message)
@@ -230,14 +284,36 @@ class _Viewer:
         live = self._shared.live
         if isinstance(command, protocol.PromptCommand):
             return await live.prompt(command.request)
+        if isinstance(command, protocol.ChooseCommand):
+            await live.choose(command.name, command.mask)
+            return command.name
         if isinstance(command, protocol.RemoveCommand):
             live.remove(command.name)
             return command.name
         if isinstance(command, protocol.RenameCommand):
             live.rename(command.name, command.new)
             return command.new
-        live.pause(command.paused)
+        if isinstance(command, protocol.UndoCommand):
+            return live.undo()
+        if isinstance(command, protocol.RedoCommand):
+            return live.redo()
+        if isinstance(command, protocol.PauseCommand):
+            live.pause(command.paused)
+        else:
+            self._move(command)
         return None
+
+    def _move(self, command: protocol.Move) -> None:
+        """Go through the file that is shown."""
+        player = self._shared.live.player
+        if player is None:
+            raise InputError("frames come by themselves here: there is no file to play or to go through")
+        if isinstance(command, protocol.PlayCommand):
+            player.play(command.playing)
+        elif isinstance(command, protocol.SeekCommand):
+            player.seek(command.time_s)
+        else:
+            player.step(command.by)
 
 
 def facts(model: str, banner: str | None, limits: ViewerLimits) -> dict[str, Any]:

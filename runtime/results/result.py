@@ -5,9 +5,18 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from runtime.frames.sources import Frame
+from runtime.objects.follower import RecentFrame
 from runtime.objects.masks import Mask
 from runtime.objects.prompts import Prompt
 from runtime.objects.tracking import TrackState
+
+
+@dataclass(frozen=True)
+class Choice:
+    """One of the masks that a point alone may mean: bool [H, W] in frame pixels, and how it is rated."""
+
+    mask: Mask
+    iou: float
 
 
 @dataclass(frozen=True)
@@ -15,7 +24,8 @@ class ObjectResult:
     """One object on one frame. `mask` is bool [H, W] in frame pixels, None while the object is lost.
 
     `colour` indexes runtime.results.sinks.PALETTE and stays with the object; `iou` is what the decoder thinks
-    of the mask, `prompt` what it was asked, None while the object is lost.
+    of the mask, `prompt` what it was asked, None while the object is lost. `choices` are what its only point
+    may mean, on a frame that stands still and has this point.
     """
 
     name: str
@@ -24,6 +34,7 @@ class ObjectResult:
     iou: float
     mask: Mask | None
     prompt: Prompt | None = None
+    choices: tuple[Choice, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -31,7 +42,8 @@ class FrameResult:
     """A finished frame with its objects.
 
     `doubtful`: a site that was found to lie had a part in its masks. `kept` are its windows that did not
-    leave. `latency_s` from its capture until all sinks had it; 0 until then.
+    leave. `latency_s` from its capture until all sinks had it; 0 until then. `recent` is the frame as it was
+    computed, None for one that was lost.
     """
 
     frame: Frame
@@ -39,6 +51,7 @@ class FrameResult:
     doubtful: bool = False
     kept: frozenset[int] = frozenset()
     latency_s: float = 0.0
+    recent: RecentFrame | None = None
 
     @property
     def number(self) -> int:

@@ -38,7 +38,8 @@ export class Connection extends EventTarget {
     this.#socket = socket;
   }
 
-  /** Sends a command; resolves to the name in its answer, or rejects with the sentence that refuses it. */
+  /** Sends a command; resolves to the name in its answer, for "try" to the object that would be found, or rejects
+   * with the sentence that refuses it. */
   ask(type, content) {
     if (this.#socket?.readyState !== WebSocket.OPEN) return Promise.reject(new Error("not connected"));
     const id = this.#nextId++;
@@ -71,6 +72,8 @@ export class Connection extends EventTarget {
       this.#tell("status", message);
     } else if (message.type === "done") {
       this.#settle(message.id, (asked) => asked.resolve(message.name));
+    } else if (message.type === "tried") {
+      this.#settle(message.id, (asked) => asked.resolve(message.object));
     } else if (message.type === "error") {
       if (message.id === null) this.#refusal = message.text;
       this.#settle(message.id, (asked) => asked.reject(new Error(message.text)));

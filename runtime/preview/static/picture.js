@@ -15,6 +15,7 @@ export class Picture {
   kept = []; // {window, box} of windows that stayed at the edge, in frame pixels
   #keepBoxes = []; // [left, top, right, bottom] in frame pixels, of which nothing ever leaves
   #overlay = true;
+  #tried = null; // an object that would be found, or a choice: what has a mask of the size of the picture
   #stage;
   #picture;
   #masks;
@@ -42,6 +43,17 @@ export class Picture {
     this.redraw();
   }
 
+  /** What is drawn in white above the masks; null for nothing. */
+  get tried() {
+    return this.#tried;
+  }
+
+  set tried(object) {
+    if (object === this.#tried) return;
+    this.#tried = object;
+    if (this.frame) this.#drawMasks();
+  }
+
   set keepBoxes(boxes) {
     this.#keepBoxes = boxes ?? [];
     this.redraw();
@@ -50,6 +62,10 @@ export class Picture {
   /** Shows a frame: header and decoded JPEG. Where its masks were carried along, so is what was kept: nothing of
    * it left. */
   show(header, bitmap) {
+    if (this.frame?.number !== header.number) {
+      this.#tried = null;
+      this.#markers = this.#markers.filter(({ stays }) => !stays);
+    }
     this.frame = header;
     if (!isCarried(header)) this.kept = header.kept ?? [];
     for (const canvas of [this.#picture, this.#masks]) {
@@ -75,7 +91,7 @@ export class Picture {
     ];
   }
 
-  /** Leaves a mark where something was asked: [x, y] or a box, shown for a while, or until the frame goes on. */
+  /** Leaves a mark where something was asked: [x, y] or a box, shown for a while, or until another frame comes. */
   mark(place, foreground, stays) {
     const marker = { place, foreground, stays, until: performance.now() + MARKER_MS };
     this.#markers.push(marker);
@@ -112,16 +128,21 @@ export class Picture {
     const extent = ({ name }) => area(this.#boxes.get(name));
     const drawn = this.frame.objects.filter(({ name }) => this.#boxes.has(name));
     for (const object of drawn.sort((one, other) => extent(other) - extent(one))) {
-      const box = this.#boxes.get(object.name);
-      this.#paint(object, box, line);
-      context.shadowColor = "rgb(0 0 0 / 80%)"; // apart from a ground of its own colour
-      context.shadowBlur = 2 * line;
-      context.drawImage(this.#outer, box[0] - line, box[1] - line);
-      context.shadowColor = "transparent";
-      context.globalAlpha = FILL[object.state] ?? FILL.tracked;
-      context.drawImage(this.#inner, box[0], box[1]);
-      context.globalAlpha = 1;
+      this.#drawMask(context, object, this.#boxes.get(object.name), line);
     }
+    const box = this.#tried && bounds(this.#tried.mask);
+    if (box) this.#drawMask(context, { ...this.#tried, colour: null }, box, line);
+  }
+
+  #drawMask(context, object, box, line) {
+    this.#paint(object, box, line);
+    context.shadowColor = "rgb(0 0 0 / 80%)"; // apart from a ground of its own colour
+    context.shadowBlur = 2 * line;
+    context.drawImage(this.#outer, box[0] - line, box[1] - line);
+    context.shadowColor = "transparent";
+    context.globalAlpha = FILL[object.state] ?? FILL.tracked;
+    context.drawImage(this.#inner, box[0], box[1]);
+    context.globalAlpha = 1;
   }
 
   /** Fills #inner with a mask and #outer with the line around it, `line` wide. */
@@ -138,7 +159,9 @@ export class Picture {
     outer.drawImage(this.#inner, line, line);
   }
 
+  /** An object's colour; white for what is no object yet. */
   colour(object) {
+    if (object.colour === null) return "#ffffff";
     return this.palette[object.colour % this.palette.length];
   }
 

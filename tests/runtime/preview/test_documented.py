@@ -13,6 +13,7 @@ from typing import Any
 import anyio
 import pytest
 
+from runtime.frames.player import Playback
 from runtime.live.board import SHORT_MB, STALE_S, THROTTLED_S
 from runtime.objects.prompts import MAX_POINTS
 from runtime.preview import protocol, viewers
@@ -24,8 +25,10 @@ pytestmark = pytest.mark.anyio
 PROTOCOL = Path(protocol.__file__).with_name("PROTOCOL.md").read_text(encoding="utf-8")
 
 
-FROM_VIEWERS = ("hello", "shown", "look", "prompt", "remove", "rename", "pause")
-COMMANDS = ("prompt", "remove", "rename", "pause")
+COMMANDS = (
+    "prompt", "remove", "rename", "pause", "choose", "undo", "redo", "play", "step", "seek", "hold", "try",
+)  # fmt: skip
+FROM_VIEWERS = ("hello", "shown", "look", *COMMANDS)
 # Objects whose keys are names of operators, zones, rails and kinds of events.
 NAMED_BY_DATA = ("caps", "shares", "board.temperatures_c", "board.power_mw", "board.throttle_events")
 
@@ -55,6 +58,7 @@ def documented(kind: str) -> set[str]:
 async def test_what_the_preview_sends_has_the_documented_keys_and_no_others() -> None:
     async with running_preview() as run:
         run.live.board, run.live.kept_now = BOARD, {7}
+        run.live.playback = Playback(False, 2.08, 3.2, 0.04, False)
         watcher = await run.dial()
         await watcher.say("hello", token=run.token)
         hello = await watcher.text("hello")
@@ -66,11 +70,13 @@ async def test_what_the_preview_sends_has_the_documented_keys_and_no_others() ->
         status = await watcher.text("status")
         await watcher.say("look", operator="alpha")
         holds = await watcher.binary("holds")
+        await watcher.say("try", id=3, number=0, points=[[400, 200, 1]])
+        tried = await watcher.text("tried")
         await watcher.say("remove", id=2, name="nobody")
         error = await watcher.text("error")
     (_, documented_hello) = examples("hello")  # the first one is the viewer's
     assert keys(hello) == keys(documented_hello)
-    for message in (frame.header, status, holds.header, done, error):
+    for message in (frame.header, status, holds.header, done, error, tried):
         assert keys(message) == documented(message["type"]), message["type"]
 
 
