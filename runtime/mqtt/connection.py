@@ -6,6 +6,7 @@ again, with growing waits, when the connection is lost. paho-mqtt speaks MQTT 3.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import select
 import socket
@@ -83,6 +84,18 @@ class Connection:
         self._wake()
         self._thread.join(END_S + 1)
 
+    def ask(self) -> str | None:
+        """Connect and hang up, without `start`: why that cannot be, None if it can. Blocks, for about
+        CONNECT_S at most. It disturbs no run with the same topic."""
+        with self._wake_out, self._wake_in:
+            try:
+                client = self._make_client(f"{self._name[:19]}-ask")
+                with self._accepted(client):
+                    client.disconnect()
+            except Exception as exc:  # whatever the broker sends
+                return why(exc)
+        return None
+
     def _wake(self) -> None:
         try:
             self._wake_out.send(b"\0")
@@ -103,17 +116,18 @@ class Connection:
         try:
             self._session()
         except Exception as exc:  # the run goes on without its broker, whatever that sends
-            self._tell(f"broker {self._broker.shown}: {why(exc)}; trying again")
+            if not self._ending.is_set():
+                self._tell(f"broker {self._broker.shown}: {why(exc)}; trying again")
         finally:
             self._outbox.close()
 
     def _session(self) -> None:
         """One connection, from its beginning until it is lost, which raises an exception, or `stop`."""
         self._reason = None
-        client = self._make_client()
-        client.connect(self._broker.host, self._broker.port, KEEPALIVE_S)
-        try:
-            self._wait_until_accepted(client)
+        client = self._make_client(self._name)
+        client.will_set(self._topics.status, b"offline", qos=1, retain=True)
+        client.on_message = self._take
+        with self._accepted(client):
             filters = self._topics.retained_filters
             requests = (self._topics.snapshot_request,) if self._on_request else ()
             client.subscribe([(each, 1) for each in (*filters, *requests)])
@@ -121,24 +135,34 @@ class Connection:
             self._tell(f"broker {self._broker.shown}: connected")
             self._exchange(client, list(filters))
             self._say_goodbye(client)
+
+    @contextlib.contextmanager
+    def _accepted(self, client: Client) -> Iterator[None]:
+        """A connection that the broker has accepted; closed with the block."""
+        client.connect(self._broker.host, self._broker.port, KEEPALIVE_S)
+        try:
+            self._wait_until_accepted(client)
+            yield
         finally:
             if (opened := client.socket()) is not None:
                 opened.close()
 
-    def _make_client(self) -> Client:
+    @property
+    def _name(self) -> str:
+        """What the broker knows us by, of at most 23 characters; it ends an older connection of this name."""
+        return f"pedsam-{hashlib.sha256(self._topics.root.encode('utf-8')).hexdigest()[:12]}"
+
+    def _make_client(self, name: str) -> Client:
         from paho.mqtt.client import Client, MQTTv311
         from paho.mqtt.enums import CallbackAPIVersion
 
-        name = hashlib.sha256(self._topics.root.encode("utf-8")).hexdigest()[:12]
-        client = Client(CallbackAPIVersion.VERSION2, f"pedsam-{name}", protocol=MQTTv311)
+        client = Client(CallbackAPIVersion.VERSION2, name, protocol=MQTTv311)
         client.connect_timeout = CONNECT_S
-        client.will_set(self._topics.status, b"offline", qos=1, retain=True)
         if self._broker.user is not None:
             client.username_pw_set(self._broker.user, self._broker.password)
         if self._broker.tls is not None:
             client.tls_set_context(self._broker.tls)
         client.on_connect = self._note_answer
-        client.on_message = self._take
         return client
 
     def _note_answer(

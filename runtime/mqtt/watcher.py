@@ -56,6 +56,14 @@ async def publishing(live: Live, options: MqttOptions, tell: Callable[[str], Non
                     tasks.cancel_scope.cancel()
 
 
+def broker_doubts(options: MqttOptions) -> list[str]:
+    """What a run with these options would tell of its broker now, if it could not talk to it. Blocks, some
+    seconds at most. Raises InputError like `check_mqtt`."""
+    broker = check_mqtt(options)
+    problem = Connection(broker, Topics(options.topic), Outbox(), lambda text: None).ask()
+    return [] if problem is None else [f"broker {broker.shown}: {problem}"]
+
+
 @contextlib.asynccontextmanager
 async def _connected(
     connection: Connection,

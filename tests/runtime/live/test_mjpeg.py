@@ -42,7 +42,7 @@ async def streaming(every_s: float = 0.03, **more: Any) -> AsyncIterator[tuple[F
     await live.prompt_at(300, 200)
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(live.run, every_s)
-        async with serve_mjpeg(live, MjpegOptions(port=0, **more)) as line:
+        async with serve_mjpeg(live, MjpegOptions(**{"port": 0, **more})) as line:
             yield live, line.split()[2].partition("?")[0]
         tasks.cancel_scope.cancel()
 
@@ -215,6 +215,17 @@ async def test_a_stream_ends_where_a_frame_does_when_the_run_ends() -> None:
         with anyio.fail_after(DEADLINE_S):
             rest = await response.read()
     assert rest.endswith(b"--\r\n")
+
+
+async def test_a_run_that_is_started_again_has_its_port_and_its_watchers_at_once() -> None:
+    async with aiohttp.ClientSession() as session:
+        port = 0
+        for _ in range(3):
+            async with streaming(port=port) as (_, url):
+                port = urlsplit(url).port or 0
+                response = await session.get(url)
+                await frames(response, 2)
+            response.close()
 
 
 async def test_off_loopback_keys_are_needed_and_every_way_to_give_the_token_works(tmp_path: Path) -> None:

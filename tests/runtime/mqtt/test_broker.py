@@ -20,7 +20,7 @@ import pytest
 from anyio import to_thread
 from PIL import Image
 
-from runtime.mqtt import MqttOptions, publishing
+from runtime.mqtt import MqttOptions, broker_doubts, publishing
 from runtime.objects.tracking import TrackState
 from stages.address import Address
 from tests.runtime.test_service import long_film
@@ -219,11 +219,16 @@ async def test_a_user_has_a_password_and_a_wrong_one_is_told_without_it(tmp_path
     wrong.write_text("other-s3cret")
     with mosquitto(tmp_path / "broker", users=True) as broker:
         with reader(broker) as read:
-            async with told(broker.url, password_file=right):
+            async with told(broker.url, password_file=right) as run:
                 await until(read, CUP, present=True)
+                asked = MqttOptions(Address(broker.url), password_file=right)
+                assert not await to_thread.run_sync(broker_doubts, asked)  # which disturbs no run
+                await run.live.frames.after(run.live.frames.version + 10)
+                assert run.told == [f"broker mqtt://127.0.0.1:{broker.port}: connected"]
             async with told(broker.url.replace(USER, f"{USER}:{PASSWORD}")) as run:
                 await run.until_told("connected")
-        for more in ({"password_file": wrong}, {}):
+        given: list[dict[str, Any]] = [{"password_file": wrong}, {}]
+        for more in given:
             async with told(broker.url, **more) as run:
                 sentence = await run.until_told("refuses")
             shown = f"mqtt://127.0.0.1:{broker.port}"
@@ -231,6 +236,8 @@ async def test_a_user_has_a_password_and_a_wrong_one_is_told_without_it(tmp_path
                 f"broker {shown}: it refuses the user or the password (Not authorized); check --mqtt and "
                 "--mqtt-password-file; trying again"
             )
+            (doubt,) = await to_thread.run_sync(broker_doubts, MqttOptions(Address(broker.url), **more))
+            assert sentence == f"{doubt}; trying again"
 
 
 # paho-mqtt leaves the socket of a TLS handshake that failed to the garbage collector.
