@@ -99,6 +99,7 @@ def _common(entity: str, topics: Topics, options: MqttOptions) -> dict[str, Any]
     return {
         "unique_id": f"{topics.node}_{entity}",
         "availability_topic": topics.status,
+        "origin": {"name": "pedsam"},
         "device": {
             "identifiers": [topics.node],
             "name": topics.root.replace("/", " "),
