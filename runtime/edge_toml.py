@@ -24,7 +24,7 @@ TABLES: Mapping[str, tuple[str, ...]] = {
     name: tuple(str(option.name) for option in options if option not in NOT_IN_FILE)
     for name, options in OPTIONS.items()
 }
-_ADDRESSES = ("source", "camera_proxy")  # what may hold a password
+_ADDRESSES = ("source", "camera_proxy", "mqtt")  # what may hold a password
 
 
 def config_option(text: str) -> click.Option:

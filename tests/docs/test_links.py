@@ -20,6 +20,7 @@ ELSEWHERE = (
     "keys/",
     "out/",
     "overlay/",
+    "pedsam/",  # topics of MQTT
     "record/",
     "window/",
 )

@@ -77,6 +77,14 @@ def test_a_site_that_fails_ends_with_1(mini_bundle: Bundle, tmp_path: Path) -> N
     assert json.loads(found.read_text())["sites"]["b"]["steps"]["tcp"]["state"] == "failed"
 
 
+def test_a_broker_that_does_not_answer_is_a_warning(mini_bundle: Bundle, tmp_path: Path) -> None:
+    toml = sites_file(tmp_path / "sites.toml", ("a", "http://127.0.0.1:1"))
+    line = ("--bundle", mini_bundle.path, "--sites", toml, "--allow-undistilled", "--accept-exposure")
+    result = pedsam_check(*line, "--threads", "1", "--mqtt", "mqtt://me:s3cret@127.0.0.1:1")
+    assert "broker mqtt://127.0.0.1:1: it cannot be reached (Connection refused)" in result.output
+    assert "s3cret" not in result.output
+
+
 def test_a_detector_that_is_not_there_is_a_problem_of_the_run(mini_bundle: Bundle, tmp_path: Path) -> None:
     sites = sites_file(tmp_path / "sites.toml", ("a", "http://127.0.0.1:1"), ("b", "http://127.0.0.1:2"))
     (tmp_path / "edge.toml").write_text('[privacy]\nkeep = "faces,no_module:find"\n', encoding="utf-8")
