@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
+from dataclasses import replace
 
 from runtime.edge import Edge
 from runtime.frames.boxes import BoxXyxy
@@ -14,7 +15,7 @@ from runtime.live.messages import Messages
 from runtime.live.newest import Newest
 from runtime.live.status import PictureShare, SiteStatus, Status, WindowStatus
 from runtime.objects.follower import Follower
-from runtime.objects.prompts import PromptRequest
+from runtime.objects.prompts import PromptRequest, Prompts
 from runtime.pipeline import Pipeline
 from runtime.results.measurements import STEPS, Series
 from runtime.results.result import FrameResult
@@ -72,6 +73,18 @@ class LivePipeline(Live):
     async def prompt(self, request: PromptRequest) -> str:
         self._check_changeable()
         return await self._pipeline.prompt(request)
+
+    async def confirm(self, name: str, number: int) -> None:
+        self._check_changeable()
+        await self._follower.confirm(name, number)
+
+    def prompts(self) -> Prompts:
+        """Of a live source each holds from frame 0 on: the next run counts its frames anew."""
+        asked = self._follower.as_asked()
+        source = self._pipeline.source
+        if source is not None and not source.live:
+            return asked
+        return Prompts(tuple(replace(prompt, from_frame=0) for prompt in asked.entries))
 
     def remove(self, name: str) -> None:
         self._check_changeable()

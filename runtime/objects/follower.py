@@ -19,11 +19,12 @@ from anyio import to_thread
 
 from runtime.frames.canvas import Canvas
 from runtime.objects.decode import ObjectMask, decode
-from runtime.objects.matching import FrameTokens
+from runtime.objects.matching import Floats, FrameTokens, MemoryFrame, unit_features
 from runtime.objects.optical_flow import Flow
-from runtime.objects.prompts import Prompt, PromptRequest
+from runtime.objects.prompts import Prompt, PromptRequest, Prompts
 from runtime.objects.registry import Box, ObjectRegistry, TrackedObject, extended
 from runtime.objects.tracking import TrackState
+from runtime.objects.trust import Trust
 from stages.engines.thread import EngineThread
 from stages.errors import InputError
 from stages.tensors import Array
@@ -37,22 +38,25 @@ RECENT_FRAMES = 16  # kept for late clicks; with vit_* each takes 8 MB
 @dataclass
 class RecentFrame:
     """A frame on the edge. `image_embedding` is None if it was not computed; `boxes` are objects found on it,
-    by key."""
+    by key, and `labels` how much of each token their masks cover, [G, G], where they are followed."""
 
     number: int
     canvas: Canvas
     image_embedding: Array | None = None
     boxes: dict[str, Box] = field(default_factory=dict)
+    labels: dict[str, Floats] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class FollowedObject:
-    """One object on one frame, at the decoder's resolution; `found` is None while it is lost."""
+    """One object on one frame, at the decoder's resolution; `found` is None while it is lost. A carried mask
+    has the trust of the one it comes from."""
 
     name: str
     colour: int
     state: TrackState
     found: ObjectMask | None
+    trust: Trust = Trust()
 
 
 @dataclass
@@ -152,6 +156,27 @@ class Follower:
             await self._catch_up(started, frame)
             return started.name
 
+    def as_asked(self) -> Prompts:
+        """All objects as they were asked for last, those included that wait for their frame."""
+        new = (waiting.prompt for waiting in self._waiting if waiting.entry is None)
+        return Prompts((*self.objects.as_asked().entries, *new))
+
+    async def confirm(self, name: str, number: int) -> None:
+        """The object's mask on a frame is right: follow it from there, as if it had been asked for so.
+
+        Of a frame whose masks were carried counts the computed one before. Raises InputError for an object
+        that there is not, and for a frame that is not kept or on which it was not found.
+        """
+        async with self._lock:
+            if self._waiting_named(name):
+                raise InputError(f"object {name} was not found on any frame yet; wait a moment")
+            entry = self.objects.named(name)
+            frame = self._found_on(entry, number)
+            labels = frame.labels.get(entry.key)
+            features = unit_features(_embedding(frame))
+            entry.track.anchor(MemoryFrame(features, labels) if labels is not None else None)
+            await self._follow_from(entry, frame)
+
     def remove(self, name: str) -> None:
         """Forget an object; InputError when there is none of this name."""
         if waiting := self._waiting_named(name):
@@ -232,21 +257,32 @@ class Follower:
                 return frame
         return None
 
+    def _found_on(self, entry: TrackedObject, number: int) -> RecentFrame:
+        """The newest computed frame, up to this number, on which an object was found as it is asked for now."""
+        for frame in reversed(self._recent):
+            computed = frame.image_embedding is not None and entry.key in frame.boxes
+            if computed and entry.prompt.from_frame <= frame.number <= number:
+                return frame
+        raise InputError(
+            f"object {entry.name:.80} was not found on frame {number}, or that is no longer kept; confirm it on "
+            f"one of the newest {self._recent.maxlen} frames"
+        )
+
     async def _catch_up(self, entry: TrackedObject, start: RecentFrame) -> None:
         """Find an object on `start`, then follow it to the newest frame."""
         await self._find(start, [entry])
+        await self._follow_from(entry, start)
+
+    async def _follow_from(self, entry: TrackedObject, start: RecentFrame) -> None:
         for frame in list(self._recent):
             if frame.number > start.number and frame.image_embedding is not None:
                 await self._find(frame, [entry])
 
     async def _find(self, frame: RecentFrame, entries: Sequence[TrackedObject]) -> list[FollowedObject]:
-        if frame.image_embedding is None:
-            raise RuntimeError(f"frame {frame.number} has no image embedding yet")
-        prompts = await self._track(_next_prompts, entries, frame.canvas, frame.image_embedding)
+        embedding = _embedding(frame)
+        prompts = await self._track(_next_prompts, entries, frame.canvas, embedding)
         choose = {entry.key: entry.track.choose for entry in entries}
-        found = await decode(
-            self._engines, frame.image_embedding, frame.canvas, prompts, choose, frame.number
-        )
+        found = await decode(self._engines, embedding, frame.canvas, prompts, choose, frame.number)
         masks = {each.prompt.name: each for each in found}
         return await self._track(_update, entries, masks, frame)
 
@@ -262,6 +298,12 @@ class Follower:
         return result
 
 
+def _embedding(frame: RecentFrame) -> Array:
+    if frame.image_embedding is None:
+        raise RuntimeError(f"frame {frame.number} has no image embedding yet")
+    return frame.image_embedding
+
+
 def _next_prompts(entries: Sequence[TrackedObject], canvas: Canvas, image_embedding: Array) -> list[Prompt]:
     """The prompts for the decoder: one for each object that is not lost already."""
     tokens = FrameTokens(image_embedding)
@@ -273,10 +315,14 @@ def _update(
     entries: Sequence[TrackedObject], masks: Mapping[str, ObjectMask], frame: RecentFrame
 ) -> list[FollowedObject]:
     """Tell each track what was found, and note where."""
-    return [
-        _note(entry, TrackState.TRACKED, entry.track.update(frame.canvas, masks.get(entry.key)), frame)
-        for entry in entries
-    ]
+    return [_update_one(entry, masks.get(entry.key), frame) for entry in entries]
+
+
+def _update_one(entry: TrackedObject, mask: ObjectMask | None, frame: RecentFrame) -> FollowedObject:
+    found = entry.track.update(frame.canvas, mask)
+    if found is not None and entry.track.labels is not None:
+        frame.labels[entry.key] = entry.track.labels
+    return _note(entry, TrackState.TRACKED, found, frame)
 
 
 def _carry(
@@ -304,7 +350,7 @@ def _note(
         return FollowedObject(entry.name, entry.colour, TrackState.LOST, None)
     if (box := box_of(found.logits, frame.canvas)) is not None:
         entry.box = frame.boxes[entry.key] = box
-    return FollowedObject(entry.name, entry.colour, state, found)
+    return FollowedObject(entry.name, entry.colour, state, found, entry.track.trust)
 
 
 def box_of(logits: npt.NDArray[np.float32], canvas: Canvas) -> Box | None:

@@ -21,11 +21,15 @@ from stages.geometry import Geometry
 
 @dataclass(frozen=True)
 class EncodedFrame:
-    """A frame message; `version` is that of the frame in Newest."""
+    """A frame message, and what it was made of; `version` is that of the frame in Newest."""
 
     version: int
-    number: int
+    result: FrameResult
     message: bytes
+
+    @property
+    def number(self) -> int:
+        return self.result.number
 
 
 class FrameEncoder:
@@ -40,7 +44,7 @@ class FrameEncoder:
         self._longest_px = longest_px
         self._quality = quality
         self._lock = anyio.Lock()
-        self._last = EncodedFrame(0, 0, b"")
+        self._last: EncodedFrame | None = None
         self.encoded = 0  # frames so far
 
     async def after(self, version: int) -> EncodedFrame:
@@ -48,9 +52,9 @@ class FrameEncoder:
         await self._frames.after(version)
         async with self._lock:
             newest, result = await self._frames.after(version)  # there may be a newer one by now
-            if newest != self._last.version:
+            if self._last is None or newest != self._last.version:
                 message = await to_thread.run_sync(self._encode, result)
-                self._last = EncodedFrame(newest, result.number, message)
+                self._last = EncodedFrame(newest, result, message)
                 self.encoded += 1
             return self._last
 
@@ -89,6 +93,7 @@ def _described(found: ObjectResult, size: tuple[int, int]) -> dict[str, Any]:
         "colour": found.colour,
         "state": found.state.value,
         "iou": round(found.iou, 4),
+        **found.trust.to_json(),
         "mask": None,
         "box": None,
     }

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any, TypeGuard, Union
 
 from runtime.objects.prompts import MAX_POINTS, PromptRequest
+from runtime.preview.saving import FILES
 from stages.errors import InputError
 from stages.json_values import no_constant
 
@@ -31,6 +32,7 @@ class Hello:
     """Always the first message."""
 
     token: str = field(repr=False)
+    id: int | None = None
 
 
 @dataclass(frozen=True)
@@ -59,6 +61,33 @@ class PauseCommand:
 
 
 @dataclass(frozen=True)
+class ConfirmCommand:
+    """The mask of the object is right as it is on the frame of this number."""
+
+    name: str
+    number: int
+    id: int | None = None
+
+
+@dataclass(frozen=True)
+class PromptsCommand:
+    """The viewer wants the objects as they were asked for."""
+
+    id: int | None = None
+
+
+@dataclass(frozen=True)
+class SaveCommand:
+    """The viewer wants a file (see runtime.preview.saving.FILES) of a frame it was sent: of the object of this
+    name, or of all."""
+
+    number: int
+    file: str
+    name: str | None = None
+    id: int | None = None
+
+
+@dataclass(frozen=True)
 class FrameShown:
     """The frame of this number was shown; the next one may come."""
 
@@ -72,10 +101,12 @@ class Look:
 
     operator: str | None
     after: int = 0
+    id: int | None = None
 
 
-Command = Union[PromptCommand, RemoveCommand, RenameCommand, PauseCommand]  # noqa: UP007  (evaluated, so not in Python 3.10's form)
-Message = Union[Hello, FrameShown, Look, Command]  # noqa: UP007
+# Evaluated, so not in Python 3.10's form.
+Command = Union[PromptCommand, ConfirmCommand, RemoveCommand, RenameCommand, PauseCommand]  # noqa: UP007
+Message = Union[Hello, FrameShown, Look, PromptsCommand, SaveCommand, Command]  # noqa: UP007
 
 
 class ProtocolError(InputError):
@@ -159,7 +190,7 @@ def _hello(body: dict[str, Any], message_id: int | None) -> Hello:
     token = body.pop("token", None)
     if not isinstance(token, str) or not 0 < len(token) <= TOKEN_CHARACTERS:
         raise InputError("it has no token")
-    return Hello(token)
+    return Hello(token, message_id)
 
 
 def _seen(body: dict[str, Any], message_id: int | None) -> FrameShown:
@@ -172,18 +203,36 @@ def _look(body: dict[str, Any], message_id: int | None) -> Look:
         raise InputError(f"operator is {_quoted(operator)}, expected the name of one, or null")
     if not _is_count(after):
         raise InputError(f"after is {_quoted(after)}, expected the number of a picture")
-    return Look(operator, after)
+    return Look(operator, after, message_id)
 
 
 def _prompt(body: dict[str, Any], message_id: int | None) -> PromptCommand:
     number = _number(body)
-    name = _name(body, "name") if body.get("name") is not None else body.pop("name", None)
+    name, new_name = _optional_name(body, "name"), _optional_name(body, "new")
+    if name is not None and new_name is not None:
+        raise InputError("it has a name, of an object there is, and new, of one to start; give one of them")
     points, box = body.pop("points", None) or [], body.pop("box", None)
     if not isinstance(points, list) or len(points) > MAX_POINTS:
         raise InputError(f"points is not a list of at most {MAX_POINTS}")
     if box is None and not points:
         raise InputError("it has neither points nor a box")
-    return PromptCommand(PromptRequest(number, name, tuple(map(_point, points)), _box(box)), message_id)
+    request = PromptRequest(number, name, tuple(map(_point, points)), _box(box), new_name)
+    return PromptCommand(request, message_id)
+
+
+def _confirm(body: dict[str, Any], message_id: int | None) -> ConfirmCommand:
+    return ConfirmCommand(_name(body, "name"), _number(body), message_id)
+
+
+def _prompts(body: dict[str, Any], message_id: int | None) -> PromptsCommand:
+    return PromptsCommand(message_id)
+
+
+def _save(body: dict[str, Any], message_id: int | None) -> SaveCommand:
+    file = body.pop("file", None)
+    if file not in FILES:
+        raise InputError(f"file is {_quoted(file)}, expected one of {', '.join(FILES)}")
+    return SaveCommand(_number(body), file, _optional_name(body, "name"), message_id)
 
 
 def _remove(body: dict[str, Any], message_id: int | None) -> RemoveCommand:
@@ -206,9 +255,12 @@ _DECODERS: Mapping[str, Callable[[dict[str, Any], int | None], Message]] = {
     "shown": _seen,
     "look": _look,
     "prompt": _prompt,
+    "confirm": _confirm,
     "remove": _remove,
     "rename": _rename,
     "pause": _pause,
+    "prompts": _prompts,
+    "save": _save,
 }
 
 
@@ -224,6 +276,13 @@ def _name(body: dict[str, Any], key: str) -> str:
     if not isinstance(name, str) or not name.isprintable() or not name.strip() or len(name) > NAME_CHARACTERS:
         raise InputError(f"{key} is {_quoted(name)}, expected 1 to {NAME_CHARACTERS} printable characters")
     return name.strip()
+
+
+def _optional_name(body: dict[str, Any], key: str) -> str | None:
+    if body.get(key) is not None:
+        return _name(body, key)
+    body.pop(key, None)
+    return None
 
 
 def _point(value: object) -> tuple[float, float, int]:

@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import contextlib
+from collections import deque
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Union
 
 import anyio
+from anyio import to_thread
 from aiohttp import WSCloseCode, WSMsgType, web
 from anyio.abc import TaskGroup
 
 from runtime.live.access import Access, RateLimit
 from runtime.live.interface import Live
 from runtime.live.newest import Newest
-from runtime.objects.prompts import MAX_POINTS
+from runtime.objects.prompts import MAX_POINTS, entry_of
 from runtime.preview import protocol
 from runtime.preview.held_pictures import HeldEncoder
 from runtime.preview.pictures import FrameEncoder
+from runtime.preview.saving import make_file
+from runtime.results.result import FrameResult
 from runtime.results.sinks import PALETTE
 from stages.errors import InputError, PedsamError, ungrouped
 
@@ -24,7 +28,10 @@ WRONG_TOKEN = 4401  # close codes of this protocol, after the HTTP statuses
 TOO_MANY = 4429
 MAX_PENDING = 32  # connections that have not sent hello yet
 MAX_PROMPTS = 8  # of one viewer, under way at once
+KEPT_FRAMES = 3  # the newest sent to a viewer, of which it may save files: it shows one, and two may wait
 HEARTBEAT_S = 20.0  # a viewer whose machine is gone is noticed after that
+
+_Lengthy = Union[protocol.PromptCommand, protocol.ConfirmCommand, protocol.SaveCommand]  # noqa: UP007  (evaluated)
 
 
 @dataclass(frozen=True)
@@ -126,9 +133,11 @@ class _Viewer:
         self._count = count
         self._rate = RateLimit(shared.limits.messages_per_s)
         self._due: int | None = None  # the frame that was sent and not yet shown
+        self._sent: deque[FrameResult] = deque(maxlen=KEPT_FRAMES)
+        self._saving = anyio.Lock()  # one file after another
         self._shown = anyio.Event()
         self._looking = anyio.CancelScope()  # of the look that waits for its picture
-        self._prompts = 0
+        self._under_way = 0  # prompts and the like
 
     async def run(self) -> None:
         """Serve the viewer until either side closes the connection."""
@@ -148,6 +157,7 @@ class _Viewer:
         while True:
             frame = await self._shared.encoder.after(version)
             version, self._due, self._shown = frame.version, frame.number, anyio.Event()
+            self._sent.append(frame.result)
             await self._socket.send_bytes(frame.message)
             await self._shown.wait()
 
@@ -157,7 +167,7 @@ class _Viewer:
             try:
                 self._shared.held.check(message.operator)
             except InputError as exc:
-                await self._send("error", id=None, text=str(exc))
+                await self._send("error", id=message.id, text=str(exc))
                 return
         self._looking.cancel()
         self._looking = anyio.CancelScope()
@@ -199,22 +209,46 @@ class _Viewer:
         elif isinstance(message, protocol.Look):
             await self._look(message, tasks)
         elif isinstance(message, protocol.Hello):
-            await self._send("error", id=None, text="hello was said before")
-        elif not isinstance(message, protocol.PromptCommand):
+            await self._send("error", id=message.id, text="hello was said before")
+        elif isinstance(message, protocol.PromptsCommand):
+            objects = [entry_of(prompt) for prompt in self._shared.live.prompts().entries]
+            await self._send("prompts", id=message.id, objects=objects)
+        elif not isinstance(message, _Lengthy):
             await self._answer(message)
-        elif self._prompts >= MAX_PROMPTS:
+        elif self._under_way >= MAX_PROMPTS:
             refusal = f"{MAX_PROMPTS} prompts are under way; wait for one"
             await self._send("error", id=message.id, text=refusal)
         else:
-            self._prompts += 1
-            tasks.start_soon(self._prompt, message)
+            self._under_way += 1
+            tasks.start_soon(self._beside_others, message)
 
-    async def _prompt(self, message: protocol.PromptCommand) -> None:
-        """Beside other messages, since it may take a round trip to the sites."""
+    async def _beside_others(self, message: _Lengthy) -> None:
+        """What may take a round trip to the sites, or be large, holds up no other message."""
         try:
-            await self._answer(message)
+            if isinstance(message, protocol.SaveCommand):
+                await self._save(message)
+            else:
+                await self._answer(message)
         finally:
-            self._prompts -= 1
+            self._under_way -= 1
+
+    async def _save(self, message: protocol.SaveCommand) -> None:
+        try:
+            result = self._frame_sent(message.number)
+            banner = self._shared.facts["banner"]
+            async with self._saving:
+                file = await to_thread.run_sync(make_file, message.file, result, message.name, banner)
+        except PedsamError as exc:
+            await self._send("error", id=message.id, text=str(exc))
+            return
+        header = {"id": message.id, "number": message.number, "name": file.name, "media": file.media}
+        await self._socket.send_bytes(protocol.encode_picture("file", header, file.data))
+
+    def _frame_sent(self, number: int) -> FrameResult:
+        for result in self._sent:
+            if result.number == number:
+                return result
+        raise InputError(f"frame {number} is none of the last {KEPT_FRAMES} that were sent here; save a newer one")
 
     async def _answer(self, command: protocol.Command) -> None:
         try:
@@ -229,7 +263,12 @@ class _Viewer:
         """Carry out a command; returns the name of the object it was about."""
         live = self._shared.live
         if isinstance(command, protocol.PromptCommand):
+            self._check_number(command.request.number)
             return await live.prompt(command.request)
+        if isinstance(command, protocol.ConfirmCommand):
+            self._check_number(command.number)
+            await live.confirm(command.name, command.number)
+            return command.name
         if isinstance(command, protocol.RemoveCommand):
             live.remove(command.name)
             return command.name
@@ -238,6 +277,14 @@ class _Viewer:
             return command.new
         live.pause(command.paused)
         return None
+
+
+    def _check_number(self, number: int) -> None:
+        """Raise InputError for a frame that is yet to come. Before the first one 0 may be named."""
+        newest = self._shared.live.frames.value
+        most = newest.number if newest is not None else 0
+        if number > most:
+            raise InputError(f"frame {number} is yet to come: the newest is {most}")
 
 
 def facts(model: str, banner: str | None, limits: ViewerLimits) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from runtime.frames.sources import Frame
 from runtime.objects.masks import Mask
 from runtime.objects.prompts import Prompt
 from runtime.objects.tracking import TrackState
+from runtime.objects.trust import Trust
 
 
 @dataclass(frozen=True)
@@ -15,7 +16,7 @@ class ObjectResult:
     """One object on one frame. `mask` is bool [H, W] in frame pixels, None while the object is lost.
 
     `colour` indexes runtime.results.sinks.PALETTE and stays with the object; `iou` is what the decoder thinks
-    of the mask, `prompt` what it was asked, None while the object is lost.
+    of the mask, `prompt` what it was asked, None while the object is lost; `trust` says how sure the mask is.
     """
 
     name: str
@@ -24,6 +25,7 @@ class ObjectResult:
     iou: float
     mask: Mask | None
     prompt: Prompt | None = None
+    trust: Trust = Trust()
 
 
 @dataclass(frozen=True)

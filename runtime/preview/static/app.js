@@ -7,14 +7,17 @@ import { Gestures } from "./gestures.js";
 import { Held } from "./held.js";
 import { Objects } from "./objects.js";
 import { Picture } from "./picture.js";
+import { Saving } from "./saving.js";
 import { Strip } from "./strip.js";
+import { checksOf } from "./trust.js";
 
 const NOTICE_MS = 6000;
+const CLICK = matchMedia("(pointer: coarse)").matches ? "tap" : "click";
 const at = (id) => document.getElementById(id);
 
 const connection = new Connection(takeToken());
 const picture = new Picture(at("stage"));
-const objects = new Objects(at("objects"), picture, { select, rename, remove });
+const objects = new Objects(at("objects"), picture, { select, rename, remove, confirm });
 const strip = new Strip(at("strip"), at("frame-bar"));
 const exposure = new Exposure(at("grid"), at("legend"));
 const held = new Held(
@@ -28,10 +31,12 @@ const held = new Held(
   },
   (operator, after) => connection.look(operator, after),
 );
+const saving = new Saving(at("save-dialog"), { ask: (...given) => connection.ask(...given), hold });
 new Gestures(at("stage"), picture, point, box);
 
 let status = null;
 let frozen = false;
+let heldStill = false; // while something is saved of the frame that is shown
 let background = false;
 let waiting = null; // a frame that came while frozen or unseen
 let noticeTimer = 0;
@@ -52,6 +57,8 @@ connection.addEventListener("state", ({ detail }) => {
   at("connection").textContent = detail.text;
   const live = detail.state === "live";
   at("pause").disabled = !live;
+  at("save").disabled = !live;
+  at("again").hidden = detail.state !== "ended";
   at("stage").classList.toggle("offline", !live && picture.frame !== null);
   if (!live) at("veil").textContent = detail.text;
 });
@@ -81,11 +88,11 @@ document.addEventListener("visibilitychange", () => {
 
 /** Shows the frame that waits, and asks for the next, unless the picture is frozen or nobody sees it. */
 async function goOn() {
-  if (!waiting || frozen || document.hidden) return;
+  if (!waiting || frozen || heldStill || document.hidden) return;
   const { header, file } = waiting;
   waiting = null;
   const bitmap = await createImageBitmap(file);
-  if (!frozen) {
+  if (!frozen && !heldStill) {
     picture.show(header, bitmap);
     at("doubtful").hidden = !header.doubtful;
     showKept();
@@ -102,6 +109,8 @@ function showObjects(found) {
   }
   known = new Set(found.map(({ name }) => name));
   objects.update(found);
+  const checks = checksOf(found);
+  if (at("checks").textContent !== checks) at("checks").textContent = checks; // or it would be read out again
 }
 
 connection.addEventListener("status", ({ detail }) => {
@@ -112,6 +121,7 @@ connection.addEventListener("status", ({ detail }) => {
   at("viewers").textContent = status.viewers;
   at("limit").textContent = status.limited_by ? `limited by ${status.limited_by}` : "";
   if (at("message").textContent !== (status.message ?? "")) at("message").textContent = status.message ?? "";
+  document.body.classList.toggle("local", status.sites.length === 0); // nothing is sent, so nothing can be paused
   at("paused").hidden = !status.paused;
   at("pause").setAttribute("aria-pressed", status.paused);
   at("pause").firstChild.data = status.paused ? "Resume" : "Pause";
@@ -179,6 +189,11 @@ async function remove(name) {
   if (status?.paused) objects.drop(name);
 }
 
+/** An object's mask on the frame that is shown is right: its mark goes, and it is followed from here. */
+async function confirm(name) {
+  await ask("confirm", { number: picture.frame.number, name });
+}
+
 /** Sends a command; undefined, after a notice, when it is refused. */
 async function ask(type, content) {
   try {
@@ -191,8 +206,9 @@ async function ask(type, content) {
 
 function select(name) {
   objects.select(name);
-  const hints = background ? ["select an object first", "background of"] : ["tap or drag to start an object", "refine"];
-  at("hint").textContent = name === null ? hints[0] : `tap to ${hints[1]} “${name}”`;
+  const start = `${CLICK} or drag to start an object`;
+  const hints = background ? ["select an object first", "mark the background of"] : [start, "refine"];
+  at("hint").textContent = name === null ? hints[0] : `${CLICK} to ${hints[1]} “${name}”`;
 }
 
 function notice(text) {
@@ -218,6 +234,16 @@ function freeze() {
   goOn();
 }
 
+/** Keeps the frame that is shown, or goes on. */
+function hold(value) {
+  heldStill = value;
+  goOn();
+}
+
+function save() {
+  if (picture.frame && !at("save").disabled) saving.open(picture.frame, objects.selected);
+}
+
 /** Shows or hides what is drawn over the picture: masks, names, and what is kept. */
 function toggleOverlay() {
   picture.overlay = !picture.overlay;
@@ -226,7 +252,7 @@ function toggleOverlay() {
 }
 
 function pause() {
-  if (status) ask("pause", { paused: !status.paused });
+  if (status?.sites.length) ask("pause", { paused: !status.paused });
 }
 
 at("foreground").addEventListener("click", () => setBackground(false));
@@ -234,12 +260,16 @@ at("background").addEventListener("click", () => setBackground(true));
 at("freeze").addEventListener("click", freeze);
 at("overlay").addEventListener("click", toggleOverlay);
 at("pause").addEventListener("click", pause);
+at("save").addEventListener("click", save);
+at("again").addEventListener("click", () => connection.open());
 at("help").addEventListener("click", () => at("help-dialog").showModal());
 
 const KEYS = {
   " ": freeze,
   p: pause,
   m: toggleOverlay,
+  s: save,
+  c: () => objects.selected !== null && confirm(objects.selected),
   b: () => setBackground(!background),
   n: () => select(null),
   escape: () => select(null),
@@ -251,7 +281,7 @@ const KEYS = {
 
 document.addEventListener("keydown", (event) => {
   const { target, key } = event;
-  if (event.ctrlKey || event.metaKey || event.altKey || at("help-dialog").open || target.matches("input")) return;
+  if (event.ctrlKey || event.metaKey || event.altKey || document.querySelector("dialog[open]") || target.matches("input, select")) return;
   if (target.matches("button") && (key === " " || key === "Enter")) return;
   const act = /^[1-9]$/.test(key) ? () => select(objects.named(key - 1)) : KEYS[key.toLowerCase()];
   if (!act) return;

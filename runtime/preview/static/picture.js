@@ -1,8 +1,11 @@
 // The picture: a frame, the masks that belong to it, and above both what the viewer draws.
 
 import { bounds, paintMask } from "./rle.js";
+import { reasonOf } from "./trust.js";
 
 const FILL = { tracked: 0.38, carried: 0.2 };
+const FILL_TO_CHECK = 0.12;
+const [DARK, LIGHT] = ["#0d0f12", "#fff"]; // either can be seen on any ground
 const MARKER_MS = 1600;
 const HATCH_PX = 9;
 
@@ -112,30 +115,37 @@ export class Picture {
     const extent = ({ name }) => area(this.#boxes.get(name));
     const drawn = this.frame.objects.filter(({ name }) => this.#boxes.has(name));
     for (const object of drawn.sort((one, other) => extent(other) - extent(one))) {
-      const box = this.#boxes.get(object.name);
-      this.#paint(object, box, line);
-      context.shadowColor = "rgb(0 0 0 / 80%)"; // apart from a ground of its own colour
-      context.shadowBlur = 2 * line;
-      context.drawImage(this.#outer, box[0] - line, box[1] - line);
-      context.shadowColor = "transparent";
-      context.globalAlpha = FILL[object.state] ?? FILL.tracked;
-      context.drawImage(this.#inner, box[0], box[1]);
+      const [left, top] = this.#boxes.get(object.name);
+      this.#fillInner(object);
+      const rings = [[3 * line, DARK], [2 * line, LIGHT], [line, this.colour(object)]];
+      for (const [width, colour] of rings) {
+        this.#drawOuter(width, colour);
+        context.drawImage(this.#outer, left - width, top - width);
+      }
+      context.globalAlpha = object.check ? FILL_TO_CHECK : (FILL[object.state] ?? FILL.tracked);
+      context.drawImage(this.#inner, left, top);
       context.globalAlpha = 1;
     }
   }
 
-  /** Fills #inner with a mask and #outer with the line around it, `line` wide. */
-  #paint(object, box, line) {
-    const image = paintMask(object.mask, box, this.colour(object));
-    const [inner, outer] = [this.#inner, this.#outer].map((canvas) => canvas.getContext("2d"));
+  /** Fills #inner with a mask. */
+  #fillInner(object) {
+    const image = paintMask(object.mask, this.#boxes.get(object.name), this.colour(object));
     [this.#inner.width, this.#inner.height] = [image.width, image.height];
-    [this.#outer.width, this.#outer.height] = [image.width + 2 * line, image.height + 2 * line];
-    inner.putImageData(image, 0, 0);
-    for (const x of [0, line, 2 * line]) {
-      for (const y of [0, line, 2 * line]) outer.drawImage(this.#inner, x, y);
-    }
+    this.#inner.getContext("2d").putImageData(image, 0, 0);
+  }
+
+  /** Fills #outer with what is around the mask of #inner, `width` pixels wide, in one colour. */
+  #drawOuter(width, colour) {
+    const [outer, steps] = [this.#outer.getContext("2d"), [0, width, 2 * width]];
+    [this.#outer.width, this.#outer.height] = [this.#inner.width + 2 * width, this.#inner.height + 2 * width];
+    for (const x of steps) for (const y of steps) outer.drawImage(this.#inner, x, y);
+    outer.globalCompositeOperation = "source-in";
+    outer.fillStyle = colour;
+    outer.fillRect(0, 0, this.#outer.width, this.#outer.height);
     outer.globalCompositeOperation = "destination-out";
-    outer.drawImage(this.#inner, line, line);
+    outer.drawImage(this.#inner, width, width);
+    outer.globalCompositeOperation = "source-over";
   }
 
   colour(object) {
@@ -170,13 +180,15 @@ export class Picture {
     const box = this.#boxes.get(object.name);
     if (!box) return;
     const zoom = area.width / this.#masks.width;
-    context.font = `${object.name === this.selected ? 600 : 500} 12px system-ui, sans-serif`;
-    const width = context.measureText(object.name).width + 26;
+    const reason = reasonOf(object);
+    const text = reason ? `${object.name}: check, ${reason}` : object.name;
+    context.font = `${object.name === this.selected || reason ? 600 : 500} 12px system-ui, sans-serif`;
+    const width = context.measureText(text).width + 26;
     const left = Math.min(Math.max(((box[0] + box[2]) / 2) * zoom - width / 2, 4), area.width - width - 4);
     let top = Math.max(box[1] * zoom - 26, 4);
     while (taken.some(([x, y, wide]) => left < x + wide && x < left + width && Math.abs(y - top) < 22)) top += 23;
     taken.push([left, top, width]);
-    context.fillStyle = "rgb(13 15 18 / 78%)";
+    context.fillStyle = reason ? "#ffc454" : "rgb(13 15 18 / 78%)";
     context.beginPath();
     context.roundRect(left, top, width, 20, 10);
     context.fill();
@@ -189,9 +201,9 @@ export class Picture {
     context.beginPath();
     context.arc(left + 11, top + 10, 4, 0, 7);
     context.fill();
-    context.fillStyle = "#fff";
+    context.fillStyle = reason ? DARK : LIGHT;
     context.textBaseline = "middle";
-    context.fillText(object.name, left + 19, top + 10.5);
+    context.fillText(text, left + 19, top + 10.5);
   }
 }
 
