@@ -50,7 +50,7 @@ def test_sudden_changes_are_marked(labels: Floats, check: Check | None) -> None:
 
 def test_what_grows_slowly_is_not_marked() -> None:
     watch = Watch()
-    for size in np.repeat(np.arange(4, 20), 4):
+    for size in np.repeat(np.arange(8, 20), 6):
         assert watch.judge(0.95, 0.9, square(int(size), 2, 2)).check is None
 
 

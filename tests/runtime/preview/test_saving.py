@@ -23,7 +23,7 @@ from runtime.results.sinks import draw_overlay
 from stages.errors import InputError
 from stages.tensors import Pixels
 
-PIXELS = np.random.default_rng(0).integers(0, 256, (120, 160, 3), np.uint8)
+PIXELS = np.asarray(np.mgrid[:120, :160].sum(axis=0)[..., None] * [0.9, 0.5, 0.3] % 256, np.uint8)
 CUP, SAUCER = np.zeros((2, 120, 160), bool)
 CUP[20:60, 30:90] = True
 CUP[20:30, 30:40] = False
@@ -58,7 +58,7 @@ def test_a_frame_with_masks_is_drawn_as_in_recordings_without_its_prompts(name: 
     expected = draw_overlay(frame(objects=chosen), None)
     assert np.array_equal(picture("overlay.png", name), expected)
     difference = np.abs(picture("overlay.jpg", name).astype(int) - expected)
-    assert difference.mean() < 12  # noise is what JPEG keeps worst
+    assert difference.mean() < 5
 
 
 def test_a_cut_out_has_the_object_and_nothing_else() -> None:
