@@ -57,9 +57,7 @@ def plain_overlay(result: FrameResult) -> npt.NDArray[np.uint8]:
         if each.mask is not None:
             colour = PALETTE[each.colour]
             _tint(picture, each.mask, colour)
-            outline, _ = cv2.findContours(
-                each.mask.view(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE
-            )
+            outline, _ = cv2.findContours(each.mask.view(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
             cv2.drawContours(picture, outline, -1, colour, 4)
     return picture
 

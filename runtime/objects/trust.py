@@ -1,15 +1,16 @@
 """How sure the mask of an object is, and whether a person should look at it.
 
 Two numbers are at hand for every mask and cost next to nothing: what the decoder rates it, and how well it
-agrees with the labels that were propagated to its frame (`runtime.objects.matching`). Their product is the
-confidence, 0..1; of a mask that nothing was propagated to it is the rating alone. A mask is to be checked
-when its confidence is low, or when it is suddenly larger, smaller or elsewhere than on the frames before. What
-both are worth on video with true masks is measured by benchmarks/trust.py, which the limits were chosen by.
+agrees with the labels that were propagated to its frame (`runtime.objects.matching`). Their geometric mean is
+the confidence, 0..1; where nothing was propagated it is the rating alone. A mask is to be checked when its
+confidence is low, or when it is suddenly larger, smaller or elsewhere than on the frames before. What both
+are worth on video with true masks is measured by benchmarks/trust.py, by which the limits were chosen.
 """
 
 from __future__ import annotations
 
 import enum
+import math
 from collections import deque
 from dataclasses import dataclass
 from typing import Any
@@ -47,16 +48,22 @@ class Trust:
 class Limits:
     """From where on a mask is to be checked.
 
-    `confidence` below which it is unsure; `growth` and `shrinkage`, its area in parts of the usual one; `jump`,
-    how far its centre moves from one frame to the next, in parts of the side of a square of its area. Usual is
-    the median of the last `frames`.
+    `confidence` below which it is unsure, and `rating` where that alone is known. `growth` and `shrinkage` are
+    its area in parts of the usual one, the median of the last `frames` that were not to be checked; `jump` is
+    how far its centre moves from one frame to the next, in sides of a square of the usual area.
     """
 
-    confidence: float = 0.5
-    growth: float = 1.6
-    shrinkage: float = 0.6
+    confidence: float = 0.7
+    rating: float = 0.6
+    growth: float = 2.0
+    shrinkage: float = 0.5
     jump: float = 0.6
     frames: int = 10
+
+
+ACCEPTED = (
+    0.9  # of the confidence in a mask that a person said is right, below which those after it are unsure
+)
 
 
 LIMITS = Limits()
@@ -68,23 +75,25 @@ class Watch:
     def __init__(self, limits: Limits = LIMITS) -> None:
         self.limits = limits
         self.last = Trust()
-        self._least = limits.confidence
+        self._accepted = 1.0  # confidence below which a mask is unsure, if that is less than the limit
         self._areas: deque[float] = deque(maxlen=limits.frames)
         self._centre: tuple[float, float] | None = None
 
     def judge(self, rating: float, agreement: float | None = None, labels: Floats | None = None) -> Trust:
         """Of the next mask: `rating` is the decoder's, `agreement` its IoU with what was expected, None where
         nothing was, and `labels` how much of each token it covers, [G, G]; None where frames are no film."""
-        confidence = min(max(rating, 0.0), 1.0) * (1.0 if agreement is None else agreement)
+        confidence, least = min(max(rating, 0.0), 1.0), self.limits.rating
+        if agreement is not None:
+            confidence, least = math.sqrt(confidence * agreement), self.limits.confidence
         check = None if labels is None else self._change(labels)
-        if check is None and confidence < self._least:
+        if check is None and confidence < min(least, self._accepted):
             check = Check.UNSURE
         self.last = Trust(confidence, check)
         return self.last
 
     def accept(self, labels: Floats | None = None) -> None:
         """The mask with these labels is right, a person says: what follows is judged by it."""
-        self._least = min(self.limits.confidence, self.last.confidence)
+        self._accepted = ACCEPTED * self.last.confidence
         self._areas.clear()
         if labels is not None:
             self._note(labels)
@@ -108,9 +117,8 @@ class Watch:
             return Check.GREW
         if area < self.limits.shrinkage * usual:
             return Check.SHRANK
-        if self._centre is not None and np.hypot(*np.subtract(centre, self._centre)) > self.limits.jump * usual**0.5:
-            return Check.JUMPED
-        return None
+        moved = math.dist(centre, self._centre) if self._centre is not None else 0.0
+        return Check.JUMPED if moved > self.limits.jump * math.sqrt(usual) else None
 
     def _note(self, labels: Floats) -> None:
         self._areas.append(float(labels.sum()))

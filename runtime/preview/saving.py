@@ -111,9 +111,7 @@ def _annotation(number: int, found: ObjectResult, mask: Mask) -> dict[str, Any]:
 
 def _masked(result: FrameResult) -> list[tuple[ObjectResult, Mask]]:
     """Objects with a mask that has a pixel."""
-    return [
-        (found, found.mask) for found in result.objects if found.mask is not None and found.mask.any()
-    ]
+    return [(found, found.mask) for found in result.objects if found.mask is not None and found.mask.any()]
 
 
 def _encoded(suffix: str, pixels: npt.NDArray[np.uint8], parameters: Sequence[int] = ()) -> bytes:

@@ -248,7 +248,9 @@ class _Viewer:
         for result in self._sent:
             if result.number == number:
                 return result
-        raise InputError(f"frame {number} is none of the last {KEPT_FRAMES} that were sent here; save a newer one")
+        raise InputError(
+            f"frame {number} is none of the last {KEPT_FRAMES} that were sent here; save a newer one"
+        )
 
     async def _answer(self, command: protocol.Command) -> None:
         try:
@@ -277,7 +279,6 @@ class _Viewer:
             return command.new
         live.pause(command.paused)
         return None
-
 
     def _check_number(self, number: int) -> None:
         """Raise InputError for a frame that is yet to come. Before the first one 0 may be named."""

@@ -84,7 +84,9 @@ def _label(text: str, size: int, colour: Rgb, check: bool) -> Pixels:
     width = round(right - left) + 2 * dot + round(1.2 * size)
     image = Image.new("RGBA", (width, height))
     draw = ImageDraw.Draw(image)
-    draw.rounded_rectangle((0, 0, width - 1, height - 1), height // 2, fill=(*(AMBER if check else DARK), _OPAQUE))
+    draw.rounded_rectangle(
+        (0, 0, width - 1, height - 1), height // 2, fill=(*(AMBER if check else DARK), _OPAQUE)
+    )
     middle = height / 2
     draw.ellipse(
         (dot, middle - dot / 2, 2 * dot, middle + dot / 2),

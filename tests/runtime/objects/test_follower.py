@@ -364,7 +364,9 @@ async def test_a_mask_that_is_confirmed_is_where_its_object_is_followed_from(min
         await it.follower.confirm("cup", 2)
         assert it.diary.anchored == ["cup"]
         assert it.diary.asked == [("cup", 3)]  # found again on the frames since
-        with pytest.raises(InputError, match="object cup was not found on frame 0, or that is no longer kept"):
+        with pytest.raises(
+            InputError, match="object cup was not found on frame 0, or that is no longer kept"
+        ):
             await it.follower.confirm("cup", 0)
         with pytest.raises(InputError, match="there is no object dog"):
             await it.follower.confirm("dog", 2)

@@ -152,7 +152,9 @@ def test_a_new_object_gets_the_name_it_is_given_if_nobody_has_it() -> None:
 def test_objects_as_they_were_asked_for_last() -> None:
     box, asked = (0.0, 0.0, 9.0, 9.0), Prompt("a", None, ((1, 1, 1),))
     earlier = Prompt("a", box, asked=asked)  # where an earlier run has seen it
-    objects = ObjectRegistry(Prompts((earlier, Prompt("b", box), Prompt("b", None, ((2, 2, 1),), 7))), FixedPrompt)
+    objects = ObjectRegistry(
+        Prompts((earlier, Prompt("b", box), Prompt("b", None, ((2, 2, 1),), 7))), FixedPrompt
+    )
     objects.start_due(0)
     objects.rename("b", "cup")
     entry = objects.named("cup")

@@ -187,14 +187,14 @@ async def test_a_mask_that_suddenly_grows_is_marked_and_followed_from_once_it_is
         assert track.update(BLANK, ObjectMask(BOX, square(28, 36), 0.9)) is not None
     assert track.trust.check is None
     assert track.trust.confidence == pytest.approx(0.9, abs=0.1)
-    larger = ObjectMask(BOX, square(24, 32, size=44), 0.9)  # tokens 6..17 down, 8..19 across
+    larger = ObjectMask(BOX, square(24, 32, size=48), 0.9)  # tokens 6..18 down, 8..20 across
     track.next_prompt(BLANK, tokens)
     assert track.update(BLANK, larger) is larger
     assert track.trust.check is Check.GREW
     assert track.labels is not None
     track.anchor(MemoryFrame(tokens.features, track.labels))
     assert track.trust.check is None
-    assert box_in_tokens(track.next_prompt(BLANK, FrameTokens(embedding))) == [8, 6, 19, 17]
+    assert box_in_tokens(track.next_prompt(BLANK, FrameTokens(embedding))) == [8, 6, 20, 18]
     assert track.update(BLANK, larger) is larger
     assert track.trust.check is None
 

@@ -20,15 +20,15 @@ def square(size: int = 8, row: int = 8, col: int = 8) -> Floats:
 def steady(frames: int = 5) -> Watch:
     watch = Watch()
     for _ in range(frames):
-        assert watch.judge(0.95, 0.9, square()) == Trust(pytest.approx(0.95 * 0.9), None)
+        assert watch.judge(0.9, 0.9, square()) == Trust(pytest.approx(0.9), None)
     return watch
 
 
 @pytest.mark.parametrize(
     ("rating", "agreement", "confidence"),
-    [(0.9, 0.8, 0.72), (0.9, None, 0.9), (1.2, 0.5, 0.5), (-0.1, 0.5, 0.0)],
+    [(0.9, 0.4, 0.6), (0.9, None, 0.9), (1.2, 0.25, 0.5), (-0.1, 0.5, 0.0)],
 )
-def test_confidence_is_rating_times_agreement(
+def test_confidence_is_the_geometric_mean_of_rating_and_agreement(
     rating: float, agreement: float | None, confidence: float
 ) -> None:
     assert Watch().judge(rating, agreement).confidence == pytest.approx(confidence)
@@ -63,24 +63,25 @@ def test_a_mark_stays_until_the_mask_is_as_before() -> None:
 
 def test_a_low_confidence_is_marked_and_a_change_says_more() -> None:
     watch = steady()
-    assert watch.judge(0.5, LIMITS.confidence, square()).check is Check.UNSURE
-    assert watch.judge(0.5, LIMITS.confidence, square(16, 4, 4)).check is Check.GREW
+    low = LIMITS.confidence - 0.01
+    assert watch.judge(low, low, square()).check is Check.UNSURE
+    assert watch.judge(low, low, square(16, 4, 4)).check is Check.GREW
 
 
 def test_pictures_that_are_no_film_are_not_compared() -> None:
     watch = Watch()
     assert watch.judge(0.9).check is None
-    assert watch.judge(LIMITS.confidence - 0.01).check is Check.UNSURE
+    assert watch.judge(LIMITS.rating - 0.01).check is Check.UNSURE
 
 
 def test_what_a_person_accepts_is_what_follows_is_judged_by() -> None:
     watch = steady()
     large = square(16, 4, 4)
-    assert watch.judge(0.5, 0.5, large) == Trust(0.25, Check.GREW)
+    assert watch.judge(0.5, 0.5, large) == Trust(0.5, Check.GREW)
     watch.accept(large)
-    assert watch.last == Trust(0.25, None)
-    assert watch.judge(0.5, 0.5, large).check is None
-    assert watch.judge(0.5, 0.4, large).check is Check.UNSURE  # less sure than what was accepted
+    assert watch.last == Trust(0.5, None)
+    assert watch.judge(0.46, 0.46, large).check is None
+    assert watch.judge(0.44, 0.44, large).check is Check.UNSURE  # less sure than what was accepted
     assert watch.judge(0.95, 0.9, square()).check is Check.SHRANK
 
 

@@ -95,7 +95,9 @@ def check_documented(*messages: dict[str, Any]) -> None:
         shown = [each for each in examples(message["type"]) if not is_from_viewer(each)]
         assert keys(message) <= set().union(*map(keys, shown)), message["type"]
         missing = set().union(*map(keys, shown)) - keys(message)
-        assert {path for path in missing if not path.startswith(tuple(empty(message)))} == set(), message["type"]
+        assert {path for path in missing if not path.startswith(tuple(empty(message)))} == set(), message[
+            "type"
+        ]
         expected = dict(pair for each in shown for pair in kinds(each))
         for path, kind in kinds(message):
             assert expected.get(path, kind) == kind, (message["type"], path)
@@ -115,7 +117,9 @@ async def test_what_the_preview_sends_is_as_documented() -> None:
         watcher = await run.dial()
         await watcher.say("hello", token=run.token)
         hello = await watcher.text("hello")
-        await watcher.say("prompt", id=1, number=0, new="cup", box=[300, 90, 500, 290], points=[[400, 200, 1]])
+        await watcher.say(
+            "prompt", id=1, number=0, new="cup", box=[300, 90, 500, 290], points=[[400, 200, 1]]
+        )
         done = await watcher.text("done")
         run.live.objects["cup"].trust = Trust(0.4, Check.GREW)
         run.live.advance()

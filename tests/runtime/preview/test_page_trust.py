@@ -130,7 +130,9 @@ async def frame_shown(made: FakeTab) -> FrameResult:
 
 
 @SIZES
-async def test_files_of_the_frame_that_is_shown(browser: Browser, size: dict[str, Any], tmp_path: Path) -> None:
+async def test_files_of_the_frame_that_is_shown(
+    browser: Browser, size: dict[str, Any], tmp_path: Path
+) -> None:
     async with with_a_cup(browser, size) as made:
         await made.page.locator("#save").click()
         await expect(made.page.locator("#save-object")).to_have_value("cup")
@@ -169,7 +171,9 @@ async def test_all_objects_and_what_cannot_be_saved(browser: Browser, tmp_path: 
             await made.until_masked(x, 0.5)
         await page.keyboard.press("n")
         await page.keyboard.press("s")
-        await expect(page.locator("#save-object option")).to_have_text(["all objects", "object 1", "object 2"])
+        await expect(page.locator("#save-object option")).to_have_text(
+            ["all objects", "object 1", "object 2"]
+        )
         await expect(page.locator("#save-object")).to_have_value("")
         data = json.loads((await saved(made, "coco.json", tmp_path)).read_text(encoding="utf-8"))
         assert [each["name"] for each in data["categories"]] == ["object 1", "object 2"]

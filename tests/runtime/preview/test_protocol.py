@@ -30,7 +30,20 @@ ANY_JSON = st.recursive(
     lambda inner: st.lists(inner, max_size=5) | st.dictionaries(st.text(max_size=10), inner, max_size=5),
     max_leaves=10,
 )
-KEYS = ("id", "token", "number", "name", "new", "points", "box", "paused", "operator", "after", "file", "more")
+KEYS = (
+    "id",
+    "token",
+    "number",
+    "name",
+    "new",
+    "points",
+    "box",
+    "paused",
+    "operator",
+    "after",
+    "file",
+    "more",
+)
 KINDS = tuple(protocol._DECODERS)
 NEARLY = st.builds(
     lambda kind, content: {"type": kind, **content},
@@ -115,7 +128,10 @@ PROMPT = {"type": "prompt", "number": 1, "points": [[1, 2, 1]]}
         (json.dumps({**PROMPT, "name": "a", "new": "b"}), "it has a name, of an object there is, and new"),
         (json.dumps({**PROMPT, "new": "b\n"}), "new is 'b\\n', expected 1 to 40 printable characters"),
         ('{"type": "confirm", "name": "a"}', "number is None, expected the number of a frame"),
-        ('{"type": "save", "number": 1, "file": "../x"}', "file is '../x', expected one of frame.png, overlay"),
+        (
+            '{"type": "save", "number": 1, "file": "../x"}',
+            "file is '../x', expected one of frame.png, overlay",
+        ),
         ('{"type": "save", "number": 1, "file": ["frame.png"]}', "file is ['frame.png'], expected one of"),
         ('{"type": "prompts", "name": "a"}', "it has the unknown key 'name'"),
     ],
