@@ -1,10 +1,10 @@
-"""What outlines in two tones and names cost where frames are drawn for recordings, beside one line and no name.
+"""What outlines in two tones and names cost in overlays, beside one line around each mask and no name.
 
     python -m benchmarks.overlays --out benchmarks/results/overlays.json
 
-Milliseconds are of the processor, of one whole overlay of a frame of 1920 x 1080: tinting, outlines, names. The
-two ways take turns; `ratio` is the median of their ratios. Objects are ellipses, each of a twentieth of the
-frame. `first_ms` is the first overlay of names that were not written before.
+Milliseconds are of the processor, of one whole overlay of a frame of 1920 x 1080: tinting, outlines, names.
+The two ways take turns; `ratio` is the median of their ratios. Objects are ellipses, each of a twentieth of
+the frame. `first_ms` is the first overlay of names that were not written before.
 """
 
 from __future__ import annotations

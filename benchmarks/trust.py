@@ -1,15 +1,16 @@
-"""Whether the confidence in a mask and the marks that say "check this" are worth anything, on video with true masks.
+"""What the confidence in a mask, and the marks that say "check this", are worth on video with true masks.
 
     python -m benchmarks.trust --data FOLDER --out benchmarks/results/trust_mini.json
 
 FOLDER holds one folder a sequence, of NNNNN.jpg with 8-bit masks NNNNN.png for every frame. Its object is
-followed forwards and backwards, on every frame, every second and every fourth (as a slow live run sees them),
-asked for by the box around its mask on the first frame and by a point in the middle of that. A mask is called
-right from an IoU of 0.5 with the true one on. Frames on which the object was called lost are counted apart, and so
-are the first ones: nothing was propagated to them.
+followed forwards and backwards, on every frame, every second and every fourth (as a slow live run sees
+them), asked for by the box around its mask on the first frame and by a point in the middle of that. A mask is
+right from an IoU of 0.5 with the true one on. Frames on which the object was called lost are counted apart,
+and first frames are left out: nothing was propagated to them.
 
-"chosen elsewhere" are limits chosen for each sequence on the other ones: the most of wrong masks marked, less the
-right ones marked, of GRID. They say what the marks are worth on films that no limit was chosen by.
+"chosen elsewhere" are limits chosen for each sequence on the other ones: those of GRID that mark the most of
+wrong masks, less what they mark of right ones. They say what marks are worth on films by which no limit was
+chosen.
 """
 
 from __future__ import annotations
@@ -111,9 +112,8 @@ async def follow(edge: Edge, tracker: FixedPrompt, frames: Iterable[Still]) -> R
         if tracked is None:
             run.lost += 1
         else:
-            run.judged.append(
-                Judged(*watch.noted[-1], iou(still.canvas.to_frame_mask(tracked.logits), still.truth))
-            )
+            mask = still.canvas.to_frame_mask(tracked.logits)
+            run.judged.append(Judged(*watch.noted[-1], iou(mask, still.truth)))
     return run
 
 
@@ -165,7 +165,7 @@ def rank_correlation(a: Sequence[float], b: Sequence[float]) -> float:
 
 
 def marks(found: Sequence[tuple[float, Trust]]) -> dict[str, Any]:
-    """How many masks there are, and how many of them are marked, by their IoU; why, for wrong and right ones."""
+    """How many masks there are and how many are marked, by their IoU; why, for wrong and right ones."""
     rows: dict[str, Any] = {}
     for low, high in itertools.pairwise((0.0, *BINS, 1.1)):
         inside = [trust for value, trust in found if low <= value < high]
@@ -194,16 +194,15 @@ def ranking(runs: Sequence[Run]) -> dict[str, Any]:
         "agreement": lambda each: each.agreement or 0.0,
         "confidence": lambda each: Watch().judge(each.rating, each.agreement).confidence,
     }
-    right = [each.iou >= RIGHT for each in masks]
-    return {
-        name: {
-            "area_under_curve": area_under_curve([score(each) for each in masks], right),
-            "rank_correlation": rank_correlation(
-                [score(each) for each in masks], [each.iou for each in masks]
-            ),
+    true = [each.iou for each in masks]
+    rows = {}
+    for name, score in ways.items():
+        scores = [score(each) for each in masks]
+        rows[name] = {
+            "area_under_curve": area_under_curve(scores, [value >= RIGHT for value in true]),
+            "rank_correlation": rank_correlation(scores, true),
         }
-        for name, score in ways.items()
-    }
+    return rows
 
 
 def chosen_elsewhere(runs: Mapping[str, Sequence[Run]]) -> dict[str, Any]:
@@ -256,25 +255,23 @@ def markdown(result: Mapping[str, Any]) -> str:
     ]
     for name, row in others:
         area = f"{row['area_under_curve']:.2f}" if "area_under_curve" in row else ""
-        lines.append(
-            f"| {name} | {' | '.join(_share(row[each]) for each in (*bins, 'right', 'wrong'))} | {area} |"
-        )
-    ranks = result["ranking"]["all"]
-    told = ", ".join(
+        cells = [_share(row[each]) for each in (*bins, "right", "wrong")]
+        lines.append(f"| {name} | {' | '.join(cells)} | {area} |")
+    return "\n".join([*lines, "", _told(result)])
+
+
+def _told(result: Mapping[str, Any]) -> str:
+    ranks = ", ".join(
         f"{name} {row['area_under_curve']:.2f} and {row['rank_correlation']:.2f}"
-        for name, row in ranks.items()
+        for name, row in result["ranking"]["all"].items()
     )
     why = result["marks"]["all"]
-    return "\n".join(
-        [
-            *lines,
-            "",
-            f"Marked, of all masks in that row ({result['model']}, {result['runs']} runs; {where(result['machine'])}); on "
-            f"{result['lost']} frames more the object was called lost. The last column is how often a right mask "
-            f"has a higher confidence than a wrong one. Over all sequences that and the rank correlation with the "
-            f"true IoU are: {told}. Wrong masks are marked as {_why(why['wrong'])}; right ones as "
-            f"{_why(why['right'])}.",
-        ]
+    return (
+        f"Marked, of all masks of that kind ({result['model']}, {result['runs']} runs; "
+        f"{where(result['machine'])}); on {result['lost']} frames more the object was called lost. The last "
+        "column is how often a right mask has a higher confidence than a wrong one; over all sequences that "
+        f"and the rank correlation with the true IoU are: {ranks}. Wrong masks are marked as "
+        f"{_why(why['wrong'])}; right ones as {_why(why['right'])}."
     )
 
 

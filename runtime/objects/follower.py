@@ -24,7 +24,7 @@ from runtime.objects.optical_flow import Flow
 from runtime.objects.prompts import Prompt, PromptRequest, Prompts
 from runtime.objects.registry import Box, ObjectRegistry, TrackedObject, extended
 from runtime.objects.tracking import TrackState
-from runtime.objects.trust import Trust
+from runtime.objects.trust import UNJUDGED, Trust
 from stages.engines.thread import EngineThread
 from stages.errors import InputError
 from stages.tensors import Array
@@ -56,7 +56,7 @@ class FollowedObject:
     colour: int
     state: TrackState
     found: ObjectMask | None
-    trust: Trust = Trust()
+    trust: Trust = UNJUDGED
 
 
 @dataclass
@@ -258,13 +258,13 @@ class Follower:
         return None
 
     def _found_on(self, entry: TrackedObject, number: int) -> RecentFrame:
-        """The newest computed frame, up to this number, on which an object was found as it is asked for now."""
+        """The newest computed frame up to this number on which an object was found as it is asked for now."""
         for frame in reversed(self._recent):
             computed = frame.image_embedding is not None and entry.key in frame.boxes
             if computed and entry.prompt.from_frame <= frame.number <= number:
                 return frame
         raise InputError(
-            f"object {entry.name:.80} was not found on frame {number}, or that is no longer kept; confirm it on "
+            f"object {entry.name} was not found on frame {number}, or that is no longer kept; confirm it on "
             f"one of the newest {self._recent.maxlen} frames"
         )
 

@@ -119,8 +119,8 @@ class Prompt:
 class PromptRequest:
     """What a viewer asks to be segmented, in pixels of the frame `number` on which it was drawn.
 
-    `name` None starts an object, which gets the name `new_name`, or a free one; the name of an object adds the
-    points to its own and replaces its box.
+    `name` None starts an object, which gets the name `new_name`, or a free one; the name of an object adds
+    the points to its own and replaces its box.
     """
 
     number: int

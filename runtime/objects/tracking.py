@@ -81,8 +81,8 @@ class FixedPrompt:
         return self.watch.last
 
     def anchor(self, memory: MemoryFrame | None) -> None:
-        """The object's mask on a frame is right, a person says: go on from there. `memory` is that frame, None
-        where `labels` was."""
+        """The object's mask on a frame is right, a person says: go on from there. `memory` is that frame,
+        None where `labels` was."""
         self.watch.accept()
 
 

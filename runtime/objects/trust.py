@@ -44,13 +44,16 @@ class Trust:
         }
 
 
+UNJUDGED = Trust()
+
+
 @dataclass(frozen=True)
 class Limits:
     """From where on a mask is to be checked.
 
-    `confidence` below which it is unsure, and `rating` where that alone is known. `growth` and `shrinkage` are
-    its area in parts of the usual one, the median of the last `frames` that were not to be checked; `jump` is
-    how far its centre moves from one frame to the next, in sides of a square of the usual area.
+    `confidence` below which it is unsure, and `rating` where that alone is known. `growth` and `shrinkage`
+    are its area in parts of the usual one, the median of the last `frames` that were not to be checked;
+    `jump` is how far its centre moves from one frame to the next, in sides of a square of the usual area.
     """
 
     confidence: float = 0.7

@@ -78,8 +78,8 @@ class PromptsCommand:
 
 @dataclass(frozen=True)
 class SaveCommand:
-    """The viewer wants a file (see runtime.preview.saving.FILES) of a frame it was sent: of the object of this
-    name, or of all."""
+    """The viewer wants a file (see runtime.preview.saving.FILES) of a frame it was sent: of the object of
+    this name, or of all."""
 
     number: int
     file: str

@@ -1,4 +1,4 @@
-"""Files that a viewer may keep of a frame it was sent: in the frame's own pixels, made when it asks for one."""
+"""Files that a viewer may keep of a frame it was sent, in the frame's own pixels."""
 
 from __future__ import annotations
 

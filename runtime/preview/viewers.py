@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from typing import Any, Union
 
 import anyio
-from anyio import to_thread
 from aiohttp import WSCloseCode, WSMsgType, web
+from anyio import to_thread
 from anyio.abc import TaskGroup
 
 from runtime.live.access import Access, RateLimit

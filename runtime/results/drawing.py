@@ -1,8 +1,8 @@
 """Outlines and names that can be seen on any ground.
 
-An outline has the object's colour between two light lines, and these between two dark ones: whatever the picture
-is there, one of them differs from it. A name is light on dark beside a dot of that colour, and dark on amber
-where its mask is to be checked. Each text is made into a picture once and then only laid over frames.
+An outline has the object's colour between two light lines, and these between two dark ones: whatever the
+picture is there, one of them differs from it. A name is light on dark beside a dot of that colour, and dark
+on amber where its mask is to be checked. Each text is made into a picture once, then only laid over frames.
 """
 
 from __future__ import annotations

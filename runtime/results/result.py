@@ -8,7 +8,7 @@ from runtime.frames.sources import Frame
 from runtime.objects.masks import Mask
 from runtime.objects.prompts import Prompt
 from runtime.objects.tracking import TrackState
-from runtime.objects.trust import Trust
+from runtime.objects.trust import UNJUDGED, Trust
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,7 @@ class ObjectResult:
     iou: float
     mask: Mask | None
     prompt: Prompt | None = None
-    trust: Trust = Trust()
+    trust: Trust = UNJUDGED
 
 
 @dataclass(frozen=True)

@@ -48,13 +48,16 @@ BOARD = BoardStatus(
 )
 
 
+SURE = Trust(0.9)
+
+
 @dataclass
 class FakeObject:
     colour: int
     centre: tuple[float, float]
     box: tuple[float, float, float, float] | None
     state: TrackState = TrackState.TRACKED
-    trust: Trust = Trust(0.9)
+    trust: Trust = SURE
     asked: PromptRequest | None = None
 
 

@@ -25,10 +25,10 @@ class Tunnel:
     async def serve(self, viewer: SocketStream) -> None:
         with anyio.CancelScope() as scope:
             self._open.add(scope)
-            async with viewer, await anyio.connect_tcp("127.0.0.1", self._server) as server:
-                async with anyio.create_task_group() as tasks:
-                    tasks.start_soon(_hand_on, viewer, server, scope)
-                    tasks.start_soon(_hand_on, server, viewer, scope)
+            server = await anyio.connect_tcp("127.0.0.1", self._server)
+            async with viewer, server, anyio.create_task_group() as tasks:
+                tasks.start_soon(_hand_on, viewer, server, scope)
+                tasks.start_soon(_hand_on, server, viewer, scope)
         self._open.discard(scope)
 
 
@@ -45,7 +45,7 @@ async def _hand_on(source: SocketStream, target: SocketStream, both: anyio.Cance
 async def tunnel(server: int) -> AsyncIterator[Tunnel]:
     """A tunnel on a free port to a server's port, both on 127.0.0.1."""
     listener = await anyio.create_tcp_listener(local_host="127.0.0.1")
-    made = Tunnel(listener.extra(SocketAttribute.local_port), server)
+    made = Tunnel(listener.extra(SocketAttribute.local_port), server)  # noqa: S610  (anyio's, not Django's)
     async with listener, anyio.create_task_group() as tasks:
         tasks.start_soon(listener.serve, made.serve)
         yield made

@@ -14,9 +14,9 @@ import anyio
 import pytest
 
 from runtime.live.board import SHORT_MB, STALE_S, THROTTLED_S
+from runtime.objects.follower import RECENT_FRAMES
 from runtime.objects.prompts import MAX_POINTS
 from runtime.objects.trust import Check, Trust
-from runtime.objects.follower import RECENT_FRAMES
 from runtime.preview import protocol, viewers
 from runtime.preview.saving import FILES
 from runtime.preview.viewers import ViewerLimits
@@ -64,8 +64,8 @@ def keys(value: Any, path: str = "") -> set[str]:
 
 
 def kinds(value: Any, path: str = "") -> Iterator[tuple[str, str]]:
-    """The path of every value in a message and what JSON calls its kind; those of null are left out, since null
-    says nothing of what else may be there."""
+    """The path of every value in a message and what JSON calls its kind; those of null are left out, since
+    null says nothing of what else may be there."""
     if isinstance(value, dict):
         for key, item in value.items():
             yield from kinds(item, path if path in NAMED_BY_DATA else f"{path}.{key}".lstrip("."))
@@ -89,8 +89,8 @@ def empty(value: Any, path: str = "") -> Iterator[str]:
 
 
 def check_documented(*messages: dict[str, Any]) -> None:
-    """Each message of the preview has the keys that its examples in PROTOCOL.md have, and no others, and values
-    of the same kinds."""
+    """Each message of the preview has the keys that its examples in PROTOCOL.md have, and no others, and
+    values of the same kinds."""
     for message in messages:
         shown = [each for each in examples(message["type"]) if not is_from_viewer(each)]
         assert keys(message) <= set().union(*map(keys, shown)), message["type"]

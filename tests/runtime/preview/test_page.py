@@ -449,14 +449,17 @@ async def test_a_wrong_token_shows_nothing(browser: Browser) -> None:
 
 
 async def test_it_comes_back_after_the_line_broke(browser: Browser) -> None:
-    async with running_preview() as run, tunnel(urlsplit(run.base).port or 0) as line:
-        async with opened(browser, f"http://127.0.0.1:{line.port}/#token={run.token}") as page:
-            await page.until_number(0)
-            line.cut()
-            await expect(page.page.locator("#connection")).to_contain_text("trying again")
-            run.live.advance()
-            await page.until_number(1)
-            await expect(page.page.locator("#connection")).to_have_text("live")
+    async with (
+        running_preview() as run,
+        tunnel(urlsplit(run.base).port or 0) as line,
+        opened(browser, f"http://127.0.0.1:{line.port}/#token={run.token}") as page,
+    ):
+        await page.until_number(0)
+        line.cut()
+        await expect(page.page.locator("#connection")).to_contain_text("trying again")
+        run.live.advance()
+        await page.until_number(1)
+        await expect(page.page.locator("#connection")).to_have_text("live")
 
 
 async def test_a_reload_keeps_the_token(live_tab: FakeTab) -> None:

@@ -34,7 +34,7 @@ async def browser(anyio_backend: str) -> AsyncIterator[Browser]:
 
 
 async def with_everything(made: FakeTab) -> None:
-    """Objects in every state, a site that is down, what is kept, a board that warns, and an operator's picture."""
+    """Objects in every state, a site that is down, what is kept, a board, and an operator's picture."""
     page, live = made.page, made.live
     for x in (0.2, 0.5, 0.8):
         await page.keyboard.press("n")
@@ -122,7 +122,8 @@ async def test_lanes_legend_and_buttons_name_an_operator_alike(browser: Browser)
 
 SIGNS = """(all) => all.map((one) => {
     const sign = one.querySelector(".swatch");
-    return [sign.textContent, getComputedStyle(sign).backgroundColor, one.querySelector("b").textContent].join(" ");
+    const name = one.querySelector("b").textContent;
+    return [sign.textContent, getComputedStyle(sign).backgroundColor, name].join(" ");
 })"""
 
 
