@@ -208,7 +208,7 @@ class FakeLive(Live):
             sites=tuple(self._site(site) for site in self.sites),
             grid=GRID,
             windows=tuple(self._window(index) for index in range(GRID * GRID)),
-            caps={operator: CAP for _, operator in SITES},
+            caps={site.operator: CAP for site in self.sites},
             shares={site.operator: self._share(site) for site in self.sites},
             keep_boxes=self.keep_boxes,
             board=self.board,
@@ -221,7 +221,7 @@ class FakeLive(Live):
         left = self.number * 2 % max(1, self._picture.shape[1] - width)
         pixels = self._picture[60 : 60 + height, left : left + width]
         kept = frozenset[int]()
-        if not self._paused and self.objects:
+        if not self._paused and self.objects and self.sites:
             kept = frozenset(self.kept | self.kept_now)
             self._dispatch(pixels, kept)
         found = () if self._paused else tuple(self._found(name) for name in self.objects)

@@ -1,6 +1,6 @@
 // The picture: a frame, the masks that belong to it, and above both what the viewer draws.
 
-import { bounds, paintMask } from "./rle.js";
+import { bounds, columns, paintMask } from "./rle.js";
 import { reasonOf } from "./trust.js";
 
 const FILL = { tracked: 0.38, carried: 0.2 };
@@ -117,11 +117,8 @@ export class Picture {
     for (const object of drawn.sort((one, other) => extent(other) - extent(one))) {
       const [left, top] = this.#boxes.get(object.name);
       this.#fillInner(object);
-      const rings = [[3 * line, DARK], [2 * line, LIGHT], [line, this.colour(object)]];
-      for (const [width, colour] of rings) {
-        this.#drawOuter(width, colour);
-        context.drawImage(this.#outer, left - width, top - width);
-      }
+      this.#fillOuter(object, line);
+      context.drawImage(this.#outer, left - 3 * line, top - 3 * line);
       context.globalAlpha = object.check ? FILL_TO_CHECK : (FILL[object.state] ?? FILL.tracked);
       context.drawImage(this.#inner, left, top);
       context.globalAlpha = 1;
@@ -135,17 +132,21 @@ export class Picture {
     this.#inner.getContext("2d").putImageData(image, 0, 0);
   }
 
-  /** Fills #outer with what is around the mask of #inner, `width` pixels wide, in one colour. */
-  #drawOuter(width, colour) {
-    const [outer, steps] = [this.#outer.getContext("2d"), [0, width, 2 * width]];
-    [this.#outer.width, this.#outer.height] = [this.#inner.width + 2 * width, this.#inner.height + 2 * width];
-    for (const x of steps) for (const y of steps) outer.drawImage(this.#inner, x, y);
-    outer.globalCompositeOperation = "source-in";
-    outer.fillStyle = colour;
-    outer.fillRect(0, 0, this.#outer.width, this.#outer.height);
+  /** Fills #outer with three lines around the mask of #inner, each `line` wide: the colour, a light and a dark one. */
+  #fillOuter(object, line) {
+    const [outer, edge] = [this.#outer.getContext("2d"), 3 * line];
+    const [left, top] = this.#boxes.get(object.name);
+    [this.#outer.width, this.#outer.height] = [this.#inner.width + 2 * edge, this.#inner.height + 2 * edge];
+    const path = new Path2D();
+    columns(object.mask, (x, from, to) => path.rect(x - left + edge, from - top + edge, 1, to - from));
+    outer.lineJoin = "round";
+    for (const [lines, colour] of [[3, DARK], [2, LIGHT], [1, this.colour(object)]]) {
+      outer.lineWidth = 2 * lines * line; // half of it lies outside
+      outer.strokeStyle = colour;
+      outer.stroke(path);
+    }
     outer.globalCompositeOperation = "destination-out";
-    outer.drawImage(this.#inner, width, width);
-    outer.globalCompositeOperation = "source-over";
+    outer.drawImage(this.#inner, edge, edge);
   }
 
   colour(object) {

@@ -109,7 +109,7 @@ async def test_lanes_legend_and_buttons_name_an_operator_alike(browser: Browser)
         page = made.page
         await expect(page.locator("#legend li b")).to_have_text(["alpha", "beta", "gamma"])
         shown: list[list[str]] = []
-        for place in ("#legend li", "#strip .lane[data-site] .label", "#operators button"):
+        for place in ("#legend li:has(b)", "#strip .lane[data-site] .label", "#operators button"):
             found = page.locator(place)
             await expect(found).to_have_count(3)
             shown.append(await found.evaluate_all(SIGNS))
@@ -149,7 +149,7 @@ async def test_after_the_end_it_says_so_and_tries_no_more_until_it_is_told(brows
             page = made.page
             await made.until_number(0)
             connections: list[Any] = []
-            page.on("websocket", connections.append)
+            page.on("websocket", lambda socket: connections.append(socket))
             port = int(run.base.rpartition(":")[2])
             await first.aclose()
             await expect(page.locator("#connection")).to_have_text("the run has ended")
