@@ -105,7 +105,7 @@ export class Objects {
     choose.append(element("span", "dot"), name);
     if (STATES[object.state]) choose.append(element("small", "", STATES[object.state]));
     if (object.check) choose.append(element("small", "reason", `check: ${reasonOf(object)}`));
-    choose.append(element("small", "sure"));
+    choose.append(element("span", "sure"));
     chip.append(choose);
     if (object.check) chip.append(this.#confirm(object));
     if (chosen) chip.append(this.#tool("rename", "✎", object, () => this.edit()));

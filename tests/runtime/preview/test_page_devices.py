@@ -139,7 +139,7 @@ async def test_without_sites_there_is_nothing_to_pause(browser: Browser) -> None
         await made.until_masked(0.3, 0.4)
         assert not live.paused
         await page.locator("#help").click()
-        await expect(page.locator("#help-dialog kbd", has_text="P")).to_be_hidden()
+        await expect(page.locator("#help-dialog kbd:text-is('P')")).to_be_hidden()
 
 
 async def test_after_the_end_it_says_so_and_tries_no_more_until_it_is_told(browser: Browser) -> None:
