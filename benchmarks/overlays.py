@@ -55,7 +55,7 @@ def plain_overlay(result: FrameResult) -> npt.NDArray[np.uint8]:
     picture: npt.NDArray[np.uint8] = result.frame.pixels.copy()
     for each in result.objects:
         if each.mask is not None:
-            colour = PALETTE[each.colour]
+            colour = PALETTE[each.colour % len(PALETTE)]
             _tint(picture, each.mask, colour)
             outline, _ = cv2.findContours(each.mask.view(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
             cv2.drawContours(picture, outline, -1, colour, 4)

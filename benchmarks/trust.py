@@ -160,8 +160,8 @@ def area_under_curve(scores: Sequence[float], right: Sequence[bool]) -> float | 
 
 def rank_correlation(a: Sequence[float], b: Sequence[float]) -> float:
     """Spearman's, of values without ties to speak of."""
-    ranks = [np.argsort(np.argsort(values)) for values in (a, b)]
-    return round(float(np.corrcoef(*ranks)[0, 1]), 3)
+    one, other = (np.argsort(np.argsort(np.asarray(values))).astype(float) for values in (a, b))
+    return round(float(np.corrcoef(one, other)[0, 1]), 3)
 
 
 def marks(found: Sequence[tuple[float, Trust]]) -> dict[str, Any]:
@@ -182,8 +182,8 @@ def marks(found: Sequence[tuple[float, Trust]]) -> dict[str, Any]:
 
 def gain(counts: Mapping[str, Any]) -> float:
     """The part of wrong masks that is marked, less that of right ones."""
-    wrong, right = counts["wrong"], counts["right"]
-    return wrong["marked"] / max(1, wrong["masks"]) - right["marked"] / max(1, right["masks"])
+    wrong, right = (counts[name]["marked"] / max(1, counts[name]["masks"]) for name in ("wrong", "right"))
+    return float(wrong - right)
 
 
 def ranking(runs: Sequence[Run]) -> dict[str, Any]:

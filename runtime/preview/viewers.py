@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections import deque
 from dataclasses import dataclass
-from typing import Any, Union
+from typing import Any
 
 import anyio
 from aiohttp import WSCloseCode, WSMsgType, web
@@ -30,8 +30,6 @@ MAX_PENDING = 32  # connections that have not sent hello yet
 MAX_PROMPTS = 8  # of one viewer, under way at once
 KEPT_FRAMES = 3  # the newest sent to a viewer, of which it may save files: it shows one, and two may wait
 HEARTBEAT_S = 20.0  # a viewer whose machine is gone is noticed after that
-
-_Lengthy = Union[protocol.PromptCommand, protocol.ConfirmCommand, protocol.SaveCommand]  # noqa: UP007  (evaluated)
 
 
 @dataclass(frozen=True)
@@ -213,7 +211,7 @@ class _Viewer:
         elif isinstance(message, protocol.PromptsCommand):
             objects = [entry_of(prompt) for prompt in self._shared.live.prompts().entries]
             await self._send("prompts", id=message.id, objects=objects)
-        elif not isinstance(message, _Lengthy):
+        elif not isinstance(message, (protocol.PromptCommand, protocol.ConfirmCommand, protocol.SaveCommand)):
             await self._answer(message)
         elif self._under_way >= MAX_PROMPTS:
             refusal = f"{MAX_PROMPTS} prompts are under way; wait for one"
@@ -222,7 +220,7 @@ class _Viewer:
             self._under_way += 1
             tasks.start_soon(self._beside_others, message)
 
-    async def _beside_others(self, message: _Lengthy) -> None:
+    async def _beside_others(self, message: protocol.Command | protocol.SaveCommand) -> None:
         """What may take a round trip to the sites, or be large, holds up no other message."""
         try:
             if isinstance(message, protocol.SaveCommand):

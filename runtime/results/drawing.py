@@ -8,8 +8,10 @@ on amber where its mask is to be checked. Each text is made into a picture once,
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from functools import lru_cache
-from typing import TypeAlias
+from typing import Any, TypeAlias
+from unicodedata import combining, normalize
 
 import cv2
 import numpy as np
@@ -26,9 +28,10 @@ DARK, LIGHT, AMBER = (13, 15, 18), (255, 255, 255), (255, 196, 84)
 _OPAQUE = 200  # of 255: how much of what is below a name it hides
 _SIDE_PER_LETTER = 72  # the frame's longest side in heights of a letter
 _SMALLEST_PX = 11  # height of a letter
+_FONTS = ("DejaVuSans.ttf", "NotoSans-Regular.ttf", "LiberationSans-Regular.ttf")
 
 
-def draw_outline(picture: Pixels, outline: Sequence[npt.NDArray[np.int32]], colour: Rgb, line: int) -> None:
+def draw_outline(picture: Pixels, outline: Sequence[npt.NDArray[Any]], colour: Rgb, line: int) -> None:
     """Closed lines around contours as cv2.findContours gives them; `line` is how wide the colour is."""
     edge = max(1, line // 3)
     for tone, width in ((DARK, line + 4 * edge), (LIGHT, line + 2 * edge), (colour, line)):
@@ -75,10 +78,27 @@ def _lay_over(picture: Pixels, label: Pixels, place: Box) -> None:
     part[:] = (label[..., :3] * alpha + part * (255 - alpha) + 127) // 255
 
 
+def in_ascii(text: str) -> str:
+    """A text without accents, and with "?" for every letter that is then none of ASCII's."""
+    letters = (letter for letter in normalize("NFKD", text) if not combining(letter))
+    return "".join(letter if letter.isascii() else "?" for letter in letters)
+
+
+@lru_cache(maxsize=8)
+def _font(size: int) -> ImageFont.FreeTypeFont | None:
+    """One of this machine's with more letters than ASCII's, which are all that Pillow's own font has."""
+    for name in _FONTS:
+        with suppress(OSError):
+            return ImageFont.truetype(name, size)
+    return None
+
+
 @lru_cache(maxsize=512)
 def _label(text: str, size: int, colour: Rgb, check: bool) -> Pixels:
     """A text in letters of `size` pixels, RGBA uint8 [H, W, 4]."""
-    font = ImageFont.load_default(size)
+    font: ImageFont.FreeTypeFont | ImageFont.ImageFont | None = _font(size)
+    if font is None:
+        font, text = ImageFont.load_default(size), in_ascii(text)
     left, _, right, _ = font.getbbox(text)
     height, dot = round(1.6 * size), round(0.6 * size)
     width = round(right - left) + 2 * dot + round(1.2 * size)
