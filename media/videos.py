@@ -7,6 +7,7 @@ references to other files and descriptions of streams are refused.
 from __future__ import annotations
 
 import io
+import itertools
 import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -46,6 +47,8 @@ _OPTIONS = {
     "correct_ts_overflow": "0",  # it takes a clock that begins anew for one of 33 bits that ran over
 }
 _BUFFER_BYTES = 1 << 18
+_SAME_S = 1e-4  # times that are closer are the same
+_BACK_S = 0.5  # that is sought further back at first where a place lies behind the one that was sought
 _DEFAULT_FPS, _MAX_FPS = 25.0, 1000.0  # FFmpeg's own; above is the rate of a clock, not of frames
 _TS_DISCONT = 0x200  # FFmpeg's AVFMT_TS_DISCONT
 _INDEXED = ("mov", "avi", "mxf")  # formats that say where their pictures end
@@ -80,10 +83,11 @@ class VideoReader:
             self._stream.thread_type = "AUTO"
             self.fps = _rate(self._stream)
             self.count = _count(self._stream, self.fps)
-            self._decoded = self._decode()
+            self._decoded: Iterator[av.VideoFrame] = self._decode()
             self._next = next(self._decoded, None)
             if self._next is None:
                 raise InputError(f"no frame of {path} can be decoded; see whether a player shows it")
+            self._begins_s = self._own_time_s(self._next)
             first = self._pixels(self._next)
         except BaseException:
             self.close()
@@ -114,6 +118,47 @@ class VideoReader:
             self._own_end_s = self._own_time_s(frame, end=True)
             yield self._end_s, self._pixels(frame)
         self.warnings = (*self._losses(), *self._oddities(times))
+
+    @property
+    def duration_s(self) -> float:
+        """What the file says that it takes to show it, in seconds; 0 where it says nothing."""
+        return (self._container.duration or 0) / av.time_base
+
+    def seek(self, time_s: float) -> bool:
+        """Have `frames_on` begin with the last frame at or before `time_s`, the first where there is none.
+
+        False, and nothing is done, where the file does not tell times by which a place in it can be found.
+        """
+        base = self._stream.time_base
+        if self._begins_s is None or base is None or self._joinable:
+            return False
+        own_s = self._begins_s + max(0.0, time_s) + _SAME_S
+        before_s = 0.0  # files are sought in by times of decoding, which may lie behind those of showing
+        while True:
+            try:
+                self._container.seek(int((own_s - before_s) / base), stream=self._stream, backward=True)
+            except _UNREADABLE:
+                return False
+            self._decoded = self._decode()
+            self._next = next(self._decoded, None)
+            if self._next is None:
+                return False
+            if (self._own_time_s(self._next) or 0.0) <= own_s or before_s > time_s:
+                break
+            before_s = 2 * before_s or _BACK_S
+        following = next(self._decoded, None)
+        while following is not None and (self._own_time_s(following) or 0.0) <= own_s:
+            self._next, following = following, next(self._decoded, None)
+        if following is not None:
+            self._decoded = itertools.chain((following,), self._decoded)
+        return True
+
+    def frames_on(self) -> Iterator[tuple[float, Pixels]]:
+        """The frames from the place that was sought on: each one's own time, in seconds from the first
+        frame's, and its pixels, as `frames` gives them."""
+        while self._next is not None:
+            frame, self._next = self._next, next(self._decoded, None)
+            yield (self._own_time_s(frame) or 0.0) - (self._begins_s or 0.0), self._pixels(frame)
 
     def _decode(self) -> Iterator[av.VideoFrame]:
         """Every frame that can be decoded, those behind damaged ones too."""
@@ -188,7 +233,7 @@ class VideoReader:
     def _lacks_frames(self) -> bool:
         if self.count is not None:
             return self._read < self._indexed
-        return self._end_s + 1.5 / self.fps < self._duration_s
+        return self._end_s + 1.5 / self.fps < self.duration_s
 
     def _is_cut(self) -> bool:
         """Whether the file is shorter than it says itself."""
@@ -224,14 +269,9 @@ class VideoReader:
         if self.count is not None and self._read < self._indexed:
             return f"{self._read} of {self._indexed} frames"
         end_s = self._end_s + 1 / self.fps
-        if end_s < self._duration_s:
-            return f"{_frames(self._read)}, {end_s:.1f} of {self._duration_s:.1f} s,"
+        if end_s < self.duration_s:
+            return f"{_frames(self._read)}, {end_s:.1f} of {self.duration_s:.1f} s,"
         return _frames(self._read)
-
-    @property
-    def _duration_s(self) -> float:
-        """What the file's header says; 0 where it does not."""
-        return (self._container.duration or 0) / av.time_base
 
     @property
     def _indexed(self) -> int:

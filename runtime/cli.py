@@ -15,6 +15,8 @@ import click
 from runtime.check.local import LocalOptions, local_problems
 from runtime.edge_toml import config_option
 from runtime.frames.cameras import CameraOptions, source_for
+from runtime.frames.player import Player
+from runtime.frames.sources import Source
 from runtime.live.heartbeat import HeartbeatOptions
 from runtime.live.messages import Messages
 from runtime.objects.prompts import NOTHING_TO_SEGMENT, Prompts, read_prompts
@@ -73,6 +75,7 @@ def command(bundle: Path | None, source: str, **options: Any) -> None:
     heartbeat, dry_run = options.pop("heartbeat"), options.pop("dry_run")
     here, state_file = not options.pop("elsewhere"), options.pop("state")
     path = state_path(state_file, options["prompts"]) if opened.live and here else None
+    opened = _played(opened, options, messages.tell)
     inputs = tuple(inputs_of(click.get_current_context()))
     with _objects(path, options, required, messages.tell, lock=not dry_run) as (state, prompts):
         watchers = _watchers(loaded, options)
@@ -98,6 +101,22 @@ def command(bundle: Path | None, source: str, **options: Any) -> None:
         summary = asyncio.run(run_session(loaded, opened, prompts, chosen, console, watchers, messages))
         print_summary(console, summary)
         check_done(summary)
+
+
+def _played(source: Source, options: dict[str, Any], say: Callable[[str], None]) -> Source:
+    """The source as viewers go through it, if it is a file that a page shows and of which nothing is to be
+    written; takes `once` out of the options."""
+    once = options.pop("once")
+    if options["preview"] is None or source.live or once:
+        return source
+    out, record = options["out"], options["record"]
+    if record or options["verify"] or (out is not None and record is None):
+        say(
+            "results are written, so the source is gone through once from its start; without --out it waits "
+            "for viewers, who play it and step through it"
+        )
+        return source
+    return Player(source)
 
 
 @contextlib.contextmanager

@@ -146,6 +146,7 @@ class ImageEncoder:
         self.doubts = Doubts()
         self.head = EdgeHead(bundle, engines)
         self.bundle = bundle
+        self.leaving = anyio.Lock()  # frames are coded, and so sent, in the order in which they are started
         self._engines = engines
         self._sites = sites
         self._keep = keep
@@ -282,9 +283,11 @@ class Encoding:
                 self._count()
                 new = [tile.window for tile in tiles if not tile.reused]
                 sent = [window for window in new if window not in self.kept.windows]
-                await self._encoder.windows.grant(sent)
-                started_s = time.perf_counter()
-                inputs = await self._inputs(new)
+                async with self._encoder.leaving:
+                    await self._encoder.windows.grant(sent)
+                    started_s = time.perf_counter()
+                    coded = await self._code(new)
+                inputs = await self._inputs(new, coded)
                 self.inputs_s = time.perf_counter() - started_s
                 await self._fetch(tiles, inputs)
         self._encoder.doubts.used(self._order, self.sites)
@@ -333,13 +336,20 @@ class Encoding:
     def _pixels(self, window: int) -> tuple[Pixels, npt.NDArray[np.int32]]:
         return self._canvas.tile(window), self._canvas.extents[window]
 
-    async def _inputs(self, windows: Sequence[int]) -> dict[int, Mapping[str, Array]]:
-        """Inputs of the window stage for each of these windows, n = 1; coded together, off the event loop,
-        and run through the head where there is one."""
+    async def _code(self, windows: Sequence[int]) -> Mapping[str, Array]:
+        """What travels of these windows, coded together, off the event loop; nothing of none."""
         if not windows:
             return {}
-        tiles = await to_thread.run_sync(self._canvas.window_inputs, windows, self._encoder.bundle)
-        together = await self._encoder.head.inputs(tiles, self._order)
+        return await to_thread.run_sync(self._canvas.window_inputs, windows, self._encoder.bundle)
+
+    async def _inputs(
+        self, windows: Sequence[int], coded: Mapping[str, Array]
+    ) -> dict[int, Mapping[str, Array]]:
+        """Inputs of the window stage for each of these windows, n = 1, run through the head where there is
+        one."""
+        if not coded:
+            return {}
+        together = await self._encoder.head.inputs(coded, self._order)
         return {
             window: {name: array[row : row + 1] for name, array in together.items()}
             for row, window in enumerate(windows)
@@ -376,7 +386,7 @@ class Encoding:
             return await self._compute(window, tile.cached, inputs[window])
         earlier = await tile.cached.result()
         if earlier is None:
-            inputs = await self._inputs([window])
+            inputs = await self._inputs([window], await self._code([window]))
             return await self._compute(window, self._start(window), inputs[window])
         self._encoder.statistics.windows_reused += 1
         return earlier

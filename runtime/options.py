@@ -128,6 +128,19 @@ class ProxyAddress(click.ParamType):  # type: ignore[type-arg]  # not generic be
         return address
 
 
+def preview_option(text: str) -> click.Option:
+    """`--preview`, with a port or without."""
+    port = PreviewOptions.port
+    return click.Option(
+        ["--preview"],
+        type=click.IntRange(0, 65535),
+        is_flag=False,
+        flag_value=port,
+        metavar="[PORT]",
+        help=f"{text} PORT is {port} where none is given, 0 any free one.",
+    )
+
+
 def sites_option(required: bool = False) -> click.Option:
     text = "sites.toml" if required else "sites.toml; without it every window runs here."
     return click.Option(["--sites"], type=PATH, required=required, help=text)
@@ -339,9 +352,13 @@ PRICE_PER_GB = click.Option(
 TRACE = click.Option(
     ["--trace"], type=PATH, help="Write a timeline for ui.perfetto.dev, and a picture of it."
 )
-PREVIEW = click.Option(
-    ["--preview"], type=click.IntRange(0, 65535), metavar="PORT", help="Serve a page: watch, click to prompt."
+ONCE = click.Option(
+    ["--once"],
+    is_flag=True,
+    help="With --preview go through a file once from its start, in place of waiting for viewers, who play it "
+    "and step through it.",
 )
+PREVIEW = preview_option("Serve a page: watch, point, play a file and step through it.")
 PREVIEW_HOST = click.Option(["--preview-host"], default=PreviewOptions.host, show_default=True)
 PREVIEW_KEYS = click.Option(
     ["--preview-keys"], type=PATH, help="Folder of `pedsam keys --preview`; needed off loopback."
@@ -369,7 +386,7 @@ HEARTBEAT = click.Option(
 
 # The tables of edge.toml, which are the sections of the help too. A key is the name of its option's value.
 TABLES: Mapping[str, tuple[click.Option, ...]] = {
-    "source": (SOURCE, CAMERA_SIZE, CAMERA_FPS, CAMERA_PROXY, FPS, ROTATE, REALTIME),
+    "source": (SOURCE, CAMERA_SIZE, CAMERA_FPS, CAMERA_PROXY, FPS, ROTATE, REALTIME, ONCE),
     "loop": (
         BUNDLE, BACKEND, THREADS, ENCODER, WIRE, IN_FLIGHT, KEYFRAME_EVERY, MAX_FPS, MAX_MBIT, BOXES, POINTS,
         TRACK, PROMPTS, STATE, ALLOW_UNDISTILLED, VERIFY, DRY_RUN,
@@ -384,7 +401,7 @@ TABLES: Mapping[str, tuple[click.Option, ...]] = {
     ),
 }  # fmt: skip
 # What is said of one run, not of a service that starts again and again.
-NOT_IN_FILE = (FPS, BOXES, POINTS, VERIFY, NEW_SESSION, DRY_RUN)
+NOT_IN_FILE = (FPS, ONCE, BOXES, POINTS, VERIFY, NEW_SESSION, DRY_RUN)
 
 # What each option is for, where it is not for every source and whatever else is given: kinds of Source, a
 # source that is live, the option without which it does nothing, the values of one with which it does nothing.
@@ -395,6 +412,7 @@ KINDS: Mapping[str, frozenset[str]] = {
     "camera_proxy": frozenset({"stream"}),
     "fps": frozenset({"folder"}),
     "realtime": frozenset({"video"}),
+    "once": frozenset({"picture", "folder", "video"}),
     **dict.fromkeys(("in_flight", "keyframe_every", "max_fps", "track", "reuse_threshold"), _MANY_FRAMES),
 }
 LIVE_ALONE = frozenset({"record_mb", "state"})
@@ -418,7 +436,7 @@ NEEDS: Mapping[str, str] = {
         "sites",
     ),
     "keep_px": "keep",
-    **dict.fromkeys(("preview_host", "preview_keys", "preview_width"), "preview"),
+    **dict.fromkeys(("preview_host", "preview_keys", "preview_width", "once"), "preview"),
     **dict.fromkeys(("metrics_host", "metrics_keys"), "metrics_port"),
     "record_mb": "record",
 }

@@ -11,10 +11,14 @@ ahead of it than keep the engines busy, since any other would only grow old.
 Nothing leaves the edge for a frame on which nothing is to be segmented, nor while sending is paused: such a
 frame passes through as it is. A frame that has passed so, and is then clicked on, is computed at once,
 whether or not the source gives another.
+
+A frame stands still for viewers where the source gives no other until they ask, or where a viewer holds it
+while others come. What they change of its objects is shown on it at once: only the decoder runs.
 """
 
 from __future__ import annotations
 
+import contextlib
 import enum
 import math
 import time
@@ -30,14 +34,16 @@ from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStre
 from runtime.encoder import Encoding, FrameLost, ImageEncoder, SendingPaused
 from runtime.frames.canvas import Canvas, make_canvas
 from runtime.frames.pace import Pace
+from runtime.frames.player import Player
 from runtime.frames.sources import NOTHING, Frame, Source
 from runtime.live.newest import Newest
 from runtime.objects.follower import FollowedObject, Follower, RecentFrame
 from runtime.objects.prompts import PromptRequest
 from runtime.results.measurements import AHEAD, EDGE_WINDOWS, QUEUE, RunMeasurements
-from runtime.results.result import FrameResult, ObjectResult
+from runtime.results.result import Choice, FrameResult, ObjectResult
 from runtime.results.sinks import Sink
 from runtime.results.trace import NO_TRACE, Trace
+from stages.errors import InputError
 from stages.geometry import Geometry
 
 _FEWER_MARGIN = 1.1  # one frame less is tried below this times the windows' time for which it is enough
@@ -90,13 +96,18 @@ class FrameJob:
     kept: frozenset[int] = frozenset()  # windows of it that do not leave
     sites: Collection[str] = ()  # that computed windows of the model run its masks come from
     objects: list[FollowedObject] = field(default_factory=list)
+    changes: int = 0  # of the run's objects when these were found
     queue_s: float = 0.0  # it waited between its steps, for engines and threads
     ready_s: float = 0.0  # when it was ready for its next step
     reason: str = ""
 
 
 class Pipeline:
-    """Runs a source through all steps once. `on_lost` gets each frame that is lost, and why."""
+    """Runs a source through all steps once. `on_lost` gets each frame that is lost, and why.
+
+    With `computes_unasked` a frame that stands still is computed before anything is asked on it, so that the
+    first click, too, needs the decoder alone: for runs of which nothing leaves.
+    """
 
     def __init__(
         self,
@@ -108,6 +119,7 @@ class Pipeline:
         progress: Callable[[int], None] = lambda frames: None,
         trace: Trace = NO_TRACE,
         on_lost: Callable[[Frame, str], None] = lambda frame, reason: None,
+        computes_unasked: bool = False,
     ) -> None:
         self.measured = RunMeasurements()
         self.frames: Newest[FrameResult] = Newest()
@@ -122,6 +134,9 @@ class Pipeline:
         self._progress = progress
         self._trace = trace
         self._on_lost = on_lost
+        self._computes_unasked = computes_unasked
+        self._held: list[Newest[FrameResult]] = []  # frames that viewers hold
+        self._changed = anyio.Event()  # objects, which frames that stand still have to show
         self._pace = Pace(options.max_fps, options.max_mbit)
         self._ahead = 0  # frames read whose global stage has not begun
         self._unwritten_pixels = 0  # of all frames under way
@@ -144,7 +159,59 @@ class Pipeline:
         """Follower.prompt; a frame that has to be computed for it is computed at once."""
         name = await self._follower.prompt(request)
         self._revisit_wanted.set()
+        self.objects_changed()
         return name
+
+    def objects_changed(self) -> None:
+        """Show every frame that stands still with its objects as they are now, soon."""
+        self._changed.set()
+
+    async def _show_changes(self) -> None:
+        """Show frames that stand still whenever their objects have changed, until cancelled."""
+        while True:
+            await self._changed.wait()
+            self._changed = anyio.Event()
+            for shown in [*([self.frames] if self._standing else []), *self._held]:
+                result = shown.value
+                if result is None or result.recent is None:
+                    continue
+                objects = await to_thread.run_sync(self._objects_on, result.recent)
+                if shown.value is result:  # no newer one has come meanwhile
+                    shown.put(replace(result, objects=objects))
+
+    @contextlib.contextmanager
+    def holding(self, result: FrameResult) -> Iterator[Newest[FrameResult]]:
+        """A finished frame for a viewer that works on it while others come; whenever its objects change there
+        is a newer one. Raises InputError for a frame that was lost."""
+        recent = result.recent
+        if recent is None:
+            raise InputError("a frame that could not be read cannot be held")
+        held: Newest[FrameResult] = Newest()
+        held.put(result)
+        self._follower.hold(recent)
+        self._held.append(held)
+        try:
+            if recent.image_embedding is None and self._to_be_computed(recent):
+                self._follower.want(recent)
+                self._revisit_wanted.set()
+            yield held
+        finally:
+            self._held.remove(held)
+            self._follower.let_go(recent)
+
+    def _to_be_computed(self, recent: RecentFrame) -> bool:
+        """Whether a frame that is held is to be computed though nobody asks anything on it."""
+        return self._computes_unasked or self._follower.has_objects(recent.number, recent.place_s)
+
+    def _objects_on(self, recent: RecentFrame) -> tuple[ObjectResult, ...]:
+        followed = self._follower.on(recent)
+        return tuple(
+            replace(_object_result(each, recent.canvas), choices=_choices(each, recent)) for each in followed
+        )
+
+    @property
+    def _standing(self) -> bool:
+        return self.source is not None and self.source.standing
 
     @property
     def paused(self) -> bool:
@@ -185,6 +252,7 @@ class Pipeline:
         try:
             async with send, anyio.create_task_group() as revisits:
                 revisits.start_soon(self._revisit, tasks, send)
+                revisits.start_soon(self._show_changes)
                 await self._read_new(source, tasks, send)
                 revisits.cancel_scope.cancel()
         finally:
@@ -199,6 +267,7 @@ class Pipeline:
             job = await self._next(source, frames)
             if job is None:
                 return
+            await self._send_waiting(tasks, send)  # what was clicked on leaves before what is newer
             tasks.start_soon(self._collect_windows, job)
             await send.send(job)
 
@@ -208,11 +277,14 @@ class Pipeline:
         while True:
             await self._revisit_wanted.wait()
             self._revisit_wanted = anyio.Event()
-            while not self._encoder.paused and (recent := self._follower.next_waiting()) is not None:
-                frame = Frame(recent.number, f"{recent.number}", 0.0, NOTHING)
-                job = FrameJob(frame, time.perf_counter(), Fate.REVISITED, recent)
-                tasks.start_soon(self._collect_windows, job)
-                await send.send(job)
+            await self._send_waiting(tasks, send)
+
+    async def _send_waiting(self, tasks: TaskGroup, send: MemoryObjectSendStream[FrameJob]) -> None:
+        while not self._encoder.paused and (recent := self._follower.next_waiting()) is not None:
+            frame = Frame(recent.number, f"{recent.number}", 0.0, NOTHING)
+            job = FrameJob(frame, time.perf_counter(), Fate.REVISITED, recent)
+            tasks.start_soon(self._collect_windows, job)
+            await send.send(job)
 
     async def _wait_for_slot(self, live: bool) -> None:
         """Wait until another frame may be under way."""
@@ -237,23 +309,29 @@ class Pipeline:
         if frame is None:
             return None
         if source.live:
-            self.measured.seconds["camera"].add(time.perf_counter() - started)
+            if not isinstance(source, Player):  # which waits for viewers
+                self.measured.seconds["camera"].add(time.perf_counter() - started)
             started = time.perf_counter()
         captured_s = frame.captured_s or started
         if frame.error is not None:
             return FrameJob(frame, captured_s, Fate.LOST, reason=frame.error)
         self._unwritten_pixels += _area(frame)
         canvas = await to_thread.run_sync(make_canvas, frame.pixels, self._geometry)
-        job = FrameJob(frame, captured_s, self._choose(frame.number), RecentFrame(frame.number, canvas))
+        place_s = frame.time_s if isinstance(source, Player) else None
+        recent = RecentFrame(frame.number, canvas, place_s=place_s)
+        job = FrameJob(frame, captured_s, self._choose(frame, recent, source.standing), recent)
         self._record_step("read", job, started)
         return job
 
-    def _choose(self, number: int) -> Fate:
+    def _choose(self, frame: Frame, recent: RecentFrame, standing: bool) -> Fate:
         """How this frame gets its masks, decided before anything of it can leave."""
-        before_unsegmented = self._last_unsegmented
-        self._last_unsegmented = self._encoder.paused or not self._follower.has_objects(number)
+        number, before_unsegmented = frame.number, self._last_unsegmented
+        asked = self._follower.has_objects(number, recent.place_s)
+        self._last_unsegmented = self._encoder.paused or not asked
         if self._last_unsegmented:
-            return Fate.UNSEGMENTED
+            return Fate.COMPUTED if standing and self._computes_unasked else Fate.UNSEGMENTED
+        if frame.jumped:
+            self._follower.force_keyframe()
         key = number % self.options.keyframe_every == 0 or self._follower.needs_keyframe(number)
         return Fate.COMPUTED if key or before_unsegmented else Fate.CARRIED
 
@@ -346,6 +424,8 @@ class Pipeline:
             job.objects = await self._follower.compute(_required(job.recent))
         elif job.fate is Fate.REVISITED:
             await self._follower.compute_waiting(_required(job.recent))
+            self.objects_changed()
+        job.changes = self._follower.objects.changes
         if job.fate in (Fate.CARRIED, *_NEEDS_ENCODING):
             self._trace.add("decode", f"frame {job.frame.number}", started, time.perf_counter())
             if job.fate is not Fate.REVISITED:
@@ -388,13 +468,15 @@ class Pipeline:
             measured.seconds["end_to_end"].add(done - job.started_s)
         if job.frame.error is None:
             self.frames.put(replace(result, latency_s=done - job.started_s))
+            if self._standing and job.changes != self._follower.objects.changes:
+                self.objects_changed()  # what was asked after its objects were found
 
     def _result(self, job: FrameJob) -> FrameResult:
         """The frame with the masks of its objects, after all sinks took it."""
         canvas = _required(job.recent).canvas
         doubtful = self._encoder.doubts.has(job.frame.number, job.sites)
         objects = tuple(_object_result(each, canvas) for each in job.objects)
-        result = FrameResult(job.frame, objects, doubtful, job.kept)
+        result = FrameResult(job.frame, objects, doubtful, job.kept, recent=job.recent)
         self._tell_of_doubts()
         for sink in self._sinks:
             sink.write(result)
@@ -471,6 +553,17 @@ def _object_result(followed: FollowedObject, canvas: Canvas) -> ObjectResult:
     mask = canvas.to_frame_mask(found.logits)
     return ObjectResult(
         followed.name, followed.colour, followed.state, found.iou, mask, found.prompt, followed.trust
+    )
+
+
+def _choices(followed: FollowedObject, recent: RecentFrame) -> tuple[Choice, ...]:
+    """What an object's only point may mean, on the frame that has this point."""
+    found = followed.found
+    if found is None or found.choices is None or found.prompt.from_frame != recent.number:
+        return ()
+    return tuple(
+        Choice(recent.canvas.to_frame_mask(logits), float(iou))
+        for logits, iou in zip(*found.choices, strict=True)
     )
 
 

@@ -18,6 +18,7 @@ from rich.text import Text
 
 from media.video_writer import MAX_VIDEO_SIDE_PX
 from runtime.edge import open_edge
+from runtime.frames.player import Player
 from runtime.frames.sources import Frame, Source
 from runtime.live.board_reader import watching_board
 from runtime.live.heartbeat import Heartbeat, beating
@@ -199,6 +200,7 @@ async def _run(
                     progress,
                     trace,
                     _telling_lost(messages),
+                    computes_unasked=not options.sites,
                 )
                 heartbeat.pipeline = pipeline
                 async with watching_board(options.board, trace, messages.tell) as board:
@@ -213,6 +215,7 @@ async def _run(
                         held,
                         options.keep_boxes if options.sites else (),
                         options.verify,
+                        source if isinstance(source, Player) else None,
                     )
                     async with (
                         _watched(live, watchers, messages.console),

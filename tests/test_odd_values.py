@@ -57,12 +57,14 @@ def leaves(command: click.Command, words: tuple[str, ...]) -> Iterator[tuple[tup
 
 
 def is_number(line: tuple[str, ...]) -> bool:
-    """Whether the option of a line of `lines` takes a number."""
+    """Whether the option of a line of `lines` takes a number, always: what may be left out, and begins with a
+    dash, is an option of its own."""
     command = main.get_command(click.Context(main), line[0])
     assert command is not None
     types = dict(leaves(command, (line[0],)))[line[:-1]].params
-    (kind,) = (option.type for option in types if line[-1] in option.opts)
-    return isinstance(kind, (click.types.FloatParamType, click.types.IntParamType))
+    (option,) = (option for option in types if line[-1] in option.opts)
+    needed = not getattr(option, "_flag_needs_value", False)
+    return needed and isinstance(option.type, (click.types.FloatParamType, click.types.IntParamType))
 
 
 def lines() -> Iterator[tuple[str, ...]]:

@@ -9,7 +9,7 @@ import click
 
 from runtime.demo.demo import run_demo, run_live_demo
 from runtime.demo.next_steps import next_steps
-from runtime.options import WIRE
+from runtime.options import WIRE, preview_option
 from runtime.results.summary import check_done, print_summary
 from runtime.watchers import preview_watcher
 from stages.bundle import Bundle, shipped_bundle
@@ -17,15 +17,16 @@ from stages.console import make_console
 from stages.options import PATH, Count, bundle_option, warn_of_idle_options
 
 
-@click.command("demo", params=[bundle_option("Bundle with site and edge stages"), WIRE])
+@click.command(
+    "demo",
+    params=[
+        bundle_option("Bundle with site and edge stages"),
+        WIRE,
+        preview_option("Pan without an end and serve a page on which to click on objects."),
+    ],
+)
 @click.option("--out", type=PATH, default=Path("out/demo"), show_default=True)
 @click.option("--frames", type=Count(2), default=24, show_default=True)
-@click.option(
-    "--preview",
-    type=click.IntRange(0, 65535),
-    metavar="PORT",
-    help="Pan without an end and serve a page on which to click on objects.",
-)
 def command(bundle: Path | None, out: Path, frames: int, wire: str | None, preview: int | None) -> None:
     """Three sites on loopback, a camera pan over photographs, masks in OUT."""
     warn_of_idle_options({}, {"frames": ("preview", range(65536))})

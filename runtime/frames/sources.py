@@ -33,7 +33,8 @@ from stages.words import in_order, some_of
 class Frame:
     """One picture: RGB uint8 [H, W, 3]. `time_s` counts from the source's start; `error` says why `pixels`
     is empty when the frame could not be read. `captured_s` is when a camera took it, on the clock of
-    time.perf_counter; None for files."""
+    time.perf_counter; None for files. `jumped`: it does not follow the frame that came before it, since a
+    viewer went there."""
 
     number: int
     name: str
@@ -41,6 +42,7 @@ class Frame:
     pixels: npt.NDArray[np.uint8]
     error: str | None = None
     captured_s: float | None = None
+    jumped: bool = False
 
 
 class Source(ABC):
@@ -63,6 +65,11 @@ class Source(ABC):
     warnings: tuple[str, ...] = ()
     files: tuple[Path, ...] = ()  # that are read
     examples: Mapping[tuple[int, int], str] = MappingProxyType({})  # a picture of each size
+
+    @property
+    def standing(self) -> bool:
+        """Whether no frame comes until a viewer asks for one."""
+        return False
 
     def __enter__(self) -> Source:
         return self
@@ -93,7 +100,7 @@ class PictureSource(Source):
     def __init__(self, paths: Sequence[Path], fps: float = 1.0) -> None:
         self._paths = paths
         self._names = _frame_names(paths)
-        self._seconds = 1 / fps
+        self.step_s = 1 / fps
         self.files = tuple(paths)
         self._headers: list[PictureInfo | InputError] | None = None
         self.count = len(paths)
@@ -104,16 +111,24 @@ class PictureSource(Source):
         return frozenset(self.examples)
 
     def __iter__(self) -> Iterator[Frame]:
-        headers = self._read_headers()
         scales = []
-        for number, (path, name, header) in enumerate(zip(self._paths, self._names, headers, strict=True)):
-            pixels, scale, error = _decode(path, header)
+        for number, path in enumerate(self._paths):
+            frame, scale = self._read(number)
             if scale:
                 scales.append(f"{path.name} ({scale})")
-            yield Frame(number, name, number * self._seconds, pixels, error)
+            yield frame
         told = f"values that are shown as black to white: {some_of(scales)}"
         if scales and told not in self.warnings:
             self.warnings += (told,)
+
+    def frame(self, number: int) -> Frame:
+        """The picture of this number, read anew."""
+        return self._read(number)[0]
+
+    def _read(self, number: int) -> tuple[Frame, str | None]:
+        """A picture, and how its values were scaled."""
+        pixels, scale, error = _decode(self._paths[number], self._read_headers()[number])
+        return Frame(number, self._names[number], number * self.step_s, pixels, error), scale
 
     def _read_headers(self) -> list[PictureInfo | InputError]:
         if self._headers is None:
@@ -147,7 +162,7 @@ class VideoSource(Source):
     is_sequence = True
 
     def __init__(self, path: Path) -> None:
-        self._path = path
+        self.path = path
         self.files = (path,)
         with VideoReader(path) as reader:
             self.fps, self.count, self._size = reader.fps, reader.count, reader.size
@@ -156,13 +171,13 @@ class VideoSource(Source):
         return frozenset({self._size})
 
     def __iter__(self) -> Iterator[Frame]:
-        with VideoReader(self._path) as reader:
+        with VideoReader(self.path) as reader:
             for number, (time_s, pixels) in enumerate(reader.frames()):
-                name = f"{self._path.stem}_{number:06}"
+                name = f"{self.path.stem}_{number:06}"
                 if pixels.shape[:2] == self._size:
                     yield Frame(number, name, time_s, pixels)
                 else:
-                    error = other_size(printable(self._path.name), pixels, self._size, ONE_SIZE)
+                    error = other_size(printable(self.path.name), pixels, self._size, ONE_SIZE)
                     yield Frame(number, name, time_s, NOTHING, error)
             self.warnings = reader.warnings
 
@@ -171,25 +186,29 @@ class TurnedSource(Source):
     """The frames of a source, turned clockwise by 90, 180 or 270 degrees."""
 
     def __init__(self, source: Source, degrees: int) -> None:
-        self._source = source
+        self.source = source
         self._turns = degrees // 90
         self.kind, self.fps, self.count = source.kind, source.fps, source.count
         self.is_sequence, self.warnings, self.files = source.is_sequence, source.warnings, source.files
 
     def sizes(self) -> frozenset[tuple[int, int]]:
-        sizes = self._source.sizes()
-        self.warnings = self._source.warnings  # it may have looked at its files only now
-        self.examples = {self._turned(size): name for size, name in self._source.examples.items()}
+        sizes = self.source.sizes()
+        self.warnings = self.source.warnings  # it may have looked at its files only now
+        self.examples = {self._turned(size): name for size, name in self.source.examples.items()}
         return frozenset(map(self._turned, sizes))
 
     def _turned(self, size: tuple[int, int]) -> tuple[int, int]:
         return size[::-1] if self._turns % 2 else size
 
     def __iter__(self) -> Iterator[Frame]:
-        for frame in self._source:
-            turned = np.ascontiguousarray(np.rot90(frame.pixels, -self._turns))
-            yield replace(frame, pixels=frame.pixels if frame.error else turned)
-        self.warnings = self._source.warnings
+        yield from map(self.turn, self.source)
+        self.warnings = self.source.warnings
+
+    def turn(self, frame: Frame) -> Frame:
+        """A frame of the source it turns, turned."""
+        if frame.error:
+            return frame
+        return replace(frame, pixels=np.ascontiguousarray(np.rot90(frame.pixels, -self._turns)))
 
 
 NEW_START = "start again to use the new size"

@@ -100,6 +100,8 @@ class Heartbeat:
 def _doing(pipeline: Pipeline) -> Doing:
     if pipeline.ended:
         return Doing.ENDING
+    if pipeline.source is not None and pipeline.source.standing:
+        return Doing.NOTHING
     if not pipeline.measured.frames:
         return Doing.STARTING
     if pipeline.source is not None and pipeline.source.trouble is not None:

@@ -5,13 +5,15 @@ LivePipeline implements Live; the preview, and anything else that watches, uses 
 
 from __future__ import annotations
 
+import contextlib
 from abc import ABC, abstractmethod
 
+from runtime.frames.player import Player
 from runtime.live.held_tiles import HeldTiles
 from runtime.live.newest import Newest
 from runtime.live.status import Status
 from runtime.objects.prompts import PromptRequest, Prompts
-from runtime.results.result import FrameResult
+from runtime.results.result import FrameResult, ObjectResult
 from stages.geometry import Geometry
 
 
@@ -57,6 +59,38 @@ class Live(ABC):
     @abstractmethod
     def prompts(self) -> Prompts:
         """The objects as they were asked for, as a prompts file of a later run may hold them."""
+
+    @abstractmethod
+    async def would_find(self, request: PromptRequest) -> ObjectResult | None:
+        """What `prompt` would find on the frame of the request, as an object without a name; nothing is
+        changed, and nothing leaves. None where that frame is not computed, or gone.
+
+        Raises InputError as `prompt` does.
+        """
+
+    @abstractmethod
+    async def choose(self, name: str, mask: int) -> None:
+        """Take mask 1, 2 or 3 of those that an object's only point may mean. Raises InputError as `prompt`
+        does, and where there is no such choice."""
+
+    @abstractmethod
+    def undo(self) -> str:
+        """Take the newest prompt, choice or removal back; returns the name of its object. Raises InputError
+        where there is none."""
+
+    @abstractmethod
+    def redo(self) -> str:
+        """Do again what was undone last. Raises InputError as `undo` does."""
+
+    @abstractmethod
+    def holding(self, result: FrameResult) -> contextlib.AbstractContextManager[Newest[FrameResult]]:
+        """A frame that a viewer works on while others come: it is computed if it was not and something may be
+        found on it, and is newer whenever its objects change. Raises InputError for a frame that was lost."""
+
+    @property
+    @abstractmethod
+    def player(self) -> Player | None:
+        """How to go through a file; None for what comes by itself."""
 
     @abstractmethod
     def remove(self, name: str) -> None:

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections import Counter
-from collections.abc import Mapping
-from dataclasses import replace
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import TypeVar
+
+from anyio import to_thread
 
 from runtime.edge import Edge
 from runtime.frames.boxes import BoxXyxy
+from runtime.frames.player import Player
 from runtime.live.board import Board
 from runtime.live.held_tiles import HeldTiles
 from runtime.live.interface import Live
@@ -15,17 +20,21 @@ from runtime.live.messages import Messages
 from runtime.live.newest import Newest
 from runtime.live.status import PictureShare, SiteStatus, Status, WindowStatus
 from runtime.objects.follower import Follower
-from runtime.objects.prompts import PromptRequest, Prompts
+from runtime.objects.prompts import Prompt, PromptRequest, Prompts
+from runtime.objects.tracking import TrackState
+from runtime.objects.trust import Watch
 from runtime.pipeline import Pipeline
 from runtime.results.measurements import STEPS, Series
-from runtime.results.result import FrameResult
+from runtime.results.result import FrameResult, ObjectResult
 from stages.errors import InputError
 from stages.geometry import Geometry
+
+T = TypeVar("T")
 
 
 class LivePipeline(Live):
     """Watches and steers one Pipeline. `windows` are those that hold picture, `held` notes what leaves, and
-    nothing of `keep_boxes` does.
+    nothing of `keep_boxes` does. `player` is the source where that is one.
 
     `fixed_objects` refuses every change of objects, for a run whose masks are verified afterwards.
     """
@@ -42,6 +51,7 @@ class LivePipeline(Live):
         held: HeldTiles,
         keep_boxes: tuple[BoxXyxy, ...] = (),
         fixed_objects: bool = False,
+        player: Player | None = None,
     ) -> None:
         self._pipeline = pipeline
         self._follower = follower
@@ -53,6 +63,7 @@ class LivePipeline(Live):
         self._held = held
         self._keep_boxes = keep_boxes
         self._fixed_objects = fixed_objects
+        self._player = player
 
     @property
     def frames(self) -> Newest[FrameResult]:
@@ -77,22 +88,58 @@ class LivePipeline(Live):
     async def confirm(self, name: str, number: int) -> None:
         self._check_changeable()
         await self._follower.confirm(name, number)
+        self._pipeline.objects_changed()
 
     def prompts(self) -> Prompts:
-        """Of a live source each holds from frame 0 on: the next run counts its frames anew."""
-        asked = self._follower.as_asked()
+        return self._follower.as_asked(self._from_frame)
+
+    def _from_frame(self, prompt: Prompt, place_s: float | None) -> int:
+        """Of a prompt, as another run of the same source counts its frames: of a camera 0, and of a file that
+        viewers go through the frame at this time."""
         source = self._pipeline.source
-        if source is not None and not source.live:
-            return asked
-        return Prompts(tuple(replace(prompt, from_frame=0) for prompt in asked.entries))
+        if self._player is not None and place_s is not None:
+            return round(place_s / (self._player.playback.step_s or 1.0))
+        return prompt.from_frame if source is not None and not source.live else 0
+
+    async def would_find(self, request: PromptRequest) -> ObjectResult | None:
+        found = await self._follower.would_find(request)
+        if found is None:
+            return None
+        mask, canvas = found
+        pixels = await to_thread.run_sync(canvas.to_frame_mask, mask.logits)
+        trust = Watch().judge(mask.iou)
+        return ObjectResult("", 0, TrackState.TRACKED, mask.iou, pixels, mask.prompt, trust)
+
+    async def choose(self, name: str, mask: int) -> None:
+        self._check_changeable()
+        await self._follower.choose(name, mask)
+        self._pipeline.objects_changed()
+
+    def undo(self) -> str:
+        return self._change(self._follower.undo)
+
+    def redo(self) -> str:
+        return self._change(self._follower.redo)
 
     def remove(self, name: str) -> None:
-        self._check_changeable()
-        self._follower.remove(name)
+        self._change(partial(self._follower.remove, name))
 
     def rename(self, name: str, new: str) -> None:
+        self._change(partial(self._follower.rename, name, new))
+
+    def _change(self, change: Callable[[], T]) -> T:
+        """Change objects, which frames that stand still show soon."""
         self._check_changeable()
-        self._follower.rename(name, new)
+        changed = change()
+        self._pipeline.objects_changed()
+        return changed
+
+    def holding(self, result: FrameResult) -> contextlib.AbstractContextManager[Newest[FrameResult]]:
+        return self._pipeline.holding(result)
+
+    @property
+    def player(self) -> Player | None:
+        return self._player
 
     def pause(self, paused: bool) -> None:
         self._pipeline.pause(paused)
@@ -102,6 +149,7 @@ class LivePipeline(Live):
         source = self._pipeline.source
         seconds = measured.recent_seconds()
         exposed = self._exposed()
+        standing = self._player is not None and self._player.standing
         return Status(
             fps=round(measured.fps(), 2),
             latency_ms=_latency_ms(seconds),
@@ -109,7 +157,7 @@ class LivePipeline(Live):
             dropped=source.dropped if source else 0,
             lost=measured.lost.count,
             doubtful=self._edge.encoder.doubts.frames,
-            limited_by=measured.limited_by(self._edge.served_by_sites, recent=True),
+            limited_by="" if standing else measured.limited_by(self._edge.served_by_sites, recent=True),
             paused=self.paused,
             message=(source.trouble if source else None) or self._messages.newest,
             steps={
@@ -130,6 +178,9 @@ class LivePipeline(Live):
             shares=self._shares(exposed),
             keep_boxes=self._keep_boxes,
             board=self._board.status(),
+            player=self._player.playback if self._player else None,
+            undoable=self._follower.history.undoable,
+            redoable=self._follower.history.redoable,
         )
 
     def _check_changeable(self) -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from runtime.frames.player import Playback
+
 
 @dataclass(frozen=True, kw_only=True)
 class SiteStatus:
@@ -77,7 +79,9 @@ class Status:
     last seconds; counts are since the start. In `doubtful` frames a site that lied had a part. `message` is
     the newest line for a person. `grid` is the side of the window grid; `caps` says how many windows each
     operator may see, `shares` how much of the picture. Nothing of `keep_boxes`, in pixels of the frame (left,
-    top, right, bottom), ever leaves. `board` is None where nothing tells of it.
+    top, right, bottom), ever leaves. `board` is None where nothing tells of it. `player` says where viewers
+    are in a file, and is None for what comes by itself; `undoable` and `redoable` whether `Live.undo` and
+    `redo` have something to do.
     """
 
     fps: float
@@ -103,6 +107,9 @@ class Status:
     shares: dict[str, PictureShare]
     keep_boxes: tuple[tuple[float, float, float, float], ...] = ()
     board: BoardStatus | None = None
+    player: Playback | None = None
+    undoable: bool = False
+    redoable: bool = False
 
     def to_json(self) -> dict[str, Any]:
         """As the protocol's status message holds it."""

@@ -19,11 +19,15 @@ NO_CHOICE: Mapping[str, Choose] = {}
 
 @dataclass(frozen=True)
 class ObjectMask:
-    """One object on one frame: `logits` float32 [M, M] of the chosen mask, `iou` as the decoder rates it."""
+    """One object on one frame: `logits` float32 [M, M] of the chosen mask, `iou` as the decoder rates it.
+
+    `choices` are logits [3, M, M] and ratings [3] of the masks that one point alone may mean; else None.
+    """
 
     prompt: Prompt
     logits: npt.NDArray[np.float32]
     iou: float
+    choices: tuple[Array, Array] | None = None
 
 
 async def decode(
@@ -47,7 +51,8 @@ async def decode(
         for prompt, low_res, iou in zip(group, outputs["low_res_masks"], outputs["iou"], strict=True):
             chooser = choose.get(prompt.name)
             best = chooser(low_res, iou) if chooser else choose_mask(prompt, iou)
-            masks[prompt.name] = ObjectMask(prompt, low_res[best], float(iou[best]))
+            choices = (low_res[1:].copy(), iou[1:].copy()) if prompt.single_point else None
+            masks[prompt.name] = ObjectMask(prompt, low_res[best].copy(), float(iou[best]), choices)
     return [masks[prompt.name] for prompt in prompts]
 
 
@@ -65,6 +70,8 @@ def decoder_inputs(image_embedding: Array, canvas: Canvas, prompts: Sequence[Pro
 
 
 def choose_mask(prompt: Prompt, iou: Array) -> int:
-    """Which of the decoder's four masks to use: for one point alone, which is ambiguous, the best rated of
-    1..3, else mask 0 (segment_anything's multimask_output)."""
-    return 1 + int(np.argmax(iou[1:])) if prompt.single_point else 0
+    """Which of the decoder's four masks to use: for one point alone, which is ambiguous, the one that is
+    meant or the best rated of 1..3, else mask 0 (segment_anything's multimask_output)."""
+    if not prompt.single_point:
+        return 0
+    return prompt.mask or 1 + int(np.argmax(iou[1:]))

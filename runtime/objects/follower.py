@@ -19,10 +19,11 @@ from anyio import to_thread
 
 from runtime.frames.canvas import Canvas
 from runtime.objects.decode import ObjectMask, decode
+from runtime.objects.history import History, Step
 from runtime.objects.matching import Floats, FrameTokens, MemoryFrame, unit_features
 from runtime.objects.optical_flow import Flow
 from runtime.objects.prompts import Prompt, PromptRequest, Prompts
-from runtime.objects.registry import Box, ObjectRegistry, TrackedObject, extended
+from runtime.objects.registry import Box, FromFrame, ObjectRegistry, TrackedObject, extended, fresh, refined
 from runtime.objects.tracking import TrackState
 from runtime.objects.trust import UNJUDGED, Trust
 from stages.engines.thread import EngineThread
@@ -33,18 +34,23 @@ T = TypeVar("T")
 
 _MAX_WAITING = 16
 RECENT_FRAMES = 16  # kept for late clicks; with vit_* each takes 8 MB
+NEWEST_AFTER_A_GAP = 2  # frames on which an object of a frame long gone is looked for at once
+_LAST = 1 << 62  # in the order of the engines' thread: after all frames
 
 
-@dataclass
+@dataclass(eq=False)
 class RecentFrame:
-    """A frame on the edge. `image_embedding` is None if it was not computed; `boxes` are objects found on it,
-    by key, and `labels` how much of each token their masks cover, [G, G], where they are followed."""
+    """A frame on the edge. `image_embedding` is None if it was not computed; `boxes` and `found` are objects
+    on it, by key, and `labels` how much of each token their masks cover, [G, G], where they are followed.
+    `place_s` is its time in a file that viewers go through, else None."""
 
     number: int
     canvas: Canvas
     image_embedding: Array | None = None
     boxes: dict[str, Box] = field(default_factory=dict)
+    found: dict[str, FollowedObject] = field(default_factory=dict)
     labels: dict[str, Floats] = field(default_factory=dict)
+    place_s: float | None = None
 
 
 @dataclass(frozen=True)
@@ -76,7 +82,10 @@ class Follower:
         self.objects = objects
         self._engines = engines
         self._recent: deque[RecentFrame] = deque(maxlen=recent)
+        self._held: list[RecentFrame] = []  # that viewers look at while others come
+        self._wanted: list[RecentFrame] = []  # to be computed though nothing is asked on them
         self._waiting: list[_Waiting] = []
+        self.history = History(objects)
         self._flow = Flow()
         self._keyframe_forced = False  # the last frame does not show every object
         self._lock = anyio.Lock()  # frames and late clicks take turns
@@ -88,9 +97,11 @@ class Follower:
         """Seconds that the decoder has taken so far."""
         return self._engines.total_s("decoder")
 
-    def has_objects(self, number: int) -> bool:
+    def has_objects(self, number: int, place_s: float | None = None) -> bool:
         """Whether there is anything to find on this frame."""
-        return bool(self.objects.entries or self._waiting) or self.objects.due(number)
+        there = any(entry.may_be_on(place_s) for entry in self.objects.entries)
+        coming = any(place_s in (None, waiting.frame.place_s) for waiting in self._waiting)
+        return there or coming or self.objects.due(number)
 
     def unseen(self, number: int) -> bool:
         """Whether an object is asked for on this frame or before it of which no mask is known yet."""
@@ -115,9 +126,12 @@ class Follower:
     async def compute(self, frame: RecentFrame) -> list[FollowedObject]:
         """Find all objects on a frame whose image embedding is known."""
         async with self._lock:
-            self.objects.start_due(frame.number)
+            self.objects.start_due(frame.number, frame.place_s)
             self._keyframe_forced = False
-            followed = await self._find(frame, list(self.objects.entries))
+            entries = [entry for entry in self.objects.entries if entry.may_be_on(frame.place_s)]
+            for entry in entries:
+                self._start_at_its_place(entry, frame)
+            followed = await self._find(frame, entries)
             self._flow.start(frame.canvas)
             self._append(frame)
             return followed
@@ -148,18 +162,37 @@ class Follower:
                 return waiting.prompt.name
             frame = self._nearest(request.number)
             entry, prompt = self._resolve(request, frame)
-            if frame is None:
-                return self._start(entry, prompt).name
-            if frame.image_embedding is None:
+            if frame is not None and frame.image_embedding is None:
                 return self._wait(entry, prompt, frame)
-            started = self._start(entry, prompt)
-            await self._catch_up(started, frame)
+            started = self._start(entry, prompt, frame)
+            if frame is not None:
+                await self._catch_up(started, frame)
             return started.name
 
-    def as_asked(self) -> Prompts:
-        """All objects as they were asked for last, those included that wait for their frame."""
-        new = (waiting.prompt for waiting in self._waiting if waiting.entry is None)
-        return Prompts((*self.objects.as_asked().entries, *new))
+    async def would_find(self, request: PromptRequest) -> tuple[ObjectMask, Canvas] | None:
+        """The mask that `prompt` would give on the frame of the request, which changes nothing. None where
+        that frame is not kept or not computed. Raises InputError as `prompt` does."""
+        frame = self._nearest(request.number)
+        if frame is None or frame.image_embedding is None:
+            return None
+        if request.name is None:
+            prompt = fresh(request)
+        else:
+            entry = self.objects.named(request.name)
+            prompt = refined(entry, request, frame.boxes.get(entry.key))
+        prompt.check_inside(frame.canvas.height, frame.canvas.width)
+        (found,) = await decode(self._engines, frame.image_embedding, frame.canvas, [prompt], order=_LAST)
+        return found, frame.canvas
+
+    def as_asked(self, from_frame: FromFrame) -> Prompts:
+        """All objects as they were asked for last, those included that wait for their frame; see
+        ObjectRegistry.as_asked."""
+        new = (
+            replace(each.prompt, from_frame=from_frame(each.prompt, each.frame.place_s))
+            for each in self._waiting
+            if each.entry is None
+        )
+        return Prompts((*self.objects.as_asked(from_frame).entries, *new))
 
     async def confirm(self, name: str, number: int) -> None:
         """The object's mask on a frame is right: follow it from there, as if it had been asked for so.
@@ -175,7 +208,57 @@ class Follower:
             labels = frame.labels.get(entry.key)
             features = unit_features(_embedding(frame))
             entry.track.anchor(MemoryFrame(features, labels) if labels is not None else None)
+            frame.found[entry.key] = replace(frame.found[entry.key], trust=entry.track.trust)
             await self._follow_from(entry, frame)
+
+    async def choose(self, name: str, mask: int) -> None:
+        """Take another of the masks that an object's only point may mean, from that point's frame on.
+
+        Raises InputError where there is no such object, it has more than one point, or its frame is gone.
+        """
+        async with self._lock:
+            entry = self.objects.named(name)
+            prompt = replace(entry.prompt, mask=mask)
+            frame = self._nearest(prompt.from_frame)
+            if frame is None or frame.number != prompt.from_frame or frame.image_embedding is None:
+                raise InputError(f"the frame on which {name} was pointed at is gone; point at it again")
+            self._start(entry, prompt, frame)
+            await self._catch_up(entry, frame)
+
+    def undo(self) -> str:
+        """Take the newest change of objects by a prompt or a removal back; the name of its object.
+
+        Raises InputError where there is none, or the name is taken by another object meanwhile.
+        """
+        return self._changed(self.history.undo())
+
+    def redo(self) -> str:
+        """Make the change that was taken back last again. Raises InputError as `undo` does."""
+        return self._changed(self.history.redo())
+
+    def _changed(self, step: Step) -> str:
+        self._keyframe_forced = True
+        return step.entry.name
+
+    def hold(self, frame: RecentFrame) -> None:
+        """Keep a frame, for prompts on it, until it is let go."""
+        self._held.append(frame)
+
+    def let_go(self, frame: RecentFrame) -> None:
+        """Keep a frame no longer that was held."""
+        self._held.remove(frame)
+
+    def want(self, frame: RecentFrame) -> None:
+        """Have the image embedding of a frame computed, for what may be asked on it."""
+        self._wanted.append(frame)
+
+    def on(self, frame: RecentFrame) -> list[FollowedObject]:
+        """The objects on a frame as they are known now, with names of today."""
+        return [
+            replace(frame.found[entry.key], name=entry.name, colour=entry.colour)
+            for entry in self.objects.entries
+            if entry.key in frame.found
+        ]
 
     def remove(self, name: str) -> None:
         """Forget an object; InputError when there is none of this name."""
@@ -183,7 +266,9 @@ class Follower:
             self._waiting.remove(waiting)
             self.objects.promised.discard(name)
         else:
-            removed = self.objects.remove(name)
+            removed = self.objects.named(name)
+            self.history.note(Step.of(removed, self.objects, {}))
+            self.objects.remove(name)
             self._waiting = [waiting for waiting in self._waiting if waiting.entry is not removed]
 
     def rename(self, name: str, new: str) -> None:
@@ -195,7 +280,9 @@ class Follower:
             self.objects.rename(name, new)
 
     def next_waiting(self) -> RecentFrame | None:
-        """A frame that has to be computed for a click on it, given out once."""
+        """A frame that has to be computed for a click on it, or since it is wanted, given out once."""
+        if self._wanted:
+            return self._wanted.pop(0)
         for waiting in self._waiting:
             if not waiting.under_way:
                 for same in self._waiting:
@@ -204,7 +291,7 @@ class Follower:
         return None
 
     def put_back(self, frame: RecentFrame) -> None:
-        """The frame could not be computed yet; `next_waiting` is to give it out again."""
+        """The frame could not be computed yet; `next_waiting` is to give it out again if it is clicked on."""
         for waiting in self._waiting:
             if waiting.frame is frame:
                 waiting.under_way = False
@@ -214,7 +301,7 @@ class Follower:
         async with self._lock:
             ready = [waiting for waiting in self._waiting if waiting.frame is frame]
             self._waiting = [waiting for waiting in self._waiting if waiting.frame is not frame]
-            started = [self._start(waiting.entry, waiting.prompt) for waiting in ready]
+            started = [self._start(waiting.entry, waiting.prompt, frame) for waiting in ready]
             if frame.image_embedding is not None:
                 for entry in started:
                     await self._catch_up(entry, frame)
@@ -232,9 +319,20 @@ class Follower:
             prompt.check_inside(canvas.height, canvas.width)
         return entry, prompt
 
-    def _start(self, entry: TrackedObject | None, prompt: Prompt) -> TrackedObject:
+    def _start(self, entry: TrackedObject | None, prompt: Prompt, frame: RecentFrame | None) -> TrackedObject:
+        """Start an object as somebody asks, on this frame."""
         self._keyframe_forced = True
-        return self.objects.start(entry, prompt)
+        place_s = frame.place_s if frame else None
+        on_frame = frame.found if frame else {}
+        before = Step.of(entry, self.objects, on_frame) if entry else None
+        started = self.objects.start(entry, prompt, place_s)
+        self.history.note(before or Step(started, None, on_frame))
+        return started
+
+    def _start_at_its_place(self, entry: TrackedObject, frame: RecentFrame) -> None:
+        """Ask anew for an object on a frame that viewers went back to, as it was asked for there."""
+        if entry.is_at(frame.place_s) and entry.prompt.from_frame != frame.number:
+            self.objects.start(entry, replace(entry.prompt, from_frame=frame.number), frame.place_s)
 
     def _wait(self, entry: TrackedObject | None, prompt: Prompt, frame: RecentFrame) -> str:
         self._waiting.append(_Waiting(entry, prompt, frame))
@@ -252,6 +350,9 @@ class Follower:
 
     def _nearest(self, number: int) -> RecentFrame | None:
         """The frame of this number; the oldest that is kept for an older one; None for one yet to come."""
+        for frame in self._held:
+            if frame.number == number:
+                return frame
         for frame in self._recent:
             if frame.number >= number:
                 return frame
@@ -259,7 +360,8 @@ class Follower:
 
     def _found_on(self, entry: TrackedObject, number: int) -> RecentFrame:
         """The newest computed frame up to this number on which an object was found as it is asked for now."""
-        for frame in reversed(self._recent):
+        held = [frame for frame in self._held if frame.number == number]
+        for frame in (*held, *reversed(self._recent)):
             computed = frame.image_embedding is not None and entry.key in frame.boxes
             if computed and entry.prompt.from_frame <= frame.number <= number:
                 return frame
@@ -269,13 +371,23 @@ class Follower:
         )
 
     async def _catch_up(self, entry: TrackedObject, start: RecentFrame) -> None:
-        """Find an object on `start`, then follow it to the newest frame."""
+        """Find an object on `start`, then follow it to the newest frame.
+
+        From a frame that was held for so long that those after it are gone, the newest ones alone are looked
+        at: what moved meanwhile is found there or not.
+        """
         await self._find(start, [entry])
         await self._follow_from(entry, start)
 
     async def _follow_from(self, entry: TrackedObject, start: RecentFrame) -> None:
-        for frame in list(self._recent):
-            if frame.number > start.number and frame.image_embedding is not None:
+        """Follow an object that is known on `start` to the newest frame; see _catch_up."""
+        later = [
+            frame
+            for frame in self._recent
+            if frame.number > start.number and frame.image_embedding is not None
+        ]
+        for frame in later if start in self._recent else later[-NEWEST_AFTER_A_GAP:]:
+            if entry.may_be_on(frame.place_s):
                 await self._find(frame, [entry])
 
     async def _find(self, frame: RecentFrame, entries: Sequence[TrackedObject]) -> list[FollowedObject]:
@@ -346,11 +458,12 @@ def _note(
 ) -> FollowedObject:
     """The object on this frame, in `state` if it was found there."""
     entry.found = found
-    if found is None:
-        return FollowedObject(entry.name, entry.colour, TrackState.LOST, None)
-    if (box := box_of(found.logits, frame.canvas)) is not None:
+    lost = FollowedObject(entry.name, entry.colour, TrackState.LOST, None)
+    noted = replace(lost, state=state, found=found, trust=entry.track.trust) if found else lost
+    frame.found[entry.key] = noted
+    if found is not None and (box := box_of(found.logits, frame.canvas)) is not None:
         entry.box = frame.boxes[entry.key] = box
-    return FollowedObject(entry.name, entry.colour, state, found, entry.track.trust)
+    return noted
 
 
 def box_of(logits: npt.NDArray[np.float32], canvas: Canvas) -> Box | None:

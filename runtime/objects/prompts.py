@@ -5,7 +5,8 @@ A prompts file is JSON:
     {"objects": [{"name": "cup", "box": [x0, y0, x1, y1], "points": [[x, y, 1], [x, y, 0]], "from_frame": 0}]}
 
 Label 1 is foreground, 0 background. `name` defaults to the object's number, `from_frame` to 0; an entry with
-the name of an earlier one replaces its prompt from that frame on.
+the name of an earlier one replaces its prompt from that frame on. One point alone may say with "mask": 1, 2
+or 3 which of the decoder's masks is meant, in place of the one that it rates best.
 """
 
 from __future__ import annotations
@@ -32,7 +33,8 @@ from stages.json_values import brief
 from stages.tensors import Array
 from stages.text_files import read_json
 
-_KEYS = {"name", "box", "points", "from_frame"}
+_KEYS = {"name", "box", "points", "from_frame", "mask"}
+MASKS = (1, 2, 3)  # of the decoder's for one point alone, by their place in its output
 NOTHING_TO_SEGMENT = "nothing to segment: give --box x0,y0,x1,y1, --point x,y or --prompts FILE"
 _EXPECTED = 'expected {"objects": [{...}, ...]}'
 MAX_POINTS = POINTS[-1] - 2  # what engines take of an object, less the corners of its box
@@ -42,7 +44,8 @@ MAX_POINTS = POINTS[-1] - 2  # what engines take of an object, less the corners 
 class Prompt:
     """One object. `box_xyxy` and `points` (x, y, label) are frame pixels.
 
-    `asked` is what a person asked for where this stands for it: an object of an earlier run.
+    `asked` is what a person asked for where this stands for it: an object of an earlier run. `mask` is which
+    of the MASKS of one point alone is meant; None for the one that the decoder rates best.
     """
 
     name: str
@@ -50,6 +53,7 @@ class Prompt:
     points: tuple[tuple[float, float, int], ...] = ()
     from_frame: int = 0
     asked: Prompt | None = None
+    mask: int | None = None
 
     def __post_init__(self) -> None:
         if self.box_xyxy is None and not self.points:
@@ -64,6 +68,11 @@ class Prompt:
             raise InputError(f"object {self.name} has a point whose label is neither 0 (background) nor 1")
         if self.box_xyxy is not None:
             check_not_empty(f"the box of object {self.name}", self.box_xyxy)
+        if self.mask is not None and not (self.single_point and self.mask in MASKS):
+            raise InputError(
+                f"object {self.name} has the mask {brief(self.mask)}: of one point alone, without a box, it "
+                "may be 1, 2 or 3"
+            )
 
     @property
     def single_point(self) -> bool:
@@ -201,6 +210,8 @@ def entry_of(prompt: Prompt) -> dict[str, Any]:
         entry["box"] = list(prompt.box_xyxy)
     if prompt.points:
         entry["points"] = [list(point) for point in prompt.points]
+    if prompt.mask is not None:
+        entry["mask"] = prompt.mask
     return entry
 
 
@@ -267,11 +278,15 @@ def _prompt(entry: Mapping[str, Any], default_name: str) -> Prompt:
         raise InputError(f"the points of object {name} are not a list of [x, y, label]")
     if type(start) is not int or start < 0:
         raise InputError(f"from_frame of object {name} is not a frame number")
+    mask = entry.get("mask")
+    if mask is not None and type(mask) is not int:
+        raise InputError(f"the mask of object {name} is {brief(mask)}, expected 1, 2 or 3")
     return Prompt(
         name,
         (box[0], box[1], box[2], box[3]) if box is not None else None,
         tuple((x, y, label) for x, y, label in points),
         start,
+        mask=mask,
     )
 
 

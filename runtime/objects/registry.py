@@ -17,18 +17,22 @@ from runtime.objects.tracking import FixedPrompt
 from stages.errors import InputError
 
 Box: TypeAlias = tuple[float, float, float, float]  # x0, y0, x1, y1 in frame pixels
+# Of a prompt, and the time of its frame in a file that viewers go through: the number of that frame.
+FromFrame: TypeAlias = Callable[[Prompt, "float | None"], int]
 MakeTrack: TypeAlias = Callable[[Prompt], FixedPrompt]
 
 MAX_OBJECTS = 50
 MAX_NAME = 40
+SAME_PLACE_S = 1e-3  # frames of a file that are closer are the same one
 
 
-@dataclass
+@dataclass(eq=False)
 class TrackedObject:
     """One object. `prompt` is what was asked for, in pixels of its frame `prompt.from_frame`.
 
     `found` is its mask on the newest frame it was looked for on, None while it is lost; `box` is where it was
     seen last, None until it was. Inside masks and tracks it goes by `key`; `name` is what people call it.
+    `place_s` is the time of the prompt's frame in a file that viewers go through, else None.
     """
 
     key: str
@@ -38,10 +42,22 @@ class TrackedObject:
     track: FixedPrompt
     found: ObjectMask | None = None
     box: Box | None = None
+    place_s: float | None = None
 
-    def start_again(self, prompt: Prompt, make: MakeTrack) -> None:
+    def start_again(self, prompt: Prompt, make: MakeTrack, place_s: float | None = None) -> None:
         """Look for something else from now on, as the same object."""
         self.prompt, self.track, self.found, self.box = prompt, make(prompt), None, None
+        self.place_s = place_s
+
+    def is_at(self, place_s: float | None) -> bool:
+        """Whether its prompt was set on the frame at this time of a file."""
+        if self.place_s is None or place_s is None:
+            return False
+        return abs(self.place_s - place_s) < SAME_PLACE_S
+
+    def may_be_on(self, place_s: float | None) -> bool:
+        """Whether to look for it on the frame at this time: what is not followed is on its own picture."""
+        return self.track.follows or self.place_s is None or place_s is None or self.is_at(place_s)
 
 
 class ObjectRegistry:
@@ -68,11 +84,14 @@ class ObjectRegistry:
         """Whether an object starts, or starts again, exactly on this frame."""
         return number in self._starts
 
-    def start_due(self, number: int) -> None:
-        """Start the objects that are due on this frame."""
+    def start_due(self, number: int, place_s: float | None = None) -> None:
+        """Start the objects that are due on this frame. Those that are not followed are asked for on every
+        picture."""
         while self.due(number):
             prompt = self._coming.pop(0)
-            self.start(next((entry for entry in self.entries if entry.key == prompt.name), None), prompt)
+            known = next((entry for entry in self.entries if entry.key == prompt.name), None)
+            entry = self.start(known, prompt)
+            entry.place_s = place_s if entry.track.follows else None
 
     def resolve(self, request: PromptRequest, seen: Box | None) -> tuple[TrackedObject | None, Prompt]:
         """The object a request is about, None for a new one, and what to ask for; nothing is changed yet.
@@ -91,18 +110,17 @@ class ObjectRegistry:
             name = request.new_name or self._free_name()
             return None, _prompt(name, request, request.points, request.box_xyxy)
         entry = self.named(request.name)
-        points, box = request.points, request.box_xyxy
-        if request.number == entry.prompt.from_frame or (seen is None and box is None):
-            points, box = (*entry.prompt.points, *points), box or entry.prompt.box_xyxy
-        else:
-            box = box or seen
-        return entry, _prompt(entry.key, request, points, box)
+        return entry, refined(entry, request, seen)
 
-    def start(self, entry: TrackedObject | None, prompt: Prompt) -> TrackedObject:
+    def start(
+        self, entry: TrackedObject | None, prompt: Prompt, place_s: float | None = None
+    ) -> TrackedObject:
         """Start a new object, or start one again with another prompt."""
         if entry is None:
-            return self.add(prompt.name, prompt)
-        entry.start_again(prompt, self._make)
+            entry = self.add(prompt.name, prompt)
+            entry.place_s = place_s
+            return entry
+        entry.start_again(prompt, self._make, place_s)
         self.changes += 1
         return entry
 
@@ -125,6 +143,18 @@ class ObjectRegistry:
         self.entries.remove(entry)
         self.changes += 1
         return entry
+
+    def restore(self, entry: TrackedObject, state: TrackedObject) -> None:
+        """Make an object what a copy of it says, but for its name and, where it was removed and another one
+        has it, its colour. Raises InputError where its name is taken meanwhile."""
+        if entry not in self.entries:
+            self._check_name(entry.name, self._taken(besides=entry))
+            if any(other.colour == entry.colour for other in self.entries):
+                entry.colour = self._free_colour()
+            self.entries.append(entry)
+        entry.prompt, entry.track, entry.place_s = state.prompt, state.track, state.place_s
+        entry.found, entry.box = state.found, state.box
+        self.changes += 1
 
     def rename(self, name: str, new: str) -> None:
         entry = self.named(name)
@@ -154,10 +184,17 @@ class ObjectRegistry:
         """
         return Prompts((*map(_last_seen, self.entries), *self._still_coming()))
 
-    def as_asked(self) -> Prompts:
-        """The objects as they were asked for last, each from its frame on."""
+    def as_asked(self, from_frame: FromFrame) -> Prompts:
+        """The objects as they were asked for last. `from_frame` says from which frame on another run is to
+        look for what has started."""
         started = (
-            replace(entry.prompt.asked or entry.prompt, name=entry.name, asked=None) for entry in self.entries
+            replace(
+                entry.prompt.asked or entry.prompt,
+                name=entry.name,
+                asked=None,
+                from_frame=from_frame(entry.prompt, entry.place_s),
+            )
+            for entry in self.entries
         )
         return Prompts((*started, *self._still_coming()))
 
@@ -189,6 +226,21 @@ def _last_seen(entry: TrackedObject) -> Prompt:
     if entry.box is not None:
         return Prompt(entry.name, entry.box, asked=asked)
     return replace(entry.prompt, name=entry.name, from_frame=0, asked=asked)
+
+
+def refined(entry: TrackedObject, request: PromptRequest, seen: Box | None) -> Prompt:
+    """What to ask for of an object once a request has added to it; `seen` as in ObjectRegistry.resolve."""
+    points, box = request.points, request.box_xyxy
+    if request.number == entry.prompt.from_frame or (seen is None and box is None):
+        points, box = (*entry.prompt.points, *points), box or entry.prompt.box_xyxy
+    else:
+        box = box or seen
+    return _prompt(entry.key, request, points, box)
+
+
+def fresh(request: PromptRequest) -> Prompt:
+    """What a request alone asks for."""
+    return _prompt("", request, request.points, request.box_xyxy)
 
 
 def extended(prompt: Prompt, request: PromptRequest) -> Prompt:

@@ -47,6 +47,8 @@ class FixedPrompt:
     `labels` is then how much of each token the mask covers, [G, G], None where the object is not followed.
     """
 
+    follows = False  # from frame to frame
+
     def __init__(self, start: Prompt) -> None:
         self.start = start
         self.labels: Floats | None = None
@@ -94,6 +96,8 @@ class Track(FixedPrompt):
     disagree. The memory frames stay as they were meanwhile, so that it is found again near the place where it
     was last.
     """
+
+    follows = True
 
     def __init__(self, start: Prompt) -> None:
         super().__init__(start)

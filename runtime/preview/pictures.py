@@ -58,11 +58,20 @@ class FrameEncoder:
                 self.encoded += 1
             return self._last
 
+    def of(self, frames: Newest[FrameResult]) -> FrameEncoder:
+        """One like this for other frames."""
+        return FrameEncoder(frames, self._geometry, self._longest_px, self._quality)
+
+    def described(self, found: ObjectResult) -> dict[str, Any]:
+        """An object as it stands in the header of its frame; it has a mask."""
+        if found.mask is None:
+            raise ValueError("an object without a mask does not say how large its frame is")
+        return _described(found, self._size(*found.mask.shape))
+
     def _encode(self, result: FrameResult) -> bytes:
         pixels = result.frame.pixels
         height, width = pixels.shape[:2]
-        scale = min(1.0, self._longest_px / max(height, width))
-        size = (max(1, round(width * scale)), max(1, round(height * scale)))
+        size = self._size(height, width)
         header = {
             "number": result.number,
             "time_s": round(result.frame.time_s, 4),
@@ -78,6 +87,11 @@ class FrameEncoder:
         }
         return protocol.encode_frame(header, self._jpeg(pixels, size))
 
+    def _size(self, height: int, width: int) -> tuple[int, int]:
+        """Width and height of the picture of a frame of height x width."""
+        scale = min(1.0, self._longest_px / max(height, width))
+        return max(1, round(width * scale)), max(1, round(height * scale))
+
     def _jpeg(self, pixels: npt.NDArray[np.uint8], size: tuple[int, int]) -> bytes:
         small = cv2.resize(pixels, size, interpolation=cv2.INTER_AREA)
         done, data = cv2.imencode(".jpg", small[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, self._quality])
@@ -88,7 +102,7 @@ class FrameEncoder:
 
 def _described(found: ObjectResult, size: tuple[int, int]) -> dict[str, Any]:
     """An object in the header; `size` is width and height of the picture, and so of the mask."""
-    described = {
+    described: dict[str, Any] = {
         "name": found.name,
         "colour": found.colour,
         "state": found.state.value,
@@ -97,10 +111,22 @@ def _described(found: ObjectResult, size: tuple[int, int]) -> dict[str, Any]:
         "mask": None,
         "box": None,
     }
+    if found.choices:
+        described["choices"] = [
+            {"iou": round(choice.iou, 4), "mask": encode_mask(_resized(choice.mask, size))}
+            for choice in found.choices
+        ]
+        described["chosen"] = _chosen(found)
     if found.mask is None or not found.mask.any():
         return described
     rle = encode_mask(_resized(found.mask, size))
     return {**described, "mask": rle, "box": _box(found.mask)}
+
+
+def _chosen(found: ObjectResult) -> int:
+    """Which of its choices an object's mask is, from 1 on."""
+    meant = found.prompt.mask if found.prompt else None
+    return meant or 1 + max(range(len(found.choices)), key=lambda place: found.choices[place].iou)
 
 
 def _resized(mask: Mask, size: tuple[int, int]) -> Mask:

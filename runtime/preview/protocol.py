@@ -8,10 +8,10 @@ from __future__ import annotations
 import json
 import struct
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, TypeGuard, Union
 
-from runtime.objects.prompts import MAX_POINTS, PromptRequest
+from runtime.objects.prompts import MASKS, MAX_POINTS, PromptRequest
 from runtime.preview.saving import FILES
 from stages.errors import InputError
 from stages.json_values import no_constant
@@ -88,6 +88,61 @@ class SaveCommand:
 
 
 @dataclass(frozen=True)
+class ChooseCommand:
+    """Take mask 1, 2 or 3 of those that the only point of an object may mean."""
+
+    name: str
+    mask: int
+    id: int | None = None
+
+
+@dataclass(frozen=True)
+class UndoCommand:
+    id: int | None = None
+
+
+@dataclass(frozen=True)
+class RedoCommand:
+    id: int | None = None
+
+
+@dataclass(frozen=True)
+class PlayCommand:
+    playing: bool
+    id: int | None = None
+
+
+@dataclass(frozen=True)
+class SeekCommand:
+    time_s: float
+    id: int | None = None
+
+
+@dataclass(frozen=True)
+class StepCommand:
+    """One frame on, or back."""
+
+    by: int
+    id: int | None = None
+
+
+@dataclass(frozen=True)
+class Try:
+    """What would this prompt find? The newest takes the place of one that waits."""
+
+    request: PromptRequest
+    id: int | None = None
+
+
+@dataclass(frozen=True)
+class Hold:
+    """The viewer works on the frame of this number, and gets no other; None: it goes on."""
+
+    number: int | None
+    id: int | None = None
+
+
+@dataclass(frozen=True)
 class FrameShown:
     """The frame of this number was shown; the next one may come."""
 
@@ -104,9 +159,13 @@ class Look:
     id: int | None = None
 
 
-# Evaluated, so not in Python 3.10's form.
-Command = Union[PromptCommand, ConfirmCommand, RemoveCommand, RenameCommand, PauseCommand]  # noqa: UP007
-Message = Union[Hello, FrameShown, Look, PromptsCommand, SaveCommand, Command]  # noqa: UP007
+# Not in Python 3.10's form, since these are evaluated.
+Move = Union[PlayCommand, SeekCommand, StepCommand]  # noqa: UP007
+Change = Union[  # noqa: UP007
+    PromptCommand, ConfirmCommand, RemoveCommand, RenameCommand, ChooseCommand, UndoCommand, RedoCommand
+]
+Command = Union[Change, PauseCommand, Move]  # noqa: UP007
+Message = Union[Hello, FrameShown, Look, Try, Hold, PromptsCommand, SaveCommand, Command]  # noqa: UP007
 
 
 class ProtocolError(InputError):
@@ -207,17 +266,25 @@ def _look(body: dict[str, Any], message_id: int | None) -> Look:
 
 
 def _prompt(body: dict[str, Any], message_id: int | None) -> PromptCommand:
-    number = _number(body)
-    name, new_name = _optional_name(body, "name"), _optional_name(body, "new")
-    if name is not None and new_name is not None:
+    new_name, request = _optional_name(body, "new"), _request(body)
+    if request.name is not None and new_name is not None:
         raise InputError("it has a name, of an object there is, and new, of one to start; give one of them")
+    return PromptCommand(replace(request, new_name=new_name), message_id)
+
+
+def _try(body: dict[str, Any], message_id: int | None) -> Try:
+    return Try(_request(body), message_id)
+
+
+def _request(body: dict[str, Any]) -> PromptRequest:
+    number = _number(body)
+    name = _optional_name(body, "name")
     points, box = body.pop("points", None) or [], body.pop("box", None)
     if not isinstance(points, list) or len(points) > MAX_POINTS:
         raise InputError(f"points is not a list of at most {MAX_POINTS}")
     if box is None and not points:
         raise InputError("it has neither points nor a box")
-    request = PromptRequest(number, name, tuple(map(_point, points)), _box(box), new_name)
-    return PromptCommand(request, message_id)
+    return PromptRequest(number, name, tuple(map(_point, points)), _box(box))
 
 
 def _confirm(body: dict[str, Any], message_id: int | None) -> ConfirmCommand:
@@ -250,6 +317,49 @@ def _pause(body: dict[str, Any], message_id: int | None) -> PauseCommand:
     return PauseCommand(paused, message_id)
 
 
+def _choose(body: dict[str, Any], message_id: int | None) -> ChooseCommand:
+    name, mask = _name(body, "name"), body.pop("mask", None)
+    if type(mask) is not int or mask not in MASKS:
+        raise InputError(f"mask is {_quoted(mask)}, expected 1, 2 or 3")
+    return ChooseCommand(name, mask, message_id)
+
+
+def _undo(body: dict[str, Any], message_id: int | None) -> UndoCommand:
+    return UndoCommand(message_id)
+
+
+def _redo(body: dict[str, Any], message_id: int | None) -> RedoCommand:
+    return RedoCommand(message_id)
+
+
+def _play(body: dict[str, Any], message_id: int | None) -> PlayCommand:
+    playing = body.pop("playing", None)
+    if not isinstance(playing, bool):
+        raise InputError(f"playing is {_quoted(playing)}, expected true or false")
+    return PlayCommand(playing, message_id)
+
+
+def _seek(body: dict[str, Any], message_id: int | None) -> SeekCommand:
+    time_s = body.pop("time_s", None)
+    if not _is_coordinate(time_s) or time_s < 0:
+        raise InputError(f"time_s is {_quoted(time_s)}, expected seconds from the start of the file")
+    return SeekCommand(float(time_s), message_id)
+
+
+def _step(body: dict[str, Any], message_id: int | None) -> StepCommand:
+    by = body.pop("by", None)
+    if type(by) is not int or by not in (-1, 1):
+        raise InputError(f"by is {_quoted(by)}, expected 1 or -1")
+    return StepCommand(by, message_id)
+
+
+def _hold(body: dict[str, Any], message_id: int | None) -> Hold:
+    if body.get("number") is None:
+        body.pop("number", None)
+        return Hold(None, message_id)
+    return Hold(_number(body), message_id)
+
+
 _DECODERS: Mapping[str, Callable[[dict[str, Any], int | None], Message]] = {
     "hello": _hello,
     "shown": _seen,
@@ -261,6 +371,14 @@ _DECODERS: Mapping[str, Callable[[dict[str, Any], int | None], Message]] = {
     "pause": _pause,
     "prompts": _prompts,
     "save": _save,
+    "choose": _choose,
+    "undo": _undo,
+    "redo": _redo,
+    "play": _play,
+    "seek": _seek,
+    "step": _step,
+    "try": _try,
+    "hold": _hold,
 }
 
 
@@ -308,7 +426,7 @@ def _box(value: object) -> tuple[float, float, float, float] | None:
     return left, top, right, bottom
 
 
-def _is_coordinate(value: object) -> bool:
+def _is_coordinate(value: object) -> TypeGuard[float]:
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         return False
     return abs(value) <= MAX_COORDINATE_PX

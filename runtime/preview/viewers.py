@@ -28,8 +28,11 @@ WRONG_TOKEN = 4401  # close codes of this protocol, after the HTTP statuses
 TOO_MANY = 4429
 MAX_PENDING = 32  # connections that have not sent hello yet
 MAX_PROMPTS = 8  # of one viewer, under way at once
-KEPT_FRAMES = 3  # the newest sent to a viewer, of which it may save files: it shows one, and two may wait
+KEPT_FRAMES = 3  # the newest that a viewer was sent, to be held or saved: one is shown, others may wait
 HEARTBEAT_S = 20.0  # a viewer whose machine is gone is noticed after that
+
+# Each of these may take a round trip to the sites, or be large.
+_LENGTHY = protocol.PromptCommand, protocol.ChooseCommand, protocol.ConfirmCommand, protocol.SaveCommand
 
 
 @dataclass(frozen=True)
@@ -114,9 +117,15 @@ class Viewers:
             return
         self._viewers.add(socket)
         try:
+            self._tell_player()
             await _Viewer(socket, self._shared, self._count).run()
         finally:
             self._viewers.discard(socket)
+            self._tell_player()
+
+    def _tell_player(self) -> None:
+        if player := self._shared.live.player:
+            player.watched(bool(self._viewers))
 
     def _count(self) -> int:
         return len(self._viewers)
@@ -130,10 +139,12 @@ class _Viewer:
         self._shared = shared
         self._count = count
         self._rate = RateLimit(shared.limits.messages_per_s)
-        self._due: int | None = None  # the frame that was sent and not yet shown
         self._sent: deque[FrameResult] = deque(maxlen=KEPT_FRAMES)
         self._saving = anyio.Lock()  # one file after another
+        self._due: int | None = None  # the frame that was sent and not yet shown
         self._shown = anyio.Event()
+        self._stream = anyio.CancelScope()  # of the frames that are being sent
+        self._tries: Newest[protocol.Try] = Newest()
         self._looking = anyio.CancelScope()  # of the look that waits for its picture
         self._under_way = 0  # prompts and the like
 
@@ -142,22 +153,56 @@ class _Viewer:
         await self._send("hello", version=protocol.VERSION, **self._shared.facts)
         with ungrouped():
             async with anyio.create_task_group() as tasks:
-                tasks.start_soon(self._send_frames)
+                tasks.start_soon(
+                    self._send_frames, self._shared.encoder, contextlib.ExitStack(), self._stream
+                )
                 tasks.start_soon(self._send_status)
+                tasks.start_soon(self._send_tried)
                 await self._listen(tasks)
                 tasks.cancel_scope.cancel()
 
     async def _send(self, kind: str, **content: Any) -> None:
         await self._socket.send_str(protocol.encode(kind, **content))
 
-    async def _send_frames(self) -> None:
+    async def _send_frames(
+        self, encoder: FrameEncoder, holding: contextlib.ExitStack, stream: anyio.CancelScope
+    ) -> None:
+        with stream, holding:
+            version = 0
+            while True:
+                frame = await encoder.after(version)
+                version, self._due, self._shown = frame.version, frame.number, anyio.Event()
+                self._sent.append(frame.result)
+                await self._socket.send_bytes(frame.message)
+                await self._shown.wait()
+
+    async def _hold(self, message: protocol.Hold, tasks: TaskGroup) -> None:
+        """Send one of the frames that were sent last, and no other, from now on; or the newest ones again."""
+        encoder, holding = self._shared.encoder, contextlib.ExitStack()
+        if message.number is not None:
+            try:
+                sent = self._frame_sent(message.number)
+                encoder = encoder.of(holding.enter_context(self._shared.live.holding(sent)))
+            except InputError as exc:
+                await self._send("error", id=message.id, text=str(exc))
+                return
+        self._stream.cancel()
+        self._stream = anyio.CancelScope()
+        tasks.start_soon(self._send_frames, encoder, holding, self._stream)
+        await self._send("done", id=message.id, name=None)
+
+    async def _send_tried(self) -> None:
+        """What the newest prompt that a viewer tries would find; those that came before it are left out."""
         version = 0
         while True:
-            frame = await self._shared.encoder.after(version)
-            version, self._due, self._shown = frame.version, frame.number, anyio.Event()
-            self._sent.append(frame.result)
-            await self._socket.send_bytes(frame.message)
-            await self._shown.wait()
+            version, message = await self._tries.after(version)
+            try:
+                found = await self._shared.live.would_find(message.request)
+            except PedsamError as exc:
+                await self._send("error", id=message.id, text=str(exc))
+                continue
+            described = await to_thread.run_sync(self._shared.encoder.described, found) if found else None
+            await self._send("tried", id=message.id, number=message.request.number, object=described)
 
     async def _look(self, message: protocol.Look, tasks: TaskGroup) -> None:
         """Let a look take the place of the one that waits; one for nobody leaves that alone."""
@@ -206,12 +251,16 @@ class _Viewer:
                 self._shown.set()
         elif isinstance(message, protocol.Look):
             await self._look(message, tasks)
+        elif isinstance(message, protocol.Try):
+            self._tries.put(message)
+        elif isinstance(message, protocol.Hold):
+            await self._hold(message, tasks)
         elif isinstance(message, protocol.Hello):
             await self._send("error", id=message.id, text="hello was said before")
         elif isinstance(message, protocol.PromptsCommand):
             objects = [entry_of(prompt) for prompt in self._shared.live.prompts().entries]
             await self._send("prompts", id=message.id, objects=objects)
-        elif not isinstance(message, (protocol.PromptCommand, protocol.ConfirmCommand, protocol.SaveCommand)):
+        elif not isinstance(message, _LENGTHY):
             await self._answer(message)
         elif self._under_way >= MAX_PROMPTS:
             refusal = f"{MAX_PROMPTS} prompts are under way; wait for one"
@@ -243,11 +292,12 @@ class _Viewer:
         await self._socket.send_bytes(protocol.encode_picture("file", header, file.data))
 
     def _frame_sent(self, number: int) -> FrameResult:
-        for result in self._sent:
+        """The frame of this number as it was sent last. Raises InputError where others were sent since."""
+        for result in reversed(self._sent):
             if result.number == number:
                 return result
         raise InputError(
-            f"frame {number} is none of the last {KEPT_FRAMES} that were sent here; save a newer one"
+            f"frame {number} is none of the last {KEPT_FRAMES} that were sent here; take a newer one"
         )
 
     async def _answer(self, command: protocol.Command) -> None:
@@ -269,13 +319,23 @@ class _Viewer:
             self._check_number(command.number)
             await live.confirm(command.name, command.number)
             return command.name
+        if isinstance(command, protocol.ChooseCommand):
+            await live.choose(command.name, command.mask)
+            return command.name
         if isinstance(command, protocol.RemoveCommand):
             live.remove(command.name)
             return command.name
         if isinstance(command, protocol.RenameCommand):
             live.rename(command.name, command.new)
             return command.new
-        live.pause(command.paused)
+        if isinstance(command, protocol.UndoCommand):
+            return live.undo()
+        if isinstance(command, protocol.RedoCommand):
+            return live.redo()
+        if isinstance(command, protocol.PauseCommand):
+            live.pause(command.paused)
+        else:
+            self._move(command)
         return None
 
     def _check_number(self, number: int) -> None:
@@ -284,6 +344,18 @@ class _Viewer:
         most = newest.number if newest is not None else 0
         if number > most:
             raise InputError(f"frame {number} is yet to come: the newest is {most}")
+
+    def _move(self, command: protocol.Move) -> None:
+        """Go through the file that is shown."""
+        player = self._shared.live.player
+        if player is None:
+            raise InputError("frames come by themselves here: there is no file to play or to go through")
+        if isinstance(command, protocol.PlayCommand):
+            player.play(command.playing)
+        elif isinstance(command, protocol.SeekCommand):
+            player.seek(command.time_s)
+        else:
+            player.step(command.by)
 
 
 def facts(model: str, banner: str | None, limits: ViewerLimits) -> dict[str, Any]:

@@ -96,7 +96,9 @@ async def test_a_carried_mask_is_in_doubt_as_the_one_it_comes_from(mini_bundle: 
 
     doubts = Doubts()
     encoder: Any = SimpleNamespace(doubts=doubts, global_s=0.0)
-    follower: Any = SimpleNamespace(compute=nothing, carry=nothing, tracking_s=0.0, decoder_s=0.0)
+    follower: Any = SimpleNamespace(
+        compute=nothing, carry=nothing, tracking_s=0.0, decoder_s=0.0, objects=SimpleNamespace(changes=0)
+    )
     pipeline = Pipeline(mini_bundle.geometry, encoder, follower, (), PipelineOptions())
     canvas = make_canvas(photo("16:9"), mini_bundle.geometry)
     fates = (Fate.COMPUTED, Fate.CARRIED, Fate.COMPUTED, Fate.CARRIED)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 
 import anyio
@@ -9,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from runtime.frames.canvas import make_canvas
+from runtime.frames.player import Playback, Player
 from runtime.frames.sources import Frame
 from runtime.live.held_tiles import Held, HeldTiles
 from runtime.live.interface import Live
@@ -94,11 +97,19 @@ class FakeLive(Live):
         picture: npt.NDArray[np.uint8] | None = None,
         width: int = 640,
         code: TileCode | None = RGB,
+        player: Player | None = None,
     ) -> None:
         self._picture = PICTURE if picture is None else picture
         self._size = (width, width * 9 // 16)
         self._frames: Newest[FrameResult] = Newest()
         self._paused = False
+        self._player = player
+        self.playback: Playback | None = None  # that the status shows
+        self.tries: list[PromptRequest] = []
+        self.tryable = True
+        self.chosen: list[tuple[str, int]] = []
+        self.undone: list[str] = []
+        self.held_frames: list[Newest[FrameResult]] = []
         self._made = 0
         self.objects: dict[str, FakeObject] = {}
         self.sites = [FakeSite(name, operator) for name, operator in SITES]
@@ -174,6 +185,43 @@ class FakeLive(Live):
         """A click on the newest frame."""
         return await self.prompt(PromptRequest(self.number, points=((x, y, 1),)))
 
+    async def would_find(self, request: PromptRequest) -> ObjectResult | None:
+        self.tries.append(request)
+        if not self.tryable:
+            return None
+        centre = request.points[0][:2] if request.points else (0.0, 0.0)
+        mask = self._mask(FakeObject(0, centre, request.box_xyxy))
+        return ObjectResult("", 0, TrackState.TRACKED, 0.9, mask)
+
+    async def choose(self, name: str, mask: int) -> None:
+        self.chosen.append((name, mask))
+
+    def undo(self) -> str:
+        return self._again("undo")
+
+    def redo(self) -> str:
+        return self._again("redo")
+
+    def _again(self, what: str) -> str:
+        if not self.objects:
+            raise InputError(f"there is nothing to {what}")
+        self.undone.append(what)
+        return next(iter(self.objects))
+
+    @contextmanager
+    def holding(self, result: FrameResult) -> Iterator[Newest[FrameResult]]:
+        held: Newest[FrameResult] = Newest()
+        held.put(result)
+        self.held_frames.append(held)
+        try:
+            yield held
+        finally:
+            self.held_frames.remove(held)
+
+    @property
+    def player(self) -> Player | None:
+        return self._player
+
     def remove(self, name: str) -> None:
         if name not in self.objects:
             raise InputError(f"there is no object {name}")
@@ -212,6 +260,9 @@ class FakeLive(Live):
             shares={site.operator: self._share(site) for site in self.sites},
             keep_boxes=self.keep_boxes,
             board=self.board,
+            player=self._player.playback if self._player else self.playback,
+            undoable=bool(self.objects),
+            redoable=bool(self.undone),
         )
 
     def advance(self) -> None:

@@ -13,7 +13,7 @@ import anyio
 from anyio.abc import TaskStatus
 from rich.console import Console
 
-from runtime.frames.live_source import LiveSource
+from runtime.frames.sources import Source
 from runtime.live.interface import Live
 from runtime.objects.prompts import Prompts
 from runtime.results.result import FrameResult, ObjectResult
@@ -93,7 +93,7 @@ def run_options(sites: Path | None, **more: Any) -> RunOptions:
 @asynccontextmanager
 async def background_run(
     bundle: Bundle,
-    source: LiveSource,
+    source: Source,
     prompts: Prompts,
     options: RunOptions,
     *watchers: Watcher,

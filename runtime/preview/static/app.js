@@ -7,7 +7,9 @@ import { Gestures } from "./gestures.js";
 import { Held } from "./held.js";
 import { Objects } from "./objects.js";
 import { Picture } from "./picture.js";
+import { Player } from "./player.js";
 import { Saving } from "./saving.js";
+import { Choices, Hover } from "./still.js";
 import { Strip } from "./strip.js";
 import { checksOf } from "./trust.js";
 
@@ -32,13 +34,19 @@ const held = new Held(
   (operator, after) => connection.look(operator, after),
 );
 const saving = new Saving(at("save-dialog"), { ask: (...given) => connection.ask(...given), hold });
+const player = new Player(
+  { row: at("player"), back: at("back"), play: at("play"), on: at("on"), place: at("place"), time: at("time") },
+  ask,
+);
+const choices = new Choices(at("choices"), picture, choose);
+const hover = new Hover(at("stage"), picture, tryable, (content) => connection.ask("try", content));
 new Gestures(at("stage"), picture, point, box);
 
 let status = null;
-let frozen = false;
+let frozen = null; // the number of the frame that is held, or null
 let heldStill = false; // while something is saved of the frame that is shown
 let background = false;
-let waiting = null; // a frame that came while frozen or unseen
+let waiting = null; // a frame that came while nobody saw it
 let noticeTimer = 0;
 let known = new Set(); // names on the last frame that had objects
 
@@ -70,6 +78,7 @@ connection.addEventListener("hello", ({ detail }) => {
   at("banner").hidden = !detail.banner;
   at("veil").textContent = "waiting for the first frame";
   waiting = null;
+  showFrozen(null); // the preview holds nothing for a connection that is new
   strip.clear();
   held.reset();
 });
@@ -86,13 +95,14 @@ document.addEventListener("visibilitychange", () => {
   held.ask();
 });
 
-/** Shows the frame that waits, and asks for the next, unless the picture is frozen or nobody sees it. */
+/** Shows the frame that waits, and asks for the next, unless nobody sees it. While one is frozen others that were
+ * under way are left out; it comes anew whenever its masks change. */
 async function goOn() {
-  if (!waiting || frozen || heldStill || document.hidden) return;
+  if (!waiting || heldStill || document.hidden) return;
   const { header, file } = waiting;
   waiting = null;
   const bitmap = await createImageBitmap(file);
-  if (!frozen && !heldStill) {
+  if (!heldStill && (frozen === null || frozen === header.number)) {
     picture.show(header, bitmap);
     at("doubtful").hidden = !header.doubtful;
     showKept();
@@ -109,8 +119,14 @@ function showObjects(found) {
   }
   known = new Set(found.map(({ name }) => name));
   objects.update(found);
+  showChoices();
   const checks = checksOf(found);
   if (at("checks").textContent !== checks) at("checks").textContent = checks; // or it would be read out again
+}
+
+/** The masks that the selected object's only point may mean, on the frame that has it. */
+function showChoices() {
+  choices.update(picture.frame?.objects.find(({ name }) => name === objects.selected) ?? null);
 }
 
 connection.addEventListener("status", ({ detail }) => {
@@ -127,6 +143,10 @@ connection.addEventListener("status", ({ detail }) => {
   at("pause").firstChild.data = status.paused ? "Resume" : "Pause";
   showDoubts(status.doubtful);
   showBoard(status.board, at("board"), at("board-warning"));
+  player.update(status.player);
+  at("freeze").hidden = player.there;
+  at("undo").disabled = !status.undoable;
+  at("redo").disabled = !status.redoable;
   strip.update(status);
   exposure.update(status);
   held.update(status);
@@ -157,19 +177,48 @@ async function point(place, shift) {
     notice("a background point belongs to an object: select one first");
     return;
   }
-  picture.mark(place, foreground, frozen);
+  picture.mark(place, foreground, stands());
   await prompt({ points: [[...place, foreground ? 1 : 0]] });
 }
 
 async function box(corners) {
-  picture.mark(corners, true, frozen);
+  picture.mark(corners, true, stands());
   await prompt({ box: corners });
+}
+
+/** Whether the picture stays as it is: each prompt then shows on it at once. */
+function stands() {
+  return frozen !== null || player.stands;
+}
+
+/** What a click would ask at this place of a frame that stands; null where nothing is to be tried. */
+function tryable(place) {
+  if (!stands() || (background && objects.selected === null)) return null;
+  return promptOf({ points: [[...place, background ? 0 : 1]] });
+}
+
+/** On the frame that is shown, for the selected object or a new one. */
+function promptOf(content) {
+  const name = objects.selected;
+  return { number: picture.frame.number, ...(name === null ? {} : { name }), ...content };
 }
 
 async function prompt(content) {
   const name = objects.selected;
-  const made = await ask("prompt", { number: picture.frame.number, ...(name === null ? {} : { name }), ...content });
+  const made = await ask("prompt", promptOf(content));
   if (made !== undefined && objects.selected === name) select(made);
+}
+
+async function choose(mask) {
+  if (objects.selected !== null) await ask("choose", { name: objects.selected, mask });
+}
+
+/** Undoes or redoes what was asked last; marks of points then lie no more where the mask has them from. */
+async function again(type) {
+  const name = await ask(type, {});
+  if (name === undefined) return;
+  picture.clearMarks();
+  select(name);
 }
 
 async function rename(name, fresh) {
@@ -206,6 +255,7 @@ async function ask(type, content) {
 
 function select(name) {
   objects.select(name);
+  showChoices();
   const start = `${CLICK} or drag to start an object`;
   const hints = background ? ["select an object first", "mark the background of"] : [start, "refine"];
   at("hint").textContent = name === null ? hints[0] : `${CLICK} to ${hints[1]} “${name}”`;
@@ -225,13 +275,24 @@ function setBackground(value) {
   select(objects.selected);
 }
 
-function freeze() {
-  frozen = !frozen;
-  at("freeze").setAttribute("aria-pressed", frozen);
-  at("freeze").textContent = frozen ? "Unfreeze" : "Freeze";
-  at("frozen").hidden = !frozen;
-  if (!frozen) picture.clearMarks();
-  goOn();
+/** Holds the frame that is shown, or lets it go; of a file, plays or pauses it. */
+async function freeze() {
+  if (player.there) {
+    player.toggle();
+    return;
+  }
+  const number = frozen === null ? (picture.frame?.number ?? null) : null;
+  showFrozen(number);
+  if ((await ask("hold", { number })) === undefined) showFrozen(null);
+}
+
+function showFrozen(number) {
+  frozen = number;
+  at("freeze").setAttribute("aria-pressed", frozen !== null);
+  at("freeze").textContent = frozen !== null ? "Unfreeze" : "Freeze";
+  at("frozen").hidden = frozen === null;
+  hover.clear();
+  if (frozen === null) picture.clearMarks();
 }
 
 /** Keeps the frame that is shown, or goes on. */
@@ -262,6 +323,8 @@ at("overlay").addEventListener("click", toggleOverlay);
 at("pause").addEventListener("click", pause);
 at("save").addEventListener("click", save);
 at("again").addEventListener("click", () => connection.open());
+at("undo").addEventListener("click", () => again("undo"));
+at("redo").addEventListener("click", () => again("redo"));
 at("help").addEventListener("click", () => at("help-dialog").showModal());
 
 const KEYS = {
@@ -269,8 +332,11 @@ const KEYS = {
   p: pause,
   m: toggleOverlay,
   s: save,
-  c: () => objects.selected !== null && confirm(objects.selected),
+  r: () => objects.selected !== null && confirm(objects.selected),
   b: () => setBackground(!background),
+  c: () => choices.cycle(),
+  ",": () => player.step(-1),
+  ".": () => player.step(1),
   n: () => select(null),
   escape: () => select(null),
   delete: () => objects.selected !== null && remove(objects.selected),
@@ -281,7 +347,14 @@ const KEYS = {
 
 document.addEventListener("keydown", (event) => {
   const { target, key } = event;
-  if (event.ctrlKey || event.metaKey || event.altKey || document.querySelector("dialog[open]") || target.matches("input, select")) return;
+  const [typing, dialog] = [target.matches("input:not([type=range]), select"), document.querySelector("dialog[open]")];
+  const undoing = (event.ctrlKey || event.metaKey) && !event.altKey && !typing && !dialog;
+  if (undoing && ["z", "y"].includes(key.toLowerCase())) {
+    event.preventDefault();
+    again(key.toLowerCase() === "z" && !event.shiftKey ? "undo" : "redo");
+    return;
+  }
+  if (event.ctrlKey || event.metaKey || event.altKey || dialog || typing) return;
   if (target.matches("button") && (key === " " || key === "Enter")) return;
   const act = /^[1-9]$/.test(key) ? () => select(objects.named(key - 1)) : KEYS[key.toLowerCase()];
   if (!act) return;

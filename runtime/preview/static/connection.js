@@ -40,8 +40,8 @@ export class Connection extends EventTarget {
     this.#socket = socket;
   }
 
-  /** Sends a command; resolves to the name in its answer, for "save" to {name, file}, for "prompts" to the objects, or
-   * rejects with the sentence that refuses it. */
+  /** Sends a command; resolves to the name in its answer, for "try" to the object that would be found, for "save" to
+   * {name, file}, for "prompts" to the objects, or rejects with the sentence that refuses it. */
   ask(type, content) {
     if (this.#socket?.readyState !== WebSocket.OPEN) return Promise.reject(new Error("not connected"));
     const id = this.#nextId++;
@@ -76,6 +76,8 @@ export class Connection extends EventTarget {
       this.#settle(message.id, (asked) => asked.resolve(message.name));
     } else if (message.type === "prompts") {
       this.#settle(message.id, (asked) => asked.resolve(message.objects));
+    } else if (message.type === "tried") {
+      this.#settle(message.id, (asked) => asked.resolve(message.object));
     } else if (message.type === "error") {
       if (message.id === null) this.#refusal = message.text;
       this.#settle(message.id, (asked) => asked.reject(new Error(message.text)));

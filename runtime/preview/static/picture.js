@@ -18,6 +18,7 @@ export class Picture {
   kept = []; // {window, box} of windows that stayed at the edge, in frame pixels
   #keepBoxes = []; // [left, top, right, bottom] in frame pixels, of which nothing ever leaves
   #overlay = true;
+  #tried = null; // an object that would be found, or a choice: what has a mask of the size of the picture
   #stage;
   #picture;
   #masks;
@@ -45,6 +46,17 @@ export class Picture {
     this.redraw();
   }
 
+  /** What is drawn in white above the masks; null for nothing. */
+  get tried() {
+    return this.#tried;
+  }
+
+  set tried(object) {
+    if (object === this.#tried) return;
+    this.#tried = object;
+    if (this.frame) this.#drawMasks();
+  }
+
   set keepBoxes(boxes) {
     this.#keepBoxes = boxes ?? [];
     this.redraw();
@@ -53,6 +65,10 @@ export class Picture {
   /** Shows a frame: header and decoded JPEG. Where its masks were carried along, so is what was kept: nothing of
    * it left. */
   show(header, bitmap) {
+    if (this.frame?.number !== header.number) {
+      this.#tried = null;
+      this.#markers = this.#markers.filter(({ stays }) => !stays);
+    }
     this.frame = header;
     if (!isCarried(header)) this.kept = header.kept ?? [];
     for (const canvas of [this.#picture, this.#masks]) {
@@ -78,7 +94,7 @@ export class Picture {
     ];
   }
 
-  /** Leaves a mark where something was asked: [x, y] or a box, shown for a while, or until the frame goes on. */
+  /** Leaves a mark where something was asked: [x, y] or a box, shown for a while, or until another frame comes. */
   mark(place, foreground, stays) {
     const marker = { place, foreground, stays, until: performance.now() + MARKER_MS };
     this.#markers.push(marker);
@@ -115,27 +131,32 @@ export class Picture {
     const extent = ({ name }) => area(this.#boxes.get(name));
     const drawn = this.frame.objects.filter(({ name }) => this.#boxes.has(name));
     for (const object of drawn.sort((one, other) => extent(other) - extent(one))) {
-      const [left, top] = this.#boxes.get(object.name);
-      this.#fillInner(object);
-      this.#fillOuter(object, line);
-      context.drawImage(this.#outer, left - 3 * line, top - 3 * line);
-      context.globalAlpha = object.check ? FILL_TO_CHECK : (FILL[object.state] ?? FILL.tracked);
-      context.drawImage(this.#inner, left, top);
-      context.globalAlpha = 1;
+      this.#drawMask(context, object, this.#boxes.get(object.name), line);
     }
+    const box = this.#tried && bounds(this.#tried.mask);
+    if (box) this.#drawMask(context, { ...this.#tried, colour: null }, box, line);
+  }
+
+  #drawMask(context, object, box, line) {
+    const [left, top] = box;
+    this.#fillInner(object, box);
+    this.#fillOuter(object, box, line);
+    context.drawImage(this.#outer, left - 3 * line, top - 3 * line);
+    context.globalAlpha = object.check ? FILL_TO_CHECK : (FILL[object.state] ?? FILL.tracked);
+    context.drawImage(this.#inner, left, top);
+    context.globalAlpha = 1;
   }
 
   /** Fills #inner with a mask. */
-  #fillInner(object) {
-    const image = paintMask(object.mask, this.#boxes.get(object.name), this.colour(object));
+  #fillInner(object, box) {
+    const image = paintMask(object.mask, box, this.colour(object));
     [this.#inner.width, this.#inner.height] = [image.width, image.height];
     this.#inner.getContext("2d").putImageData(image, 0, 0);
   }
 
   /** Fills #outer with three lines around the mask of #inner, each `line` wide: the colour, a light and a dark one. */
-  #fillOuter(object, line) {
+  #fillOuter(object, [left, top], line) {
     const [outer, edge] = [this.#outer.getContext("2d"), 3 * line];
-    const [left, top] = this.#boxes.get(object.name);
     [this.#outer.width, this.#outer.height] = [this.#inner.width + 2 * edge, this.#inner.height + 2 * edge];
     const path = new Path2D();
     columns(object.mask, (x, from, to) => path.rect(x - left + edge, from - top + edge, 1, to - from));
@@ -149,7 +170,9 @@ export class Picture {
     outer.drawImage(this.#inner, edge, edge);
   }
 
+  /** An object's colour; white for what is no object yet. */
   colour(object) {
+    if (object.colour === null) return "#ffffff";
     return this.palette[object.colour % this.palette.length];
   }
 

@@ -396,7 +396,8 @@ async def test_an_object_that_waits_for_its_frame_has_nothing_to_confirm(mini_bu
         it.follower.keep(it.recent(0, computed=False))
         name = await it.follower.prompt(PromptRequest(0, points=CLICK, new_name="cup"))
         assert name == "cup"
-        assert [prompt.name for prompt in it.follower.as_asked().entries] == ["cup"]
+        (asked,) = it.follower.as_asked(lambda prompt, place_s: 9).entries
+        assert (asked.name, asked.from_frame) == ("cup", 9)
         with pytest.raises(InputError, match="object cup was not found on any frame yet"):
             await it.follower.confirm("cup", 0)
         with pytest.raises(InputError, match="another object is named cup"):

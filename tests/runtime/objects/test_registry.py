@@ -160,8 +160,9 @@ def test_objects_as_they_were_asked_for_last() -> None:
     entry = objects.named("cup")
     objects.start(*objects.resolve(PromptRequest(3, "cup", ((4, 4, 0),)), (1, 1, 8, 8)))
     assert entry.prompt.name == "b"
-    assert objects.as_asked().entries == (
+    entry.place_s = 0.2
+    assert objects.as_asked(lambda prompt, place_s: round(10 * (place_s or 0))).entries == (
         asked,
-        Prompt("cup", (1, 1, 8, 8), ((4, 4, 0),), 3),
+        Prompt("cup", (1, 1, 8, 8), ((4, 4, 0),), 2),
         Prompt("cup", None, ((2, 2, 1),), 7),
     )

@@ -13,6 +13,7 @@ from typing import Any
 import anyio
 import pytest
 
+from runtime.frames.player import Playback
 from runtime.live.board import SHORT_MB, STALE_S, THROTTLED_S
 from runtime.objects.follower import RECENT_FRAMES
 from runtime.objects.prompts import MAX_POINTS
@@ -29,9 +30,12 @@ pytestmark = pytest.mark.anyio
 PROTOCOL = Path(protocol.__file__).with_name("PROTOCOL.md").read_text(encoding="utf-8")
 
 
-COMMANDS = ("prompt", "confirm", "remove", "rename", "pause", "save", "prompts")  # those with an id
+COMMANDS = (  # those with an id
+    "prompt", "confirm", "remove", "rename", "pause", "choose", "undo", "redo", "play", "step", "seek", "hold",
+    "try", "save", "prompts",
+)  # fmt: skip
 FROM_VIEWERS = ("hello", "shown", "look", *COMMANDS)
-FROM_PREVIEW = ("hello", "frame", "status", "holds", "done", "error", "file", "prompts")
+FROM_PREVIEW = ("hello", "frame", "status", "holds", "done", "error", "tried", "file", "prompts")
 # Objects whose keys are names of operators, zones, rails and kinds of events.
 NAMED_BY_DATA = ("caps", "shares", "board.temperatures_c", "board.power_mw", "board.throttle_events")
 
@@ -114,6 +118,7 @@ def test_every_example_is_a_message_of_one_side() -> None:
 async def test_what_the_preview_sends_is_as_documented() -> None:
     async with running_preview() as run:
         run.live.board, run.live.kept_now, run.live.message = BOARD, {7}, "site b is down"
+        run.live.playback = Playback(False, 2.08, 3.2, 0.04, False)
         watcher = await run.dial()
         await watcher.say("hello", token=run.token)
         hello = await watcher.text("hello")
@@ -128,13 +133,15 @@ async def test_what_the_preview_sends_is_as_documented() -> None:
         status = await watcher.text("status")
         await watcher.say("look", operator="alpha")
         holds = await watcher.binary("holds")
+        await watcher.say("try", id=3, number=0, points=[[400, 200, 1]])
+        tried = await watcher.text("tried")
         await watcher.say("remove", id=2, name="nobody")
         error = await watcher.text("error")
         await watcher.say("save", id=3, number=frame.number, file="coco.json")
         file = await watcher.binary("file")
         await watcher.say("prompts", id=4)
         prompts = await watcher.text("prompts")
-    check_documented(hello, frame.header, status, holds.header, done, error, file.header, prompts)
+    check_documented(hello, frame.header, status, holds.header, tried, done, error, file.header, prompts)
 
 
 async def test_what_a_real_run_answers_is_as_documented() -> None:

@@ -80,13 +80,13 @@ WORDS = {
 }
 
 
-async def test_every_reason_has_words_and_the_key_c_confirms(browser: Browser) -> None:
+async def test_every_reason_has_words_and_the_key_r_confirms(browser: Browser) -> None:
     async with with_a_cup(browser, DESKTOP) as made:
         reason = made.page.locator(".chip .reason")
         for check in Check:
             made.live.objects["cup"].trust = Trust(0.3, check)
             await expect(reason).to_have_text(f"check: {WORDS[check]}")
-            await made.page.keyboard.press("c")
+            await made.page.keyboard.press("r")
             await expect(reason).to_have_count(0)
         assert [name for name, _ in made.live.confirmed] == ["cup"] * len(Check)
 

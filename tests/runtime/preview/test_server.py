@@ -193,7 +193,7 @@ async def test_files_are_of_the_frames_own_pixels_and_of_the_last_frames_sent() 
             await watcher.frame()
         await watcher.say("save", id=8, number=frame.number, file="frame.png")
         refused = await watcher.text("error")
-        said = f"frame {frame.number} is none of the last 3 that were sent here; save a newer one"
+        said = f"frame {frame.number} is none of the last 3 that were sent here; take a newer one"
         assert (refused["id"], refused["text"]) == (8, said)
 
 
