@@ -254,9 +254,9 @@ def markdown(result: Mapping[str, Any]) -> str:
         ("each frame as a picture of its own", result["pictures"]),
     ]
     for name, row in others:
-        area = f"{row['area_under_curve']:.2f}" if "area_under_curve" in row else ""
+        area = row.get("area_under_curve")
         cells = [_share(row[each]) for each in (*bins, "right", "wrong")]
-        lines.append(f"| {name} | {' | '.join(cells)} | {area} |")
+        lines.append(f"| {name} | {' | '.join(cells)} | {'' if area is None else f'{area:.2f}'} |")
     return "\n".join([*lines, "", _told(result)])
 
 
