@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import pytest
@@ -17,6 +17,7 @@ from runtime.objects.matching import FrameTokens, MemoryFrame
 from runtime.objects.prompts import Prompt, PromptRequest, Prompts
 from runtime.objects.registry import ObjectRegistry, TrackedObject
 from runtime.objects.tracking import FixedPrompt, Track, TrackState
+from runtime.objects.trust import Check, Trust
 from stages.bundle import Bundle
 from stages.engines.thread import EngineThread
 from stages.errors import InputError
@@ -423,6 +424,20 @@ async def test_a_followed_object_is_confirmed_with_what_was_seen_on_that_frame(m
         assert memory is not None
         assert memory.labels.shape == memory.features.shape[:2]
         assert memory.labels.any()
+
+
+async def test_on_a_frame_that_is_held_a_mark_is_gone_at_once(mini_bundle: Bundle) -> None:
+    async with scene(mini_bundle, Prompt("cup", (0, 0, 90, 90)), recent=2) as it:
+        first = it.recent(0)
+        await it.follower.compute(first)
+        it.follower.hold(first)
+        for number in range(1, 4):
+            await it.compute(number)  # by now only those who hold the first one keep it
+        it.entry("cup").track.watch.last = Trust(0.3, Check.GREW)
+        first.found["cup"] = replace(first.found["cup"], trust=Trust(0.3, Check.GREW))
+        await it.follower.confirm("cup", 0)
+        (shown,) = it.follower.on(first)
+        assert shown.trust == Trust(0.3)
 
 
 class AnchoredTrack(Track):

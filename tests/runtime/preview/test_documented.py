@@ -31,8 +31,8 @@ PROTOCOL = Path(protocol.__file__).with_name("PROTOCOL.md").read_text(encoding="
 
 
 COMMANDS = (  # those with an id
-    "prompt", "confirm", "remove", "rename", "pause", "choose", "undo", "redo", "play", "step", "seek", "hold",
-    "try", "save", "prompts",
+    "prompt", "confirm", "remove", "rename", "pause", "choose", "undo", "redo", "play", "step", "seek",
+    "hold", "try", "save", "prompts",
 )  # fmt: skip
 FROM_VIEWERS = ("hello", "shown", "look", *COMMANDS)
 FROM_PREVIEW = ("hello", "frame", "status", "holds", "done", "error", "tried", "file", "prompts")
