@@ -167,17 +167,23 @@ class Pipeline:
         self._changed.set()
 
     async def _show_changes(self) -> None:
-        """Show frames that stand still whenever their objects have changed, until cancelled."""
+        """Show frames that stand still whenever their objects have changed, until cancelled. What has not
+        changed of a frame is not made again."""
+        known: list[tuple[FollowedObject, ObjectResult]] = []
         while True:
             await self._changed.wait()
             self._changed = anyio.Event()
+            made: list[tuple[FollowedObject, ObjectResult]] = []
             for shown in [*([self.frames] if self._standing else []), *self._held]:
                 result = shown.value
                 if result is None or result.recent is None:
                     continue
-                objects = await to_thread.run_sync(self._objects_on, result.recent)
+                followed = self._follower.on(result.recent)
+                objects = await to_thread.run_sync(_still_objects, followed, result.recent, known)
+                made += zip(followed, objects, strict=True)
                 if shown.value is result:  # no newer one has come meanwhile
                     shown.put(replace(result, objects=objects))
+            known = made
 
     @contextlib.contextmanager
     def holding(self, result: FrameResult) -> Iterator[Newest[FrameResult]]:
@@ -202,12 +208,6 @@ class Pipeline:
     def _to_be_computed(self, recent: RecentFrame) -> bool:
         """Whether a frame that is held is to be computed though nobody asks anything on it."""
         return self._computes_unasked or self._follower.has_objects(recent.number, recent.place_s)
-
-    def _objects_on(self, recent: RecentFrame) -> tuple[ObjectResult, ...]:
-        followed = self._follower.on(recent)
-        return tuple(
-            replace(_object_result(each, recent.canvas), choices=_choices(each, recent)) for each in followed
-        )
 
     @property
     def _standing(self) -> bool:
@@ -553,6 +553,19 @@ def _object_result(followed: FollowedObject, canvas: Canvas) -> ObjectResult:
     mask = canvas.to_frame_mask(found.logits)
     return ObjectResult(
         followed.name, followed.colour, followed.state, found.iou, mask, found.prompt, followed.trust
+    )
+
+
+def _still_objects(
+    followed: Sequence[FollowedObject],
+    recent: RecentFrame,
+    known: Sequence[tuple[FollowedObject, ObjectResult]],
+) -> tuple[ObjectResult, ...]:
+    """Objects on a frame that stands still; those that are `known` as they are."""
+    made = {id(each): result for each, result in known}
+    return tuple(
+        made.get(id(each)) or replace(_object_result(each, recent.canvas), choices=_choices(each, recent))
+        for each in followed
     )
 
 

@@ -253,12 +253,14 @@ class Follower:
         self._wanted.append(frame)
 
     def on(self, frame: RecentFrame) -> list[FollowedObject]:
-        """The objects on a frame as they are known now, with names of today."""
-        return [
-            replace(frame.found[entry.key], name=entry.name, colour=entry.colour)
-            for entry in self.objects.entries
-            if entry.key in frame.found
-        ]
+        """The objects on a frame as they are known now, with names of today. What has not changed since the
+        last call is the same object."""
+        entries = [entry for entry in self.objects.entries if entry.key in frame.found]
+        for entry in entries:
+            found = frame.found[entry.key]
+            if (found.name, found.colour) != (entry.name, entry.colour):
+                frame.found[entry.key] = replace(found, name=entry.name, colour=entry.colour)
+        return [frame.found[entry.key] for entry in entries]
 
     def remove(self, name: str) -> None:
         """Forget an object; InputError when there is none of this name."""

@@ -75,8 +75,9 @@ class History:
     def _swap(self, here: deque[Step], there: deque[Step], what: str) -> Step:
         if not here:
             raise InputError(f"there is nothing to {what}")
-        step = here.pop()
+        step = here[-1]
         other = Step.of(step.entry, self._objects, step.on_frame)
         step.restore(self._objects)
+        here.pop()
         there.append(other)
         return step

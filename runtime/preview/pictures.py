@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +13,7 @@ import numpy.typing as npt
 from anyio import to_thread
 from pycocotools import mask as coco
 
+from runtime.frames.sources import Frame
 from runtime.live.newest import Newest
 from runtime.objects.masks import Mask, encode_mask
 from runtime.preview import protocol
@@ -45,6 +47,8 @@ class FrameEncoder:
         self._quality = quality
         self._lock = anyio.Lock()
         self._last: EncodedFrame | None = None
+        self._jpeg: tuple[Frame | None, bytes] = (None, b"")  # of the last frame
+        self._objects: list[tuple[ObjectResult, dict[str, Any]]] = []  # of the last frame, as described
         self.encoded = 0  # frames so far
 
     async def after(self, version: int) -> EncodedFrame:
@@ -83,16 +87,26 @@ class FrameEncoder:
                 {"window": window, "box": _window_box(self._geometry, window, height, width)}
                 for window in sorted(result.kept)
             ],
-            "objects": [_described(found, size) for found in result.objects],
+            "objects": self._described(result.objects, size),
         }
-        return protocol.encode_frame(header, self._jpeg(pixels, size))
+        if self._jpeg[0] is not result.frame:
+            self._jpeg = (result.frame, self._encode_jpeg(pixels, size))
+        return protocol.encode_frame(header, self._jpeg[1])
+
+    def _described(self, objects: Sequence[ObjectResult], size: tuple[int, int]) -> list[dict[str, Any]]:
+        """What has changed since the last frame described, and the rest as it was: a frame that stands still
+        comes again and again."""
+        known = {id(found): described for found, described in self._objects}
+        described = [known.get(id(found)) or _described(found, size) for found in objects]
+        self._objects = list(zip(objects, described, strict=True))
+        return described
 
     def _size(self, height: int, width: int) -> tuple[int, int]:
         """Width and height of the picture of a frame of height x width."""
         scale = min(1.0, self._longest_px / max(height, width))
         return max(1, round(width * scale)), max(1, round(height * scale))
 
-    def _jpeg(self, pixels: npt.NDArray[np.uint8], size: tuple[int, int]) -> bytes:
+    def _encode_jpeg(self, pixels: npt.NDArray[np.uint8], size: tuple[int, int]) -> bytes:
         small = cv2.resize(pixels, size, interpolation=cv2.INTER_AREA)
         done, data = cv2.imencode(".jpg", small[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, self._quality])
         if not done:

@@ -3,20 +3,26 @@
 from __future__ import annotations
 
 import io
+from dataclasses import replace
+from itertools import count
+from typing import Any
 
 import anyio
 import numpy as np
 import pytest
+from cv2 import imencode
 from PIL import Image
 
 from runtime.frames.sources import Frame
 from runtime.live.newest import Newest
-from runtime.objects.masks import decode_mask
+from runtime.objects.masks import Mask, decode_mask, encode_mask
+from runtime.objects.prompts import Prompt
 from runtime.objects.tracking import TrackState
 from runtime.objects.trust import Check, Trust
+from runtime.preview import pictures
 from runtime.preview.pictures import FrameEncoder
 from runtime.preview.protocol import decode_frame
-from runtime.results.result import FrameResult, ObjectResult
+from runtime.results.result import Choice, FrameResult, ObjectResult
 from stages.geometry import GEOMETRIES
 from tests.support.pictures import photo
 
@@ -116,3 +122,48 @@ async def test_who_waits_gets_the_next_frame() -> None:
 
 async def _put(newest: Newest[FrameResult]) -> None:
     newest.put(frame(2))
+
+
+async def test_of_a_frame_that_comes_again_only_what_has_changed_is_coded_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    shown, stream = frame(), frames()
+    stream.put(shown)
+    encoder = FrameEncoder(stream, GEOMETRIES["mini"], 1280, 90)
+    masks, jpegs = count(), count()
+
+    def counted_mask(mask: Mask) -> dict[str, Any]:
+        next(masks)
+        return encode_mask(mask)
+
+    def counted_jpeg(*given: Any) -> Any:
+        next(jpegs)
+        return imencode(*given)
+
+    monkeypatch.setattr(pictures, "encode_mask", counted_mask)
+    monkeypatch.setattr("cv2.imencode", counted_jpeg)
+    before = await encoder.after(0)
+    counted = next(masks)
+    more = replace(shown.objects[0], name="saucer")
+    stream.put(replace(shown, objects=(*shown.objects, more)))
+    after = await encoder.after(before.version)
+    (header, jpeg), (header_before, jpeg_before) = map(decode_frame, (after.message, before.message))
+    assert header["objects"][:3] == header_before["objects"]
+    assert header["objects"][3]["name"] == "saucer"
+    assert jpeg == jpeg_before
+    assert next(jpegs) == 1
+    assert next(masks) == counted + 3  # one was counted above; the mask, and the box around it
+
+
+async def test_what_a_lone_point_may_mean_is_described_with_the_one_that_was_taken() -> None:
+    found = frame().objects[0]
+    assert found.mask is not None
+    choices = tuple(Choice(found.mask, rating) for rating in (0.3, 0.9, 0.6))
+    for prompt, chosen in ((None, 2), (Prompt("cup", None, ((1, 1, 1),), mask=3), 3)):
+        shown = replace(frame(), objects=(replace(found, choices=choices, prompt=prompt),))
+        encoder = FrameEncoder(frames(shown), GEOMETRIES["mini"], 320, 90)
+        header, _ = decode_frame((await encoder.after(0)).message)
+        (described,) = header["objects"]
+        assert described["chosen"] == chosen
+        assert [each["iou"] for each in described["choices"]] == [0.3, 0.9, 0.6]
+        assert described["choices"][0]["mask"]["size"] == [180, 320]
