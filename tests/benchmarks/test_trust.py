@@ -85,5 +85,5 @@ def test_the_table_has_a_row_for_each_film_and_other_limits() -> None:
     assert rows["b"] == ["", "", "", "0 % of 2", "0 % of 2", "", ""]
     assert "each frame as a picture of its own" in rows
     assert "2 runs" in text
-    assert "Wrong masks are marked as unsure 1; right ones as nothing." in text
+    assert "Wrong masks are marked as unsure 1; right ones as nothing. Judging a mask takes 0." in text
     assert found["limits"] == vars(replace(LIMITS))
