@@ -34,6 +34,8 @@ SECTIONS: Mapping[str, tuple[str, tuple[str, ...]]] = {
     "throughput": ("benchmarks.throughput", ("throughput_mini.json",)),
     "growth": ("benchmarks.growth", ("growth.json",)),
     "objects": ("benchmarks.objects", ("objects_mini.json",)),
+    "overlays": ("benchmarks.overlays", ("overlays.json",)),
+    "trust": ("benchmarks.trust", ("trust_mini.json",)),
     "streaming": (
         "benchmarks.streaming",
         (

@@ -551,7 +551,9 @@ def _object_result(followed: FollowedObject, canvas: Canvas) -> ObjectResult:
     if found is None:
         return ObjectResult(followed.name, followed.colour, followed.state, 0.0, None)
     mask = canvas.to_frame_mask(found.logits)
-    return ObjectResult(followed.name, followed.colour, followed.state, found.iou, mask, found.prompt)
+    return ObjectResult(
+        followed.name, followed.colour, followed.state, found.iou, mask, found.prompt, followed.trust
+    )
 
 
 def _still_objects(

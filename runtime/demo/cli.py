@@ -8,6 +8,7 @@ from pathlib import Path
 import click
 
 from runtime.demo.demo import run_demo, run_live_demo
+from runtime.demo.next_steps import next_steps
 from runtime.options import WIRE, preview_option
 from runtime.results.summary import check_done, print_summary
 from runtime.watchers import preview_watcher
@@ -39,3 +40,5 @@ def command(bundle: Path | None, out: Path, frames: int, wire: str | None, previ
         summary = asyncio.run(run_live_demo(loaded, out, wire, console, [watcher]))
     print_summary(console, summary)
     check_done(summary)
+    if preview is None:
+        console.print(next_steps(), markup=False, highlight=False, soft_wrap=True)

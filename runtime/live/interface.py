@@ -12,7 +12,7 @@ from runtime.frames.player import Player
 from runtime.live.held_tiles import HeldTiles
 from runtime.live.newest import Newest
 from runtime.live.status import Status
-from runtime.objects.prompts import PromptRequest
+from runtime.objects.prompts import PromptRequest, Prompts
 from runtime.results.result import FrameResult, ObjectResult
 from stages.geometry import Geometry
 
@@ -53,6 +53,17 @@ class Live(ABC):
         Raises InputError in one sentence when the request cannot be right (outside the frame, unknown name)
         or objects cannot be changed in this run.
         """
+
+    @abstractmethod
+    async def confirm(self, name: str, number: int) -> None:
+        """An object's mask on a frame is right: clear its mark and follow it from there.
+
+        Raises InputError when there is no such object or frame, or as `prompt` does.
+        """
+
+    @abstractmethod
+    def prompts(self) -> Prompts:
+        """The objects as they were asked for, as a prompts file of a later run may hold them."""
 
     @abstractmethod
     async def would_find(self, request: PromptRequest) -> ObjectResult | None:

@@ -20,8 +20,9 @@ from runtime.live.messages import Messages
 from runtime.live.newest import Newest
 from runtime.live.status import PictureShare, SiteStatus, Status, WindowStatus
 from runtime.objects.follower import Follower
-from runtime.objects.prompts import PromptRequest
+from runtime.objects.prompts import Prompt, PromptRequest, Prompts
 from runtime.objects.tracking import TrackState
+from runtime.objects.trust import Watch
 from runtime.pipeline import Pipeline
 from runtime.results.measurements import STEPS, Series
 from runtime.results.result import FrameResult, ObjectResult
@@ -88,13 +89,30 @@ class LivePipeline(Live):
         self._check_changeable()
         return await self._pipeline.prompt(request)
 
+    async def confirm(self, name: str, number: int) -> None:
+        self._check_changeable()
+        await self._follower.confirm(name, number)
+        self._pipeline.objects_changed()
+
+    def prompts(self) -> Prompts:
+        return self._follower.as_asked(self._from_frame)
+
+    def _from_frame(self, prompt: Prompt, place_s: float | None) -> int:
+        """Of a prompt, as another run of the same source counts its frames: of a camera 0, and of a file that
+        viewers go through the frame at this time."""
+        source = self._pipeline.source
+        if self._player is not None and place_s is not None:
+            return round(place_s / (self._player.playback.step_s or 1.0))
+        return prompt.from_frame if source is not None and not source.live else 0
+
     async def would_find(self, request: PromptRequest) -> ObjectResult | None:
         found = await self._follower.would_find(request)
         if found is None:
             return None
         mask, canvas = found
         pixels = await to_thread.run_sync(canvas.to_frame_mask, mask.logits)
-        return ObjectResult("", 0, TrackState.TRACKED, mask.iou, pixels, mask.prompt)
+        trust = Watch().judge(mask.iou)
+        return ObjectResult("", 0, TrackState.TRACKED, mask.iou, pixels, mask.prompt, trust)
 
     async def choose(self, name: str, mask: int) -> None:
         self._check_changeable()

@@ -20,11 +20,12 @@ from anyio import to_thread
 from runtime.frames.canvas import Canvas
 from runtime.objects.decode import ObjectMask, decode
 from runtime.objects.history import History, Step
-from runtime.objects.matching import FrameTokens
+from runtime.objects.matching import Floats, FrameTokens, MemoryFrame, unit_features
 from runtime.objects.optical_flow import Flow
-from runtime.objects.prompts import Prompt, PromptRequest
-from runtime.objects.registry import Box, ObjectRegistry, TrackedObject, extended, fresh, refined
+from runtime.objects.prompts import Prompt, PromptRequest, Prompts
+from runtime.objects.registry import Box, FromFrame, ObjectRegistry, TrackedObject, extended, fresh, refined
 from runtime.objects.tracking import TrackState
+from runtime.objects.trust import UNJUDGED, Trust
 from stages.engines.thread import EngineThread
 from stages.errors import InputError
 from stages.tensors import Array
@@ -40,24 +41,28 @@ _LAST = 1 << 62  # in the order of the engines' thread: after all frames
 @dataclass(eq=False)
 class RecentFrame:
     """A frame on the edge. `image_embedding` is None if it was not computed; `boxes` and `found` are objects
-    on it, by key. `place_s` is its time in a file that viewers go through, else None."""
+    on it, by key, and `labels` how much of each token their masks cover, [G, G], where they are followed.
+    `place_s` is its time in a file that viewers go through, else None."""
 
     number: int
     canvas: Canvas
     image_embedding: Array | None = None
     boxes: dict[str, Box] = field(default_factory=dict)
     found: dict[str, FollowedObject] = field(default_factory=dict)
+    labels: dict[str, Floats] = field(default_factory=dict)
     place_s: float | None = None
 
 
 @dataclass(frozen=True)
 class FollowedObject:
-    """One object on one frame, at the decoder's resolution; `found` is None while it is lost."""
+    """One object on one frame, at the decoder's resolution; `found` is None while it is lost. A carried mask
+    has the trust of the one it comes from."""
 
     name: str
     colour: int
     state: TrackState
     found: ObjectMask | None
+    trust: Trust = UNJUDGED
 
 
 @dataclass
@@ -178,6 +183,33 @@ class Follower:
         prompt.check_inside(frame.canvas.height, frame.canvas.width)
         (found,) = await decode(self._engines, frame.image_embedding, frame.canvas, [prompt], order=_LAST)
         return found, frame.canvas
+
+    def as_asked(self, from_frame: FromFrame) -> Prompts:
+        """All objects as they were asked for last, those included that wait for their frame; see
+        ObjectRegistry.as_asked."""
+        new = (
+            replace(each.prompt, from_frame=from_frame(each.prompt, each.frame.place_s))
+            for each in self._waiting
+            if each.entry is None
+        )
+        return Prompts((*self.objects.as_asked(from_frame).entries, *new))
+
+    async def confirm(self, name: str, number: int) -> None:
+        """The object's mask on a frame is right: follow it from there, as if it had been asked for so.
+
+        Of a frame whose masks were carried counts the computed one before. Raises InputError for an object
+        that there is not, and for a frame that is not kept or on which it was not found.
+        """
+        async with self._lock:
+            if self._waiting_named(name):
+                raise InputError(f"object {name} was not found on any frame yet; wait a moment")
+            entry = self.objects.named(name)
+            frame = self._found_on(entry, number)
+            labels = frame.labels.get(entry.key)
+            features = unit_features(_embedding(frame))
+            entry.track.anchor(MemoryFrame(features, labels) if labels is not None else None)
+            frame.found[entry.key] = replace(frame.found[entry.key], trust=entry.track.trust)
+            await self._follow_from(entry, frame)
 
     async def choose(self, name: str, mask: int) -> None:
         """Take another of the masks that an object's only point may mean, from that point's frame on.
@@ -328,6 +360,18 @@ class Follower:
                 return frame
         return None
 
+    def _found_on(self, entry: TrackedObject, number: int) -> RecentFrame:
+        """The newest computed frame up to this number on which an object was found as it is asked for now."""
+        held = [frame for frame in self._held if frame.number == number]
+        for frame in (*held, *reversed(self._recent)):
+            computed = frame.image_embedding is not None and entry.key in frame.boxes
+            if computed and entry.prompt.from_frame <= frame.number <= number:
+                return frame
+        raise InputError(
+            f"object {entry.name} was not found on frame {number}, or that is no longer kept; confirm it on "
+            f"one of the newest {self._recent.maxlen} frames"
+        )
+
     async def _catch_up(self, entry: TrackedObject, start: RecentFrame) -> None:
         """Find an object on `start`, then follow it to the newest frame.
 
@@ -335,6 +379,10 @@ class Follower:
         at: what moved meanwhile is found there or not.
         """
         await self._find(start, [entry])
+        await self._follow_from(entry, start)
+
+    async def _follow_from(self, entry: TrackedObject, start: RecentFrame) -> None:
+        """Follow an object that is known on `start` to the newest frame; see _catch_up."""
         later = [
             frame
             for frame in self._recent
@@ -345,13 +393,10 @@ class Follower:
                 await self._find(frame, [entry])
 
     async def _find(self, frame: RecentFrame, entries: Sequence[TrackedObject]) -> list[FollowedObject]:
-        if frame.image_embedding is None:
-            raise RuntimeError(f"frame {frame.number} has no image embedding yet")
-        prompts = await self._track(_next_prompts, entries, frame.canvas, frame.image_embedding)
+        embedding = _embedding(frame)
+        prompts = await self._track(_next_prompts, entries, frame.canvas, embedding)
         choose = {entry.key: entry.track.choose for entry in entries}
-        found = await decode(
-            self._engines, frame.image_embedding, frame.canvas, prompts, choose, frame.number
-        )
+        found = await decode(self._engines, embedding, frame.canvas, prompts, choose, frame.number)
         masks = {each.prompt.name: each for each in found}
         return await self._track(_update, entries, masks, frame)
 
@@ -367,6 +412,12 @@ class Follower:
         return result
 
 
+def _embedding(frame: RecentFrame) -> Array:
+    if frame.image_embedding is None:
+        raise RuntimeError(f"frame {frame.number} has no image embedding yet")
+    return frame.image_embedding
+
+
 def _next_prompts(entries: Sequence[TrackedObject], canvas: Canvas, image_embedding: Array) -> list[Prompt]:
     """The prompts for the decoder: one for each object that is not lost already."""
     tokens = FrameTokens(image_embedding)
@@ -378,10 +429,14 @@ def _update(
     entries: Sequence[TrackedObject], masks: Mapping[str, ObjectMask], frame: RecentFrame
 ) -> list[FollowedObject]:
     """Tell each track what was found, and note where."""
-    return [
-        _note(entry, TrackState.TRACKED, entry.track.update(frame.canvas, masks.get(entry.key)), frame)
-        for entry in entries
-    ]
+    return [_update_one(entry, masks.get(entry.key), frame) for entry in entries]
+
+
+def _update_one(entry: TrackedObject, mask: ObjectMask | None, frame: RecentFrame) -> FollowedObject:
+    found = entry.track.update(frame.canvas, mask)
+    if found is not None and entry.track.labels is not None:
+        frame.labels[entry.key] = entry.track.labels
+    return _note(entry, TrackState.TRACKED, found, frame)
 
 
 def _carry(
@@ -405,7 +460,8 @@ def _note(
 ) -> FollowedObject:
     """The object on this frame, in `state` if it was found there."""
     entry.found = found
-    noted = FollowedObject(entry.name, entry.colour, state if found else TrackState.LOST, found)
+    lost = FollowedObject(entry.name, entry.colour, TrackState.LOST, None)
+    noted = replace(lost, state=state, found=found, trust=entry.track.trust) if found else lost
     frame.found[entry.key] = noted
     if found is not None and (box := box_of(found.logits, frame.canvas)) is not None:
         entry.box = frame.boxes[entry.key] = box

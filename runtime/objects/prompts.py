@@ -128,14 +128,15 @@ class Prompt:
 class PromptRequest:
     """What a viewer asks to be segmented, in pixels of the frame `number` on which it was drawn.
 
-    `name` None starts an object, which gets a free name; the name of an object adds the points to its own and
-    replaces its box.
+    `name` None starts an object, which gets the name `new_name`, or a free one; the name of an object adds
+    the points to its own and replaces its box.
     """
 
     number: int
     name: str | None = None
     points: tuple[tuple[float, float, int], ...] = ()
     box_xyxy: tuple[float, float, float, float] | None = None
+    new_name: str | None = None
 
 
 @dataclass(frozen=True)

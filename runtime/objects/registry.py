@@ -6,7 +6,7 @@ Objects come from a prompts file or the command line, each from its frame on, an
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from itertools import count
 from typing import TypeAlias
@@ -17,6 +17,8 @@ from runtime.objects.tracking import FixedPrompt
 from stages.errors import InputError
 
 Box: TypeAlias = tuple[float, float, float, float]  # x0, y0, x1, y1 in frame pixels
+# Of a prompt, and the time of its frame in a file that viewers go through: the number of that frame.
+FromFrame: TypeAlias = Callable[[Prompt, "float | None"], int]
 MakeTrack: TypeAlias = Callable[[Prompt], FixedPrompt]
 
 MAX_OBJECTS = 50
@@ -102,12 +104,16 @@ class ObjectRegistry:
         `seen` is where the object was on the frame of the request. Points hold for the frame they were set
         on: those of an earlier one give way to the box around what was found.
 
-        Raises InputError when there is no such object, there are too many or the request asks for nothing.
+        Raises InputError when there is no such object, there are too many, the name of a new one is taken or
+        the request asks for nothing.
         """
         if request.name is None:
             if len(self.entries) >= MAX_OBJECTS:
                 raise InputError(f"there are {MAX_OBJECTS} objects already; remove one first")
-            return None, _prompt(self._free_name(), request, request.points, request.box_xyxy)
+            if request.new_name is not None:
+                self._check_name(request.new_name, self._taken())
+            name = request.new_name or self._free_name()
+            return None, _prompt(name, request, request.points, request.box_xyxy)
         entry = self.named(request.name)
         return entry, refined(entry, request, seen)
 
@@ -181,11 +187,27 @@ class ObjectRegistry:
 
         `asked` is what was asked for. What has not started yet starts from its frame on.
         """
-        names = {entry.key: entry.name for entry in self.entries}
-        coming = (
-            replace(prompt, name=names.get(prompt.name, prompt.name), asked=None) for prompt in self._coming
+        return Prompts((*map(_last_seen, self.entries), *self._still_coming()))
+
+    def as_asked(self, from_frame: FromFrame) -> Prompts:
+        """The objects as they were asked for last. `from_frame` says from which frame on another run is to
+        look for what has started."""
+        started = (
+            replace(
+                entry.prompt.asked or entry.prompt,
+                name=entry.name,
+                asked=None,
+                from_frame=from_frame(entry.prompt, entry.place_s),
+            )
+            for entry in self.entries
         )
-        return Prompts((*map(_last_seen, self.entries), *coming))
+        return Prompts((*started, *self._still_coming()))
+
+    def _still_coming(self) -> Iterator[Prompt]:
+        """What has not started yet, or is to start again, by the names of now."""
+        names = {entry.key: entry.name for entry in self.entries}
+        for prompt in self._coming:
+            yield replace(prompt, name=names.get(prompt.name, prompt.name), asked=None)
 
     def _taken(self, besides: TrackedObject | None = None) -> set[str]:
         """Names that no other object than `besides` may get."""

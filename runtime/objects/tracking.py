@@ -21,6 +21,7 @@ from runtime.objects.decode import ObjectMask, choose_mask
 from runtime.objects.masks import iou as mask_iou
 from runtime.objects.matching import Floats, FrameTokens, MemoryFrame, propagate
 from runtime.objects.prompts import Prompt
+from runtime.objects.trust import Trust, Watch
 from stages.tensors import Array
 
 RECENT_MEMORY = 2  # memory frames besides the first
@@ -43,12 +44,15 @@ class FixedPrompt:
     """An object that is asked for with its own prompt on every frame, as pictures without order need it.
 
     For each frame call `next_prompt`, give its prompt to the decoder with `choose`, and `update` the mask.
+    `labels` is then how much of each token the mask covers, [G, G], None where the object is not followed.
     """
 
     follows = False  # from frame to frame
 
     def __init__(self, start: Prompt) -> None:
         self.start = start
+        self.labels: Floats | None = None
+        self.watch = Watch()
 
     @property
     def name(self) -> str:
@@ -68,7 +72,20 @@ class FixedPrompt:
 
         None while the object is lost, as it is with a mask that has no pixel of the frame.
         """
-        return found if found is not None and canvas.shows(found.logits) else None
+        if found is None or not canvas.shows(found.logits):
+            return None
+        self.watch.judge(found.iou)
+        return found
+
+    @property
+    def trust(self) -> Trust:
+        """In the mask that was found last."""
+        return self.watch.last
+
+    def anchor(self, memory: MemoryFrame | None) -> None:
+        """The object's mask on a frame is right, a person says: go on from there. `memory` is that frame,
+        None where `labels` was."""
+        self.watch.accept()
 
 
 class Track(FixedPrompt):
@@ -115,23 +132,34 @@ class Track(FixedPrompt):
         return int(np.argmax(np.array(agreement) * (1 + iou)))
 
     def update(self, canvas: Canvas, found: ObjectMask | None) -> ObjectMask | None:
-        found = super().update(canvas, found)
-        if found is None or self._features is None or not self._agrees(found):
+        if found is None or self._features is None or not canvas.shows(found.logits):
             return None
-        own = _shrunk(found.logits > 0, len(self._features))
+        agreement = self._agreement(found)
+        if agreement is not None and agreement < MIN_AGREEMENT:
+            return None
+        self.labels = _shrunk(found.logits > 0, len(self._features))
+        self.watch.judge(found.iou, agreement, self.labels)
         if self._first is None:
-            self._first = MemoryFrame(self._features, own)
+            self._first = MemoryFrame(self._features, self.labels)
         elif self._labels is not None:
-            labels = DECODER_WEIGHT * own + (1 - DECODER_WEIGHT) * self._labels
+            labels = DECODER_WEIGHT * self.labels + (1 - DECODER_WEIGHT) * self._labels
             self._recent.append(MemoryFrame(self._features, labels))
             self._dissimilarities.append(self._dissimilarity)
         return found
 
-    def _agrees(self, found: ObjectMask) -> bool:
+    def anchor(self, memory: MemoryFrame | None) -> None:
+        if memory is not None:
+            self._first = memory
+            self._recent.clear()
+            self._dissimilarities.clear()
+            self.watch.accept(memory.labels)
+
+    def _agreement(self, found: ObjectMask) -> float | None:
+        """IoU of the decoder's mask and the labels; None on the first frame, which has none."""
         if self._labels is None:
-            return True
+            return None
         expected = _enlarged(self._labels, len(found.logits)) > OBJECT_LABEL
-        return mask_iou(found.logits > 0, expected, empty=0.0) >= MIN_AGREEMENT
+        return mask_iou(found.logits > 0, expected, empty=0.0)
 
 
 def _box(labels: Floats, canvas: Canvas) -> tuple[float, float, float, float] | None:

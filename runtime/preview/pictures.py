@@ -23,7 +23,7 @@ from stages.geometry import Geometry
 
 @dataclass(frozen=True)
 class EncodedFrame:
-    """The message of a frame; `version` is that of the frame in Newest."""
+    """A frame message, and what it was made of; `version` is that of the frame in Newest."""
 
     version: int
     result: FrameResult
@@ -121,6 +121,7 @@ def _described(found: ObjectResult, size: tuple[int, int]) -> dict[str, Any]:
         "colour": found.colour,
         "state": found.state.value,
         "iou": round(found.iou, 4),
+        **found.trust.to_json(),
         "mask": None,
         "box": None,
     }

@@ -8,10 +8,11 @@ from __future__ import annotations
 import json
 import struct
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, TypeGuard, Union
 
 from runtime.objects.prompts import MASKS, MAX_POINTS, PromptRequest
+from runtime.preview.saving import FILES
 from stages.errors import InputError
 from stages.json_values import no_constant
 
@@ -31,6 +32,7 @@ class Hello:
     """Always the first message."""
 
     token: str = field(repr=False)
+    id: int | None = None
 
 
 @dataclass(frozen=True)
@@ -55,6 +57,33 @@ class RenameCommand:
 @dataclass(frozen=True)
 class PauseCommand:
     paused: bool
+    id: int | None = None
+
+
+@dataclass(frozen=True)
+class ConfirmCommand:
+    """The mask of the object is right as it is on the frame of this number."""
+
+    name: str
+    number: int
+    id: int | None = None
+
+
+@dataclass(frozen=True)
+class PromptsCommand:
+    """The viewer wants the objects as they were asked for."""
+
+    id: int | None = None
+
+
+@dataclass(frozen=True)
+class SaveCommand:
+    """The viewer wants a file (see runtime.preview.saving.FILES) of a frame it was sent: of the object of
+    this name, or of all."""
+
+    number: int
+    file: str
+    name: str | None = None
     id: int | None = None
 
 
@@ -127,14 +156,16 @@ class Look:
 
     operator: str | None
     after: int = 0
+    id: int | None = None
 
 
 # Not in Python 3.10's form, since these are evaluated.
 Move = Union[PlayCommand, SeekCommand, StepCommand]  # noqa: UP007
-Command = Union[  # noqa: UP007
-    PromptCommand, RemoveCommand, RenameCommand, PauseCommand, ChooseCommand, UndoCommand, RedoCommand, Move
+Change = Union[  # noqa: UP007
+    PromptCommand, ConfirmCommand, RemoveCommand, RenameCommand, ChooseCommand, UndoCommand, RedoCommand
 ]
-Message = Union[Hello, FrameShown, Look, Try, Hold, Command]  # noqa: UP007
+Command = Union[Change, PauseCommand, Move]  # noqa: UP007
+Message = Union[Hello, FrameShown, Look, Try, Hold, PromptsCommand, SaveCommand, Command]  # noqa: UP007
 
 
 class ProtocolError(InputError):
@@ -218,7 +249,7 @@ def _hello(body: dict[str, Any], message_id: int | None) -> Hello:
     token = body.pop("token", None)
     if not isinstance(token, str) or not 0 < len(token) <= TOKEN_CHARACTERS:
         raise InputError("it has no token")
-    return Hello(token)
+    return Hello(token, message_id)
 
 
 def _seen(body: dict[str, Any], message_id: int | None) -> FrameShown:
@@ -231,11 +262,14 @@ def _look(body: dict[str, Any], message_id: int | None) -> Look:
         raise InputError(f"operator is {_quoted(operator)}, expected the name of one, or null")
     if not _is_count(after):
         raise InputError(f"after is {_quoted(after)}, expected the number of a picture")
-    return Look(operator, after)
+    return Look(operator, after, message_id)
 
 
 def _prompt(body: dict[str, Any], message_id: int | None) -> PromptCommand:
-    return PromptCommand(_request(body), message_id)
+    new_name, request = _optional_name(body, "new"), _request(body)
+    if request.name is not None and new_name is not None:
+        raise InputError("it has a name, of an object there is, and new, of one to start; give one of them")
+    return PromptCommand(replace(request, new_name=new_name), message_id)
 
 
 def _try(body: dict[str, Any], message_id: int | None) -> Try:
@@ -244,13 +278,28 @@ def _try(body: dict[str, Any], message_id: int | None) -> Try:
 
 def _request(body: dict[str, Any]) -> PromptRequest:
     number = _number(body)
-    name = _name(body, "name") if body.get("name") is not None else body.pop("name", None)
+    name = _optional_name(body, "name")
     points, box = body.pop("points", None) or [], body.pop("box", None)
     if not isinstance(points, list) or len(points) > MAX_POINTS:
         raise InputError(f"points is not a list of at most {MAX_POINTS}")
     if box is None and not points:
         raise InputError("it has neither points nor a box")
     return PromptRequest(number, name, tuple(map(_point, points)), _box(box))
+
+
+def _confirm(body: dict[str, Any], message_id: int | None) -> ConfirmCommand:
+    return ConfirmCommand(_name(body, "name"), _number(body), message_id)
+
+
+def _prompts(body: dict[str, Any], message_id: int | None) -> PromptsCommand:
+    return PromptsCommand(message_id)
+
+
+def _save(body: dict[str, Any], message_id: int | None) -> SaveCommand:
+    file = body.pop("file", None)
+    if file not in FILES:
+        raise InputError(f"file is {_quoted(file)}, expected one of {', '.join(FILES)}")
+    return SaveCommand(_number(body), file, _optional_name(body, "name"), message_id)
 
 
 def _remove(body: dict[str, Any], message_id: int | None) -> RemoveCommand:
@@ -316,9 +365,12 @@ _DECODERS: Mapping[str, Callable[[dict[str, Any], int | None], Message]] = {
     "shown": _seen,
     "look": _look,
     "prompt": _prompt,
+    "confirm": _confirm,
     "remove": _remove,
     "rename": _rename,
     "pause": _pause,
+    "prompts": _prompts,
+    "save": _save,
     "choose": _choose,
     "undo": _undo,
     "redo": _redo,
@@ -342,6 +394,13 @@ def _name(body: dict[str, Any], key: str) -> str:
     if not isinstance(name, str) or not name.isprintable() or not name.strip() or len(name) > NAME_CHARACTERS:
         raise InputError(f"{key} is {_quoted(name)}, expected 1 to {NAME_CHARACTERS} printable characters")
     return name.strip()
+
+
+def _optional_name(body: dict[str, Any], key: str) -> str | None:
+    if body.get(key) is not None:
+        return _name(body, key)
+    body.pop(key, None)
+    return None
 
 
 def _point(value: object) -> tuple[float, float, int]:

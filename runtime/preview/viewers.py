@@ -15,10 +15,11 @@ from anyio.abc import TaskGroup
 from runtime.live.access import Access, RateLimit
 from runtime.live.interface import Live
 from runtime.live.newest import Newest
-from runtime.objects.prompts import MAX_POINTS
+from runtime.objects.prompts import MAX_POINTS, entry_of
 from runtime.preview import protocol
 from runtime.preview.held_pictures import HeldEncoder
 from runtime.preview.pictures import FrameEncoder
+from runtime.preview.saving import make_file
 from runtime.results.result import FrameResult
 from runtime.results.sinks import PALETTE
 from stages.errors import InputError, PedsamError, ungrouped
@@ -27,7 +28,11 @@ WRONG_TOKEN = 4401  # close codes of this protocol, after the HTTP statuses
 TOO_MANY = 4429
 MAX_PENDING = 32  # connections that have not sent hello yet
 MAX_PROMPTS = 8  # of one viewer, under way at once
+KEPT_FRAMES = 3  # the newest that a viewer was sent, to be held or saved: one is shown, others may wait
 HEARTBEAT_S = 20.0  # a viewer whose machine is gone is noticed after that
+
+# Each of these may take a round trip to the sites, or be large.
+_LENGTHY = protocol.PromptCommand, protocol.ChooseCommand, protocol.ConfirmCommand, protocol.SaveCommand
 
 
 @dataclass(frozen=True)
@@ -134,14 +139,14 @@ class _Viewer:
         self._shared = shared
         self._count = count
         self._rate = RateLimit(shared.limits.messages_per_s)
-        # The newest that were sent: one is shown while the next is on its way.
-        self._sent: deque[FrameResult] = deque(maxlen=2)
+        self._sent: deque[FrameResult] = deque(maxlen=KEPT_FRAMES)
+        self._saving = anyio.Lock()  # one file after another
         self._due: int | None = None  # the frame that was sent and not yet shown
         self._shown = anyio.Event()
         self._stream = anyio.CancelScope()  # of the frames that are being sent
         self._tries: Newest[protocol.Try] = Newest()
         self._looking = anyio.CancelScope()  # of the look that waits for its picture
-        self._prompts = 0
+        self._under_way = 0  # prompts and the like
 
     async def run(self) -> None:
         """Serve the viewer until either side closes the connection."""
@@ -176,9 +181,7 @@ class _Viewer:
         encoder, holding = self._shared.encoder, contextlib.ExitStack()
         if message.number is not None:
             try:
-                sent = next((each for each in self._sent if each.number == message.number), None)
-                if sent is None:
-                    raise InputError("a frame can be held while it is the newest, or the one before")
+                sent = self._frame_sent(message.number)
                 encoder = encoder.of(holding.enter_context(self._shared.live.holding(sent)))
             except InputError as exc:
                 await self._send("error", id=message.id, text=str(exc))
@@ -207,7 +210,7 @@ class _Viewer:
             try:
                 self._shared.held.check(message.operator)
             except InputError as exc:
-                await self._send("error", id=None, text=str(exc))
+                await self._send("error", id=message.id, text=str(exc))
                 return
         self._looking.cancel()
         self._looking = anyio.CancelScope()
@@ -253,22 +256,49 @@ class _Viewer:
         elif isinstance(message, protocol.Hold):
             await self._hold(message, tasks)
         elif isinstance(message, protocol.Hello):
-            await self._send("error", id=None, text="hello was said before")
-        elif not isinstance(message, protocol.PromptCommand | protocol.ChooseCommand):
+            await self._send("error", id=message.id, text="hello was said before")
+        elif isinstance(message, protocol.PromptsCommand):
+            objects = [entry_of(prompt) for prompt in self._shared.live.prompts().entries]
+            await self._send("prompts", id=message.id, objects=objects)
+        elif not isinstance(message, _LENGTHY):
             await self._answer(message)
-        elif self._prompts >= MAX_PROMPTS:
+        elif self._under_way >= MAX_PROMPTS:
             refusal = f"{MAX_PROMPTS} prompts are under way; wait for one"
             await self._send("error", id=message.id, text=refusal)
         else:
-            self._prompts += 1
-            tasks.start_soon(self._prompt, message)
+            self._under_way += 1
+            tasks.start_soon(self._beside_others, message)
 
-    async def _prompt(self, message: protocol.PromptCommand | protocol.ChooseCommand) -> None:
-        """Beside other messages, since it may take a round trip to the sites."""
+    async def _beside_others(self, message: protocol.Command | protocol.SaveCommand) -> None:
+        """What may take a round trip to the sites, or be large, holds up no other message."""
         try:
-            await self._answer(message)
+            if isinstance(message, protocol.SaveCommand):
+                await self._save(message)
+            else:
+                await self._answer(message)
         finally:
-            self._prompts -= 1
+            self._under_way -= 1
+
+    async def _save(self, message: protocol.SaveCommand) -> None:
+        try:
+            result = self._frame_sent(message.number)
+            banner = self._shared.facts["banner"]
+            async with self._saving:
+                file = await to_thread.run_sync(make_file, message.file, result, message.name, banner)
+        except PedsamError as exc:
+            await self._send("error", id=message.id, text=str(exc))
+            return
+        header = {"id": message.id, "number": message.number, "name": file.name, "media": file.media}
+        await self._socket.send_bytes(protocol.encode_picture("file", header, file.data))
+
+    def _frame_sent(self, number: int) -> FrameResult:
+        """The frame of this number as it was sent last. Raises InputError where others were sent since."""
+        for result in reversed(self._sent):
+            if result.number == number:
+                return result
+        raise InputError(
+            f"frame {number} is none of the last {KEPT_FRAMES} that were sent here; take a newer one"
+        )
 
     async def _answer(self, command: protocol.Command) -> None:
         try:
@@ -283,7 +313,12 @@ class _Viewer:
         """Carry out a command; returns the name of the object it was about."""
         live = self._shared.live
         if isinstance(command, protocol.PromptCommand):
+            self._check_number(command.request.number)
             return await live.prompt(command.request)
+        if isinstance(command, protocol.ConfirmCommand):
+            self._check_number(command.number)
+            await live.confirm(command.name, command.number)
+            return command.name
         if isinstance(command, protocol.ChooseCommand):
             await live.choose(command.name, command.mask)
             return command.name
@@ -302,6 +337,13 @@ class _Viewer:
         else:
             self._move(command)
         return None
+
+    def _check_number(self, number: int) -> None:
+        """Raise InputError for a frame that is yet to come. Before the first one 0 may be named."""
+        newest = self._shared.live.frames.value
+        most = newest.number if newest is not None else 0
+        if number > most:
+            raise InputError(f"frame {number} is yet to come: the newest is {most}")
 
     def _move(self, command: protocol.Move) -> None:
         """Go through the file that is shown."""

@@ -9,6 +9,7 @@ from runtime.objects.follower import RecentFrame
 from runtime.objects.masks import Mask
 from runtime.objects.prompts import Prompt
 from runtime.objects.tracking import TrackState
+from runtime.objects.trust import UNJUDGED, Trust
 
 
 @dataclass(frozen=True)
@@ -24,8 +25,8 @@ class ObjectResult:
     """One object on one frame. `mask` is bool [H, W] in frame pixels, None while the object is lost.
 
     `colour` indexes runtime.results.sinks.PALETTE and stays with the object; `iou` is what the decoder thinks
-    of the mask, `prompt` what it was asked, None while the object is lost. `choices` are what its only point
-    may mean, on a frame that stands still and has this point.
+    of the mask, `prompt` what it was asked, None while the object is lost; `trust` says how sure the mask is.
+    `choices` are what its only point may mean, on a frame that stands still and has this point.
     """
 
     name: str
@@ -34,6 +35,7 @@ class ObjectResult:
     iou: float
     mask: Mask | None
     prompt: Prompt | None = None
+    trust: Trust = UNJUDGED
     choices: tuple[Choice, ...] = ()
 
 

@@ -24,6 +24,7 @@ from runtime.objects.masks import Mask, encode_mask
 from runtime.objects.prompts import Prompt
 from runtime.objects.tracking import TrackState
 from runtime.results.doubts import Doubt
+from runtime.results.drawing import DARK, LIGHT, draw_names, draw_outline
 from runtime.results.result import FrameResult, ObjectResult
 from stages.durable import DurableFile
 from stages.errors import PedsamError
@@ -110,8 +111,9 @@ class FromFirstResult(Sink):
 class MaskLines(Sink):
     """`masks.jsonl`: one JSON object a frame and object, its mask as COCO run-length encoding.
 
-    `state` is "tracked", "carried" (moved along by optical flow, not computed) or "lost", without a mask. A
-    line without "frame" names frames of lines before it that are in doubt (Doubt.to_json).
+    `state` is "tracked", "carried" (moved along by optical flow, not computed) or "lost", without a mask;
+    `confidence` and `check` are those of runtime.objects.trust. A line without "frame" names frames of lines
+    before it that are in doubt (Doubt.to_json).
     """
 
     def __init__(self, path: Path, weights: str) -> None:
@@ -149,6 +151,7 @@ class MaskLines(Sink):
             "bbox": [float(value) for value in coco.toBbox(rle)] if rle else None,
             "area": int(coco.area(rle)) if rle else 0,
             "predicted_iou": round(found.iou, 4),
+            **found.trust.to_json(),
             "weights": self._weights,
             "doubtful": result.doubtful,
         }
@@ -204,18 +207,23 @@ def banner_for(weights: str) -> str | None:
 
 
 def draw_overlay(result: FrameResult, banner: str | None) -> npt.NDArray[np.uint8]:
-    """The frame with masks tinted and outlined, prompts drawn in, RGB uint8 [H, W, 3].
+    """The frame with masks tinted, outlined and named, prompts drawn in, RGB uint8 [H, W, 3].
 
-    A carried mask is outlined only, a lost object is named at the lower edge, and so is a doubt.
+    A mask that was carried, or is to be checked, is outlined only; a lost object is named at the lower edge,
+    and so is a doubt.
     """
     picture: npt.NDArray[np.uint8] = result.frame.pixels.copy()
     line = max(1, round(max(picture.shape) / 500))
+    named = []
     for each in result.objects:
         colour = PALETTE[each.colour % len(PALETTE)]
-        if each.mask is not None:
-            _draw_mask(picture, each.mask, colour, line, tinted=each.state is not TrackState.CARRIED)
+        if each.mask is not None and each.mask.any():
+            tinted = each.state is not TrackState.CARRIED and each.trust.check is None
+            box = _draw_mask(picture, each.mask, colour, line, tinted)
+            named.append((each, box, colour))
         if each.prompt is not None:
             _draw_prompt(picture, each.prompt, colour, line)
+    draw_names(picture, named)
     lost = [each.name for each in result.objects if each.state is TrackState.LOST]
     said = [f"lost: {', '.join(lost)}"] if lost else []
     if result.doubtful:
@@ -229,11 +237,17 @@ def draw_overlay(result: FrameResult, banner: str | None) -> npt.NDArray[np.uint
 
 def _draw_mask(
     picture: npt.NDArray[np.uint8], mask: Mask, colour: tuple[int, int, int], line: int, tinted: bool
-) -> None:
+) -> tuple[int, int, int, int]:
+    """Returns left, top, right and bottom of what it has drawn."""
     if tinted:
         _tint(picture, mask, colour)
-    outline, _ = cv2.findContours(mask.view(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
-    cv2.drawContours(picture, outline, -1, colour, line)
+    left, top, width, height = cv2.boundingRect(mask.view(np.uint8))
+    part = np.ascontiguousarray(mask[top : top + height, left : left + width])
+    outline, _ = cv2.findContours(
+        part.view(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE, offset=(left, top)
+    )
+    draw_outline(picture, outline, colour, line)
+    return left, top, left + width, top + height
 
 
 def _tint(picture: npt.NDArray[np.uint8], mask: Mask, colour: tuple[int, int, int]) -> None:
@@ -250,10 +264,12 @@ def _draw_prompt(
 ) -> None:
     if prompt.box_xyxy is not None:
         x0, y0, x1, y1 = (round(value) for value in prompt.box_xyxy)
-        cv2.rectangle(picture, (x0, y0), (x1, y1), colour, line)
+        corners = np.array([[x0, y0], [x1, y0], [x1, y1], [x0, y1]], np.int32)[:, None]
+        draw_outline(picture, [corners], colour, line)
     for x, y, label in prompt.points:
-        cv2.circle(picture, (round(x), round(y)), 4 * line, colour if label else (0, 0, 0), -1)
-        cv2.circle(picture, (round(x), round(y)), 4 * line, (255, 255, 255), line)
+        cv2.circle(picture, (round(x), round(y)), 6 * line, DARK, -1)
+        cv2.circle(picture, (round(x), round(y)), 5 * line, LIGHT, -1)
+        cv2.circle(picture, (round(x), round(y)), 4 * line, colour if label else DARK, -1)
 
 
 def _draw_banner(picture: npt.NDArray[np.uint8], text: str, line: int) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from benchmarks import objects, site_requests, streaming, three_sites, throughput
+from benchmarks import objects, overlays, site_requests, streaming, three_sites, throughput
 from tests.support.documents import table_rows
 
 MACHINE = {"cpu": "AMD EPYC 7", "cores": 2, "date": "2026-11-28", "commit": "abc"}
@@ -160,3 +160,10 @@ def test_two_ways_in_turns_are_compared_turn_by_turn() -> None:
     seconds = iter([9.0, 9.0, 0.1, 0.2, 0.3, 0.6, 0.5, 1.0])
     measured = objects.paired(lambda: None, lambda: None, 3, processor_s=lambda step: next(seconds))
     assert measured == {"ms": 300.0, "plain_ms": 600.0, "ratio": 0.5}
+
+
+def test_overlays_has_a_row_for_each_number_of_objects() -> None:
+    row = {"ms": 2.64, "plain_ms": 1.96, "ratio": 1.5, "first_ms": 4.9}
+    text = overlays.markdown({"machine": MACHINE, "overlays": {"1": row, "8": row | {"ms": 16.8}}})
+    assert table_rows(text) == [["1", "2.0", "2.6", "1.50", "4.9"], ["8", "2.0", "16.8", "1.50", "4.9"]]
+    assert text.endswith(f"{ON}.")

@@ -70,7 +70,7 @@ def check_whole(line: CodeLine, name: str, command: click.Command, words: Sequen
             isinstance(parameter, click.Option) or isinstance(value, str)
         )
         if given and not isinstance(parameter.type, click.Path):
-            parameter.type_cast_value(context, value)
+            parameter.type_cast_value(context, parameter.consume_value(context, values)[0])
         in_file = name in ("run", "check") and "config" in values
         assert given or in_file or not parameter.required, f"{line}: {parameter.opts[-1]} is missing"
 

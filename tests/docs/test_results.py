@@ -14,6 +14,7 @@ from rich.console import Console
 from benchmarks.codes import against
 from benchmarks.machine import where
 from benchmarks.report import differing
+from runtime.demo.next_steps import next_steps, own_command
 from runtime.results.summary import print_summary
 from stages.bundle import Bundle, shipped_bundle
 from stages.geometry import GEOMETRIES
@@ -59,7 +60,8 @@ def test_the_demo_ends_as_the_page_shows() -> None:
     print_summary(console, measured("demo_mini.json"))
     assert isinstance(console.file, io.StringIO)
     (shown,) = RESULTS.blocks("")[:1]
-    assert lines(shown)[5:] == lines(console.file.getvalue())
+    following = next_steps().replace(own_command(), ".venv/bin/pedsam")
+    assert lines(shown)[5:] == lines(console.file.getvalue()) + lines(following)
 
 
 def test_the_figures_of_reading_a_camera_are_measured() -> None:

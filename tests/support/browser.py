@@ -19,6 +19,9 @@ from tests.support.live import FakeLive
 from tests.support.watchers import RunningPreview, running_preview
 
 NAMES = ("chromium", "chromium-browser", "google-chrome")
+DESKTOP: dict[str, Any] = {"viewport": {"width": 1280, "height": 800}}
+PHONE: dict[str, Any] = {"viewport": {"width": 360, "height": 740}, "has_touch": True, "is_mobile": True}
+LANDSCAPE: dict[str, Any] = {**PHONE, "viewport": {"width": 740, "height": 360}}
 WAIT_MS = 60_000  # generous: what is waited for comes, or the test fails
 
 
@@ -74,6 +77,13 @@ class Tab:
 
     async def click(self, x: float, y: float) -> None:
         await self.page.mouse.click(*await self.place(x, y))
+
+    async def point(self, x: float, y: float) -> None:
+        """A click or, where there is a touch screen, a tap."""
+        if await self.page.evaluate("navigator.maxTouchPoints"):
+            await self.page.touchscreen.tap(*await self.place(x, y))
+        else:
+            await self.click(x, y)
 
     async def drag(self, x0: float, y0: float, x1: float, y1: float) -> None:
         await self.page.mouse.move(*await self.place(x0, y0))

@@ -17,8 +17,9 @@ from runtime.live.held_tiles import Held, HeldTiles
 from runtime.live.interface import Live
 from runtime.live.newest import Newest
 from runtime.live.status import BoardStatus, PictureShare, SiteStatus, Status, WindowStatus
-from runtime.objects.prompts import PromptRequest
+from runtime.objects.prompts import Prompt, PromptRequest, Prompts
 from runtime.objects.tracking import TrackState
+from runtime.objects.trust import Trust
 from runtime.results.result import FrameResult, ObjectResult
 from runtime.sites.areas import Areas
 from runtime.sites.ledger import ExposureLedger
@@ -33,6 +34,7 @@ CAP = 6
 GRID, ROWS = 5, 3  # 16:9: ten of 25 windows are padding
 STEPS = {"read": 6.0, "windows": 41.0, "global": 55.0, "track": 8.0, "decode": 16.0, "write": 9.0}
 RADIUS_PX = 40
+KEPT = 200  # frames that can be looked up
 PICTURE = photo("1000x667")  # read before an event loop runs
 
 
@@ -49,12 +51,17 @@ BOARD = BoardStatus(
 )
 
 
+SURE = Trust(0.9)
+
+
 @dataclass
 class FakeObject:
     colour: int
     centre: tuple[float, float]
     box: tuple[float, float, float, float] | None
     state: TrackState = TrackState.TRACKED
+    trust: Trust = SURE
+    asked: PromptRequest | None = None
 
 
 @dataclass
@@ -107,7 +114,9 @@ class FakeLive(Live):
         self.objects: dict[str, FakeObject] = {}
         self.sites = [FakeSite(name, operator) for name, operator in SITES]
         self.requests: list[PromptRequest] = []
+        self.confirmed: list[tuple[str, int]] = []
         self.asked: Newest[PromptRequest] = Newest()
+        self.made: dict[int, FrameResult] = {}  # the newest frames by number
         self.message: str | None = None
         self.doubtful = 0
         self.kept: set[int] = set()  # windows, for ever
@@ -150,14 +159,31 @@ class FakeLive(Live):
             await self.gate.wait()
         if request.name is not None and request.name not in self.objects:
             raise InputError(f"there is no object {request.name}")
-        name = request.name or self._new_name()
+        if request.new_name in self.objects:
+            raise InputError(f"another object is named {request.new_name}; give each its own name")
+        name = request.name or request.new_name or self._new_name()
         points = [point for point in request.points if point[2]] or [(0.0, 0.0, 1)]
         x0, y0, x1, y1 = request.box_xyxy or (0.0, 0.0, 0.0, 0.0)
         centre = ((x0 + x1) / 2, (y0 + y1) / 2) if request.box_xyxy else points[-1][:2]
         old = self.objects.get(name)
         colour = old.colour if old else (self._made - 1) % 7
-        self.objects[name] = FakeObject(colour, centre, request.box_xyxy)
+        self.objects[name] = FakeObject(colour, centre, request.box_xyxy, asked=request)
         return name
+
+    async def confirm(self, name: str, number: int) -> None:
+        if name not in self.objects:
+            raise InputError(f"there is no object {name}")
+        self.confirmed.append((name, number))
+        self.objects[name].trust = Trust(self.objects[name].trust.confidence)
+
+    def prompts(self) -> Prompts:
+        return Prompts(
+            tuple(
+                Prompt(name, each.asked.box_xyxy, each.asked.points, each.asked.number)
+                for name, each in self.objects.items()
+                if each.asked is not None
+            )
+        )
 
     async def prompt_at(self, x: float, y: float) -> str:
         """A click on the newest frame."""
@@ -234,7 +260,7 @@ class FakeLive(Live):
             sites=tuple(self._site(site) for site in self.sites),
             grid=GRID,
             windows=tuple(self._window(index) for index in range(GRID * GRID)),
-            caps={operator: CAP for _, operator in SITES},
+            caps={site.operator: CAP for site in self.sites},
             shares={site.operator: self._share(site) for site in self.sites},
             keep_boxes=self.keep_boxes,
             board=self.board,
@@ -250,12 +276,15 @@ class FakeLive(Live):
         left = self.number * 2 % max(1, self._picture.shape[1] - width)
         pixels = self._picture[60 : 60 + height, left : left + width]
         kept = frozenset[int]()
-        if not self._paused and self.objects:
+        if not self._paused and self.objects and self.sites:
             kept = frozenset(self.kept | self.kept_now)
             self._dispatch(pixels, kept)
         found = () if self._paused else tuple(self._found(name) for name in self.objects)
         frame = Frame(self.number, str(self.number), self.number / 15, pixels)
-        self._frames.put(FrameResult(frame, found, self.doubtful > 0, kept, 0.132))
+        result = FrameResult(frame, found, self.doubtful > 0, kept, 0.132)
+        self.made[self.number] = result
+        self.made.pop(self.number - KEPT, None)
+        self._frames.put(result)
 
     async def run(self, every_s: float = 0.03) -> None:
         """Frames without an end."""
@@ -295,8 +324,10 @@ class FakeLive(Live):
 
     def _found(self, name: str) -> ObjectResult:
         found = self.objects[name]
-        mask = None if found.state is TrackState.LOST else self._mask(found)
-        return ObjectResult(name, found.colour, found.state, 0.93, mask)
+        if found.state is TrackState.LOST:
+            return ObjectResult(name, found.colour, found.state, 0.0, None)
+        mask = self._mask(found)
+        return ObjectResult(name, found.colour, found.state, 0.93, mask, trust=found.trust)
 
     def _mask(self, found: FakeObject) -> npt.NDArray[np.bool_]:
         ys, xs = np.ogrid[: self._size[1], : self._size[0]]
@@ -333,7 +364,7 @@ class FakeLive(Live):
         kept = index in self.kept
         sent = index < GRID * ROWS and not kept
         newest = self._frames.value
-        assert newest is not None
+        kept_now = newest is not None and index in newest.kept
         return WindowStatus(
-            index=index, sent=sent, operators=tuple(sorted(seen)), kept=kept, kept_now=index in newest.kept
+            index=index, sent=sent, operators=tuple(sorted(seen)), kept=kept, kept_now=kept_now
         )

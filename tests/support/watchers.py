@@ -13,6 +13,7 @@ import aiohttp
 import anyio
 from aiohttp import WSMsgType
 
+from runtime.live.interface import Live
 from runtime.preview import PreviewOptions, preview, protocol
 from tests.support.live import FakeLive
 
@@ -132,3 +133,15 @@ async def running_preview(live: FakeLive | None = None, **options: Any) -> Async
         yield run
         for watcher in run.opened:
             await watcher.socket.close()
+
+
+@asynccontextmanager
+async def watching(live: Live) -> AsyncIterator[Watcher]:
+    """A viewer of any pipeline that was let in; it has read nothing but the answer to hello."""
+    async with preview(live, PreviewOptions(port=0)) as address, aiohttp.ClientSession() as session:
+        base, token = address.split("/#token=")
+        async with session.ws_connect(base + protocol.PATH, max_msg_size=0) as socket:
+            watcher = Watcher(socket)
+            await watcher.say("hello", token=token)
+            await watcher.text("hello")
+            yield watcher

@@ -8,15 +8,18 @@ import { Held } from "./held.js";
 import { Objects } from "./objects.js";
 import { Picture } from "./picture.js";
 import { Player } from "./player.js";
+import { Saving } from "./saving.js";
 import { Choices, Hover } from "./still.js";
 import { Strip } from "./strip.js";
+import { checksOf } from "./trust.js";
 
 const NOTICE_MS = 6000;
+const CLICK = matchMedia("(pointer: coarse)").matches ? "tap" : "click";
 const at = (id) => document.getElementById(id);
 
 const connection = new Connection(takeToken());
 const picture = new Picture(at("stage"));
-const objects = new Objects(at("objects"), picture, { select, rename, remove });
+const objects = new Objects(at("objects"), picture, { select, rename, remove, confirm });
 const strip = new Strip(at("strip"), at("frame-bar"));
 const exposure = new Exposure(at("grid"), at("legend"));
 const held = new Held(
@@ -30,6 +33,7 @@ const held = new Held(
   },
   (operator, after) => connection.look(operator, after),
 );
+const saving = new Saving(at("save-dialog"), { ask: (...given) => connection.ask(...given), hold });
 const player = new Player(
   { row: at("player"), back: at("back"), play: at("play"), on: at("on"), place: at("place"), time: at("time") },
   ask,
@@ -40,6 +44,7 @@ new Gestures(at("stage"), picture, point, box);
 
 let status = null;
 let frozen = null; // the number of the frame that is held, or null
+let heldStill = false; // while something is saved of the frame that is shown
 let background = false;
 let waiting = null; // a frame that came while nobody saw it
 let noticeTimer = 0;
@@ -60,6 +65,8 @@ connection.addEventListener("state", ({ detail }) => {
   at("connection").textContent = detail.text;
   const live = detail.state === "live";
   at("pause").disabled = !live;
+  at("save").disabled = !live;
+  at("again").hidden = detail.state !== "ended";
   at("stage").classList.toggle("offline", !live && picture.frame !== null);
   if (!live) at("veil").textContent = detail.text;
 });
@@ -91,11 +98,11 @@ document.addEventListener("visibilitychange", () => {
 /** Shows the frame that waits, and asks for the next, unless nobody sees it. While one is frozen others that were
  * under way are left out; it comes anew whenever its masks change. */
 async function goOn() {
-  if (!waiting || document.hidden) return;
+  if (!waiting || heldStill || document.hidden) return;
   const { header, file } = waiting;
   waiting = null;
   const bitmap = await createImageBitmap(file);
-  if (frozen === null || frozen === header.number) {
+  if (!heldStill && (frozen === null || frozen === header.number)) {
     picture.show(header, bitmap);
     at("doubtful").hidden = !header.doubtful;
     showKept();
@@ -113,6 +120,8 @@ function showObjects(found) {
   known = new Set(found.map(({ name }) => name));
   objects.update(found);
   showChoices();
+  const checks = checksOf(found);
+  if (at("checks").textContent !== checks) at("checks").textContent = checks; // or it would be read out again
 }
 
 /** The masks that the selected object's only point may mean, on the frame that has it. */
@@ -128,6 +137,7 @@ connection.addEventListener("status", ({ detail }) => {
   at("viewers").textContent = status.viewers;
   at("limit").textContent = status.limited_by ? `limited by ${status.limited_by}` : "";
   if (at("message").textContent !== (status.message ?? "")) at("message").textContent = status.message ?? "";
+  document.body.classList.toggle("local", status.sites.length === 0); // nothing is sent, so nothing can be paused
   at("paused").hidden = !status.paused;
   at("pause").setAttribute("aria-pressed", status.paused);
   at("pause").firstChild.data = status.paused ? "Resume" : "Pause";
@@ -228,6 +238,11 @@ async function remove(name) {
   if (status?.paused) objects.drop(name);
 }
 
+/** An object's mask on the frame that is shown is right: its mark goes, and it is followed from here. */
+async function confirm(name) {
+  await ask("confirm", { number: picture.frame.number, name });
+}
+
 /** Sends a command; undefined, after a notice, when it is refused. */
 async function ask(type, content) {
   try {
@@ -241,8 +256,9 @@ async function ask(type, content) {
 function select(name) {
   objects.select(name);
   showChoices();
-  const hints = background ? ["select an object first", "background of"] : ["tap or drag to start an object", "refine"];
-  at("hint").textContent = name === null ? hints[0] : `tap to ${hints[1]} “${name}”`;
+  const start = `${CLICK} or drag to start an object`;
+  const hints = background ? ["select an object first", "mark the background of"] : [start, "refine"];
+  at("hint").textContent = name === null ? hints[0] : `${CLICK} to ${hints[1]} “${name}”`;
 }
 
 function notice(text) {
@@ -279,6 +295,16 @@ function showFrozen(number) {
   if (frozen === null) picture.clearMarks();
 }
 
+/** Keeps the frame that is shown, or goes on. */
+function hold(value) {
+  heldStill = value;
+  goOn();
+}
+
+function save() {
+  if (picture.frame && !at("save").disabled) saving.open(picture.frame, objects.selected);
+}
+
 /** Shows or hides what is drawn over the picture: masks, names, and what is kept. */
 function toggleOverlay() {
   picture.overlay = !picture.overlay;
@@ -287,7 +313,7 @@ function toggleOverlay() {
 }
 
 function pause() {
-  if (status) ask("pause", { paused: !status.paused });
+  if (status?.sites.length) ask("pause", { paused: !status.paused });
 }
 
 at("foreground").addEventListener("click", () => setBackground(false));
@@ -295,6 +321,8 @@ at("background").addEventListener("click", () => setBackground(true));
 at("freeze").addEventListener("click", freeze);
 at("overlay").addEventListener("click", toggleOverlay);
 at("pause").addEventListener("click", pause);
+at("save").addEventListener("click", save);
+at("again").addEventListener("click", () => connection.open());
 at("undo").addEventListener("click", () => again("undo"));
 at("redo").addEventListener("click", () => again("redo"));
 at("help").addEventListener("click", () => at("help-dialog").showModal());
@@ -303,6 +331,8 @@ const KEYS = {
   " ": freeze,
   p: pause,
   m: toggleOverlay,
+  s: save,
+  r: () => objects.selected !== null && confirm(objects.selected),
   b: () => setBackground(!background),
   c: () => choices.cycle(),
   ",": () => player.step(-1),
@@ -317,13 +347,14 @@ const KEYS = {
 
 document.addEventListener("keydown", (event) => {
   const { target, key } = event;
-  const undoing = (event.ctrlKey || event.metaKey) && !event.altKey && !target.matches("input:not([type=range])");
+  const [typing, dialog] = [target.matches("input:not([type=range]), select"), document.querySelector("dialog[open]")];
+  const undoing = (event.ctrlKey || event.metaKey) && !event.altKey && !typing && !dialog;
   if (undoing && ["z", "y"].includes(key.toLowerCase())) {
     event.preventDefault();
     again(key.toLowerCase() === "z" && !event.shiftKey ? "undo" : "redo");
     return;
   }
-  if (event.ctrlKey || event.metaKey || event.altKey || at("help-dialog").open || target.matches("input:not([type=range])")) return;
+  if (event.ctrlKey || event.metaKey || event.altKey || dialog || typing) return;
   if (target.matches("button") && (key === " " || key === "Enter")) return;
   const act = /^[1-9]$/.test(key) ? () => select(objects.named(key - 1)) : KEYS[key.toLowerCase()];
   if (!act) return;

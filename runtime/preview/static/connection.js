@@ -3,12 +3,14 @@
 const PATH = "/v1/live";
 const WRONG_TOKEN = 4401;
 const TOO_MANY = 4429;
+const RUN_ENDED = 1001;
 const FIRST_WAIT_MS = 400;
 const LONGEST_WAIT_MS = 8000;
 const FILES = { frame: "image/jpeg", holds: "image/png" }; // of binary messages
 
 /** Gives "state" {state, text}, "hello", "status" (their messages), "frame" {header, file} with a JPEG file, and
- * "holds" {header, file} with a PNG file, which is empty where no pixels leave. */
+ * "holds" {header, file} with a PNG file, which is empty where no pixels leave. Once the run has ended it stays
+ * closed until `open` is called again. */
 export class Connection extends EventTarget {
   #token;
   #socket = null;
@@ -34,12 +36,12 @@ export class Connection extends EventTarget {
     socket.binaryType = "arraybuffer";
     socket.onopen = () => socket.send(JSON.stringify({ type: "hello", token: this.#token }));
     socket.onmessage = ({ data }) => (typeof data === "string" ? this.#text(data) : this.#binary(data));
-    socket.onclose = ({ code }) => this.#closed(code);
+    socket.onclose = ({ code, reason }) => this.#closed(code, reason);
     this.#socket = socket;
   }
 
-  /** Sends a command; resolves to the name in its answer, for "try" to the object that would be found, or rejects
-   * with the sentence that refuses it. */
+  /** Sends a command; resolves to the name in its answer, for "try" to the object that would be found, for "save" to
+   * {name, file}, for "prompts" to the objects, or rejects with the sentence that refuses it. */
   ask(type, content) {
     if (this.#socket?.readyState !== WebSocket.OPEN) return Promise.reject(new Error("not connected"));
     const id = this.#nextId++;
@@ -72,6 +74,8 @@ export class Connection extends EventTarget {
       this.#tell("status", message);
     } else if (message.type === "done") {
       this.#settle(message.id, (asked) => asked.resolve(message.name));
+    } else if (message.type === "prompts") {
+      this.#settle(message.id, (asked) => asked.resolve(message.objects));
     } else if (message.type === "tried") {
       this.#settle(message.id, (asked) => asked.resolve(message.object));
     } else if (message.type === "error") {
@@ -83,8 +87,12 @@ export class Connection extends EventTarget {
   #binary(data) {
     const length = new DataView(data).getUint32(0, true);
     const header = JSON.parse(new TextDecoder().decode(new Uint8Array(data, 4, length)));
+    const file = (type) => new Blob([new Uint8Array(data, 4 + length)], { type });
     const type = FILES[header.type];
-    if (type) this.#tell(header.type, { header, file: new Blob([new Uint8Array(data, 4 + length)], { type }) });
+    if (type) this.#tell(header.type, { header, file: file(type) });
+    if (header.type === "file") {
+      this.#settle(header.id, (asked) => asked.resolve({ name: header.name, file: file(header.media) }));
+    }
   }
 
   #settle(id, how) {
@@ -93,12 +101,16 @@ export class Connection extends EventTarget {
     if (asked) how(asked);
   }
 
-  #closed(code) {
+  #closed(code, reason) {
     for (const { reject } of this.#asked.values()) reject(new Error("the connection broke"));
     this.#asked.clear();
     if (code === WRONG_TOKEN) {
       const text = "wrong token: open the address that the terminal shows now";
       this.#tell("state", { state: "refused", text });
+      return;
+    }
+    if (code === RUN_ENDED) {
+      this.#tell("state", { state: "ended", text: reason || "the run has ended" });
       return;
     }
     if (code === TOO_MANY) this.#waitMs = LONGEST_WAIT_MS;

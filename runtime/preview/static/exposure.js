@@ -1,6 +1,7 @@
 // The exposure map: the grid of windows, each in the colours of the operators that have seen it.
 
-import { operatorColour, operatorsOf, percent, sharesOf } from "./operators.js";
+import { element } from "./elements.js";
+import { initial, operatorColour, operatorLabel, operatorsOf, percent, sharesOf, sitesOf } from "./operators.js";
 
 export class Exposure {
   #grid;
@@ -45,22 +46,16 @@ function stripes(colours) {
   return `repeating-linear-gradient(135deg, ${stops.join(", ")})`;
 }
 
-/** One character for an operator: the first after what all names begin with, or its place in the row. */
-function initial(name, operators) {
-  let shared = 0;
-  while (operators.length > 1 && operators.every((other) => other[shared] && other[shared] === name[shared])) shared++;
-  const own = (operator) => operator[shared] ?? "";
-  const alone = operators.filter((other) => own(other) === own(name)).length === 1;
-  return alone && own(name) ? own(name) : String(operators.indexOf(name) + 1);
-}
-
 function legend(status, operators) {
   const lines = operators.map((name) => {
     const seen = status.windows.filter((window) => window.operators.includes(name)).length;
     const cap = status.caps[name];
     const share = cap === undefined ? `${seen}` : `${seen} of ${cap} allowed`;
     const picture = status.shares?.[name];
-    const made = line(operatorColour(operators, name), name, initial(name, operators), share);
+    const [sign, label, sites] = operatorLabel(operators, name, sitesOf(status, name));
+    const who = element("span");
+    who.append(label, " ", sites);
+    const made = line(sign, who, share);
     if (picture) {
       made.lastChild.append(`, ${percent(picture.seen)}`);
       made.title = sharesOf(picture);
@@ -68,10 +63,10 @@ function legend(status, operators) {
     return made;
   });
   const [kept, padding, now] = unsent(status);
-  if (!operators.length) lines.push(line(null, "no sites", "", "every window stays here"));
-  if (kept) lines.push(line("kept", "kept here", "", `${kept}, never sent`));
-  if (now) lines.push(line("kept-now", "kept now", "", `${now}, not sent`));
-  if (padding) lines.push(line("padding", "padding", "", `${padding}, never sent`));
+  if (!operators.length) lines.push(line(swatch(""), "no sites", "every window stays here"));
+  if (kept) lines.push(line(swatch("kept"), "kept here", `${kept}, never sent`));
+  if (now) lines.push(line(swatch("kept-now"), "kept now", `${now}, not sent`));
+  if (padding) lines.push(line(swatch("padding"), "padding", `${padding}, never sent`));
   return lines;
 }
 
@@ -82,19 +77,16 @@ function unsent({ windows }) {
   return [kept, padding, windows.filter((window) => window.kept_now && !window.kept).length];
 }
 
-function line(colour, name, sign, text) {
-  const made = document.createElement("li");
-  const swatch = document.createElement("span");
-  const hatched = ["padding", "kept", "kept-now"].includes(colour);
-  swatch.className = hatched ? `swatch ${colour}` : "swatch";
-  swatch.textContent = sign;
-  if (colour && !hatched) swatch.style.setProperty("background", colour);
-  const label = document.createElement("span");
-  label.textContent = name;
-  const value = document.createElement("span");
-  value.className = "quiet";
-  value.textContent = text;
-  made.append(swatch, label, value);
+function swatch(kind) {
+  return element("span", `swatch ${kind}`);
+}
+
+/** `name` is text or an element. */
+function line(sign, name, text) {
+  const made = element("li");
+  const label = element("span");
+  label.append(name);
+  made.append(sign, label, element("span", "quiet", text));
   return made;
 }
 

@@ -1,7 +1,7 @@
 // What an operator holds: a button for each, and of the one that is chosen the picture of the newest tiles it was
 // sent. Only while that can be seen is the preview asked for it.
 
-import { operatorColour, operatorsOf, percent, sharesOf } from "./operators.js";
+import { operatorLabel, operatorsOf, percent, sharesOf } from "./operators.js";
 
 export class Held {
   #places;
@@ -89,13 +89,9 @@ export class Held {
     const made = document.createElement("button");
     made.type = "button";
     made.dataset.operator = name;
-    const dot = document.createElement("span");
-    dot.className = "dot";
-    dot.style.setProperty("--colour", operatorColour(this.#operators, name));
-    const label = document.createElement("span");
+    const [sign, label] = operatorLabel(this.#operators, name, []);
     label.className = "name";
-    label.textContent = name;
-    made.append(dot, label);
+    made.append(sign, label);
     if (share) {
       const part = document.createElement("small");
       const may = document.createElement("span");

@@ -1,4 +1,9 @@
-// The row of objects: one chip each with colour, name and state; the selected one can be renamed and removed.
+// The row of objects: one chip each with colour, name, state and how sure its mask is; the selected one can be renamed
+// and removed, and one that is to be checked can be said to be right.
+
+import { element } from "./elements.js";
+import { percent } from "./operators.js";
+import { reasonOf } from "./trust.js";
 
 const STATES = { tracked: "", carried: "carried along", lost: "lost", asked: "asked for" };
 
@@ -10,7 +15,7 @@ export class Objects {
   #shown = [];
   #drawn = "";
 
-  /** `actions`: select(name or null), rename(name, new) and remove(name). */
+  /** `actions`: select(name or null), rename(name, new), remove(name) and confirm(name). */
   constructor(list, picture, actions) {
     this.#list = list;
     this.#picture = picture;
@@ -22,6 +27,7 @@ export class Objects {
   update(objects) {
     this.#shown = objects;
     this.#render();
+    for (const object of objects) this.#showConfidence(object);
   }
 
   /** Takes one out before a frame says so. */
@@ -88,7 +94,7 @@ export class Objects {
   #chip(object) {
     const chip = document.createElement("li");
     const chosen = object.name === this.selected;
-    chip.className = `chip ${object.state} ${chosen ? "selected" : ""}`;
+    chip.className = `chip ${object.state} ${object.check ? "check" : ""} ${chosen ? "selected" : ""}`;
     chip.dataset.name = object.name;
     if (object.colour !== null) chip.style.setProperty("--colour", this.#picture.colour(object));
     const choose = button("choose", object.name, () => this.#actions.select(object.name));
@@ -96,12 +102,33 @@ export class Objects {
     const name = document.createElement("span");
     name.className = "name";
     name.textContent = object.name;
-    choose.append(dot(), name);
-    if (STATES[object.state]) choose.append(small(STATES[object.state]));
+    choose.append(element("span", "dot"), name);
+    if (STATES[object.state]) choose.append(element("small", "", STATES[object.state]));
+    if (object.check) choose.append(element("small", "reason", `check: ${reasonOf(object)}`));
+    choose.append(element("span", "sure"));
     chip.append(choose);
+    if (object.check) chip.append(this.#confirm(object));
     if (chosen) chip.append(this.#tool("rename", "✎", object, () => this.edit()));
     chip.append(this.#tool("remove", "×", object, () => this.#actions.remove(object.name)));
     return chip;
+  }
+
+  /** Says that the mask is right as it is. */
+  #confirm(object) {
+    const made = button("confirm", object.name, () => this.#actions.confirm(object.name));
+    made.textContent = "Right as it is";
+    made.title = "take this mask as the new reference: the mark goes, and the object is followed from here";
+    return made;
+  }
+
+  /** In place, since it changes with every frame. */
+  #showConfidence({ name, state, confidence }) {
+    const place = [...this.#list.children].find(({ dataset }) => dataset.name === name)?.querySelector(".sure");
+    if (!place) return;
+    const text = state === "lost" || !Number.isFinite(confidence) ? "" : percent(confidence);
+    if (place.textContent === text) return;
+    place.textContent = text;
+    place.title = text && `how sure this mask is: ${text}`;
   }
 
   #tool(what, sign, object, act) {
@@ -123,8 +150,8 @@ export class Objects {
   }
 }
 
-function essence({ name, colour, state }) {
-  return [name, colour, state];
+function essence({ name, colour, state, check }) {
+  return [name, colour, state, check];
 }
 
 function button(kind, key, act) {
@@ -133,17 +160,5 @@ function button(kind, key, act) {
   made.className = kind;
   made.dataset.key = `${kind} ${key}`;
   made.addEventListener("click", act);
-  return made;
-}
-
-function dot() {
-  const made = document.createElement("span");
-  made.className = "dot";
-  return made;
-}
-
-function small(text) {
-  const made = document.createElement("small");
-  made.textContent = text;
   return made;
 }

@@ -1,8 +1,11 @@
 // The picture: a frame, the masks that belong to it, and above both what the viewer draws.
 
-import { bounds, paintMask } from "./rle.js";
+import { bounds, columns, paintMask } from "./rle.js";
+import { reasonOf } from "./trust.js";
 
 const FILL = { tracked: 0.38, carried: 0.2 };
+const FILL_TO_CHECK = 0.12;
+const [DARK, LIGHT] = ["#0d0f12", "#fff"]; // either can be seen on any ground
 const MARKER_MS = 1600;
 const HATCH_PX = 9;
 
@@ -135,28 +138,36 @@ export class Picture {
   }
 
   #drawMask(context, object, box, line) {
-    this.#paint(object, box, line);
-    context.shadowColor = "rgb(0 0 0 / 80%)"; // apart from a ground of its own colour
-    context.shadowBlur = 2 * line;
-    context.drawImage(this.#outer, box[0] - line, box[1] - line);
-    context.shadowColor = "transparent";
-    context.globalAlpha = FILL[object.state] ?? FILL.tracked;
-    context.drawImage(this.#inner, box[0], box[1]);
+    const [left, top] = box;
+    this.#fillInner(object, box);
+    this.#fillOuter(object, box, line);
+    context.drawImage(this.#outer, left - 3 * line, top - 3 * line);
+    context.globalAlpha = object.check ? FILL_TO_CHECK : (FILL[object.state] ?? FILL.tracked);
+    context.drawImage(this.#inner, left, top);
     context.globalAlpha = 1;
   }
 
-  /** Fills #inner with a mask and #outer with the line around it, `line` wide. */
-  #paint(object, box, line) {
+  /** Fills #inner with a mask. */
+  #fillInner(object, box) {
     const image = paintMask(object.mask, box, this.colour(object));
-    const [inner, outer] = [this.#inner, this.#outer].map((canvas) => canvas.getContext("2d"));
     [this.#inner.width, this.#inner.height] = [image.width, image.height];
-    [this.#outer.width, this.#outer.height] = [image.width + 2 * line, image.height + 2 * line];
-    inner.putImageData(image, 0, 0);
-    for (const x of [0, line, 2 * line]) {
-      for (const y of [0, line, 2 * line]) outer.drawImage(this.#inner, x, y);
+    this.#inner.getContext("2d").putImageData(image, 0, 0);
+  }
+
+  /** Fills #outer with three lines around the mask of #inner, each `line` wide: the colour, a light and a dark one. */
+  #fillOuter(object, [left, top], line) {
+    const [outer, edge] = [this.#outer.getContext("2d"), 3 * line];
+    [this.#outer.width, this.#outer.height] = [this.#inner.width + 2 * edge, this.#inner.height + 2 * edge];
+    const path = new Path2D();
+    columns(object.mask, (x, from, to) => path.rect(x - left + edge, from - top + edge, 1, to - from));
+    outer.lineJoin = "round";
+    for (const [lines, colour] of [[3, DARK], [2, LIGHT], [1, this.colour(object)]]) {
+      outer.lineWidth = 2 * lines * line; // half of it lies outside
+      outer.strokeStyle = colour;
+      outer.stroke(path);
     }
     outer.globalCompositeOperation = "destination-out";
-    outer.drawImage(this.#inner, line, line);
+    outer.drawImage(this.#inner, edge, edge);
   }
 
   /** An object's colour; white for what is no object yet. */
@@ -193,13 +204,15 @@ export class Picture {
     const box = this.#boxes.get(object.name);
     if (!box) return;
     const zoom = area.width / this.#masks.width;
-    context.font = `${object.name === this.selected ? 600 : 500} 12px system-ui, sans-serif`;
-    const width = context.measureText(object.name).width + 26;
+    const reason = reasonOf(object);
+    const text = reason ? `${object.name}: check, ${reason}` : object.name;
+    context.font = `${object.name === this.selected || reason ? 600 : 500} 12px system-ui, sans-serif`;
+    const width = context.measureText(text).width + 26;
     const left = Math.min(Math.max(((box[0] + box[2]) / 2) * zoom - width / 2, 4), area.width - width - 4);
     let top = Math.max(box[1] * zoom - 26, 4);
     while (taken.some(([x, y, wide]) => left < x + wide && x < left + width && Math.abs(y - top) < 22)) top += 23;
     taken.push([left, top, width]);
-    context.fillStyle = "rgb(13 15 18 / 78%)";
+    context.fillStyle = reason ? "#ffc454" : "rgb(13 15 18 / 78%)";
     context.beginPath();
     context.roundRect(left, top, width, 20, 10);
     context.fill();
@@ -212,9 +225,9 @@ export class Picture {
     context.beginPath();
     context.arc(left + 11, top + 10, 4, 0, 7);
     context.fill();
-    context.fillStyle = "#fff";
+    context.fillStyle = reason ? DARK : LIGHT;
     context.textBaseline = "middle";
-    context.fillText(object.name, left + 19, top + 10.5);
+    context.fillText(text, left + 19, top + 10.5);
   }
 }
 

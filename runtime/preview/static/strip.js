@@ -1,7 +1,8 @@
 // The strip of the pipeline: for each site what went out and came back over the last minute, for the stages at
 // the edge how long they took, and the way of one frame through all steps.
 
-import { operatorColour, operatorsOf } from "./operators.js";
+import { element } from "./elements.js";
+import { operatorColour, operatorLabel, operatorsOf } from "./operators.js";
 
 const SPAN_S = 60;
 const MEAN_S = 3; // flows are told as their mean over so long
@@ -26,7 +27,7 @@ export class Strip {
     for (const site of status.sites) {
       const lane = this.#lane(`site ${site.name}`, () => new SiteLane(site));
       wanted.add(lane);
-      lane.update(site, operatorColour(operators, site.operator), status.paused, now);
+      lane.update(site, operators, status.paused, now);
     }
     if (status.sites.length && status.windows_run_at_edge) {
       const lane = this.#lane("windows", () => new LocalLane());
@@ -109,10 +110,9 @@ class SiteLane extends Lane {
     this.row.dataset.site = site.name;
   }
 
-  update(site, colour, paused, now) {
+  update(site, operators, paused, now) {
     this.row.dataset.state = site.state;
-    this.row.style.setProperty("--colour", colour);
-    this.#label(site);
+    this.#label(site, operators);
     const seconds = this.#last ? now - this.#last.at : 0;
     if (!this.#last || seconds >= SHORTEST_S) {
       const rate = (way) =>
@@ -121,7 +121,7 @@ class SiteLane extends Lane {
       if (this.#last) this.keep({ from: this.#last.at, at: now, ...flow });
       this.#last = { at: now, site };
     }
-    this.#show(site, colour, paused, now);
+    this.#show(site, operatorColour(operators, site.operator), paused, now);
   }
 
   #mean(key, now) {
@@ -130,9 +130,8 @@ class SiteLane extends Lane {
     return seconds ? late.reduce((sum, each) => sum + each[key] * (each.at - each.from), 0) / seconds : 0;
   }
 
-  #label(site) {
-    const name = element("b", "", site.name);
-    this.label.replaceChildren(element("span", "dot"), name, element("small", "", site.operator));
+  #label(site, operators) {
+    this.label.replaceChildren(...operatorLabel(operators, site.operator, [site.name]));
     if (site.state !== "ready") this.label.append(element("span", "badge", stateOf(site)));
   }
 
@@ -225,11 +224,4 @@ function bytes(count) {
   if (count < 1000) return `${count.toFixed(0)} B`;
   if (count < 999_500) return `${(count / 1000).toFixed(0)} kB`;
   return `${(count / 1e6).toFixed(1)} MB`;
-}
-
-function element(tag, kind = "", text = null) {
-  const made = document.createElement(tag);
-  if (kind) made.className = kind;
-  if (text !== null) made.textContent = text;
-  return made;
 }

@@ -442,3 +442,15 @@ async def test_a_live_run_records_nothing_unless_told(mini_bundle: Bundle, tmp_p
         assert np.array_equal(decode_mask(line["segmentation"]), mask_of(frame))
         assert (line["state"], line["object"]) == ("tracked", "cup")
         assert line["time_s"] == round(frame.frame.time_s, 4)
+
+
+async def test_prompts_of_a_camera_hold_from_the_first_frame_of_the_next_run(mini_bundle: Bundle) -> None:
+    async with live_run(mini_bundle, None) as run:
+        for _ in range(3):
+            await run.frame()
+        await run.live.prompt(PromptRequest(2, points=((300, 180, 1),), new_name="cup"))
+        await run.frames_until(lambda shown: shown.objects)
+        (prompt,) = run.live.prompts().entries
+        assert (prompt.name, prompt.from_frame, prompt.points) == ("cup", 0, ((300, 180, 1),))
+        with pytest.raises(InputError, match="another object is named cup"):
+            await run.live.prompt(PromptRequest(2, points=((300, 180, 1),), new_name="cup"))

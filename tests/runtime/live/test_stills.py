@@ -17,6 +17,7 @@ from runtime.live.interface import Live
 from runtime.live.newest import Newest
 from runtime.objects.masks import Mask, iou
 from runtime.objects.prompts import Prompt, PromptRequest, Prompts
+from runtime.objects.trust import Trust
 from runtime.results.result import FrameResult
 from stages.bundle import Bundle, shipped_bundle
 from stages.errors import InputError
@@ -329,3 +330,28 @@ async def until(frames: Newest[FrameResult], condition: Any) -> FrameResult:
             version, shown = await frames.after(version)
             if condition(shown):
                 return shown
+
+
+async def test_prompts_of_a_file_are_for_the_frame_that_was_pointed_at(film: Path, tmp_path: Path) -> None:
+    """Whatever number it was shown under: a run that goes through the file once asks on that frame."""
+    async with played(film) as run:
+        await run.shown()
+        run.player.seek(3 / 25)
+        there = await run.shown(lambda shown: shown.frame.time_s > 0.1)
+        await run.live.prompt(PromptRequest(there.number, points=((100.0, 70.0, 1),), new_name="ball"))
+        (prompt,) = run.live.prompts().entries
+        assert (prompt.name, prompt.from_frame, prompt.points) == ("ball", 3, ((100.0, 70.0, 1),))
+
+
+async def test_a_mask_on_a_photo_is_as_sure_as_its_rating_and_can_be_confirmed(photograph: Path) -> None:
+    async with played(photograph) as run:
+        first = await run.shown()
+        name = await run.live.prompt(PromptRequest(first.number, box_xyxy=BOX))
+        shown = await run.shown(lambda shown: shown.objects)
+        (found,) = shown.objects
+        assert found.trust.confidence == pytest.approx(min(found.iou, 1.0))
+        await run.live.confirm(name, shown.number)
+        (confirmed,) = (await run.shown()).objects
+        assert confirmed.trust == Trust(found.trust.confidence)
+        with pytest.raises(InputError, match="there is no object fork"):
+            await run.live.confirm("fork", shown.number)

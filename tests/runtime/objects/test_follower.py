@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import pytest
@@ -13,10 +13,11 @@ import pytest
 from runtime.frames.canvas import Canvas, make_canvas
 from runtime.objects.decode import ObjectMask, decode
 from runtime.objects.follower import FollowedObject, Follower, RecentFrame, box_of
-from runtime.objects.matching import FrameTokens
+from runtime.objects.matching import FrameTokens, MemoryFrame
 from runtime.objects.prompts import Prompt, PromptRequest, Prompts
 from runtime.objects.registry import ObjectRegistry, TrackedObject
-from runtime.objects.tracking import FixedPrompt, TrackState
+from runtime.objects.tracking import FixedPrompt, Track, TrackState
+from runtime.objects.trust import Check, Trust
 from stages.bundle import Bundle
 from stages.engines.thread import EngineThread
 from stages.errors import InputError
@@ -36,6 +37,7 @@ class Diary:
     asked: list[tuple[str, int]] = field(default_factory=list)  # object, frame
     lost: set[int] = field(default_factory=set)  # frames on which everything is lost
     frames: dict[int, int] = field(default_factory=dict)  # id of a canvas -> number
+    anchored: list[str] = field(default_factory=list)  # objects whose mask was confirmed
 
     def make(self, prompt: Prompt) -> FixedPrompt:
         return NotedTrack(prompt, self)
@@ -55,6 +57,10 @@ class NotedTrack(FixedPrompt):
 
     def choose(self, low_res_masks: Array, iou: Array) -> int:
         return 2
+
+    def anchor(self, memory: MemoryFrame | None) -> None:
+        self.diary.anchored.append(self.name)
+        super().anchor(memory)
 
 
 @dataclass
@@ -349,3 +355,98 @@ def test_the_box_of_a_mask_is_in_frame_pixels(mini_bundle: Bundle, size: tuple[i
     assert box == pytest.approx((cols[0], rows[0], cols[-1] + 1, rows[-1] + 1), abs=8)
     logits[:] = 1  # the padding does not count
     assert box_of(logits, canvas) == pytest.approx((0, 0, width, height))
+
+
+async def test_a_mask_that_is_confirmed_is_where_its_object_is_followed_from(mini_bundle: Bundle) -> None:
+    async with scene(mini_bundle, Prompt("cup", (0, 0, 90, 90)), recent=3) as it:
+        for number in range(4):
+            await it.compute(number)
+        it.diary.asked.clear()
+        await it.follower.confirm("cup", 2)
+        assert it.diary.anchored == ["cup"]
+        assert it.diary.asked == [("cup", 3)]  # found again on the frames since
+        with pytest.raises(
+            InputError, match="object cup was not found on frame 0, or that is no longer kept"
+        ):
+            await it.follower.confirm("cup", 0)
+        with pytest.raises(InputError, match="there is no object dog"):
+            await it.follower.confirm("dog", 2)
+
+
+async def test_of_carried_frames_the_computed_one_before_is_confirmed(mini_bundle: Bundle) -> None:
+    async with scene(mini_bundle, Prompt("cup", (0, 0, 90, 90))) as it:
+        await it.compute(0)
+        (carried,) = await it.follower.carry(it.recent(1, computed=False))
+        assert carried.trust == it.entry("cup").track.trust
+        await it.follower.confirm("cup", 1)
+        assert it.diary.anchored == ["cup"]
+
+
+async def test_a_mask_of_an_earlier_prompt_cannot_be_confirmed(mini_bundle: Bundle) -> None:
+    async with scene(mini_bundle, Prompt("cup", (0, 0, 90, 90))) as it:
+        for number in range(3):
+            await it.compute(number)
+        await it.follower.prompt(PromptRequest(2, "cup", CLICK))
+        with pytest.raises(InputError, match="was not found on frame 1"):
+            await it.follower.confirm("cup", 1)
+        await it.follower.confirm("cup", 2)
+
+
+async def test_an_object_that_waits_for_its_frame_has_nothing_to_confirm(mini_bundle: Bundle) -> None:
+    async with scene(mini_bundle) as it:
+        it.follower.keep(it.recent(0, computed=False))
+        name = await it.follower.prompt(PromptRequest(0, points=CLICK, new_name="cup"))
+        assert name == "cup"
+        (asked,) = it.follower.as_asked(lambda prompt, place_s: 9).entries
+        assert (asked.name, asked.from_frame) == ("cup", 9)
+        with pytest.raises(InputError, match="object cup was not found on any frame yet"):
+            await it.follower.confirm("cup", 0)
+        with pytest.raises(InputError, match="another object is named cup"):
+            await it.follower.prompt(PromptRequest(0, points=CLICK, new_name="cup"))
+
+
+async def test_a_followed_object_is_confirmed_with_what_was_seen_on_that_frame(mini_bundle: Bundle) -> None:
+    async with edge_engines(mini_bundle, ["decoder"]) as engines:
+        made: list[AnchoredTrack] = []
+
+        def make(prompt: Prompt) -> Track:
+            made.append(AnchoredTrack(prompt))
+            return made[-1]
+
+        follower = Follower(engines, ObjectRegistry(Prompts((Prompt("cup", (0, 0, 300, 300)),)), make))
+        shape = (1, mini_bundle.geometry.prompt_dim, mini_bundle.geometry.tokens, mini_bundle.geometry.tokens)
+        embedding = np.random.default_rng(0).standard_normal(shape, np.float32)
+        for number in range(2):
+            frame = RecentFrame(number, make_canvas(scenery(0), mini_bundle.geometry), embedding)
+            assert (await follower.compute(frame))[0].found is not None
+        await follower.confirm("cup", 0)
+        (memory,) = made[0].memories
+        assert memory is not None
+        assert memory.labels.shape == memory.features.shape[:2]
+        assert memory.labels.any()
+
+
+async def test_on_a_frame_that_is_held_a_mark_is_gone_at_once(mini_bundle: Bundle) -> None:
+    async with scene(mini_bundle, Prompt("cup", (0, 0, 90, 90)), recent=2) as it:
+        first = it.recent(0)
+        await it.follower.compute(first)
+        it.follower.hold(first)
+        for number in range(1, 4):
+            await it.compute(number)  # by now only those who hold the first one keep it
+        it.entry("cup").track.watch.last = Trust(0.3, Check.GREW)
+        first.found["cup"] = replace(first.found["cup"], trust=Trust(0.3, Check.GREW))
+        await it.follower.confirm("cup", 0)
+        (shown,) = it.follower.on(first)
+        assert shown.trust == Trust(0.3)
+
+
+class AnchoredTrack(Track):
+    """Notes what it was anchored at."""
+
+    def __init__(self, start: Prompt) -> None:
+        super().__init__(start)
+        self.memories: list[MemoryFrame | None] = []
+
+    def anchor(self, memory: MemoryFrame | None) -> None:
+        self.memories.append(memory)
+        super().anchor(memory)

@@ -136,3 +136,33 @@ def test_every_change_is_counted() -> None:
     objects.remove("b")
     seen.add(objects.changes)
     assert len(seen) == 4
+
+
+def test_a_new_object_gets_the_name_it_is_given_if_nobody_has_it() -> None:
+    box = (0.0, 0.0, 9.0, 9.0)
+    objects = ObjectRegistry(Prompts((Prompt("later", box, from_frame=5),)), FixedPrompt)
+    objects.promise("soon")
+    made = objects.start(*objects.resolve(PromptRequest(0, box_xyxy=box, new_name="cup"), None))
+    assert (made.name, made.prompt.box_xyxy) == ("cup", box)
+    for taken in ("cup", "later", "soon"):
+        with pytest.raises(InputError, match=f"another object is named {taken}; give each its own name"):
+            objects.resolve(PromptRequest(0, box_xyxy=box, new_name=taken), None)
+
+
+def test_objects_as_they_were_asked_for_last() -> None:
+    box, asked = (0.0, 0.0, 9.0, 9.0), Prompt("a", None, ((1, 1, 1),))
+    earlier = Prompt("a", box, asked=asked)  # where an earlier run has seen it
+    objects = ObjectRegistry(
+        Prompts((earlier, Prompt("b", box), Prompt("b", None, ((2, 2, 1),), 7))), FixedPrompt
+    )
+    objects.start_due(0)
+    objects.rename("b", "cup")
+    entry = objects.named("cup")
+    objects.start(*objects.resolve(PromptRequest(3, "cup", ((4, 4, 0),)), (1, 1, 8, 8)))
+    assert entry.prompt.name == "b"
+    entry.place_s = 0.2
+    assert objects.as_asked(lambda prompt, place_s: round(10 * (place_s or 0))).entries == (
+        asked,
+        Prompt("cup", (1, 1, 8, 8), ((4, 4, 0),), 2),
+        Prompt("cup", None, ((2, 2, 1),), 7),
+    )

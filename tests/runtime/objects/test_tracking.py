@@ -16,9 +16,10 @@ from runtime.edge import Edge, EdgeOptions, open_edge
 from runtime.frames.canvas import Canvas, make_canvas
 from runtime.objects.decode import ObjectMask, decode
 from runtime.objects.masks import iou
-from runtime.objects.matching import FrameTokens
+from runtime.objects.matching import FrameTokens, MemoryFrame
 from runtime.objects.prompts import Prompt
 from runtime.objects.tracking import FixedPrompt, Track
+from runtime.objects.trust import Check, Trust
 from stages.bundle import Bundle, shipped_bundle
 from stages.geometry import GEOMETRIES
 from stages.tensors import Array
@@ -175,3 +176,35 @@ async def test_a_mask_beside_the_frame_is_lost_and_nothing_is_remembered_of_it()
     assert track.next_prompt(wide, tokens) is BOX  # it has not begun
     assert track.update(wide, inside) is inside
     assert track.next_prompt(wide, tokens) is not BOX
+
+
+async def test_a_mask_that_suddenly_grows_is_marked_and_followed_from_once_it_is_said_to_be_right() -> None:
+    embedding = picture_of_tokens()
+    tokens = FrameTokens(embedding)
+    track = started(embedding, square(28, 36))
+    for _ in range(3):
+        assert track.next_prompt(BLANK, tokens) is not None
+        assert track.update(BLANK, ObjectMask(BOX, square(28, 36), 0.9)) is not None
+    assert track.trust.check is None
+    assert track.trust.confidence == pytest.approx(0.9, abs=0.1)
+    larger = ObjectMask(BOX, square(24, 32, size=48), 0.9)  # tokens 6..18 down, 8..20 across
+    track.next_prompt(BLANK, tokens)
+    assert track.update(BLANK, larger) is larger
+    assert track.trust.check is Check.GREW
+    assert track.labels is not None
+    track.anchor(MemoryFrame(tokens.features, track.labels))
+    assert track.trust.check is None
+    assert box_in_tokens(track.next_prompt(BLANK, FrameTokens(embedding))) == [8, 6, 20, 18]
+    assert track.update(BLANK, larger) is larger
+    assert track.trust.check is None
+
+
+async def test_pictures_without_order_have_the_decoders_rating_as_confidence() -> None:
+    fixed = FixedPrompt(BOX)
+    assert fixed.update(BLANK, ObjectMask(BOX, square(28, 36), 0.8)) is not None
+    assert fixed.trust == Trust(0.8)
+    assert fixed.update(BLANK, ObjectMask(BOX, square(28, 36), 0.1)) is not None
+    assert fixed.trust == Trust(0.1, Check.UNSURE)
+    fixed.anchor(None)
+    assert fixed.update(BLANK, ObjectMask(BOX, square(28, 36), 0.1)) is not None
+    assert fixed.trust == Trust(0.1)

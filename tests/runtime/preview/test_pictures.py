@@ -18,6 +18,7 @@ from runtime.live.newest import Newest
 from runtime.objects.masks import Mask, decode_mask, encode_mask
 from runtime.objects.prompts import Prompt
 from runtime.objects.tracking import TrackState
+from runtime.objects.trust import Check, Trust
 from runtime.preview import pictures
 from runtime.preview.pictures import FrameEncoder
 from runtime.preview.protocol import decode_frame
@@ -33,7 +34,7 @@ def frame(number: int = 1) -> FrameResult:
     mask = np.zeros(pixels.shape[:2], bool)
     mask[100:180, 200:360] = True
     objects = (
-        ObjectResult("cup", 0, TrackState.TRACKED, 0.91234, mask),
+        ObjectResult("cup", 0, TrackState.TRACKED, 0.91234, mask, trust=Trust(0.84126, Check.GREW)),
         ObjectResult("gone", 1, TrackState.LOST, 0.1, None),
         ObjectResult("empty", 2, TrackState.TRACKED, 0.2, np.zeros_like(mask)),
     )
@@ -53,7 +54,8 @@ async def test_a_small_frame_goes_out_as_it_is() -> None:
     cup, gone, empty = header["objects"]
     assert (decode_mask(cup["mask"]) == frame().objects[0].mask).all()
     assert {**cup, "mask": 0} == {
-        "name": "cup", "colour": 0, "state": "tracked", "iou": 0.9123, "mask": 0, "box": [200, 100, 360, 180]
+        "name": "cup", "colour": 0, "state": "tracked", "iou": 0.9123, "mask": 0, "box": [200, 100, 360, 180],
+        "confidence": 0.8413, "check": "grew",
     }  # fmt: skip
     assert (gone["mask"], gone["box"], gone["state"]) == (None, None, "lost")
     assert (empty["mask"], empty["box"]) == (None, None)

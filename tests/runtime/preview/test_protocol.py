@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 from hypothesis import given
@@ -12,14 +12,17 @@ from hypothesis import strategies as st
 from runtime.objects.prompts import PromptRequest
 from runtime.preview import protocol
 from runtime.preview.protocol import (
+    ConfirmCommand,
     FrameShown,
     Hello,
     Look,
     PauseCommand,
     PromptCommand,
+    PromptsCommand,
     ProtocolError,
     RemoveCommand,
     RenameCommand,
+    SaveCommand,
 )
 
 ANY_JSON = st.recursive(
@@ -27,8 +30,21 @@ ANY_JSON = st.recursive(
     lambda inner: st.lists(inner, max_size=5) | st.dictionaries(st.text(max_size=10), inner, max_size=5),
     max_leaves=10,
 )
-KEYS = ("id", "token", "number", "name", "new", "points", "box", "paused", "operator", "after", "more")
-KINDS = ("hello", "shown", "look", "prompt", "remove", "rename", "pause")
+KEYS = (
+    "id",
+    "token",
+    "number",
+    "name",
+    "new",
+    "points",
+    "box",
+    "paused",
+    "operator",
+    "after",
+    "file",
+    "more",
+)
+KINDS = tuple(protocol._DECODERS)
 NEARLY = st.builds(
     lambda kind, content: {"type": kind, **content},
     st.sampled_from(KINDS) | ANY_JSON,
@@ -53,6 +69,14 @@ NEARLY = st.builds(
         ),
         ({"type": "prompt", "number": 0, "name": None, "points": None, "box": [0, 0, 1, 1], "id": None},
          PromptCommand(PromptRequest(0, None, (), (0, 0, 1, 1)))),
+        ({"type": "prompt", "number": 0, "new": "cup", "points": [[1, 2, 1]]},
+         PromptCommand(PromptRequest(0, points=((1, 2, 1),), new_name="cup"))),
+        ({"type": "confirm", "number": 3, "name": "cup", "id": 2}, ConfirmCommand("cup", 3, 2)),
+        ({"type": "save", "number": 3, "file": "coco.json"}, SaveCommand(3, "coco.json")),
+        ({"type": "save", "number": 3, "file": "cutout.png", "name": "cup", "id": 4},
+         SaveCommand(3, "cutout.png", "cup", 4)),
+        ({"type": "prompts", "id": 5}, PromptsCommand(5)),
+        ({"type": "look", "operator": "a", "id": 6}, Look("a", 0, 6)),
         ({"type": "remove", "name": "cup", "id": 0}, RemoveCommand("cup", 0)),
         ({"type": "rename", "name": "cup", "new": "Tasse ☕"}, RenameCommand("cup", "Tasse ☕")),
         ({"type": "pause", "paused": False, "id": 1}, PauseCommand(False, 1)),
@@ -101,6 +125,15 @@ PROMPT = {"type": "prompt", "number": 1, "points": [[1, 2, 1]]}
         (json.dumps({**PROMPT, "box": [1, 2, 3, False]}), "box is [1, 2, 3, False]"),
         (json.dumps({**PROMPT, "box": [3, 2, 3, 4]}), "which is empty"),
         (json.dumps({**PROMPT, "colour": 1}), "it has the unknown key 'colour'"),
+        (json.dumps({**PROMPT, "name": "a", "new": "b"}), "it has a name, of an object there is, and new"),
+        (json.dumps({**PROMPT, "new": "b\n"}), "new is 'b\\n', expected 1 to 40 printable characters"),
+        ('{"type": "confirm", "name": "a"}', "number is None, expected the number of a frame"),
+        (
+            '{"type": "save", "number": 1, "file": "../x"}',
+            "file is '../x', expected one of frame.png, overlay",
+        ),
+        ('{"type": "save", "number": 1, "file": ["frame.png"]}', "file is ['frame.png'], expected one of"),
+        ('{"type": "prompts", "name": "a"}', "it has the unknown key 'name'"),
     ],
 )
 def test_what_breaks_the_protocol_is_refused_in_a_sentence(text: str, sentence: str) -> None:
@@ -130,9 +163,7 @@ def test_whatever_comes_is_a_message_or_refused(text: str) -> None:
         assert message.isprintable()
         assert len(message) < 250
     else:
-        assert isinstance(
-            message, (Hello, FrameShown, Look, PromptCommand, RemoveCommand, RenameCommand, PauseCommand)
-        )
+        assert type(message) in get_args(protocol.Message)
 
 
 @given(st.dictionaries(st.text(max_size=9), st.integers() | st.text(max_size=9)), st.binary(max_size=99))

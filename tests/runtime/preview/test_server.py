@@ -13,12 +13,15 @@ from urllib.parse import urlsplit
 
 import aiohttp
 import anyio
+import numpy as np
 import pytest
 from PIL import Image
 
+from runtime.objects.prompts import read_prompts
+from runtime.objects.trust import Check, Trust
 from runtime.preview import PreviewOptions, introduction, preview, protocol
 from runtime.preview.server import HEADERS, STATIC
-from runtime.preview.viewers import TOO_MANY, WRONG_TOKEN, ViewerLimits
+from runtime.preview.viewers import KEPT_FRAMES, TOO_MANY, WRONG_TOKEN, ViewerLimits
 from stages.errors import InputError
 from tests.support.keys import keys_for
 from tests.support.live import FakeLive
@@ -107,6 +110,114 @@ async def test_what_the_loop_refuses_is_told_in_its_words() -> None:
         assert await watcher.text("error") == {"type": "error", "id": 3, "text": "there is no object cup"}
         await watcher.say("prompt", id=4, number=0, name="cup", points=[[1, 1, 1]])
         assert (await watcher.text("error"))["id"] == 4
+
+
+async def test_a_new_object_can_be_named_and_no_two_alike() -> None:
+    async with running_preview() as run:
+        watcher = await run.watch()
+        await watcher.say("prompt", id=1, number=0, new="cup", points=[[300, 200, 1]])
+        assert await watcher.text("done") == {"type": "done", "id": 1, "name": "cup"}
+        await watcher.say("prompt", id=2, number=0, new="cup", points=[[100, 100, 1]])
+        refused = await watcher.text("error")
+        assert (refused["id"], refused["text"]) == (2, "another object is named cup; give each its own name")
+        assert list(run.live.objects) == ["cup"]
+
+
+@pytest.mark.parametrize("kind", ["prompt", "confirm"])
+async def test_frames_that_are_yet_to_come_are_refused(kind: str) -> None:
+    async with running_preview() as run:
+        watcher = await run.watch()
+        await run.live.prompt_at(300, 200)
+        run.live.advance()
+        asked = {"points": [[300, 200, 1]]} if kind == "prompt" else {}
+        await watcher.say(kind, id=1, number=2, name="object 1", **asked)
+        refused = await watcher.text("error")
+        assert (refused["id"], refused["text"]) == (1, "frame 2 is yet to come: the newest is 1")
+        await watcher.say(kind, id=2, number=1, name="object 1", **asked)
+        assert (await watcher.text("done"))["id"] == 2
+        assert [request.number for request in run.live.requests] == [0, *([1] if kind == "prompt" else [])]
+
+
+async def test_before_the_first_frame_a_prompt_may_name_frame_0_alone() -> None:
+    live = FakeLive()
+    live.frames.value = None
+    async with running_preview(live) as run:
+        watcher = await run.watch()
+        for number, answer in ((1, "error"), (0, "done")):
+            await watcher.say("prompt", id=number, number=number, points=[[300, 200, 1]])
+            assert (await watcher.text(answer))["id"] == number
+
+
+async def test_a_mark_is_in_the_header_and_goes_when_the_mask_is_confirmed() -> None:
+    async with running_preview() as run:
+        watcher = await run.watch()
+        name = await run.live.prompt_at(300, 200)
+        run.live.objects[name].trust = Trust(0.41239, Check.SHRANK)
+        run.live.advance()
+        while not (frame := await watcher.frame()).names:
+            pass
+        (found,) = frame.header["objects"]
+        assert (found["state"], found["confidence"], found["check"]) == ("tracked", 0.4124, "shrank")
+        await watcher.say("confirm", id=3, number=frame.number, name=name)
+        assert await watcher.text("done") == {"type": "done", "id": 3, "name": name}
+        assert run.live.confirmed == [(name, frame.number)]
+        run.live.advance()
+        (found,) = (await watcher.frame()).header["objects"]
+        assert (found["confidence"], found["check"]) == (0.4124, None)
+        await watcher.say("confirm", id=4, number=frame.number, name="cup")
+        assert (await watcher.text("error"))["text"] == "there is no object cup"
+
+
+async def test_files_are_of_the_frames_own_pixels_and_of_the_last_frames_sent() -> None:
+    async with running_preview(longest_px=100) as run:
+        watcher = await run.watch()
+        name = await run.live.prompt_at(300, 200)
+        run.live.advance()
+        while not (frame := await watcher.frame()).names:
+            pass
+        await watcher.say("save", id=5, number=frame.number, file="frame.png")
+        saved = await watcher.binary("file")
+        media, file_name = "image/png", f"{frame.number}.png"
+        assert saved.header == {
+            "type": "file", "id": 5, "number": frame.number, "name": file_name, "media": media,
+        }  # fmt: skip
+        shown = run.live.frames.value
+        assert shown is not None
+        assert np.array_equal(np.asarray(Image.open(io.BytesIO(saved.file))), shown.frame.pixels)
+        await watcher.say("save", id=6, number=frame.number, file="cutout.png", name="cup")
+        assert (await watcher.text("error"))["text"] == f"there is no object cup on frame {frame.number}"
+        await watcher.say("save", id=7, number=frame.number, file="cutout.png", name=name)
+        assert (await watcher.binary("file")).header["id"] == 7
+        for _ in range(KEPT_FRAMES):
+            run.live.advance()
+            await watcher.frame()
+        await watcher.say("save", id=8, number=frame.number, file="frame.png")
+        refused = await watcher.text("error")
+        said = f"frame {frame.number} is none of the last 3 that were sent here; take a newer one"
+        assert (refused["id"], refused["text"]) == (8, said)
+
+
+async def test_prompts_are_what_a_later_run_reads(tmp_path: Path) -> None:
+    async with running_preview() as run:
+        watcher = await run.watch()
+        await watcher.say("prompt", id=1, number=0, new="cup", points=[[300, 200, 1]], box=[9, 9, 600, 300])
+        await watcher.text("done")
+        await watcher.say("prompts", id=2)
+        answer = await watcher.text("prompts")
+        assert answer["id"] == 2
+        file = tmp_path / "prompts.json"
+        file.write_text(json.dumps({"objects": answer["objects"]}), encoding="utf-8")
+        (prompt,) = read_prompts((), (), file).entries
+        assert (prompt.name, prompt.box_xyxy, prompt.points) == ("cup", (9, 9, 600, 300), ((300, 200, 1),))
+
+
+@pytest.mark.parametrize("message", [{"type": "reboot"}, {"type": ["x"]}, {}, {"type": "hello", "token": "x"},
+                                     {"type": "look", "operator": "nobody"}, {"type": "pause"}])  # fmt: skip
+async def test_whatever_is_refused_is_answered_with_its_id(message: dict[str, Any]) -> None:
+    async with running_preview() as run:
+        watcher = await run.watch()
+        await watcher.socket.send_str(json.dumps({**message, "id": 12}))
+        assert (await watcher.text("error"))["id"] == 12
 
 
 @pytest.mark.parametrize(

@@ -17,6 +17,7 @@ from runtime.frames.sources import Frame
 from runtime.objects.masks import decode_mask
 from runtime.objects.prompts import Prompt
 from runtime.objects.tracking import TrackState
+from runtime.objects.trust import Check, Trust
 from runtime.results import sinks
 from runtime.results.doubts import Doubt
 from runtime.results.recording import Recording
@@ -48,8 +49,8 @@ def test_every_object_has_a_line_and_a_lost_one_no_mask(tmp_path: Path) -> None:
     lines = MaskLines(tmp_path / "masks.jsonl", "distilled")
     lines.write(
         result(
-            ObjectResult("cup", 0, TrackState.TRACKED, 0.91239, MASK),
-            ObjectResult("dog", 1, TrackState.CARRIED, 0.5, MASK),
+            ObjectResult("cup", 0, TrackState.TRACKED, 0.91239, MASK, trust=Trust(0.84129)),
+            ObjectResult("dog", 1, TrackState.CARRIED, 0.5, MASK, trust=Trust(0.3, Check.SHRANK)),
             ObjectResult("cat", 2, TrackState.LOST, 0.0, None),
         )
     )
@@ -59,6 +60,8 @@ def test_every_object_has_a_line_and_a_lost_one_no_mask(tmp_path: Path) -> None:
     assert np.array_equal(decode_mask(cup["segmentation"]), MASK)
     assert (cup["bbox"], cup["area"], cup["predicted_iou"]) == ([30, 20, 60, 40], 2400, 0.9124)
     assert (cup["frame"], cup["time_s"], cup["object"]) == (3, 0.1235, "cup")
+    assert [entry["confidence"] for entry in (cup, dog, cat)] == [0.8413, 0.3, 0.0]
+    assert [entry["check"] for entry in (cup, dog, cat)] == [None, "shrank", None]
     assert (cat["segmentation"], cat["bbox"], cat["area"]) == (None, None, 0)
 
 
