@@ -24,6 +24,7 @@ from stages.errors import ungrouped
 
 SNAPSHOT_EVERY_S = 1.0
 STALE_S = 60.0  # so long without a frame, as with a camera that fails, nothing is known of any object
+SLOW_FROM = 10  # messages that gave way; one or the other does while a connection begins
 SLOW = "the broker is slower than the results: of what waits for it only the newest is sent"
 
 
@@ -81,7 +82,7 @@ async def _connected(
             last = live.frames.value
             outbox.put(await to_thread.run_sync(objects.of, live.object_names, last, time.monotonic()))
             await to_thread.run_sync(connection.stop)
-        if outbox.left_out:
+        if outbox.left_out >= SLOW_FROM:
             tell(f"{outbox.left_out} messages to the broker gave way to newer ones")
 
 
@@ -95,7 +96,7 @@ async def _tell_objects(
             version, result = await live.frames.after(version)
             came_s = time.monotonic()
         outbox.put(await to_thread.run_sync(_messages, messages, live.object_names, result, came_s))
-        if outbox.left_out and not slow:
+        if outbox.left_out >= SLOW_FROM and not slow:
             tell(SLOW)
             slow = True
 
