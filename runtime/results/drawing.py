@@ -32,8 +32,9 @@ _FONTS = ("DejaVuSans.ttf", "NotoSans-Regular.ttf", "LiberationSans-Regular.ttf"
 
 
 def draw_outline(picture: Pixels, outline: Sequence[npt.NDArray[Any]], colour: Rgb, line: int) -> None:
-    """Closed lines around contours as cv2.findContours gives them; `line` is how wide the colour is."""
-    edge = max(1, line // 3)
+    """Closed lines around contours as cv2.findContours gives them. `line` is how wide the colour is, but for
+    what OpenCV does not draw as it is: three pixels at least, and an odd number."""
+    line, edge = max(3, line | 1), max(1, line // 3)
     for tone, width in ((DARK, line + 4 * edge), (LIGHT, line + 2 * edge), (colour, line)):
         cv2.drawContours(picture, outline, -1, tone, width)
 

@@ -155,6 +155,10 @@ async def test_after_the_end_it_says_so_and_tries_no_more_until_it_is_told(brows
             await expect(page.locator("#connection")).to_have_text("the run has ended")
             await expect(page.locator("#veil")).to_have_text("the run has ended")
             await expect(page.locator("#save")).to_be_disabled()
+            await page.set_viewport_size(PHONE["viewport"])
+            for place in ("#connection", "#again", "#help"):
+                await expect(page.locator(place)).to_be_in_viewport(ratio=1)
+            assert await page.evaluate("document.documentElement.scrollWidth") == 360
             await page.wait_for_timeout(2000)  # longer than the first waits before it would try again
             assert connections == []
             live = FakeLive()

@@ -10,7 +10,7 @@ import pytest
 from runtime.frames.sources import Frame
 from runtime.objects.tracking import TrackState
 from runtime.objects.trust import Check, Trust
-from runtime.results.drawing import AMBER, Box, draw_names, draw_outline, in_ascii, text_of
+from runtime.results.drawing import AMBER, DARK, LIGHT, Box, draw_names, draw_outline, in_ascii, text_of
 from runtime.results.result import FrameResult, ObjectResult
 from runtime.results.sinks import PALETTE, draw_overlay
 from stages.tensors import Pixels
@@ -47,7 +47,8 @@ def test_some_line_of_an_outline_stands_out_from_any_ground(
     draw_outline(picture, outline, colour, line)
     across = picture[65, :70]  # over the left side
     assert max(contrast(pixel, ground) for pixel in across) > 4
-    assert any((pixel == colour).all() for pixel in across)
+    for tone in (DARK, LIGHT, colour):
+        assert any((pixel == tone).all() for pixel in across), tone
 
 
 def found(name: str, trust: Trust = Trust(0.9)) -> ObjectResult:  # noqa: B008  (frozen)
