@@ -73,14 +73,16 @@ class ObjectMessages:
 
 
 def _content(name: str, found: ObjectResult | None) -> dict[str, Any]:
-    """`area` is in percent of the frame, `confidence` what the decoder thinks of its mask, in percent."""
+    """`area` is in percent of the frame, `confidence` in percent; `check` says why a person should look."""
     if found is None:
-        return {"name": name, "present": None, "state": None, "area": None, "confidence": None}
-    mask = found.mask
+        unknown = dict.fromkeys(("present", "state", "area", "confidence", "check"))
+        return {"name": name, **unknown}
+    mask, trust = found.mask, found.trust
     return {
         "name": name,
         "present": mask is not None,
         "state": found.state.value,
         "area": 0.0 if mask is None else round(100 * float(np.count_nonzero(mask)) / mask.size, 2),
-        "confidence": None if mask is None else round(100 * found.iou, 1),
+        "confidence": None if mask is None else round(100 * trust.confidence, 1),
+        "check": trust.check.value if trust.check else None,
     }

@@ -16,6 +16,7 @@ from runtime.mqtt.discovery import snapshot_configs
 from runtime.mqtt.objects import EVERY_S, UNSEEN_S, ObjectMessages
 from runtime.mqtt.topics import Message, Topics
 from runtime.objects.tracking import TrackState
+from runtime.objects.trust import Check, Trust
 from runtime.results.result import FrameResult, ObjectResult
 from stages.address import Address
 
@@ -24,13 +25,13 @@ TOPICS = Topics("home/door")
 PIXELS = np.zeros((10, 20, 3), np.uint8)
 
 
-def found(name: str, pixels: int | None, iou: float = 0.9) -> ObjectResult:
+def found(name: str, pixels: int | None, trust: Trust = Trust(0.9)) -> ObjectResult:
     """An object of so many pixels of 200; None: it is lost."""
     if pixels is None:
         return ObjectResult(name, 0, TrackState.LOST, 0.0, None)
     mask = np.zeros(200, bool)
     mask[:pixels] = True
-    return ObjectResult(name, 0, TrackState.TRACKED, iou, mask.reshape(10, 20))
+    return ObjectResult(name, 0, TrackState.TRACKED, 0.5, mask.reshape(10, 20), trust=trust)
 
 
 def result(*objects: ObjectResult) -> FrameResult:
@@ -48,8 +49,14 @@ def test_an_object_is_announced_and_told_with_the_frame_that_shows_it() -> None:
     assert kinds == ["binary_sensor", "sensor", "sensor", "sensor"]
     assert all(each.retained for each in messages)
     assert contents(messages) == [
-        {"name": "cup", "present": True, "state": "tracked", "area": 25.0, "confidence": 90.0}
+        {"name": "cup", "present": True, "state": "tracked", "area": 25.0, "confidence": 90.0, "check": None}
     ]
+
+
+def test_what_a_person_should_look_at_is_told() -> None:
+    objects = ObjectMessages(TOPICS, OPTIONS)
+    told = contents(objects.of(["cup"], result(found("cup", 50, Trust(0.4, Check.GREW))), 0.0))
+    assert (told[0]["confidence"], told[0]["check"]) == (40.0, "grew")
 
 
 def test_presence_is_told_at_once_and_area_once_a_second() -> None:
@@ -77,7 +84,7 @@ def test_a_lost_frame_says_nothing_and_a_pause_that_nothing_is_known() -> None:
     objects = ObjectMessages(TOPICS, OPTIONS)
     objects.of(["cup"], result(found("cup", 50)), 0.0)
     assert not objects.of(["cup"], result(), UNSEEN_S - 0.1)
-    unknown = {"name": "cup", "present": None, "state": None, "area": None, "confidence": None}
+    unknown = {"name": "cup", **dict.fromkeys(("present", "state", "area", "confidence", "check"))}
     assert contents(objects.of(["cup"], result(), UNSEEN_S + EVERY_S)) == [unknown]
     assert not objects.of(["cup"], None, UNSEEN_S + 100)
     assert contents(objects.of(["cup"], result(found("cup", 50)), UNSEEN_S + 100.1))[0]["present"] is True
