@@ -23,9 +23,10 @@ from stages.address import Address
 OPTIONS = MqttOptions(Address("mqtt://127.0.0.1"), topic="home/door", model="mini")
 TOPICS = Topics("home/door")
 PIXELS = np.zeros((10, 20, 3), np.uint8)
+SURE = Trust(0.9)
 
 
-def found(name: str, pixels: int | None, trust: Trust = Trust(0.9)) -> ObjectResult:
+def found(name: str, pixels: int | None, trust: Trust = SURE) -> ObjectResult:
     """An object of so many pixels of 200; None: it is lost."""
     if pixels is None:
         return ObjectResult(name, 0, TrackState.LOST, 0.0, None)
