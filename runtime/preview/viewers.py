@@ -197,6 +197,7 @@ class _Viewer:
         while True:
             version, message = await self._tries.after(version)
             try:
+                self._check_number(message.request.number)
                 found = await self._shared.live.would_find(message.request)
             except PedsamError as exc:
                 await self._send("error", id=message.id, text=str(exc))

@@ -163,8 +163,7 @@ async def test_what_a_real_run_answers_is_as_documented() -> None:
         await watcher.say("save", id=4, number=frame.number, file="cutout.png", name="cup")
         file = await watcher.binary("file")
         for message in filter(is_from_viewer, all_examples()):
-            asked = message["type"] in COMMANDS and message["type"] != "try"
-            if asked and message.get("number") is not None:  # frame 412 is yet to come
+            if message["type"] in COMMANDS and message.get("number") is not None:  # 412 is yet to come
                 await watcher.socket.send_str(json.dumps(message))
                 error = await watcher.text("error")
                 assert error["id"] == message["id"]

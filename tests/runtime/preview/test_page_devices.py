@@ -10,6 +10,7 @@ import pytest
 from axe_playwright_python.async_playwright import Axe
 from playwright.async_api import Browser, expect
 
+from runtime.frames.player import Playback
 from runtime.objects.tracking import TrackState
 from runtime.objects.trust import Check, Trust
 from runtime.preview import PreviewOptions, preview
@@ -67,6 +68,16 @@ async def test_axe_finds_nothing(browser: Browser, size: str, scheme: str) -> No
         await accessible(made)
         await made.page.keyboard.press("Escape")
         await made.page.locator("#save").click()
+        await accessible(made)
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("size", SIZES)
+async def test_axe_finds_nothing_beside_a_film(browser: Browser, size: str, scheme: str) -> None:
+    live = FakeLive()
+    live.playback = Playback(False, 2.08, 3.2, 0.04, False)
+    async with tab(browser, live, **SIZES[size], color_scheme=scheme) as made:
+        await expect(made.page.locator("#player")).to_be_visible()
         await accessible(made)
 
 

@@ -123,18 +123,18 @@ async def test_a_new_object_can_be_named_and_no_two_alike() -> None:
         assert list(run.live.objects) == ["cup"]
 
 
-@pytest.mark.parametrize("kind", ["prompt", "confirm"])
+@pytest.mark.parametrize("kind", ["prompt", "confirm", "try"])
 async def test_frames_that_are_yet_to_come_are_refused(kind: str) -> None:
     async with running_preview() as run:
         watcher = await run.watch()
         await run.live.prompt_at(300, 200)
         run.live.advance()
-        asked = {"points": [[300, 200, 1]]} if kind == "prompt" else {}
+        asked = {} if kind == "confirm" else {"points": [[300, 200, 1]]}
         await watcher.say(kind, id=1, number=2, name="object 1", **asked)
         refused = await watcher.text("error")
         assert (refused["id"], refused["text"]) == (1, "frame 2 is yet to come: the newest is 1")
         await watcher.say(kind, id=2, number=1, name="object 1", **asked)
-        assert (await watcher.text("done"))["id"] == 2
+        assert (await watcher.text("tried" if kind == "try" else "done"))["id"] == 2
         assert [request.number for request in run.live.requests] == [0, *([1] if kind == "prompt" else [])]
 
 
