@@ -30,6 +30,7 @@ NOT_REPLACEABLE = (errno.EBUSY, errno.EXDEV, errno.EACCES, errno.EPERM, errno.ER
 _CANNOT_SYNC = (errno.EINVAL, errno.EBADF, errno.ENOTSUP, errno.ENOSYS, errno.EACCES)
 MAX_NAME_BYTES = 255  # of a file, on all usual file systems
 _HASH_CHARACTERS = 32
+_NOBODYS_NAME = ".pedsam-new-file"  # of a file that is never made
 
 
 @contextmanager
@@ -136,7 +137,7 @@ def check_folder(path: Path) -> None:
     if not there.is_dir():
         code = errno.EEXIST if there == path else errno.ENOTDIR
         raise OSError(code, os.strerror(code), str(there))
-    check_replaceable(there / "pedsam")
+    check_replaceable(there / _NOBODYS_NAME)
 
 
 def check_writable_in_place(path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -365,6 +366,10 @@ def test_a_trial_finds_a_folder_in_the_place_of_a_file(tmp_path: Path, trial: Ca
 def test_folders_to_be_made_are_tried_where_they_would_be_made(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     check_folder(tmp_path / "a/b/c")
+    (tmp_path / "clone/pedsam").mkdir(parents=True)
+    check_folder(tmp_path / "clone/out")
+    check_folder(tmp_path / "clone")
+    shutil.rmtree(tmp_path / "clone")
     with pytest.raises(FileExistsError):
         check_folder(tmp_path / "file")
     with pytest.raises(NotADirectoryError):
