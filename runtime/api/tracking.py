@@ -46,12 +46,15 @@ class TrackedObject:
 
     `state` is TrackState.TRACKED, CARRIED (its mask was moved along, not computed) or LOST. `mask` is bool
     [H, W], None while it is lost; `score` the IoU that the decoder expects of it, 0 while it is lost.
+    `confidence`, 0 to 1, and `check`, why a person should look or None, are those of masks.jsonl.
     """
 
     name: str
     state: TrackState
     mask: npt.NDArray[np.bool_] | None
     score: float
+    confidence: float
+    check: str | None
 
     @property
     def area(self) -> int:
@@ -304,8 +307,13 @@ def _looked_at(task: asyncio.Task[Encoding]) -> None:
 def _drawn(objects: Sequence[FollowedObject], canvas: Canvas) -> tuple[TrackedObject, ...]:
     """Masks at the frame's size."""
     return tuple(
-        TrackedObject(each.name, each.state, None, 0.0)
-        if each.found is None
-        else TrackedObject(each.name, each.state, canvas.to_frame_mask(each.found.logits), each.found.iou)
+        TrackedObject(
+            name=each.name,
+            state=each.state,
+            mask=None if each.found is None else canvas.to_frame_mask(each.found.logits),
+            score=0.0 if each.found is None else each.found.iou,
+            confidence=each.trust.confidence,
+            check=None if each.trust.check is None else each.trust.check.value,
+        )
         for each in objects
     )

@@ -33,7 +33,15 @@ def film(frames: int) -> Iterator[Any]:
 
 def lines_of(frames: list[pedsam.TrackedFrame]) -> list[tuple[Any, ...]]:
     return [
-        (frame.number, each.name, each.state.value, each.rle(), each.area)
+        (
+            frame.number,
+            each.name,
+            each.state.value,
+            each.rle(),
+            each.area,
+            round(each.confidence, 4),
+            each.check,
+        )
         for frame in frames
         for each in frame.objects
     ]
@@ -45,9 +53,8 @@ async def lines_of_a_run(out: Path, frames: int, **pipeline: Any) -> list[tuple[
     object.__setattr__(chosen, "pipeline", type(chosen.pipeline)(**pipeline))
     await run(Bundle.load(shipped_bundle()), Film(frames), chosen, FILM_PROMPTS)
     found = map(json.loads, (out / "masks.jsonl").read_text().splitlines())
-    return [
-        (each["frame"], each["object"], each["state"], each["segmentation"], each["area"]) for each in found
-    ]
+    keys = ("frame", "object", "state", "segmentation", "area", "confidence", "check")
+    return [tuple(each[key] for key in keys) for each in found]
 
 
 @pytest.mark.parametrize("in_flight", [1, 3])
@@ -59,7 +66,7 @@ async def test_objects_are_those_of_a_run(
     tracker = session.track(film(5), [CUP, TABLE], keyframe_every=keyframe_every, in_flight=in_flight)
     frames = list(tracker)
     assert lines_of(frames) == written
-    states = {state for _, _, state, _, _ in written}
+    states = {state for _, _, state, *_ in written}
     assert states == ({"tracked"} if keyframe_every == 1 else {"tracked", "carried"})
     assert [frame.number for frame in frames] == list(range(5))
     assert all(np.array_equal(frame.pixels, pixels) for frame, pixels in zip(frames, film(5), strict=True))
