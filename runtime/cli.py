@@ -32,6 +32,10 @@ from stages.bundle import Bundle, shipped_bundle
 from stages.console import make_console
 from stages.errors import InputError
 
+GONE_THROUGH_ONCE = (
+    "results are written, so the source is gone through once from its start; without --out it waits for "
+    "viewers, who play it and step through it"
+)
 ELSEWHERE = click.Option(
     ["--elsewhere"], is_flag=True, hidden=True, help="With --dry-run: the run is for another machine."
 )
@@ -75,7 +79,7 @@ def command(bundle: Path | None, source: str, **options: Any) -> None:
     heartbeat, dry_run = options.pop("heartbeat"), options.pop("dry_run")
     here, state_file = not options.pop("elsewhere"), options.pop("state")
     path = state_path(state_file, options["prompts"]) if opened.live and here else None
-    opened = _played(opened, options, messages.tell)
+    opened, remark = _for_viewers(opened, options)
     inputs = tuple(inputs_of(click.get_current_context()))
     with _objects(path, options, required, messages.tell, lock=not dry_run) as (state, prompts):
         watchers = _watchers(loaded, options, messages)
@@ -98,25 +102,22 @@ def command(bundle: Path | None, source: str, **options: Any) -> None:
         if dry_run:
             console.print("nothing is wrong with these options and files")
             return
+        if remark:
+            messages.tell(remark)
         summary = asyncio.run(run_session(loaded, opened, prompts, chosen, console, watchers, messages))
         print_summary(console, summary)
         check_done(summary)
 
 
-def _played(source: Source, options: dict[str, Any], say: Callable[[str], None]) -> Source:
-    """The source as viewers go through it, if it is a file that a page shows and of which nothing is to be
-    written; takes `once` out of the options."""
-    once = options.pop("once")
-    if options["preview"] is None or source.live or once:
-        return source
-    out, record = options["out"], options["record"]
-    if record or options["verify"] or (out is not None and record is None):
-        say(
-            "results are written, so the source is gone through once from its start; without --out it waits "
-            "for viewers, who play it and step through it"
-        )
-        return source
-    return Player(source)
+def _for_viewers(source: Source, options: dict[str, Any]) -> tuple[Source, str | None]:
+    """A file that a page shows as viewers go through it, unless its results are written, which is said;
+    anything else as it is. Takes `once` out of the options."""
+    if options.pop("once") or options["preview"] is None or source.live:
+        return source, None
+    asked = options["out"] is not None and options["record"] is None
+    if asked or options["record"] or options["verify"]:
+        return source, GONE_THROUGH_ONCE
+    return Player(source), None
 
 
 @contextlib.contextmanager

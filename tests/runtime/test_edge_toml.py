@@ -36,7 +36,7 @@ def test_values_are_those_of_the_file_and_paths_are_relative_to_it(tmp_path: Pat
 def test_every_option_that_a_service_needs_has_a_key() -> None:
     in_file = {key for keys in TABLES.values() for key in keys}
     assert in_file <= set(OPTIONS)
-    of_one_run = {"boxes", "points", "fps", "verify", "new_session", "dry_run", "elsewhere"}
+    of_one_run = {"boxes", "points", "fps", "once", "verify", "new_session", "dry_run", "elsewhere"}
     assert set(OPTIONS) - in_file - {"config"} == of_one_run
 
 
