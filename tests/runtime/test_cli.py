@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -14,11 +15,14 @@ from click.testing import CliRunner, Result
 from PIL import Image
 
 import pedsam
+from runtime.frames.player import Player
+from runtime.frames.sources import Source
 from runtime.objects.masks import decode_mask
 from runtime.objects.prompts import Prompt, Prompts
 from runtime.objects.state_file import StateFile, hash_of
 from runtime.results.run_folder import run_folder
 from stages.bundle import Bundle
+from stages.errors import InputError
 from tests.support.edge import sites_file, write_photo
 
 BOX = ("--box", "150,60,450,300")
@@ -463,3 +467,30 @@ def test_no_file_of_a_run_is_two_things(
         " ", ""
     )
     assert {file: file.read_bytes() for file in tmp_path.iterdir() if file.is_file()} == before
+
+
+@pytest.mark.parametrize(
+    ("more", "played"),
+    [
+        (("--preview", "0"), True),
+        (("--preview", "0", "--no-record", "--out", "elsewhere"), True),
+        (("--preview", "0", "--once", "--no-record"), False),
+        (("--preview", "0", "--out", "out"), False),
+        (("--no-record", *BOX), False),
+    ],
+)
+def test_a_file_under_a_page_waits_for_viewers_unless_its_results_are_written(
+    line: list[str | Path], more: tuple[str, ...], played: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sources: list[Source] = []
+
+    async def instead(bundle: Bundle, source: Source, *rest: Any) -> dict[str, Any]:
+        sources.append(source)
+        raise InputError("enough")
+
+    monkeypatch.setattr("runtime.cli.run_session", instead)
+    at = line.index("--out")
+    result = pedsam_run(*line[:at], *line[at + 2 :], *more)
+    assert result.output.splitlines()[-1] == "Error: enough"
+    assert [isinstance(source, Player) for source in sources] == [played]
+    assert ("gone through once" in result.output) is ("--out" in more and not played)
