@@ -14,11 +14,13 @@ demo: $(VENV)/.demo
 	$(BIN)/pedsam demo
 
 # What a marker leaves out (pyproject.toml lists them), the run says at its end. The tests of the preview's page drive
-# a Chromium, those of flash an OpenSSH server, those of a Jetson's cameras GStreamer; where one of them is not
-# installed its tests are left out too.
+# a Chromium, those of flash an OpenSSH server, those of a Jetson's cameras GStreamer, those of home systems a broker and
+# a player; where one of them is not installed its tests are left out too.
 CHROMIUM := $(shell command -v chromium || command -v chromium-browser || command -v google-chrome)
 SSHD := $(shell PATH="$$PATH:/usr/sbin:/usr/local/sbin" command -v sshd)
 GSTREAMER := $(shell command -v gst-launch-1.0)
+MOSQUITTO := $(shell PATH="$$PATH:/usr/sbin:/usr/local/sbin" command -v mosquitto)
+FFMPEG := $(shell command -v ffmpeg)
 PYTEST_OPTIONS := --numprocesses auto --maxprocesses 4 --durations 15 --durations-min 3
 PYTEST := $(BIN)/python -m pytest $(PYTEST_OPTIONS)
 QUICK := not gpu and not triton and not full
@@ -27,7 +29,7 @@ RECOGNISERS = $(shell $(BIN)/python -c "from importlib.util import find_spec as 
 	needed = 'dlib face_recognition_models rapidocr_onnxruntime torch transformers'.split(); \
 	print('yes' if all(map(find, needed)) else '')")
 PRESENT = $(if $(CHROMIUM),, and not browser)$(if $(SSHD),, and not sshd)$(if $(GSTREAMER),, and not gstreamer)$(if \
-	$(RECOGNISERS),, and not recognisers)
+	$(MOSQUITTO),, and not mosquitto)$(if $(FFMPEG),, and not ffmpeg)$(if $(RECOGNISERS),, and not recognisers)
 # $(call tested,OPTIONS). Tests of time can fail on a busy machine: those that failed (exit code 1) run again, alone,
 # and decide.
 tested = $(PYTEST) $(1) || { [ $$? -eq 1 ] && echo "What failed runs again, alone:" && \
@@ -42,6 +44,12 @@ ifeq ($(SSHD),)
 endif
 ifeq ($(GSTREAMER),)
 	@echo "NOT TESTED: chains of GStreamer; on Debian: apt-get install gstreamer1.0-tools gstreamer1.0-plugins-good"
+endif
+ifeq ($(MOSQUITTO),)
+	@echo "NOT TESTED: MQTT with a broker, for want of one; on Debian: apt-get install mosquitto"
+endif
+ifeq ($(FFMPEG),)
+	@echo "NOT TESTED: the MJPEG stream with a player, for want of one; on Debian: apt-get install ffmpeg"
 endif
 	@test -n "$(RECOGNISERS)" || echo "NOT TESTED: audit's recognisers of faces and words, and its masked autoencoder; docs/privacy.md installs them"
 
@@ -85,7 +93,7 @@ lint: $(VENV)/.test $(VENV)/.lint
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/hadolint Dockerfile.jetson Dockerfile.site
+	$(BIN)/hadolint Dockerfile.edge Dockerfile.jetson Dockerfile.site
 	$(BIN)/shellcheck -x .ci/run $$(git ls-files --cached --others --exclude-standard '*.sh') \
 		$$(grep -lI '^#!/bin/.*sh' tests/support/board_programs/*)
 	$(BIN)/python -m benchmarks.jetson_lock --check
@@ -108,11 +116,11 @@ bench: $(VENV)/.test build/mobile_sam.pt $(TRITON_BIN)/.installed
 bench-full: $(VENV)/.test build/mobile_sam.pt $(TRITON_BIN)/.installed
 	$(BIN)/python -m benchmarks.all --full
 
-# make shipped WEIGHTS=mini.safetensors: the bundle in assets/mini, and beside it the weights, to train further. The
+# make shipped WEIGHTS=mini.safetensors: the bundle in stages/mini, and in assets/ the weights, to train further. The
 # bundle leaves out `whole`, which only --verify needs and which holds the weights of window and global once more.
 shipped: $(VENV)/.test
 	$(BIN)/pedsam export --model mini --checkpoint $(WEIGHTS) --compact --out out/shipped
-	cd out/shipped && cp -r bundle.json edge window global decoder ../../assets/mini
+	cd out/shipped && cp -r bundle.json edge window global decoder ../../stages/mini
 	$(BIN)/python -c 'from pathlib import Path; from export.checkpoints.load import load_weights, save_weights; \
 		weights = load_weights(None, Path("$(WEIGHTS)")); \
 		save_weights(weights.sam.half().state_dict(), Path("assets/mini.safetensors"), weights.status, weights.trained_on, \

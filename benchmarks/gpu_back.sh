@@ -18,6 +18,6 @@ rm -rf "$out/bundle"
 "$python" -m pedsam evaluate --bundle "$out/bundle" --data "$data" --prompts point,box --no-sheet --out "$out/evaluation" "${@:3}"
 "$python" -c 'import json, sys; print(json.load(open(sys.argv[1]))["miou"])' "$out/evaluation/report.json"
 case $model in
-mini) echo "to ship them: make shipped WEIGHTS=$out/trained.safetensors, then python -m benchmarks.accuracy --shipped assets/mini ..." ;;
+mini) echo "to ship them: make shipped WEIGHTS=$out/trained.safetensors, then python -m benchmarks.accuracy --shipped stages/mini ..." ;;
 *) echo "to ship them: cp $out/trained.safetensors assets/$model.safetensors, then python -m benchmarks.accuracy --shipped $out/bundle ..." ;;
 esac

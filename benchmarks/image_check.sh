@@ -122,7 +122,7 @@ image() {
 }
 
 in_image() {
-    build run --isolation chroot --volume "$PWD/assets/mini:/bundle:ro" --volume "$WORK/picture.png:/picture.png:ro" \
+    build run --isolation chroot --volume "$PWD/stages/mini:/bundle:ro" --volume "$WORK/picture.png:/picture.png:ro" \
         --volume "$WORK/out:/out" "$container" -- "$@"
 }
 
@@ -163,7 +163,7 @@ main() {
     in_image /opt/pedsam/alive.sh
     describe_image | report
     in_image pedsam run --bundle /bundle --source /picture.png "${BOXES[@]}" --out /out/aarch64
-    "$PYTHON" -m pedsam run --bundle assets/mini --source "$WORK/picture.png" "${BOXES[@]}" --out "$WORK/out/x86_64"
+    "$PYTHON" -m pedsam run --bundle mini --source "$WORK/picture.png" "${BOXES[@]}" --out "$WORK/out/x86_64"
 
     step "comparing"
     "$PYTHON" -m benchmarks.image_masks "$WORK/out/x86_64/masks.jsonl" "$WORK/out/aarch64/masks.jsonl" | report

@@ -1,8 +1,9 @@
 """requirements-jetson.txt: the wheels of the Jetson's container, each with its hash.
 
-The edge extra of pyproject.toml in the versions of constraints.txt, or of constraints-jetson.txt where that
-names another, as pip finds them on PyPI for Linux on aarch64. `python -m benchmarks.jetson_lock` writes the
-file; `--check` compares it with these files, without a network; `--resolve` asks PyPI again and compares.
+The extras edge and mqtt of pyproject.toml in the versions of constraints.txt, or of constraints-jetson.txt
+where that names another, as pip finds them on PyPI for Linux on aarch64. `python -m benchmarks.jetson_lock`
+writes the file; `--check` compares it with these files, without a network; `--resolve` asks PyPI again and
+compares.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ PYTHONS = ("3.10", "3.11", "3.12")
 LEFT_OUT = {"opencv-python-headless"}
 # pycuda is compiled: Dockerfile.jetson names its source and hash. It needs these, the last one to be built.
 FOR_PYCUDA = ("pytools>=2011.2", "platformdirs>=2.2.0", "mako", "setuptools")
-ROOTS = {True: "pedsam[edge]", False: "pycuda"}
+ROOTS = ("pedsam[edge]", "pedsam[mqtt]", "pycuda")
 GLIBC = range(17, 36)  # Ubuntu 22.04 has glibc 2.35: wheels for 2.17 to 2.35 run there
 HEADER = """\
 # Written by `make jetson-lock`; not to be edited. What Dockerfile.jetson installs besides pycuda and OpenCV,
@@ -85,10 +86,12 @@ def pins(python: str) -> dict[str, str]:
 def roots(python: str) -> Iterator[tuple[Requirement, str]]:
     """What is asked for directly, with who asks."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    for text in [*project["dependencies"], *project["optional-dependencies"]["edge"], *FOR_PYCUDA]:
-        requirement = Requirement(text)
-        if applies(requirement, python) and requirement.name not in LEFT_OUT:
-            yield requirement, ROOTS[text not in FOR_PYCUDA]
+    extras = project["optional-dependencies"]
+    asking = ([*project["dependencies"], *extras["edge"]], extras["mqtt"], FOR_PYCUDA)
+    for via, texts in zip(ROOTS, asking, strict=True):
+        for requirement in map(Requirement, texts):
+            if applies(requirement, python) and requirement.name not in LEFT_OUT:
+                yield requirement, via
 
 
 def resolve(python: str) -> dict[str, Locked]:
@@ -222,7 +225,7 @@ def problems(entries: list[Locked]) -> Iterator[str]:
         yield from (f"Python {python}: {sentence}" for sentence in missing(python, here))
         yield from (f"Python {python}: {sentence}" for sentence in unfit(python, here))
     for entry in entries:
-        for via in sorted(entry.via & set(ROOTS.values())):
+        for via in sorted(entry.via & set(ROOTS)):
             if not any((entry.name, via) in asking[python] for python in entry.pythons):
                 yield f"{entry.name} is locked for {via}, which does not ask for it"
 
@@ -244,7 +247,7 @@ def missing(python: str, here: dict[str, Locked]) -> Iterator[str]:
 def unfit(python: str, here: dict[str, Locked]) -> Iterator[str]:
     pinned = pins(python)
     for name, entry in here.items():
-        if not entry.via & {*here, *ROOTS.values()}:
+        if not entry.via & {*here, *ROOTS}:
             yield f"nothing asks for {name}"
         if entry.version != pinned.get(name):
             yield f"{name} is locked at {entry.version} and pinned at {pinned.get(name, 'no version')}"

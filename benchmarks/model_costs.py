@@ -1,6 +1,6 @@
 """What a frame costs with one model and with another: processor time of each stage, bytes on the way.
 
-    python -m benchmarks.model_costs --bundle assets/mini --bundle bundles/small --out results.json
+    python -m benchmarks.model_costs --bundle stages/mini --bundle bundles/small --out results.json
 
 By onnxruntime on one thread of the CPU. Processor time, the least of several calls; the models take turns, so
 that what else a busy machine does falls on both. A frame is of 16:9: 15 windows, in the requests that three

@@ -10,7 +10,7 @@ import click
 from jetson.flash import flash
 from jetson.steps.step import FlashOptions
 from stages.console import make_console
-from stages.options import PATH, warn_of_idle_options
+from stages.options import PATH, BundleType, warn_of_idle_options
 
 BOARD = click.Argument(["board"], metavar="USER@BOARD")
 SSH_CONFIG = click.Option(
@@ -19,7 +19,9 @@ SSH_CONFIG = click.Option(
 
 
 @click.command("flash", params=[BOARD, SSH_CONFIG])
-@click.option("--bundle", type=PATH, required=True, help="Bundle; the board gets the edge's part of it.")
+@click.option(
+    "--bundle", type=BundleType(), required=True, help="Bundle; the board gets the edge's part of it."
+)
 @click.option("--sites", type=PATH, required=True, help="sites.toml; its tokens and keys go along.")
 @click.option("--config", type=PATH, required=True, help="edge.toml: the camera, the page, everything else.")
 @click.option("--power", metavar="NAME", help="Power mode, as 25W or MAXN_SUPER; pins the clocks too.")

@@ -31,7 +31,8 @@ INSIDE = "/pedsam"
 HEARTBEAT = "/run/pedsam/heartbeat"
 # Keys of edge.toml that name what a run writes, and what they are called on the board.
 STATE_FILES = {"out": "out", "trace": "trace.json"}
-KEY_FOLDERS = ("preview_keys", "metrics_keys")
+KEY_FOLDERS = ("preview_keys", "metrics_keys", "mjpeg_keys")
+KEY_FILES = ("mqtt_password_file", "mqtt_ca")
 SITE_FILES = ("token_file", "ca", "cert", "key")
 
 
@@ -82,7 +83,7 @@ class Edge:
         for key, name in STATE_FILES.items():
             if key in self.values:
                 words += [_option(key), f"{INSIDE}/state/{name}"]
-        for key in KEY_FOLDERS:
+        for key in (*KEY_FOLDERS, *KEY_FILES):
             if key in self.values:
                 words += [_option(key), f"{INSIDE}/keys/{key}"]
         if self.source_file is not None:
@@ -172,6 +173,7 @@ def make_version(
         ).encode(),
         **_site_files(edge),
         **_key_folders(edge),
+        **_key_files(edge),
         **_given_files(edge),
         **(service.files() if service else {}),
     }
@@ -203,6 +205,15 @@ def _key_folders(edge: Edge) -> dict[str, bytes]:
         for key in KEY_FOLDERS
         if key in edge.values
         for name in (CERTIFICATE, KEY, TOKEN)
+    }
+
+
+def _key_files(edge: Edge) -> dict[str, bytes]:
+    """What it takes to talk to a broker."""
+    return {
+        f"keys/{key}": _bytes(edge.config.parent / str(edge.values[key]), key)
+        for key in KEY_FILES
+        if key in edge.values
     }
 
 

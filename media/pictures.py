@@ -57,13 +57,6 @@ MAX_PICTURE_SIDE_PX = 65_500  # what a JPEG holds, in which overlays are written
 
 # What is tried on a file, whatever its suffix. None of these starts a program, as Pillow does for EPS.
 _FORMATS = ("JPEG", "PNG", "BMP", "DIB", "WEBP", "TIFF", "GIF", "PPM", "JPEG2000", "AVIF")
-# Pillow's own limit is lower than what cameras take; this module has one of its own.
-Image.MAX_IMAGE_PIXELS = None
-# What a program keeps in a PNG, as its settings or colours of a printer, may be more than Pillow's 1 MB.
-PngImagePlugin.MAX_TEXT_CHUNK = PngImagePlugin.MAX_TEXT_MEMORY = 1 << 26
-# What Pillow finds odd about a file is either an error, told here, or does not matter.
-warnings.filterwarnings("ignore", module=r"PIL\.")
-logging.getLogger("PIL").setLevel(logging.CRITICAL)
 
 _ORIENTATION = 0x0112
 _EXIF_BYTES = 1 << 17  # at the end of a PNG; no more than 64 KB are usual
@@ -221,7 +214,18 @@ def _opened(file: IO[bytes]) -> Iterator[ImageFile.ImageFile]:
 
 @cache
 def _formats() -> tuple[str, ...]:
-    """Those of _FORMATS that this Pillow has."""
+    """Those of _FORMATS that this Pillow has, which is set up for them.
+
+    Not when this module is imported: a program that imports pedsam and reads no file with it keeps Pillow's
+    own limits and warnings.
+    """
+    # Pillow's own limit is lower than what cameras take; this module has one of its own.
+    Image.MAX_IMAGE_PIXELS = None
+    # What a program keeps in a PNG, as its settings or colours of a printer, may be more than Pillow's 1 MB.
+    PngImagePlugin.MAX_TEXT_CHUNK = PngImagePlugin.MAX_TEXT_MEMORY = 1 << 26
+    # What Pillow finds odd about a file is either an error, told here, or does not matter.
+    warnings.filterwarnings("ignore", module=r"PIL\.")
+    logging.getLogger("PIL").setLevel(logging.CRITICAL)
     Image.init()
     return tuple(name for name in _FORMATS if name in Image.OPEN)
 

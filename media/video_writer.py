@@ -1,10 +1,10 @@
-"""Writing video files: H.264 in MP4, by PyAV.
+"""Writing video files: H.264 in MP4, by PyAV, and MPEG-4 part 2 where its FFmpeg has no encoder of H.264.
 
 The file is written in fragments of GROUP_S, each of which can be played once it is written: what is left of a
 process that was killed plays up to its last seconds. `close` turns the fragments into an ordinary MP4 file.
 Bytes go through a DurableFile, so that any name can be written and no failing write is missed.
 
-It takes about half the time of MPEG-4 part 2 by OpenCV, and a third of the bytes (benchmarks.media).
+H.264 takes about half the time of MPEG-4 part 2 by OpenCV, and a third of the bytes (benchmarks.media).
 """
 
 from __future__ import annotations
@@ -12,7 +12,8 @@ from __future__ import annotations
 import contextlib
 import math
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 
@@ -30,26 +31,49 @@ from stages.durable import DurableFile
 from stages.errors import InputError
 from stages.files import writing
 
-MAX_VIDEO_SIDE_PX = 16384  # the encoder's
-TICKS = 90_000  # a second
+MAX_VIDEO_SIDE_PX = 16384  # of H.264's encoder
 GROUP_S = 2.0  # from one key frame to the next, and of a fragment
-_MAX_GAP_HOURS = 6
-_MAX_GAP = _MAX_GAP_HOURS * 3600 * TICKS  # MP4 holds durations of a frame up to 2**31 ticks
+_MAX_GAP_HOURS = 6  # MP4 holds durations of a frame up to 2**31 ticks
 _FLAGS = "hybrid_fragmented+frag_keyframe+empty_moov+default_base_moof"
-_ENCODER = "libx264"
-_OPTIONS = {"preset": "ultrafast", "tune": "zerolatency", "crf": "23"}
 _BT601, _LIMITED = 6, 1  # what OpenCV converts to, as ISO/IEC 23091-2 numbers it
 _TYPICAL_FPS = 10.0  # where the rate is not known
+
+
+@dataclass(frozen=True)
+class Encoder:
+    """One of FFmpeg's, by its name there: how many ticks of its clock are a second, how many pixels a side it
+    takes, and its options."""
+
+    name: str
+    ticks_hz: int
+    max_side_px: int
+    options: Mapping[str, str]
+
+    @property
+    def is_there(self) -> bool:
+        """Whether this PyAV has it."""
+        try:
+            return bool(av.Codec(self.name, "w").is_encoder)
+        except (ValueError, av.error.FFmpegError):
+            return False
+
+
+H264 = Encoder(
+    "libx264", 90_000, MAX_VIDEO_SIDE_PX, {"preset": "ultrafast", "tune": "zerolatency", "crf": "23"}
+)
+MPEG4 = Encoder("mpeg4", 30_000, 8191, {"qmin": "4", "qmax": "4", "g": "600"})  # one quality, few key frames
+ENCODERS = (H264, MPEG4)  # the first that is there is used
 
 
 class VideoWriter:
     """Writes pictures at their own times into an MP4 file. It blocks; use it from one thread at a time.
 
-    The first picture, RGB uint8 [H, W, 3], sets the size; odd sides get one more row or column, since H.264
-    stores colour for every second one. A later picture of another size is fitted in. `fps` is only used where
-    times say nothing. Raises InputError for pictures too large, and for whatever cannot be written; after
-    that nothing more is written, and what was stays as it is. `warn` gets a sentence at each gap that MP4
-    cannot hold, always the same.
+    The first picture, RGB uint8 [H, W, 3], sets the size; odd sides get one more row or column, since both
+    encoders store colour for every second one. A later picture of another size is fitted in. `fps` is only
+    used where times say nothing. Raises InputError for pictures too large, for a PyAV that writes no videos,
+    and for whatever cannot be written; after that nothing more is written, and what was stays as it is.
+    `warn` gets a sentence at each gap that MP4 cannot hold, always the same, and one where the video is no
+    H.264.
     """
 
     def __init__(
@@ -57,7 +81,8 @@ class VideoWriter:
     ) -> None:
         known = fps is not None and math.isfinite(fps) and fps > 0
         self._path = path
-        self._ticks = _GrowingTicks(fps if known and fps else _TYPICAL_FPS)
+        self._encoder = _best_encoder()
+        self._ticks = _GrowingTicks(fps if known and fps else _TYPICAL_FPS, self._encoder.ticks_hz)
         self._output: _Output | None = None
         self._failed = False
         self._warn = warn
@@ -66,7 +91,12 @@ class VideoWriter:
         """`time_s` counts from any moment; the file begins with its first picture."""
         with self._failing():
             if self._output is None:
-                self._output = _Output(self._path, picture.shape[0], picture.shape[1])
+                self._output = _Output(self._path, picture.shape[0], picture.shape[1], self._encoder)
+                if self._encoder is not H264:
+                    self._warn(
+                        f"{self._path} is MPEG-4 part 2, which VLC and ffmpeg play and browsers do not: this "
+                        f"PyAV has no {H264.name} for H.264; install its own wheel: pip install av"
+                    )
             if self._ticks.shortens(time_s):
                 self._warn(
                     f"{self._path} shows gaps of more than {_MAX_GAP_HOURS} hours between frames as "
@@ -102,11 +132,13 @@ class VideoWriter:
 
 
 class _GrowingTicks:
-    """Times as ticks that always grow. One that is no number or lies before the last one is taken as a
-    typical interval after it, and a gap of more than _MAX_GAP as that."""
+    """Times as ticks, of which `hz` are a second, that always grow. One that is no number or lies before the
+    last one is taken as a typical interval after it, and a gap of more than _MAX_GAP_HOURS as that."""
 
-    def __init__(self, fps: float) -> None:
-        self._typical = min(_MAX_GAP, max(1, round(TICKS / fps)))
+    def __init__(self, fps: float, hz: int) -> None:
+        self._hz = hz
+        self._max_gap = _MAX_GAP_HOURS * 3600 * hz
+        self._typical = min(self._max_gap, max(1, round(hz / fps)))
         self._origin_s = 0.0  # what is tick 0
         self._last: int | None = None
         self._frames = 0
@@ -117,14 +149,14 @@ class _GrowingTicks:
         return self._last
 
     def shortens(self, time_s: float) -> bool:
-        """Whether the gap before it will be cut to _MAX_GAP."""
-        return self._last is not None and math.isfinite(time_s) and self._gap(time_s) > _MAX_GAP
+        """Whether the gap before it will be cut."""
+        return self._last is not None and math.isfinite(time_s) and self._gap(time_s) > self._max_gap
 
     def mean_ticks(self) -> int:
         """The mean interval, for the last frame's duration."""
         if self._frames < 2 or self._last is None:
             return self._typical
-        return min(_MAX_GAP, max(1, round(self._last / (self._frames - 1))))
+        return min(self._max_gap, max(1, round(self._last / (self._frames - 1))))
 
     def _next(self, time_s: float) -> int:
         if self._last is None:
@@ -133,13 +165,13 @@ class _GrowingTicks:
         if not math.isfinite(time_s):
             return self._last + self._typical
         gap = self._gap(time_s)
-        taken = min(gap, _MAX_GAP) if gap >= 0 else self._typical
-        self._origin_s += (gap - taken) / TICKS
+        taken = min(gap, self._max_gap) if gap >= 0 else self._typical
+        self._origin_s += (gap - taken) / self._hz
         return self._last + max(1, taken)
 
     def _gap(self, time_s: float) -> int:
         """Ticks since the last time."""
-        return round((time_s - self._origin_s) * TICKS) - (self._last or 0)
+        return round((time_s - self._origin_s) * self._hz) - (self._last or 0)
 
 
 class _Target:
@@ -177,10 +209,10 @@ class _Target:
 class _Output:
     """An open file of one size, its encoder, and the newest packet, whose duration is not known yet."""
 
-    def __init__(self, path: Path, height: int, width: int) -> None:
-        if max(height, width) > MAX_VIDEO_SIDE_PX:
+    def __init__(self, path: Path, height: int, width: int, encoder: Encoder) -> None:
+        if max(height, width) > encoder.max_side_px:
             raise InputError(
-                f"cannot write {path}: a video holds at most {MAX_VIDEO_SIDE_PX} pixels a side, and the "
+                f"cannot write {path}: a video holds at most {encoder.max_side_px} pixels a side, and the "
                 f"picture is {width} x {height}; make it smaller, or give pictures one by one"
             )
         self._size = (height + height % 2, width + width % 2)
@@ -189,18 +221,19 @@ class _Output:
             self._container: OutputContainer = av.open(
                 self._target, "w", format="mp4", options={"movflags": _FLAGS, "flush_packets": "1"}
             )
-            self._stream = _h264_stream(self._container, *self._size)
+            self._stream = _stream(self._container, *self._size, encoder)
         except BaseException:
             with contextlib.suppress(OSError):
                 self._target.file.close()
             raise
+        self._hz = encoder.ticks_hz
         self._newest: Packet[VideoStream] | None = None
         self._key_at: int | None = None
 
     def encode(self, picture: npt.NDArray[np.uint8], ticks: int) -> None:
         frame = av.VideoFrame.from_ndarray(_i420(picture, *self._size), format="yuv420p")
-        frame.pts, frame.time_base = ticks, Fraction(1, TICKS)
-        if self._key_at is None or ticks - self._key_at >= GROUP_S * TICKS:
+        frame.pts, frame.time_base = ticks, Fraction(1, self._hz)
+        if self._key_at is None or ticks - self._key_at >= GROUP_S * self._hz:
             frame.pict_type = PictureType.I
             self._key_at = ticks
         self._mux(self._stream.encode(frame))
@@ -232,19 +265,29 @@ class _Output:
             self._newest = packet
 
 
-def _h264_stream(container: OutputContainer, height: int, width: int) -> VideoStream:
-    try:
-        stream = container.add_stream(_ENCODER, rate=30, options=_OPTIONS)
-    except (ValueError, av.error.FFmpegError) as exc:
-        raise InputError(
-            f"this PyAV has no {_ENCODER}, which writes videos; install its own wheel: pip install av"
-        ) from exc
+def largest_side_px() -> int:
+    """The longest side of a picture that a video can hold here. Raises InputError like VideoWriter."""
+    return _best_encoder().max_side_px
+
+
+def _best_encoder() -> Encoder:
+    for encoder in ENCODERS:
+        if encoder.is_there:
+            return encoder
+    names = " nor ".join(encoder.name for encoder in ENCODERS)
+    raise InputError(
+        f"this PyAV has neither {names}, one of which writes videos; install its own wheel: pip install av"
+    )
+
+
+def _stream(container: OutputContainer, height: int, width: int, encoder: Encoder) -> VideoStream:
+    stream = container.add_stream(encoder.name, rate=30, options=dict(encoder.options))
     if not isinstance(stream, VideoStream):
-        raise TypeError(f"{_ENCODER} encodes no video")
+        raise TypeError(f"{encoder.name} encodes no video")
     stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
-    stream.time_base = Fraction(1, TICKS)
+    stream.time_base = Fraction(1, encoder.ticks_hz)
     context = stream.codec_context
-    context.time_base = Fraction(1, TICKS)
+    context.time_base = Fraction(1, encoder.ticks_hz)
     context.thread_count = 1  # the other cores belong to the model
     context.colorspace, context.color_range = _BT601, _LIMITED
     return stream

@@ -26,7 +26,7 @@ from runtime.pipeline import PipelineOptions
 from runtime.results.summary import check_done, print_summary
 from runtime.run_options import RunOptions, check_run
 from runtime.session import Watcher, run_session
-from runtime.watchers import metrics_watcher, preview_watcher
+from runtime.watchers import metrics_watcher, mjpeg_watcher, mqtt_watcher, preview_watcher
 from stages.allocator import give_memory_back
 from stages.bundle import Bundle, shipped_bundle
 from stages.console import make_console
@@ -78,7 +78,7 @@ def command(bundle: Path | None, source: str, **options: Any) -> None:
     opened = _played(opened, options, messages.tell)
     inputs = tuple(inputs_of(click.get_current_context()))
     with _objects(path, options, required, messages.tell, lock=not dry_run) as (state, prompts):
-        watchers = _watchers(loaded, options)
+        watchers = _watchers(loaded, options, messages)
         pipeline = PipelineOptions(**values_of(PipelineOptions, options))
         chosen = RunOptions(
             pipeline=pipeline,
@@ -136,13 +136,19 @@ def _objects(
         yield state, prompts
 
 
-def _watchers(bundle: Bundle, options: dict[str, Any]) -> list[Watcher]:
+def _watchers(bundle: Bundle, options: dict[str, Any], messages: Messages) -> list[Watcher]:
     """Those that are asked for; takes their options out."""
-    port = options.pop("preview")
-    preview, metrics = values_with("preview_", options), values_with("metrics_", options)
+    port, stream, broker = (options.pop(name) for name in ("preview", "mjpeg", "mqtt"))
+    preview, metrics, mjpeg, mqtt = (
+        values_with(f"{name}_", options) for name in ("preview", "metrics", "mjpeg", "mqtt")
+    )
     watchers = []
     if port is not None:
         watchers.append(preview_watcher(bundle, port=port, **preview))
     if metrics["port"] is not None:
         watchers.append(metrics_watcher(**metrics))
+    if stream is not None:
+        watchers.append(mjpeg_watcher(bundle, port=stream, **mjpeg))
+    if broker is not None:
+        watchers.append(mqtt_watcher(bundle, broker, partial(messages.tell, about="broker"), **mqtt))
     return watchers

@@ -14,16 +14,17 @@ import click
 
 from runtime.options import CONFIG, NOT_IN_FILE
 from runtime.options import TABLES as OPTIONS
+from stages.bundle import SHIPPED
 from stages.errors import InputError
 from stages.json_values import brief
-from stages.options import PATH
+from stages.options import PATH, BundleType
 from stages.text_files import TYPE_NAMES, Mistake, line_of, parse_toml, read_text
 
 TABLES: Mapping[str, tuple[str, ...]] = {
     name: tuple(str(option.name) for option in options if option not in NOT_IN_FILE)
     for name, options in OPTIONS.items()
 }
-_ADDRESSES = ("source", "camera_proxy")  # what may hold a password
+_ADDRESSES = ("source", "camera_proxy", "mqtt")  # what may hold a password
 
 
 def config_option(text: str) -> click.Option:
@@ -103,6 +104,8 @@ def _type_of(option: click.Parameter) -> type:
 
 def _resolved(folder: Path, key: str, value: Any, option: click.Parameter) -> Any:
     """Paths are relative to the file; a source is a path if it names something that is there."""
+    if isinstance(option.type, BundleType) and value == SHIPPED.name and not _is_there(folder / value):
+        return value
     if isinstance(option.type, click.Path):
         return str(folder / value)
     if key == "source" and _is_there(folder / value):

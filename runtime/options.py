@@ -21,6 +21,10 @@ from runtime.encoder_choice import FORMS
 from runtime.frames.cameras import CameraOptions
 from runtime.frames.sources import Source
 from runtime.live.metrics import MetricsOptions
+from runtime.live.mjpeg import MjpegOptions
+from runtime.mqtt import MqttOptions
+from runtime.mqtt.names import check_topic
+from runtime.mqtt.options import broker_parts
 from runtime.objects.follower import RECENT_FRAMES
 from runtime.pipeline import PipelineOptions
 from runtime.preview import PreviewOptions
@@ -126,6 +130,33 @@ class ProxyAddress(click.ParamType):  # type: ignore[type-arg]  # not generic be
         if address.scheme != "http":
             self.fail("it is no address of a proxy, expected like http://proxy:3128", param, ctx)
         return address
+
+
+class BrokerAddress(click.ParamType):  # type: ignore[type-arg]  # not generic before click 8.4
+    """The address of an MQTT broker. It may hold a password, so no error repeats it."""
+
+    name = "URL"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Address:
+        address = value if isinstance(value, Address) else Address(str(value))
+        try:
+            broker_parts(address)
+        except InputError as exc:
+            self.fail(str(exc), param, ctx)
+        return address
+
+
+class Topic(click.ParamType):  # type: ignore[type-arg]  # not generic before click 8.4
+    """The beginning of a run's MQTT topics."""
+
+    name = "text"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        try:
+            check_topic(str(value))
+        except InputError as exc:
+            self.fail(str(exc), param, ctx)
+        return str(value)
 
 
 def preview_option(text: str) -> click.Option:
@@ -378,10 +409,58 @@ METRICS_HOST = click.Option(["--metrics-host"], default=MetricsOptions.host, sho
 METRICS_KEYS = click.Option(
     ["--metrics-keys"], type=PATH, help="Folder of `pedsam keys --preview`; needed off loopback."
 )
+MJPEG = click.Option(
+    ["--mjpeg"],
+    type=click.IntRange(0, 65535),
+    metavar="PORT",
+    help="Serve the picture with its masks as MJPEG, for players and home systems.",
+)
+MJPEG_HOST = click.Option(["--mjpeg-host"], default=MjpegOptions.host, show_default=True)
+MJPEG_KEYS = click.Option(
+    ["--mjpeg-keys"], type=PATH, help="Folder of `pedsam keys --preview`; needed off loopback."
+)
+MJPEG_WIDTH = click.Option(
+    ["--mjpeg-width"],
+    type=Count(16),
+    default=MjpegOptions.width,
+    show_default=True,
+    help="Longest side, in pixels, of those pictures.",
+)
 HEARTBEAT = click.Option(
     ["--heartbeat"],
     type=PATH,
     help="File to touch every two seconds while the run moves, for a health check.",
+)
+
+MQTT = click.Option(
+    ["--mqtt"],
+    type=BrokerAddress(),
+    metavar="URL",
+    help="Tell an MQTT broker, and so Home Assistant, of the objects: mqtts://user@host:port, or mqtt:// "
+    "without TLS.",
+)
+MQTT_PASSWORD_FILE = click.Option(
+    ["--mqtt-password-file"], type=PATH, help="File that holds the user's password."
+)
+MQTT_CA = click.Option(
+    ["--mqtt-ca"],
+    type=PATH,
+    help="Certificate, as PEM, of whoever signed the broker's  [default: those that the system trusts]",
+)
+MQTT_TOPIC = click.Option(
+    ["--mqtt-topic"],
+    type=Topic(),
+    default=MqttOptions.topic,
+    show_default=True,
+    help="What the run's topics begin with; each run needs its own.",
+)
+MQTT_INSECURE = click.Option(
+    ["--mqtt-insecure"], is_flag=True, help="Allow plain mqtt:// to a broker that is not on loopback."
+)
+MQTT_SNAPSHOTS = click.Option(
+    ["--mqtt-snapshots/--no-mqtt-snapshots"],
+    default=MqttOptions.snapshots,
+    help="Whether a picture is published when somebody asks the broker for one  [default: yes]",
 )
 
 # The tables of edge.toml, which are the sections of the help too. A key is the name of its option's value.
@@ -397,8 +476,9 @@ TABLES: Mapping[str, tuple[click.Option, ...]] = {
     ),
     "sinks": (
         OUT, RECORD, RECORD_MB, TRACE, PREVIEW, PREVIEW_HOST, PREVIEW_KEYS, PREVIEW_WIDTH, METRICS_PORT,
-        METRICS_HOST, METRICS_KEYS, HEARTBEAT, PRICE_PER_GB,
+        METRICS_HOST, METRICS_KEYS, MJPEG, MJPEG_HOST, MJPEG_KEYS, MJPEG_WIDTH, HEARTBEAT, PRICE_PER_GB,
     ),
+    "mqtt": (MQTT, MQTT_PASSWORD_FILE, MQTT_CA, MQTT_TOPIC, MQTT_INSECURE, MQTT_SNAPSHOTS),
 }  # fmt: skip
 # What is said of one run, not of a service that starts again and again.
 NOT_IN_FILE = (FPS, ONCE, BOXES, POINTS, VERIFY, NEW_SESSION, DRY_RUN)
@@ -438,6 +518,10 @@ NEEDS: Mapping[str, str] = {
     "keep_px": "keep",
     **dict.fromkeys(("preview_host", "preview_keys", "preview_width", "once"), "preview"),
     **dict.fromkeys(("metrics_host", "metrics_keys"), "metrics_port"),
+    **dict.fromkeys(("mjpeg_host", "mjpeg_keys", "mjpeg_width"), "mjpeg"),
+    **dict.fromkeys(
+        ("mqtt_password_file", "mqtt_ca", "mqtt_topic", "mqtt_insecure", "mqtt_snapshots"), "mqtt"
+    ),
     "record_mb": "record",
 }
 _SOURCES = {
@@ -476,9 +560,12 @@ def inputs_of(ctx: click.Context) -> Iterator[NamedFile]:
     """What else a command reads: its prompts, its keys and its edge.toml."""
     if (prompts := ctx.params.get("prompts")) is not None:
         yield NamedFile("the file of --prompts", prompts)
-    for name in ("preview_keys", "metrics_keys"):
+    for name in ("preview_keys", "metrics_keys", "mjpeg_keys"):
         if (keys := ctx.params.get(name)) is not None:
             what = f"a file of --{name.replace('_', '-')}"
             yield from (NamedFile(what, keys / file) for file in (CERTIFICATE, KEY, TOKEN))
+    for name in ("mqtt_password_file", "mqtt_ca"):
+        if (file := ctx.params.get(name)) is not None:
+            yield NamedFile(f"the file of --{name.replace('_', '-')}", file)
     if CONFIG in ctx.meta:
         yield NamedFile("the file of --config", ctx.meta[CONFIG])

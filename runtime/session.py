@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.progress import Progress, TextColumn, TimeElapsedColumn
 from rich.text import Text
 
-from media.video_writer import MAX_VIDEO_SIDE_PX
+from media.video_writer import largest_side_px
 from runtime.edge import open_edge
 from runtime.frames.player import Player
 from runtime.frames.sources import Frame, Source
@@ -363,7 +363,7 @@ def _write_into(run: _Run, sizes: Sizes, note: Callable[[Path], None], folder: P
 
 
 def _fits_a_video(sizes: Sizes) -> bool:
-    return max(side for size in sizes for side in size) <= MAX_VIDEO_SIDE_PX
+    return max(side for size in sizes for side in size) <= largest_side_px()
 
 
 @contextlib.contextmanager

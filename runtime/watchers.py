@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from runtime.live.interface import Live
 from runtime.live.metrics import MetricsOptions, metrics_identity, serve_metrics
+from runtime.live.mjpeg import MjpegOptions, mjpeg_identity, serve_mjpeg
+from runtime.mqtt import MqttOptions, check_mqtt, publishing
 from runtime.preview import PreviewOptions, introduction, preview, preview_identity
 from runtime.results.sinks import banner_for
 from runtime.session import Watcher
+from stages.address import Address
 from stages.bundle import Bundle
 
 
@@ -33,6 +37,23 @@ def metrics_watcher(host: str, port: int, keys: Path | None = None) -> Watcher:
     options = MetricsOptions(host, port, keys)
     metrics_identity(options)
     return partial(serve_metrics, options=options)
+
+
+def mjpeg_watcher(bundle: Bundle, host: str, port: int, keys: Path | None, width: int) -> Watcher:
+    """The overlay of a run as MJPEG; see MjpegOptions. Raises InputError as `preview_watcher` does."""
+    options = MjpegOptions(host, port, keys, width, banner_for(bundle.weights))
+    mjpeg_identity(options)
+    return partial(serve_mjpeg, options=options)
+
+
+def mqtt_watcher(bundle: Bundle, broker: Address, tell: Callable[[str], None], **more: Any) -> Watcher:
+    """A run's objects for a broker; `more` are those of MqttOptions. `tell` gets sentences about the broker.
+
+    Raises InputError as `check_mqtt` does.
+    """
+    options = MqttOptions(broker, **more, model=bundle.description, banner=banner_for(bundle.weights))
+    check_mqtt(options)
+    return partial(publishing, options=options, tell=tell)
 
 
 @contextlib.asynccontextmanager

@@ -33,7 +33,8 @@ _ENDS_HOST = re.compile(r"[/?#\\]")
 _WITH_HOST = frozenset(
     {
         "rtsp", "rtsps", "rtspu", "http", "https", "rtmp", "rtmps", "rtmpt", "rtmpe", "udp", "tcp", "rtp",
-        "srt", "mms", "ftp", "ftps", "sftp", "ssh", "smb", "nfs", "ws", "wss", "onvif", "csi",
+        "srt", "mms", "ftp", "ftps", "sftp", "ssh", "smb", "nfs", "ws", "wss", "onvif", "csi", "mqtt",
+        "mqtts",
     }
 )  # fmt: skip
 _MISTYPED = re.compile(rf"({'|'.join(sorted(_WITH_HOST, key=len, reverse=True))})([:;]|//|\\)", re.IGNORECASE)

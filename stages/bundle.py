@@ -41,7 +41,7 @@ WEIGHT_STATUS = ("untrained", "undistilled", "distilled")
 EDGE_FOLDER = "edge"
 PADDING_FILE = f"{EDGE_FOLDER}/padding.npy"
 PROBE_FILE = f"{EDGE_FOLDER}/probe.npz"
-SHIPPED = Path(__file__).parent.parent / "assets/mini"
+SHIPPED = Path(__file__).parent / "mini"
 
 
 @dataclass(frozen=True)
@@ -372,13 +372,19 @@ class Bundle:
 
 
 def shipped_bundle() -> Path:
-    """Directory of the trained mini bundle that lies in a clone of this project, beside `pedsam.py`."""
+    """Directory of the trained mini bundle that comes with pedsam, in this package."""
     if not (SHIPPED / MANIFEST).is_file():
         raise BundleError(
-            f"{SHIPPED}, the bundle that comes with a clone of pedsam, is missing; install from a clone "
-            "with pip install -e, or give --bundle"
+            f"{SHIPPED}, the bundle that comes with pedsam, is missing, as it is in containers; install "
+            "pedsam again, or give --bundle"
         )
     return SHIPPED
+
+
+def named_bundle(path: Path) -> Path:
+    """The directory that a person means: "mini" is what comes with pedsam, unless something of that name lies
+    here."""
+    return shipped_bundle() if str(path) == SHIPPED.name and not os.path.lexists(path) else path
 
 
 def is_bundle(path: Path) -> bool:
@@ -422,7 +428,8 @@ def _read_what_travels(manifest: Mapping[str, Any]) -> dict[str, Any]:
 def _why_none(path: Path) -> str:
     """A clause about a path without a manifest, and what to give instead."""
     if not os.path.lexists(path):
-        return "nothing is there; make one with pedsam export"
+        other = ", or give --bundle mini, which comes with pedsam" if path.name == SHIPPED.name else ""
+        return f"nothing is there; make one with pedsam export{other}"
     folder = path if path.is_dir() else path.parent
     near = [
         each for each in (folder, folder.parent, *sorted(folder.glob("*/"))) if (each / MANIFEST).is_file()

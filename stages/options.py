@@ -13,7 +13,9 @@ import click
 from click.core import ParameterSource
 
 from stages.address import names_address
+from stages.bundle import named_bundle
 from stages.engines.backends import BACKENDS
+from stages.errors import BundleError
 
 MAX_COUNT, MAX_NUMBER = 2**31 - 1, 1e9
 MAX_THREADS = 1024
@@ -68,6 +70,16 @@ class PathType(click.Path):
         return super().convert(value, param, ctx)
 
 
+class BundleType(PathType):
+    """The folder of a bundle; "mini" is the one that comes with pedsam."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        try:
+            return named_bundle(super().convert(value, param, ctx))
+        except BundleError as exc:
+            self.fail(str(exc), param, ctx)
+
+
 PATH = PathType()
 
 BACKEND = click.Option(["--backend"], type=click.Choice(BACKENDS), default="auto", show_default=True)
@@ -79,8 +91,8 @@ THREADS = click.Option(
 
 def bundle_option(what: str, **attributes: Any) -> click.Option:
     """`--bundle`, which is `what`; without it the command takes `stages.bundle.shipped_bundle()`."""
-    text = f"{what}  [default: the mini model that comes with pedsam]"
-    return click.Option(["--bundle"], type=PATH, help=text, **attributes)
+    text = f"{what}  [default: mini, which comes with pedsam]"
+    return click.Option(["--bundle"], type=BundleType(), help=text, **attributes)
 
 
 def given_options(ctx: click.Context) -> dict[str, str]:

@@ -23,7 +23,8 @@ Handler = Callable[[int, FrameType | None], Any] | int | signal.Handlers | None
 
 def is_own_process() -> bool:
     """Whether this process is a command of pedsam, and no program that imports it."""
-    return os.path.basename(sys.argv[0]) in ("pedsam", "pedsam.py")
+    folder, name = os.path.split(sys.argv[0])
+    return name == "pedsam" or (os.path.basename(folder), name) == ("pedsam", "__main__.py")
 
 
 def stop_signals() -> list[signal.Signals]:

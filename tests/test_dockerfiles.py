@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import io
 import re
+import tarfile
 
 import click
 import pytest
 
 from jetson.board.releases import OFFERED
+from jetson.steps.image import build_context
 from runtime.cli import command as run
 from server.cli import command as serve
 from tests.support.bundles import ROOT
@@ -15,11 +18,16 @@ from tests.test_isolation import PYPROJECT
 
 SITE = (ROOT / "Dockerfile.site").read_text(encoding="utf-8")
 JETSON = (ROOT / "Dockerfile.jetson").read_text(encoding="utf-8")
-ADMITTED = {
-    line[1:] for line in (ROOT / ".dockerignore").read_text(encoding="utf-8").splitlines() if line[0] == "!"
-}
-LOCK = {"constraints-jetson.txt", "requirements-jetson.txt"}
-both = pytest.mark.parametrize("recipe", [SITE, JETSON], ids=["site", "jetson"])
+EDGE = (ROOT / "Dockerfile.edge").read_text(encoding="utf-8")
+LOCK = {"constraints.txt", "constraints-jetson.txt", "requirements-jetson.txt"}
+every = pytest.mark.parametrize("recipe", [SITE, JETSON, EDGE], ids=["site", "jetson", "edge"])
+with_an_edge = pytest.mark.parametrize("recipe", [JETSON, EDGE], ids=["jetson", "edge"])
+
+
+def admitted(ignore: str) -> set[str]:
+    """What an ignore file lets through to the builder."""
+    lines = (ROOT / ignore).read_text(encoding="utf-8").splitlines()
+    return {line[1:] for line in lines if line[0] == "!"}
 
 
 def copied(dockerfile: str) -> set[str]:
@@ -29,21 +37,29 @@ def copied(dockerfile: str) -> set[str]:
 
 
 def test_what_is_copied_reaches_the_builder() -> None:
-    assert copied(SITE) | copied(JETSON) == ADMITTED
+    assert copied(SITE) | copied(JETSON) == admitted(".dockerignore")
+    assert copied(EDGE) == admitted("Dockerfile.edge.dockerignore")
 
 
-@both
+def test_a_bundle_is_no_part_of_an_image() -> None:
+    """A board and a site get their own."""
+    with tarfile.open(fileobj=io.BytesIO(build_context())) as context:
+        names = context.getnames()
+    assert {"Dockerfile.jetson", "pedsam/command.py", "stages/bundle.py"} <= set(names)
+    assert not [name for name in names if name.startswith("stages/mini/")]
+
+
+@every
 def test_what_is_copied_exists(recipe: str) -> None:
     lines = re.findall(r"^COPY (?!--from)(.+)$", recipe, re.MULTILINE)
     assert all((ROOT / source).exists() for line in lines for source in line.split()[:-1])
 
 
-@both
+@every
 def test_every_package_is_copied(recipe: str) -> None:
     shipped = PYPROJECT["tool"]["setuptools"]
     folders = {pattern.rstrip("*") for pattern in shipped["packages"]["find"]["include"]}
-    modules = {f"{name}.py" for name in shipped["py-modules"]}
-    assert folders | modules | {"pyproject.toml", PYPROJECT["project"]["readme"]} == copied(recipe) - LOCK
+    assert folders | {"pyproject.toml", PYPROJECT["project"]["readme"]} == copied(recipe) - LOCK
 
 
 def argument(name: str) -> str:
@@ -74,16 +90,17 @@ def test_both_stages_ask_for_the_same_of_the_base() -> None:
         assert argument(name)  # which fails on two values
 
 
-def test_the_healthcheck_is_what_is_copied_there() -> None:
-    (script,) = re.findall(r'^HEALTHCHECK .* CMD \["(.+)"\]$', JETSON, re.MULTILINE)
-    assert f"COPY jetson/files/alive.sh {script}\n" in JETSON
+@with_an_edge
+def test_the_healthcheck_is_what_is_copied_there(recipe: str) -> None:
+    (script,) = re.findall(r'^HEALTHCHECK .* CMD \["(.+)"\]$', recipe, re.MULTILINE)
+    assert f"COPY jetson/files/alive.sh {script}\n" in recipe
 
 
 @pytest.mark.parametrize(
     ("command", "name"),
     [
         *((serve, name) for name in sorted(set(re.findall(r"PEDSAM_SERVE_([A-Z_]+)=", SITE)))),
-        *((run, name) for name in sorted(set(re.findall(r"PEDSAM_RUN_([A-Z_]+)=", JETSON)))),
+        *((run, name) for name in sorted(set(re.findall(r"PEDSAM_RUN_([A-Z_]+)=", JETSON + EDGE)))),
     ],
 )
 def test_options_set_by_environment_exist(command: click.Command, name: str) -> None:
@@ -91,8 +108,9 @@ def test_options_set_by_environment_exist(command: click.Command, name: str) -> 
     assert f"--{name.lower().replace('_', '-')}" in options
 
 
-def test_the_healthcheck_looks_at_what_the_edge_touches() -> None:
-    (file,) = re.findall(r"PEDSAM_RUN_HEARTBEAT=(\S+)", JETSON)
+@with_an_edge
+def test_the_healthcheck_looks_at_what_the_edge_touches(recipe: str) -> None:
+    (file,) = re.findall(r"PEDSAM_RUN_HEARTBEAT=(\S+)", recipe)
     assert f"${{PEDSAM_RUN_HEARTBEAT:-{file}}}" in (ROOT / "jetson/files/alive.sh").read_text(
         encoding="utf-8"
     )

@@ -10,9 +10,10 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 PACKAGES = (
-    "benchmarks", "evaluation", "export", "jetson", "media", "runtime", "server", "stages", "training",
+    "benchmarks", "evaluation", "examples", "export", "jetson", "media", "pedsam", "runtime", "server",
+    "stages", "training",
 )  # fmt: skip
-FILES = sorted([ROOT / "pedsam.py", *(path for name in PACKAGES for path in (ROOT / name).rglob("*.py"))])
+FILES = sorted(path for name in PACKAGES for path in (ROOT / name).rglob("*.py"))
 MODE = re.compile("[rwxa][bt+]*")
 
 

@@ -9,7 +9,7 @@ import click
 import pytest
 from click.testing import CliRunner, Result
 
-from pedsam import COMMANDS, main
+from pedsam.command import COMMANDS, main
 from tests.support.fakes import tiny_bundle
 
 RUNNER = CliRunner()

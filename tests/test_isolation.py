@@ -39,6 +39,7 @@ HEAVY = (
 )
 # Which packages a package may import besides itself. A subpackage named here has arrows of its own.
 LAYERS: dict[str, set[str]] = {
+    "pedsam": {"runtime", "stages"},
     "stages": set(),
     "media": {"stages"},
     "export": {"media", "stages"},
@@ -100,7 +101,7 @@ def environment(extra: str, path: Path) -> Path:
             top = file.parts[0]
             if top not in ("..", "__pycache__") and not (path / top).exists():
                 (path / top).symlink_to(Path(str(found.locate_file(top))))
-    for name in ("pedsam.py", *PLACES[extra]):
+    for name in ("pedsam", *PLACES[extra]):
         (path / name).parent.mkdir(exist_ok=True)
         (path / name).symlink_to(ROOT / name)
     return path
@@ -167,7 +168,7 @@ def imports(path: Path) -> Iterator[str]:
 
 
 def test_packages_import_each_other_as_the_layers_say() -> None:
-    ours = {*LAYERS, "benchmarks", "tests", "pedsam"}
+    ours = {*LAYERS, "benchmarks", "examples", "tests"}
     for package, path in sources():
         found = {package_of(name) for name in imports(path)} & ours
         assert found <= LAYERS[package] | {package}, path
@@ -203,10 +204,19 @@ def test_who_may_import_what_is_heavy() -> None:
         if path != ROOT / "export/sam.py":
             assert "segment_anything" not in found, path
         assert not found & {"tensorrt", "tensorrt_rtx", "pycuda"}, path
-    # These are imported by name, when they are used, in one place; everyone else asks it for them. So is
-    # what a user names as detector.
-    by_name = {path.name for _, path in sources() if "import_module(" in path.read_text(encoding="utf-8")}
-    assert by_name == {"tensorrt_engine.py", "kinds.py"}
+    # These are imported by name, when they are used, in one place; everyone else asks it for them. So are
+    # what a user names as detector, the commands, and what `import pedsam` hands on.
+    by_name = {
+        str(path.relative_to(ROOT))
+        for _, path in sources()
+        if "import_module(" in path.read_text(encoding="utf-8")
+    }
+    assert by_name == {
+        "stages/engines/tensorrt_engine.py",
+        "runtime/detectors/kinds.py",
+        "pedsam/__init__.py",
+        "pedsam/command.py",
+    }
 
 
 def test_pictures_as_files_are_opened_and_written_in_one_place() -> None:
@@ -237,6 +247,14 @@ def test_every_folder_of_code_is_shipped_with_what_it_reads() -> None:
         assert (path.parent / "__init__.py").is_file(), path.parent
         assert f"{path.relative_to(ROOT).parts[0]}*" in shipped["packages"]["find"]["include"]
     assert shipped["package-data"] == {
+        "pedsam": ["py.typed"],
+        "media": ["py.typed"],
+        "runtime": ["py.typed"],
+        "stages": [
+            "py.typed",
+            "mini/*.*",
+            *(f"mini/{part}/*" for part in ("edge", "window", "global", "decoder")),
+        ],
         "runtime.detectors": ["models/*"],
         "runtime.preview": ["static/*"],
         "jetson": ["scripts/*", "files/*"],

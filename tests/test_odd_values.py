@@ -9,7 +9,7 @@ import click
 import pytest
 from click.testing import CliRunner
 
-from pedsam import COMMANDS, main
+from pedsam.command import COMMANDS, main
 
 # What each command gets besides, so that it ends before it starts any work: a bundle or picture that is not
 # there. `flash` and `board` would look for their board: those get an address that is none.

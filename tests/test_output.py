@@ -21,7 +21,7 @@ import click
 import pytest
 from click.testing import CliRunner
 
-from pedsam import LazyGroup
+from pedsam.command import LazyGroup
 from stages.console import MISSING, LastingOutput
 from tests.support.edge import write_photo
 
@@ -240,7 +240,7 @@ def test_a_full_disk_that_nothing_else_has_told_is_one_sentence(number: int) -> 
 )
 def test_standard_output_that_cannot_be_written_is_one_sentence(where: str, why: str) -> None:
     code = (
-        "import click; from pedsam import LazyGroup\n"
+        "import click; from pedsam.command import LazyGroup\n"
         "group = LazyGroup('pedsam')\n"
         "group.get_command = lambda ctx, name: click.Command('x', callback=lambda: click.echo('words'))\n"
         "group.main(['x'])"
@@ -255,7 +255,7 @@ def test_a_stream_that_is_closed_is_no_error(tmp_path: Path, closed: str) -> Non
     """Nor does the next file that is opened get what is printed."""
     code = (
         "import os, sys; from pathlib import Path; import click\n"
-        "from pedsam import LazyGroup\n"
+        "from pedsam.command import LazyGroup\n"
         "@click.command('x')\n"
         "def command():\n"
         "    with open(sys.argv[-1] + '/result', 'w') as file:\n"

@@ -17,12 +17,14 @@ from click.testing import CliRunner
 from packaging.requirements import Requirement
 
 import pedsam
+from pedsam.command import COMMANDS
 from stages.errors import InputError
 from stages.options import PathType
 from stages.problems import EXTRAS
+from tests.support.processes import MODULE
 from tests.test_isolation import PYPROJECT
 
-ROOT = Path(pedsam.__file__).parent
+ROOT = Path(__file__).parent.parent
 
 
 def said_of(error: Exception, monkeypatch: pytest.MonkeyPatch) -> str:
@@ -36,7 +38,7 @@ def said_of(error: Exception, monkeypatch: pytest.MonkeyPatch) -> str:
         command = failing
 
     monkeypatch.setitem(sys.modules, "failing", Module)
-    monkeypatch.setitem(pedsam.COMMANDS, "serve", ("failing", "x"))
+    monkeypatch.setitem(COMMANDS, "serve", ("failing", "x"))
     result = CliRunner().invoke(pedsam.main, ["serve"])
     assert result.exit_code == 1
     assert isinstance(result.exception, SystemExit), result.exception
@@ -86,7 +88,7 @@ def test_an_error_of_the_program_keeps_its_traceback(monkeypatch: pytest.MonkeyP
 
 def test_every_extra_that_is_named_is_one() -> None:
     known = PYPROJECT["project"]["optional-dependencies"]
-    for name in pedsam.COMMANDS:
+    for name in COMMANDS:
         extras = Requirement(f"pedsam[{EXTRAS.get(name, 'edge')}]").extras
         assert extras <= known.keys()
 
@@ -95,20 +97,20 @@ def test_any_name_is_printed_though_the_terminal_takes_only_ascii(tmp_path: Path
     variables = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "PYTHONIOENCODING": "ascii"}
     out = tmp_path / os.fsdecode(b"caf\xe9 \xc2\xb0C")
     line = [
-        sys.executable,
-        str(ROOT / "pedsam.py"),
+        *MODULE,
         "keys",
         "--out",
         str(out),
         "--site",
         "a=https://pedsam_site:1",
     ]
-    done = subprocess.run(line, capture_output=True, env={**os.environ, **variables}, check=False)
+    variables |= {**os.environ, "PYTHONPATH": str(ROOT)} | variables
+    done = subprocess.run(line, capture_output=True, env=variables, check=False)
     assert (done.returncode, done.stderr) == (0, b"")
     assert b"pedsam_site:1" in done.stdout
     assert (out / "sites.toml").is_file()
-    gone = [*line[:2], "run", "--source", str(out / "gone.jpg"), "--point", "1,1"]
-    done = subprocess.run(gone, capture_output=True, env={**os.environ, **variables}, check=False)
+    gone = [*MODULE, "run", "--source", str(out / "gone.jpg"), "--point", "1,1"]
+    done = subprocess.run(gone, capture_output=True, env=variables, check=False)
     assert done.returncode == 1
     assert done.stderr.startswith(b"Error: source ")
     assert done.stderr.count(b"\n") == 1
@@ -131,7 +133,7 @@ def test_a_stream_that_cannot_be_changed_is_left(monkeypatch: pytest.MonkeyPatch
 
 
 def test_every_command_refuses_empty_paths() -> None:
-    for name, (module, _) in pedsam.COMMANDS.items():
+    for name, (module, _) in COMMANDS.items():
         for option in importlib.import_module(module).command.params:
             if isinstance(option.type, click.Path):
                 assert isinstance(option.type, PathType), f"{name} {option.name}"

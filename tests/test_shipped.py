@@ -58,7 +58,7 @@ def shipped() -> Bundle:
 
 
 def test_it_is_small_and_holds_what_a_site_and_an_edge_need(shipped: Bundle) -> None:
-    assert shipped.path == ROOT / "assets/mini"
+    assert shipped.path == ROOT / "stages/mini"
     assert shipped.geometry.name == "mini"
     for name in ("window", "global", "decoder"):
         assert shipped.verified_file(name).is_file()
@@ -200,9 +200,13 @@ def test_that_environment_lacks_it(tmp_path: Path, name: str) -> None:
 
 @pytest.fixture
 def installed_elsewhere(tmp_path: Path) -> Path:
-    """pedsam's packages in a folder without assets/, as `pip install` without -e leaves them."""
-    for name in ("pedsam.py", "stages", "server", "runtime"):
+    """pedsam's packages in a folder, without the bundle, as in a container."""
+    for name in ("pedsam", "media", "server", "runtime"):
         (tmp_path / name).symlink_to(ROOT / name)
+    (tmp_path / "stages").mkdir()
+    for path in (ROOT / "stages").iterdir():
+        if path.name != SHIPPED.name:
+            (tmp_path / "stages" / path.name).symlink_to(path)
     return tmp_path
 
 
@@ -216,7 +220,7 @@ def test_without_it_commands_ask_for_a_bundle(installed_elsewhere: Path, argumen
     done = subprocess.run(line, cwd=installed_elsewhere, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr == (
-        f"Error: {installed_elsewhere}/assets/mini, the bundle that comes with a clone of pedsam, is "
-        "missing; install from a clone with pip install -e, or give --bundle\n"
+        f"Error: {installed_elsewhere}/stages/mini, the bundle that comes with pedsam, is missing, "
+        "as it is in containers; install pedsam again, or give --bundle\n"
     )
     assert not (installed_elsewhere / "out").exists()

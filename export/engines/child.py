@@ -163,7 +163,7 @@ def _last_line(printed: str) -> str:
 
 def _child(task: Task, answers: Connection, errors: str) -> None:
     """Sends fractions, then a PlanRecord or an EngineError."""
-    handle(signal.SIG_DFL)  # TensorRT never returns to Python, so to a handler that pedsam.py has set
+    handle(signal.SIG_DFL)  # TensorRT never returns to Python, so to a handler that pedsam.command has set
     # Drivers and compilers write why they end the process there, past Python and TensorRT's logger.
     os.dup2(os.open(errors, os.O_WRONLY | os.O_APPEND), 2)
     stage = task.job.stage

@@ -132,14 +132,16 @@ def _context_hash() -> str:
 
 
 def _context_files() -> dict[str, Path]:
-    """Files by their name in the context: those that .dockerignore admits."""
+    """Files by their name in the context: those that .dockerignore admits and does not leave out again."""
     ignore = ROOT / ".dockerignore"
     if not (ROOT / DOCKERFILE).is_file() or not ignore.is_file():
         raise InputError(
             f"{ROOT} holds no {DOCKERFILE}: the image is built from a clone of pedsam; install with "
             "pip install -e from one, or give --image"
         )
-    admitted = [line[1:] for line in ignore.read_text(encoding="utf-8").splitlines() if line[:1] == "!"]
+    lines = ignore.read_text(encoding="utf-8").splitlines()
+    admitted = [line[1:] for line in lines if line[:1] == "!"]
+    left_out = [ROOT / line for line in lines if line[:1] not in ("!", "*")]
     found = {DOCKERFILE: ROOT / DOCKERFILE}
     for name in admitted:
         top = ROOT / name
@@ -147,6 +149,6 @@ def _context_files() -> dict[str, Path]:
         found |= {
             str(path.relative_to(ROOT)): path
             for path in paths
-            if path.is_file() and "__pycache__" not in path.parts
+            if path.is_file() and "__pycache__" not in path.parts and not {*path.parents} & {*left_out}
         }
     return found

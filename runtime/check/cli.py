@@ -26,6 +26,7 @@ from runtime.edge import (
     ledger_path,
 )
 from runtime.edge_toml import config_option
+from runtime.mqtt import MqttOptions, broker_doubts
 from runtime.options import (
     ACCEPT_EXPOSURE,
     ALLOW_UNDISTILLED,
@@ -41,6 +42,14 @@ from runtime.options import (
     METRICS_HOST,
     METRICS_KEYS,
     METRICS_PORT,
+    MJPEG,
+    MJPEG_HOST,
+    MJPEG_KEYS,
+    MQTT,
+    MQTT_CA,
+    MQTT_INSECURE,
+    MQTT_PASSWORD_FILE,
+    MQTT_TOPIC,
     NEW_SESSION,
     OUT,
     PREVIEW,
@@ -56,6 +65,7 @@ from runtime.options import (
     inputs_of,
     sites_option,
     values_of,
+    values_with,
 )
 from runtime.results.run_folder import RESULTS, results_in
 from runtime.run_files import files_read, files_written
@@ -74,7 +84,8 @@ from stages.options import BACKEND, IDLE_THREADS, PATH, THREADS, warn_of_idle_op
         config_option("whose files, ports and keys are tried too, as are those of the options below."),
         *(BUNDLE, sites_option(required=True), WIRE, BACKEND, THREADS, INSECURE, ACCEPT_EXPOSURE, LEDGER),
         *(NEW_SESSION, ALLOW_UNDISTILLED, PROMPTS, STATE, OUT, TRACE, HEARTBEAT, PREVIEW, PREVIEW_HOST),
-        *(PREVIEW_KEYS, METRICS_PORT, METRICS_HOST, METRICS_KEYS, SPOT_CHECKS, PRICE_PER_GB),
+        *(PREVIEW_KEYS, METRICS_PORT, METRICS_HOST, METRICS_KEYS, MJPEG, MJPEG_HOST, MJPEG_KEYS),
+        *(MQTT, MQTT_PASSWORD_FILE, MQTT_CA, MQTT_TOPIC, MQTT_INSECURE, SPOT_CHECKS, PRICE_PER_GB),
         *(KEEP, KEEP_PX, KEEP_OBJECTS, KEEP_BOXES, KEPT),
     ],
 )
@@ -120,6 +131,7 @@ def command(
             "how many windows --keep and --keep-objects keep is not in the prediction; --kept N predicts for "
             "as many"
         )
+    report.warnings += _doubts_about_the_broker(options)
     print_report(console, report)
     write_json_file(json_path, to_json(report))
     click.get_current_context().exit(0 if report.usable else 1)
@@ -129,6 +141,17 @@ def _kept(bundle: Bundle, edge: EdgeOptions, size: tuple[int, int], count: int) 
     """The windows that `--keep-box` and `--kept` keep of a frame of (height, width)."""
     edge.kept.check_inside([size])
     return windows_kept(bundle.geometry, size, count, edge.kept.windows(bundle.geometry, *size))
+
+
+def _doubts_about_the_broker(options: dict[str, Any]) -> list[str]:
+    """Why the broker of --mqtt does not answer as it should; a run begins all the same."""
+    if options["mqtt"] is None:
+        return []
+    values = values_with("mqtt_", dict(options))
+    try:
+        return broker_doubts(MqttOptions(options["mqtt"], **values))
+    except InputError:  # which is among the problems
+        return []
 
 
 def _files_of_a_run(

@@ -16,11 +16,15 @@ from runtime.live.endpoint import trying_to_listen
 from runtime.live.heartbeat import check_heartbeat
 from runtime.live.metrics import WHAT as METRICS
 from runtime.live.metrics import MetricsOptions, metrics_identity
+from runtime.live.mjpeg import WHAT as MJPEG
+from runtime.live.mjpeg import MjpegOptions, mjpeg_identity
+from runtime.mqtt import MqttOptions, check_mqtt
 from runtime.objects.prompts import read_prompts
 from runtime.objects.state_file import check_state
 from runtime.preview import PreviewOptions, preview_identity
 from runtime.results.run_folder import SUMMARY, check_run_folder
 from runtime.results.trace import check_trace
+from stages.address import Address
 from stages.errors import InputError
 
 
@@ -39,6 +43,14 @@ class LocalOptions:
     metrics_port: int | None = None
     metrics_host: str = MetricsOptions.host
     metrics_keys: Path | None = None
+    mjpeg: int | None = None
+    mjpeg_host: str = MjpegOptions.host
+    mjpeg_keys: Path | None = None
+    mqtt: Address | None = None
+    mqtt_password_file: Path | None = None
+    mqtt_ca: Path | None = None
+    mqtt_topic: str = MqttOptions.topic
+    mqtt_insecure: bool = False
 
 
 async def local_problems(options: LocalOptions) -> list[str]:
@@ -79,6 +91,12 @@ def _trials(options: LocalOptions) -> Iterator[Callable[[], object]]:
     if options.metrics_port is not None:
         metrics = MetricsOptions(options.metrics_host, options.metrics_port, options.metrics_keys)
         yield partial(metrics_identity, metrics)
+    if options.mjpeg is not None:
+        mjpeg = MjpegOptions(options.mjpeg_host, options.mjpeg, options.mjpeg_keys)
+        yield partial(mjpeg_identity, mjpeg)
+    if options.mqtt is not None:
+        file, topic, ca = options.mqtt_password_file, options.mqtt_topic, options.mqtt_ca
+        yield partial(check_mqtt, MqttOptions(options.mqtt, file, topic, ca, options.mqtt_insecure))
 
 
 def _endpoints(options: LocalOptions) -> Iterator[tuple[str, int, str]]:
@@ -87,3 +105,5 @@ def _endpoints(options: LocalOptions) -> Iterator[tuple[str, int, str]]:
         yield options.preview_host, options.preview, "preview"
     if options.metrics_port is not None:
         yield options.metrics_host, options.metrics_port, METRICS
+    if options.mjpeg is not None:
+        yield options.mjpeg_host, options.mjpeg, MJPEG

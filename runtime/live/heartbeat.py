@@ -3,7 +3,7 @@
 A container's health check, or a service manager, looks at the file's age, and whoever starts a service at
 the number in it: frames finished so far. A run moves when its event loop runs, and frames are finished or
 none is due. A loop that hangs touches nothing; one that runs while a camera's driver, a GPU or a disk hangs
-below it is found out by its frames.
+below it is found out by its frames. Whenever the file is touched, systemd's watchdog hears of it too.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from pathlib import Path
 import anyio
 from anyio import to_thread
 
+from runtime.live.systemd import pet_watchdog
 from runtime.pipeline import Pipeline
 from stages.errors import InputError, ungrouped
 from stages.files import check_writable
@@ -175,6 +176,7 @@ async def _beat(
         moves = watchdog.moves(activity)
         if moves:
             touched = await _touch_or_tell(options.path, activity.frames, touched, say)
+            pet_watchdog()
         if moves != beats:
             say(_told(options.path, moves, activity.doing, watchdog.idle_s))
         beats = moves

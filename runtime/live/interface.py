@@ -29,6 +29,11 @@ class Live(ABC):
 
     @property
     @abstractmethod
+    def object_names(self) -> tuple[str, ...]:
+        """The objects that are looked for, also while frames come without them: paused, or lost."""
+
+    @property
+    @abstractmethod
     def held(self) -> HeldTiles:
         """What each operator was sent, for pictures of it."""
 

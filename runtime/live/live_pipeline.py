@@ -70,6 +70,10 @@ class LivePipeline(Live):
         return self._pipeline.frames
 
     @property
+    def object_names(self) -> tuple[str, ...]:
+        return tuple(entry.name for entry in self._follower.objects.entries)
+
+    @property
     def held(self) -> HeldTiles:
         return self._held
 

@@ -84,6 +84,11 @@ class ObjectRegistry:
         """Whether an object starts, or starts again, exactly on this frame."""
         return number in self._starts
 
+    def expect(self, prompt: Prompt) -> None:
+        """Have an object start, or start again, on a frame that is to come."""
+        self._coming = sorted([*self._coming, prompt], key=lambda each: each.from_frame)
+        self._starts.add(prompt.from_frame)
+
     def start_due(self, number: int, place_s: float | None = None) -> None:
         """Start the objects that are due on this frame. Those that are not followed are asked for on every
         picture."""

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 import click
 import pytest
 
-from pedsam import COMMANDS, main
+from pedsam.command import COMMANDS, main
 from stages.engines.plans import IMAGE_VARIABLE
 from tests.support.documents import DOCUMENTS, README, ROOT, CodeLine, Document
 

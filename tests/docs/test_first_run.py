@@ -16,7 +16,7 @@ from jetson.flash import STEPS
 from jetson.steps.bundle import SYSTEM_BYTES
 from jetson.steps.image import BUILD_BYTES, IMAGE_BYTES
 from jetson.steps.service import HEALTHY_S
-from jetson.versions import KEY_FOLDERS, STATE_FILES
+from jetson.versions import KEY_FILES, KEY_FOLDERS, STATE_FILES
 from runtime.edge_toml import TABLES
 from stages.bundle import Bundle, shipped_bundle
 from stages.geometry import GEOMETRIES
@@ -114,7 +114,7 @@ def test_keys_of_edge_toml_that_a_board_has_of_its_own() -> None:
     section = PAGE.text.partition("On the board these keys are set by `flash`")[2]
     named = [key for row in table_rows(section) for key in re.findall(r"`(\w+)`", row[0])]
     ours = {"bundle", "sites", "ledger", "heartbeat", "source", "allow_undistilled", "prompts", "state"}
-    assert set(named) == {*ours, *STATE_FILES, *KEY_FOLDERS}
+    assert set(named) == {*ours, *STATE_FILES, *KEY_FOLDERS, *KEY_FILES}
     assert set(named) <= {key for keys in TABLES.values() for key in keys}
 
 

@@ -12,7 +12,7 @@ from export.checkpoints.bundle_weights import weights_of
 from export.checkpoints.load import load_weights, save_weights
 from export.projection import Projection
 from export.sam import build_sam
-from pedsam import main
+from pedsam.command import main
 from stages.bundle import Bundle
 from stages.geometry import GEOMETRIES
 from stages.tile_code import TileCode

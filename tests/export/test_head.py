@@ -21,7 +21,7 @@ from export.precision import FP32, stage_precisions
 from export.projection import Projection
 from export.sam import Sam, Weights
 from export.stages import StagePlan, stage_plans
-from pedsam import main
+from pedsam.command import main
 from runtime.frames.canvas import make_canvas
 from stages.bundle import Bundle
 from stages.errors import InputError, ParityError

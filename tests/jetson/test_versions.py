@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from jetson.versions import KEY_FOLDERS, STATE_FILES, Service, Version, make_version, read_edge
+from jetson.versions import KEY_FILES, KEY_FOLDERS, STATE_FILES, Service, Version, make_version, read_edge
 from runtime.options import NOT_IN_FILE, TABLES
 from runtime.sites.config import read_sites
 from stages.errors import InputError
@@ -78,7 +78,7 @@ def test_every_path_in_edge_toml_is_known() -> None:
     paths = {str(option.name) for table in TABLES.values() for option in table if option.type is PATH}
     paths -= {str(option.name) for option in NOT_IN_FILE}
     others = {"bundle", "sites", "ledger", "heartbeat", "prompts", "state"}
-    assert {*STATE_FILES, *KEY_FOLDERS} == paths - others
+    assert {*STATE_FILES, *KEY_FOLDERS, *KEY_FILES} == paths - others
 
 
 def test_sites_keep_what_they_say_and_find_their_files(folder: Path, tmp_path: Path) -> None:
@@ -99,6 +99,20 @@ def test_sites_keep_what_they_say_and_find_their_files(folder: Path, tmp_path: P
 def test_keys_of_authorities_stay_here(folder: Path) -> None:
     names = {name for name in version(folder).files if name.startswith("keys/preview_keys/")}
     assert names == {f"keys/preview_keys/{name}" for name in ("server.pem", "server.key", "token")}
+
+
+def test_what_it_takes_to_talk_to_a_broker_goes_along(folder: Path) -> None:
+    (folder / "password").write_text("s3cret\n")
+    config = folder / "edge.toml"
+    mqtt = 'mqtt = "mqtts://me@broker"\nmqtt_password_file = "password"\nmqtt_ca = "keys/a/ca.pem"\n'
+    config.write_text(f"{config.read_text()}[mqtt]\n{mqtt}")
+    made = version(folder)
+    assert made.files["keys/mqtt_password_file"] == b"s3cret\n"
+    assert made.files["keys/mqtt_ca"] == b"keys/a/ca.pem content\n"
+    environment = made.files["version.env"].decode()
+    assert "--mqtt-password-file /pedsam/keys/mqtt_password_file" in environment
+    assert "--mqtt-ca /pedsam/keys/mqtt_ca" in environment
+    assert "s3cret" not in environment
 
 
 def test_a_run_finds_its_files_in_the_container(folder: Path) -> None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
 import signal
 import subprocess
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import av
@@ -17,8 +19,9 @@ import numpy.typing as npt
 import pytest
 
 from media import video_writer
-from media.video_writer import MAX_VIDEO_SIDE_PX, VideoWriter
+from media.video_writer import H264, MAX_VIDEO_SIDE_PX, MPEG4, VideoWriter, largest_side_px
 from stages.errors import InputError
+from tests.support.browser import chromium
 from tests.support.disks import limited_to
 
 RNG = np.random.default_rng(0)
@@ -35,7 +38,7 @@ def test_a_video_that_cannot_be_begun_leaves_no_file_open(
     if missing == "open":
         monkeypatch.setattr(av, "open", fail)
     else:
-        monkeypatch.setattr(video_writer, "_h264_stream", fail)
+        monkeypatch.setattr(video_writer, "_stream", fail)
     with pytest.raises(InputError):
         write(tmp_path / "a.mp4", [0.0])
     links = [Path(f"/proc/self/fd/{number}") for number in os.listdir("/proc/self/fd")]
@@ -186,7 +189,10 @@ KILLED = """
 import os, signal, sys
 from pathlib import Path
 import numpy as np
+from media import video_writer
 from media.video_writer import VideoWriter
+if sys.argv[2] == "mpeg4":
+    video_writer.ENCODERS = (video_writer.MPEG4,)
 writer = VideoWriter(Path(sys.argv[1]), 10.0)
 for number in range(105):
     writer.write(np.random.default_rng(number).integers(0, 256, (90, 120, 3), np.uint8), number / 10)
@@ -194,11 +200,17 @@ os.kill(os.getpid(), signal.SIGKILL)
 """
 
 
-def test_what_a_killed_process_has_written_plays_up_to_its_last_seconds(tmp_path: Path) -> None:
-    path = tmp_path / "a.mp4"
-    line = [sys.executable, "-c", KILLED, str(path)]
+def killed(path: Path, encoder: str = "h264") -> Path:
+    """What a process leaves there that was killed after 10.5 s of a video."""
+    line = [sys.executable, "-c", KILLED, str(path), encoder]
     done = subprocess.run(line, check=False, cwd=Path(__file__).parents[2])
     assert done.returncode == -signal.SIGKILL
+    return path
+
+
+@pytest.mark.parametrize("encoder", ["h264", "mpeg4"])
+def test_what_a_killed_process_has_written_plays_up_to_its_last_seconds(tmp_path: Path, encoder: str) -> None:
+    path = killed(tmp_path / "a.mp4", encoder)
     capture, frames = cv2.VideoCapture(str(path)), 0
     while capture.read()[0]:
         frames += 1
@@ -239,3 +251,76 @@ def test_a_gap_that_mp4_cannot_hold_is_told(tmp_path: Path) -> None:
         writer.write(np.zeros((16, 16, 3), np.uint8), time_s)
     writer.close()
     assert told == [f"{tmp_path / 'a.mp4'} shows gaps of more than 6 hours between frames as 6 hours"]
+
+
+@pytest.fixture
+def without_h264(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As with a PyAV that was built without x264."""
+    missing = replace(H264, name="libx264_that_is_not_here")
+    monkeypatch.setattr(video_writer, "ENCODERS", (missing, MPEG4))
+
+
+@pytest.mark.usefixtures("without_h264")
+def test_without_an_encoder_of_h264_it_is_mpeg4_and_says_so_once(tmp_path: Path) -> None:
+    times_s, told = [0, 0.1, 0.15, 3, 3.1, 30, 30.0001], list[str]()
+    writer = VideoWriter(tmp_path / "a.mp4", 10.0, told.append)
+    for time_s in times_s:
+        writer.write(drawn(), time_s)
+    writer.close()
+    assert told == [
+        f"{tmp_path / 'a.mp4'} is MPEG-4 part 2, which VLC and ffmpeg play and browsers do not: this PyAV "
+        "has no libx264 for H.264; install its own wheel: pip install av"
+    ]
+    with av.open(str(tmp_path / "a.mp4")) as video:
+        assert video.streams.video[0].codec_context.name == "mpeg4"
+    assert shown_s(tmp_path / "a.mp4")[:-1] == pytest.approx(times_s, abs=2e-3)
+    shown = cv2.VideoCapture(str(tmp_path / "a.mp4")).read()[1][..., ::-1]
+    assert np.abs(shown.astype(int) - drawn())[25:45, 35:75].max() < 12
+    assert largest_side_px() == 8191
+
+
+@pytest.mark.usefixtures("without_h264")
+def test_the_largest_picture_that_mpeg4_takes(tmp_path: Path) -> None:
+    for side, fits in ((8190, True), (8192, False)):
+        writer = VideoWriter(tmp_path / f"{side}.mp4")
+        with (
+            contextlib.nullcontext()
+            if fits
+            else pytest.raises(InputError, match="at most 8191 pixels a side")
+        ):
+            writer.write(np.zeros((16, side, 3), np.uint8), 0.0)
+        writer.close()
+
+
+def test_a_pyav_that_writes_no_videos_is_one_sentence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(video_writer, "ENCODERS", (replace(H264, name="no"), replace(MPEG4, name="none")))
+    with pytest.raises(
+        InputError, match="has neither no nor none, one of which writes videos; install its own"
+    ):
+        VideoWriter(tmp_path / "a.mp4")
+
+
+PLAYED = """() => new Promise((done, fail) => {
+    const video = document.querySelector("video");
+    video.muted = true;
+    video.onended = () => done([video.videoWidth, video.videoHeight, video.currentTime]);
+    video.onerror = () => fail(video.error.message);
+    video.playbackRate = 8;
+    video.play().catch(fail);
+})"""
+
+
+@pytest.mark.browser
+@pytest.mark.anyio
+async def test_a_browser_plays_a_whole_video_and_one_that_was_cut(tmp_path: Path) -> None:
+    write(tmp_path / "whole.mp4", [number / 10 for number in range(50)])
+    async with chromium() as browser:
+        page = await browser.new_page()
+        for path, least_s in ((tmp_path / "whole.mp4", 4.9), (killed(tmp_path / "cut.mp4"), 7.9)):
+            await page.goto(path.as_uri())
+            width, height, played_s = await page.evaluate(PLAYED)
+            assert (width, height) == (120, 90)
+            assert played_s >= least_s
+        await page.close()

@@ -40,6 +40,13 @@ def test_every_option_that_a_service_needs_has_a_key() -> None:
     assert set(OPTIONS) - in_file - {"config"} == of_one_run
 
 
+def test_mini_is_the_bundle_that_comes_with_pedsam(tmp_path: Path) -> None:
+    text = "[loop]\nbundle = 'mini'"
+    assert read(tmp_path, text)["bundle"] == "mini"  # for the option, which knows it
+    (tmp_path / "mini").mkdir()
+    assert read(tmp_path, text)["bundle"] == str(tmp_path / "mini")
+
+
 def test_a_source_is_a_path_if_it_is_one(tmp_path: Path) -> None:
     (tmp_path / "film.mp4").touch()
     assert read(tmp_path, '[source]\nsource = "film.mp4"')["source"] == str(tmp_path / "film.mp4")

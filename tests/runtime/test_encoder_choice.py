@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from pedsam import main
+from pedsam.command import main
 from runtime.encoder_choice import STREAMING, WHOLE, Measured, make_global
 from runtime.objects.masks import decode_mask
 from stages.bundle import SHIPPED, Bundle

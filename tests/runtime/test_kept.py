@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from pedsam import main
+from pedsam.command import main
 from runtime.edge_toml import read_edge
 from runtime.frames.kept import KeptBoxes
 from runtime.frames.sources import Frame
@@ -35,7 +35,7 @@ BOX = (150.0, 120.0, 280.0, 200.0)
 KEPT = [1, 2, 6, 7]
 FACE = Prompts((Prompt("face", (150.0, 60.0, 300.0, 220.0)),))
 NOBODY = (("a", "http://127.0.0.1:1"), ("b", "http://127.0.0.1:2"))
-SHIPPED = Path(__file__).parents[2] / "assets/mini"
+SHIPPED = Path(__file__).parents[2] / "stages/mini"
 
 
 async def test_a_run_keeps_the_windows_of_a_box_and_its_masks_are_the_same(

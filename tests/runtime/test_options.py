@@ -10,6 +10,7 @@ OPTIONS = {str(option.name) for options in TABLES.values() for option in options
 FOR_ALL = {
     "source", "bundle", "backend", "wire", "boxes", "points", "prompts", "allow_undistilled", "verify",
     "dry_run", "encoder", "sites", "out", "record", "rotate", "trace", "preview", "metrics_port", "heartbeat",
+    "mjpeg", "mqtt",
 }  # fmt: skip
 
 

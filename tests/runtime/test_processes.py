@@ -22,7 +22,7 @@ from click.testing import CliRunner
 from PIL import Image
 from rich.console import Console
 
-from pedsam import main
+from pedsam.command import main
 from runtime.frames.sources import Frame, PictureSource
 from runtime.keeper import LOOK_S
 from runtime.objects.prompts import Prompt, Prompts

@@ -11,8 +11,9 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 COMMAND = """
-import importlib, os, pedsam
-importlib.import_module(pedsam.COMMANDS["run"][0].partition(".")[0])
+import importlib, os
+from pedsam.command import COMMANDS
+importlib.import_module(COMMANDS["run"][0].partition(".")[0])
 import numpy
 print(len(os.listdir("/proc/self/task")))
 """

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 
-from pedsam import main
+from pedsam.command import main
 from stages import wire
 from stages.bundle import PROBE_FILE, Bundle, hash_files
 from stages.tensors import Array

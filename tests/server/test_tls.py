@@ -21,7 +21,7 @@ import tritonclient.http as sync_client
 import tritonclient.http.aio as aio_client
 from click.testing import CliRunner
 
-from pedsam import main
+from pedsam.command import main
 from runtime.sites.config import SiteConfig
 from server.keys import load_keys
 from stages.bundle import Bundle

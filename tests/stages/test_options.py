@@ -9,7 +9,8 @@ import click
 import pytest
 from click.testing import CliRunner, Result
 
-from stages.options import PATH, given_options, warn_of_idle_options
+from stages.bundle import shipped_bundle
+from stages.options import PATH, bundle_option, given_options, warn_of_idle_options
 
 NEEDS = {"host": "port", "fast": "port"}
 BESIDE = {"threads": ("backend", ("gpu",)), "port": ("offline", (True,))}
@@ -87,3 +88,12 @@ def test_a_path_may_look_like_an_address_where_it_is_there(
     Path("a:b@c").mkdir()
     assert PATH.convert("a:b@c", None, None) == Path("a:b@c")
     assert PATH.convert("out/a@b", None, None) == Path("out/a@b")
+
+
+def test_mini_is_the_bundle_that_comes_with_pedsam(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    kind = bundle_option("Bundle").type
+    assert kind.convert("mini", None, None) == shipped_bundle()
+    assert kind.convert("bundles/mini", None, None) == Path("bundles/mini")
+    Path("mini").mkdir()
+    assert kind.convert("mini", None, None) == Path("mini")  # one of that name that is here

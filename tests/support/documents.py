@@ -103,7 +103,7 @@ DOCUMENTS = tuple(
     for path in (
         ROOT / "README.md",
         ROOT / "THREAT_MODEL.md",
-        ROOT / "assets/mini/README.md",
+        ROOT / "stages/mini/README.md",
         ROOT / "assets/small/README.md",
         ROOT / "runtime/preview/PROTOCOL.md",
         *sorted((ROOT / "docs").glob("*.md")),

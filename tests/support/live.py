@@ -137,6 +137,10 @@ class FakeLive(Live):
         return self._frames
 
     @property
+    def object_names(self) -> tuple[str, ...]:
+        return tuple(self.objects)
+
+    @property
     def held(self) -> CountedHeld:
         return self._held
 

@@ -8,7 +8,7 @@ from functools import cache
 
 from tests.support.documents import ROOT
 
-PACKAGES = ("stages", "export", "server", "runtime", "jetson")
+PACKAGES = ("pedsam", "stages", "media", "export", "server", "runtime", "jetson")
 DIFFERS = "\0"  # in a sentence of the code: what it fills in
 
 

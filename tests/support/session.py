@@ -20,6 +20,8 @@ RUN_BY = {
     "browser": "make test where there is a Chromium",
     "gstreamer": "make test where gst-launch-1.0 is installed",
     "sshd": "make test where OpenSSH's server is installed",
+    "mosquitto": "make test where mosquitto is installed",
+    "ffmpeg": "make test where ffmpeg is installed",
 }
 # Two processes begin with one half of the tests each. In this order one begins with exports of bundles, the
 # other with what needs none (training): it would wait for those exports.

@@ -14,7 +14,7 @@ from PIL import Image
 from torch import Tensor
 
 from export.sam import Sam, build_sam
-from pedsam import main
+from pedsam.command import main
 from stages.geometry import Geometry
 from tests.support.checkpoints import random_tensors
 from tests.support.pictures import photo

@@ -12,7 +12,7 @@ from click.testing import CliRunner
 from benchmarks.triton.__main__ import measured
 from benchmarks.triton.report import CLIENTS, DIRECT, ENGINE, NOTHING, PEDSAM, TRITON
 from benchmarks.triton.servers import Work
-from pedsam import main
+from pedsam.command import main
 from runtime.objects.masks import decode_mask, iou
 from stages.bundle import Bundle, shipped_bundle
 from tests.server.conformance.table import captured

@@ -20,7 +20,7 @@ from export.checkpoints.load import load_weights, save_weights
 from export.compact import round_weights
 from export.layers import lowered
 from export.sam import Weights
-from pedsam import main
+from pedsam.command import main
 from stages.bundle import MANIFEST, Bundle, hash_files, shipped_bundle
 from stages.errors import BundleError
 from stages.geometry import GEOMETRIES

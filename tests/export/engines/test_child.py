@@ -82,7 +82,7 @@ def test_what_a_dying_builder_writes_to_standard_error_is_heard(bundle: Bundle, 
 
 
 class TellingKey:
-    """Instead of a build, says what the signals do. To unpickle it does what importing pedsam.py does."""
+    """Instead of a build, says what the signals do. To unpickle it does what a command does first."""
 
     def __reduce__(self) -> tuple[object, ...]:
         return _telling_key, ()

@@ -21,7 +21,7 @@ from rich.console import Console
 from export.engines.build import Target, build_stage
 from export.engines.builder import RTX
 from export.engines.cli import build_stages
-from pedsam import main
+from pedsam.command import main
 from stages.bundle import Bundle, sha256
 from stages.errors import BundleError, InputError
 

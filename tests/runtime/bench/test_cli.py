@@ -11,7 +11,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from media.pictures import read_picture
-from pedsam import main
+from pedsam.command import main
 from stages.bundle import MANIFEST, Bundle, sha256
 from tests.support.edge import sites_file
 from tests.support.processes import serving

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
-from pedsam import main
+from pedsam.command import main
 from stages.bundle import Bundle
 from stages.console import LOG_COLUMNS
 from tests.support.edge import sites_file
@@ -75,6 +75,14 @@ def test_a_site_that_fails_ends_with_1(mini_bundle: Bundle, tmp_path: Path) -> N
     assert "site a: cannot be reached at 127.0.0.1:1" in " ".join(result.output.split())
     assert result.output.splitlines()[-1] == "0 of 2 sites can be used"
     assert json.loads(found.read_text())["sites"]["b"]["steps"]["tcp"]["state"] == "failed"
+
+
+def test_a_broker_that_does_not_answer_is_a_warning(mini_bundle: Bundle, tmp_path: Path) -> None:
+    toml = sites_file(tmp_path / "sites.toml", ("a", "http://127.0.0.1:1"))
+    line = ("--bundle", mini_bundle.path, "--sites", toml, "--allow-undistilled", "--accept-exposure")
+    result = pedsam_check(*line, "--threads", "1", "--mqtt", "mqtt://me:s3cret@127.0.0.1:1")
+    assert "broker mqtt://127.0.0.1:1: it cannot be reached (Connection refused)" in result.output
+    assert "s3cret" not in result.output
 
 
 def test_a_detector_that_is_not_there_is_a_problem_of_the_run(mini_bundle: Bundle, tmp_path: Path) -> None:

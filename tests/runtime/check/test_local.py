@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from runtime.check.local import LocalOptions, local_problems
+from stages.address import Address
 from tests.support.keys import keys_for
 
 pytestmark = pytest.mark.anyio
@@ -33,6 +34,8 @@ def everything(folder: Path) -> LocalOptions:
         heartbeat=folder / "heartbeat",
         preview=0,
         metrics_port=0,
+        mjpeg=0,
+        mqtt=Address("mqtt://127.0.0.1"),
     )
 
 
@@ -72,6 +75,16 @@ async def test_nothing_is_wrong_and_nothing_is_changed(tmp_path: Path) -> None:
         (lambda here: LocalOptions(preview=0, preview_keys=here), "HERE holds no server.pem"),
         (lambda here: LocalOptions(preview=0, preview_host="192.0.2.1"), "is not a loopback address"),
         (lambda here: LocalOptions(metrics_port=0, metrics_keys=here), "HERE holds no server.pem"),
+        (lambda here: LocalOptions(mjpeg=0, mjpeg_keys=here), "HERE holds no server.pem"),
+        (lambda here: LocalOptions(mjpeg=0, mjpeg_host="192.0.2.1"), "is not a loopback address"),
+        (
+            lambda here: LocalOptions(mqtt=Address("mqtt://me@192.0.2.1")),
+            "mqtt://192.0.2.1/… is plain MQTT to another machine",
+        ),
+        (
+            lambda here: LocalOptions(mqtt=Address("mqtt://me@127.0.0.1"), mqtt_password_file=here / "no"),
+            "file of --mqtt-password-file HERE/no cannot be read",
+        ),
     ],
 )
 async def test_each_problem_is_told(

@@ -12,7 +12,7 @@ import pytest
 from click.testing import CliRunner, Result
 from rich.console import Console
 
-from pedsam import main
+from pedsam.command import main
 from runtime.check.plan import (
     CODES,
     DOWN,

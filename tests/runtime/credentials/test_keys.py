@@ -14,7 +14,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from pedsam import main
+from pedsam.command import main
 from runtime.credentials.certificates import Authority
 from runtime.credentials.keys import make_keys, parse_sites
 from runtime.live.access import load_identity
@@ -258,7 +258,7 @@ def test_a_key_that_cannot_be_replaced_is_told_before_any_is(out: Path) -> None:
         mounted_file("a/token").replace("a/token.host", "../token.host"),
         """
 import sys
-from pedsam import main
+from pedsam.command import main
 try:
     main(["keys", "--site", "a=https://203.0.113.7:8443", "--out", "."])
 except SystemExit as exc:

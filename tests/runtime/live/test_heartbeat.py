@@ -7,6 +7,7 @@ import io
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import time
 from collections.abc import AsyncIterator
@@ -339,3 +340,34 @@ async def until_older(path: Path, seconds: float) -> None:
 async def killed(process: Process) -> None:
     process.kill()
     await process.wait()
+
+
+@pytest.mark.parametrize("abstract", [False, True])
+async def test_systemd_hears_of_every_beat_and_of_none_when_the_run_hangs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, abstract: bool
+) -> None:
+    """On a socket as systemd gives one to a service with WatchdogSec=."""
+    address = f"@pedsam-test-{os.getpid()}" if abstract else str(tmp_path / "notify")
+    monkeypatch.setenv("NOTIFY_SOCKET", address)
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as systemd:
+        systemd.bind(f"\0{address[1:]}" if abstract else address)
+        systemd.setblocking(False)
+        await look(tmp_path / "beat", 20)  # of which four are within the grace
+        assert [systemd.recv(100) for _ in range(4)] == [b"WATCHDOG=1"] * 4
+        with pytest.raises(BlockingIOError):
+            systemd.recv(100)
+    await look(tmp_path / "beat", 2)  # nobody listens any more, and nothing happens
+
+
+async def look(path: Path, looks: int) -> None:
+    """Look so many times at a run that does not get beyond its start, which may take 3 s, one apart."""
+    options = HeartbeatOptions(path, every_s=1.0, grace_s=3.0)
+    done, left = anyio.Event(), iter(range(looks))
+
+    async def sleep(seconds: float) -> None:
+        if next(left, None) is None:
+            done.set()
+            await anyio.sleep_forever()
+
+    async with beating(options, lambda text: None, sleep=sleep):
+        await done.wait()

@@ -14,6 +14,7 @@ from typing import Any
 
 import click
 
+from pedsam.own_packages import Shadowed, check_own, mixed
 from stages.address import without_addresses
 from stages.console import finish_output, lasting_output, open_missing_streams, print_anything
 from stages.errors import PedsamError, printable, ungrouped
@@ -54,16 +55,19 @@ class LazyGroup(click.Group):
     def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
         if name not in COMMANDS:
             return None
+        module = COMMANDS[name][0]
         try:
             require(LEAST, f"pedsam {name}", own_ceilings())
-            module = importlib.import_module(COMMANDS[name][0])
+            check_own(module.partition(".")[0])
+            command: click.Command = importlib.import_module(module).command
         except PedsamError:
             raise
+        except Shadowed as exc:
+            raise click.ClickException(printable(exc)) from exc
         except Exception as exc:
-            if sentence := memory_problem(exc) or library_problem(name, exc):
+            if sentence := memory_problem(exc) or mixed(exc) or library_problem(name, exc):
                 raise click.ClickException(printable(sentence)) from exc
             raise
-        command: click.Command = module.command
         return _with_environment(name, command)
 
     def main(self, *args: Any, **kwargs: Any) -> Any:
@@ -113,7 +117,7 @@ class LazyGroup(click.Group):
 
 
 def _problem(name: str, exc: Exception) -> str | None:
-    return memory_problem(exc) or library_problem(name, exc) or system_problem(exc)
+    return memory_problem(exc) or mixed(exc) or library_problem(name, exc) or system_problem(exc)
 
 
 def _usage_sentence(exc: click.UsageError) -> str:
