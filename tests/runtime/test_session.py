@@ -195,7 +195,8 @@ async def test_masks_and_overlays_are_written_for_every_frame_and_object(
     difference = np.abs(overlay[..., ::-1].astype(int) - photo("16:9")).max(axis=2)
     masks = np.logical_or.reduce([decode_mask(line["segmentation"]) for line in lines])
     beyond = cv2.dilate(masks.astype(np.uint8), np.ones((9, 9), np.uint8)) == 0  # outlines
-    assert difference[masks].mean() > 20 > np.median(difference[beyond])  # there are prompts and names too
+    assert difference[masks].mean() > 20
+    assert (difference[beyond] < 20).mean() > 0.2  # some of it: there are prompts and names too
     assert difference[:8, :200].mean() > 20  # the banner: these weights mean nothing
 
 
