@@ -106,7 +106,7 @@ def command(bundle: Path | None, source: str, **options: Any) -> None:
             messages.tell(remark)
         summary = asyncio.run(run_session(loaded, opened, prompts, chosen, console, watchers, messages))
         print_summary(console, summary)
-        check_done(summary)
+        check_done(summary, complete=not isinstance(opened, Player))
 
 
 def _for_viewers(source: Source, options: dict[str, Any]) -> tuple[Source, str | None]:

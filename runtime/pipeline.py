@@ -27,6 +27,7 @@ from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
 import anyio
+import numpy as np
 from anyio import to_thread
 from anyio.abc import TaskGroup
 from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
@@ -48,6 +49,8 @@ from stages.geometry import Geometry
 
 _FEWER_MARGIN = 1.1  # one frame less is tried below this times the windows' time for which it is enough
 _NEWEST_WEIGHT = 0.2  # of the newest value in a moving average
+CHOICE_PX = 1280  # longest side of the masks that a point may mean: they are for a page to choose from
+BLANK = np.zeros((360, 640, 3), np.uint8)  # in the place of a picture that cannot be read
 TRACED_S = 0.5  # between two values of traffic in the trace, which keeps so many only
 
 T = TypeVar("T")
@@ -157,6 +160,9 @@ class Pipeline:
 
     async def prompt(self, request: PromptRequest) -> str:
         """Follower.prompt; a frame that has to be computed for it is computed at once."""
+        newest = self.frames.value
+        if newest is not None and newest.lost is not None and newest.number == request.number:
+            raise InputError("this picture could not be read, so there is nothing to point at")
         name = await self._follower.prompt(request)
         self._revisit_wanted.set()
         self.objects_changed()
@@ -466,7 +472,10 @@ class Pipeline:
         measured.processor.note()
         if job.fate is not Fate.LOST:
             measured.seconds["end_to_end"].add(done - job.started_s)
-        if job.frame.error is None:
+        if job.frame.error is not None and isinstance(self.source, Player):
+            blank = replace(job.frame, pixels=BLANK)
+            self.frames.put(FrameResult(blank, (), lost=job.reason))  # or the picture before would stay
+        elif job.frame.error is None:
             self.frames.put(replace(result, latency_s=done - job.started_s))
             if self._standing and job.changes != self._follower.objects.changes:
                 self.objects_changed()  # what was asked after its objects were found
@@ -475,7 +484,10 @@ class Pipeline:
         """The frame with the masks of its objects, after all sinks took it."""
         canvas = _required(job.recent).canvas
         doubtful = self._encoder.doubts.has(job.frame.number, job.sites)
-        objects = tuple(_object_result(each, canvas) for each in job.objects)
+        if self._standing:
+            objects = _still_objects(job.objects, _required(job.recent), ())
+        else:
+            objects = tuple(_object_result(each, canvas) for each in job.objects)
         result = FrameResult(job.frame, objects, doubtful, job.kept, recent=job.recent)
         self._tell_of_doubts()
         for sink in self._sinks:
@@ -571,12 +583,14 @@ def _still_objects(
 
 def _choices(followed: FollowedObject, recent: RecentFrame) -> tuple[Choice, ...]:
     """What an object's only point may mean, on the frame that has this point."""
-    found = followed.found
+    found, canvas = followed.found, recent.canvas
     if found is None or found.choices is None or found.prompt.from_frame != recent.number:
         return ()
+    scale = min(1.0, CHOICE_PX / max(canvas.height, canvas.width))
+    height, width = max(1, round(canvas.height * scale)), max(1, round(canvas.width * scale))
+    small = replace(canvas, height=height, width=width)
     return tuple(
-        Choice(recent.canvas.to_frame_mask(logits), float(iou))
-        for logits, iou in zip(*found.choices, strict=True)
+        Choice(small.to_frame_mask(logits), float(iou)) for logits, iou in zip(*found.choices, strict=True)
     )
 
 

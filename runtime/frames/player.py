@@ -113,11 +113,22 @@ class Player(Source):
         with closing(reel_of(self._source)) as reel:
             self._end_s, self._step_s = reel.end_s, reel.step_s
             while (take := self._next_take()) is not None:
-                frame = _taken(reel, take)
+                frame = self._taken(reel, take)
                 with self._changed:
                     self._time_s = frame.time_s
                     self._playing &= frame.error is None
                 yield replace(frame, number=next(numbers), captured_s=time.perf_counter())
+
+    def _taken(self, reel: Reel, take: _Take) -> Frame:
+        """A frame. After the last one comes the first while it plays, and that one again for who steps. One
+        that cannot be read says why."""
+        try:
+            frame = take(reel)
+            if frame is None:
+                return replace(reel.at(0.0 if self._playing else self._time_s), jumped=True)
+        except InputError as exc:
+            return Frame(0, "the place that was asked for", 0.0, NOTHING, str(exc))
+        return replace(frame, jumped=take is not _following)
 
     def _next_take(self) -> _Take | None:
         """What is to be shown next, once it is due; None at the end of the run."""
@@ -133,17 +144,6 @@ class Player(Source):
                 waits = self._watched and self._playing
                 self._changed.wait(self._due_s - now_s if waits else None)
         return None
-
-
-def _taken(reel: Reel, take: _Take) -> Frame:
-    """A frame; at the end the first one. One that cannot be read says why."""
-    try:
-        frame = take(reel)
-        if frame is None:
-            return replace(_first(reel), jumped=True)
-    except InputError as exc:
-        return Frame(0, "the place that was asked for", 0.0, NOTHING, str(exc))
-    return replace(frame, jumped=take is not _following)
 
 
 def _first(reel: Reel) -> Frame:

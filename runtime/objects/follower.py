@@ -172,14 +172,11 @@ class Follower:
     async def would_find(self, request: PromptRequest) -> tuple[ObjectMask, Canvas] | None:
         """The mask that `prompt` would give on the frame of the request, which changes nothing. None where
         that frame is not kept or not computed. Raises InputError as `prompt` does."""
+        entry = None if request.name is None else self.objects.named(request.name)
         frame = self._nearest(request.number)
         if frame is None or frame.image_embedding is None:
             return None
-        if request.name is None:
-            prompt = fresh(request)
-        else:
-            entry = self.objects.named(request.name)
-            prompt = refined(entry, request, frame.boxes.get(entry.key))
+        prompt = fresh(request) if entry is None else refined(entry, request, frame.boxes.get(entry.key))
         prompt.check_inside(frame.canvas.height, frame.canvas.width)
         (found,) = await decode(self._engines, frame.image_embedding, frame.canvas, [prompt], order=_LAST)
         return found, frame.canvas

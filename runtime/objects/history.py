@@ -25,19 +25,22 @@ class Step:
     state: TrackedObject | None
     on_frame: dict[str, Any]
     found: Any = None
+    place: int = 0  # among the objects
 
     @classmethod
     def of(cls, entry: TrackedObject, objects: ObjectRegistry, on_frame: dict[str, Any]) -> Step:
         """The object as it is now."""
-        state = copy(entry) if entry in objects.entries else None
-        return cls(entry, state, on_frame, on_frame.get(entry.key))
+        if entry not in objects.entries:
+            return cls(entry, None, on_frame, on_frame.get(entry.key))
+        place = objects.entries.index(entry)
+        return cls(entry, copy(entry), on_frame, on_frame.get(entry.key), place)
 
     def restore(self, objects: ObjectRegistry) -> None:
         """Make the object what it was. Raises InputError where another one has its name by now."""
         if self.state is None:
             objects.remove(self.entry.name)
         else:
-            objects.restore(self.entry, self.state)
+            objects.restore(self.entry, self.state, self.place)
         self.on_frame.pop(self.entry.key, None)
         if self.found is not None:
             self.on_frame[self.entry.key] = self.found

@@ -149,14 +149,14 @@ class ObjectRegistry:
         self.changes += 1
         return entry
 
-    def restore(self, entry: TrackedObject, state: TrackedObject) -> None:
-        """Make an object what a copy of it says, but for its name and, where it was removed and another one
-        has it, its colour. Raises InputError where its name is taken meanwhile."""
+    def restore(self, entry: TrackedObject, state: TrackedObject, place: int) -> None:
+        """Make an object what a copy of it says, but for its name. One that was removed comes to its `place`
+        among the others, in another colour where its own is taken. Raises InputError where its name is."""
         if entry not in self.entries:
             self._check_name(entry.name, self._taken(besides=entry))
             if any(other.colour == entry.colour for other in self.entries):
                 entry.colour = self._free_colour()
-            self.entries.append(entry)
+            self.entries.insert(place, entry)
         entry.prompt, entry.track, entry.place_s = state.prompt, state.track, state.place_s
         entry.found, entry.box = state.found, state.box
         self.changes += 1

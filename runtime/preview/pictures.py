@@ -11,7 +11,6 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 from anyio import to_thread
-from pycocotools import mask as coco
 
 from runtime.frames.sources import Frame
 from runtime.live.newest import Newest
@@ -83,6 +82,7 @@ class FrameEncoder:
             "width": width,
             "height": height,
             "doubtful": result.doubtful,
+            "lost": result.lost,
             "kept": [
                 {"window": window, "box": _window_box(self._geometry, window, height, width)}
                 for window in sorted(result.kept)
@@ -146,14 +146,14 @@ def _chosen(found: ObjectResult) -> int:
 def _resized(mask: Mask, size: tuple[int, int]) -> Mask:
     if (mask.shape[1], mask.shape[0]) == size:
         return mask
-    share = cv2.resize(mask.astype(np.uint8) * np.uint8(255), size, interpolation=cv2.INTER_AREA)
+    share = cv2.resize(mask.view(np.uint8) * np.uint8(255), size, interpolation=cv2.INTER_AREA)
     return np.asarray(share > 127)
 
 
 def _box(mask: Mask) -> list[int]:
     """Left, top, right, bottom of what is set in a mask, in its pixels; right and bottom lie outside."""
-    left, top, width, height = coco.toBbox(encode_mask(mask))
-    return [int(left), int(top), int(left + width), int(top + height)]
+    left, top, width, height = cv2.boundingRect(mask.view(np.uint8))
+    return [left, top, left + width, top + height]
 
 
 def _window_box(geometry: Geometry, window: int, height: int, width: int) -> list[int]:

@@ -42,7 +42,8 @@ def make_file(file: str, result: FrameResult, name: str | None, banner: str | No
         raise InputError(f"there is no object {name} on frame {result.number}")
     suffix, media, make = _KINDS[file]
     data = make(replace(result, objects=chosen), banner)
-    parts = [_safe(result.frame.name), *([_safe(name)] if name is not None else [])]
+    of_object = name is not None and file != "frame.png"  # which has no object in it
+    parts = [_safe(result.frame.name), *([_safe(str(name))] if of_object else [])]
     return SavedFile("_".join(parts) + suffix, media, data)
 
 

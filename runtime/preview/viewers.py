@@ -74,7 +74,9 @@ class Viewers:
         if len(self._pending) >= MAX_PENDING:
             raise web.HTTPServiceUnavailable(text="too many connections at once; try again\n")
         socket = web.WebSocketResponse(
-            max_msg_size=protocol.MESSAGE_BYTES, heartbeat=HEARTBEAT_S, compress=False
+            max_msg_size=protocol.MESSAGE_BYTES + 1,  # the first size that is refused
+            heartbeat=HEARTBEAT_S,
+            compress=False,
         )
         await socket.prepare(request)
         with contextlib.suppress(ConnectionError):  # it has gone

@@ -14,7 +14,8 @@ from runtime.objects.trust import UNJUDGED, Trust
 
 @dataclass(frozen=True)
 class Choice:
-    """One of the masks that a point alone may mean: bool [H, W] in frame pixels, and how it is rated."""
+    """One of the masks that a point alone may mean: bool [h, w] of the whole frame, of its size or smaller,
+    and how it is rated."""
 
     mask: Mask
     iou: float
@@ -45,7 +46,7 @@ class FrameResult:
 
     `doubtful`: a site that was found to lie had a part in its masks. `kept` are its windows that did not
     leave. `latency_s` from its capture until all sinks had it; 0 until then. `recent` is the frame as it was
-    computed, None for one that was lost.
+    computed, None for one that was lost; `lost` is why its picture could not be read, and is blank.
     """
 
     frame: Frame
@@ -54,6 +55,7 @@ class FrameResult:
     kept: frozenset[int] = frozenset()
     latency_s: float = 0.0
     recent: RecentFrame | None = None
+    lost: str | None = None
 
     @property
     def number(self) -> int:

@@ -131,9 +131,10 @@ def write_summary(path: Path, summary: Mapping[str, Any]) -> None:
         replace_file(path, json.dumps(summary, indent=1) + "\n")
 
 
-def check_done(summary: Mapping[str, Any]) -> None:
+def check_done(summary: Mapping[str, Any], complete: bool = True) -> None:
     """Raises InputError when the run did nothing, Stopped when that was because of a signal, InputError when
-    its ledger could not be written at the end, and FramesLost when frames are lost."""
+    its ledger could not be written at the end, and FramesLost when frames are lost of a run that was to be
+    `complete`: one in which viewers looked at frames has no results."""
     nothing, frames, lost = (summary[key] for key in ("nothing_done", "frames", "frames_lost"))
     if nothing is not None and summary["stopped"] is not None and not frames:
         raise Stopped(nothing, exit_code(signal.Signals[summary["stopped"]]))
@@ -141,7 +142,7 @@ def check_done(summary: Mapping[str, Any]) -> None:
         raise InputError(nothing)
     if (unwritten := summary["ledger_unwritten"]) is not None:
         raise InputError(f"{unwritten}; its masks and results are kept")
-    if lost:
+    if lost and complete:
         raise FramesLost(f"the results are not complete: {lost} of {frames} frames are lost")
 
 

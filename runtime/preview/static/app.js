@@ -104,6 +104,8 @@ async function goOn() {
   const bitmap = await createImageBitmap(file);
   if (!heldStill && (frozen === null || frozen === header.number)) {
     picture.show(header, bitmap);
+    at("unread").textContent = header.lost ?? "";
+    at("unread").hidden = !header.lost;
     at("doubtful").hidden = !header.doubtful;
     showKept();
     if (!status?.paused || header.objects.length) showObjects(header.objects);
@@ -172,6 +174,7 @@ function number(value, digits) {
 }
 
 async function point(place, shift) {
+  if (picture.frame.lost) return; // there is nothing to point at
   const foreground = !(shift || background);
   if (!foreground && objects.selected === null) {
     notice("a background point belongs to an object: select one first");
@@ -182,6 +185,7 @@ async function point(place, shift) {
 }
 
 async function box(corners) {
+  if (picture.frame.lost) return;
   picture.mark(corners, true, stands());
   await prompt({ box: corners });
 }

@@ -18,6 +18,7 @@ export class Connection extends EventTarget {
   #nextId = 1;
   #waitMs = FIRST_WAIT_MS;
   #refusal = null;
+  #ended = false; // and no other run has answered since
 
   constructor(token) {
     super();
@@ -68,6 +69,7 @@ export class Connection extends EventTarget {
     if (message.type === "hello") {
       this.#waitMs = FIRST_WAIT_MS;
       this.#refusal = null;
+      this.#ended = false;
       this.#tell("state", { state: "live", text: "live" });
       this.#tell("hello", message);
     } else if (message.type === "status") {
@@ -109,8 +111,10 @@ export class Connection extends EventTarget {
       this.#tell("state", { state: "refused", text });
       return;
     }
-    if (code === RUN_ENDED) {
-      this.#tell("state", { state: "ended", text: reason || "the run has ended" });
+    if (code === RUN_ENDED || this.#ended) {
+      const text = this.#ended ? "the run has ended, and none is here in its place" : reason || "the run has ended";
+      this.#ended = true;
+      this.#tell("state", { state: "ended", text });
       return;
     }
     if (code === TOO_MANY) this.#waitMs = LONGEST_WAIT_MS;

@@ -71,7 +71,8 @@ export class Objects {
     const old = this.selected;
     this.#drawn = "";
     if (name && name !== old) this.#actions.rename(old, name);
-    else this.#render();
+    this.#render();
+    this.#list.querySelector(".chip.selected .choose")?.focus();
   }
 
   /** What frames have shown and, while none has yet, the object that was asked for last. */
@@ -88,7 +89,10 @@ export class Objects {
     this.#drawn = drawn;
     const focus = this.#list.contains(document.activeElement) ? document.activeElement.dataset.key : null;
     this.#list.replaceChildren(...known.map((object) => this.#chip(object)), this.#newChip());
-    if (focus) [...this.#list.querySelectorAll("button")].find(({ dataset }) => dataset.key === focus)?.focus();
+    for (const object of this.#shown) this.#showConfidence(object);
+    if (!focus) return;
+    const same = [...this.#list.querySelectorAll("button")].find(({ dataset }) => dataset.key === focus);
+    (same ?? this.#list.querySelector(".chip.selected .choose"))?.focus(); // its name may be another by now
   }
 
   #chip(object) {

@@ -169,8 +169,11 @@ def test_pictures_are_stepped_through_and_do_not_play(album: Path) -> None:
         assert shown.next().name == "a"
         with pytest.raises(InputError, match="no film to play"):
             shown.player.play(True)
-        for name in ("b", "c", "a"):
+        for name in ("b", "c", "c"):
             shown.player.step(1)
+            assert shown.next().name == name
+        for name in ("b", "a", "a"):
+            shown.player.step(-1)
             assert shown.next().name == name
         playback = shown.player.playback
         assert (playback.pictures, playback.end_s, playback.step_s) == (True, 2.0, 1.0)

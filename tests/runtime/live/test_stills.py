@@ -10,6 +10,7 @@ from typing import Any
 import anyio
 import numpy as np
 import pytest
+from PIL import Image
 
 from runtime.frames.player import Player
 from runtime.frames.sources import open_source
@@ -224,6 +225,32 @@ async def test_a_lone_point_may_mean_three_things_of_which_one_is_chosen(photogr
             await run.live.choose(name, 1)
         with pytest.raises(InputError, match="no object ghost"):
             await run.live.choose("ghost", 1)
+
+
+async def test_a_picture_that_cannot_be_read_says_why_and_is_not_pointed_at(album: Path) -> None:
+    (album / "b.png").write_bytes(b"\x89PNG")
+    async with played(album) as run:
+        await run.shown()
+        run.player.step(1)
+        shown = await run.shown(lambda shown: shown.lost)
+        assert "b.png" in (shown.lost or "")
+        assert shown.objects == ()
+        with pytest.raises(InputError, match="could not be read"):
+            await run.point(shown.number, CUP)
+        with pytest.raises(InputError, match="cannot be held"), run.live.holding(shown):
+            pass
+
+
+async def test_the_choices_of_a_large_photo_are_small(tmp_path: Path) -> None:
+    """They are for a page to choose from; the mask that is taken has the photo's own pixels."""
+    Image.new("RGB", (4000, 2250), (90, 120, 60)).save(tmp_path / "large.png")
+    async with played(tmp_path / "large.png") as run:
+        await run.shown()
+        name = await run.point(0, (2000.0, 1000.0, 1))
+        found = objects(await run.shown(lambda shown: shown.objects))[name]
+        assert found.mask is not None
+        assert found.mask.shape == (2250, 4000)
+        assert {choice.mask.shape for choice in found.choices} == {(720, 1280)}
 
 
 async def test_pictures_have_objects_of_their_own_and_have_them_again(album: Path) -> None:

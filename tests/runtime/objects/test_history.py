@@ -99,3 +99,12 @@ def test_the_newest_changes_alone_are_kept() -> None:
     assert changes.points == {"cup": 4}
     with pytest.raises(InputError, match="nothing to undo"):
         changes.history.undo()
+
+
+def test_what_was_removed_has_its_place_among_the_others_again() -> None:
+    changes = Changes()
+    for x, name in enumerate("abc"):
+        changes.start(name, x)
+    changes.remove("b")
+    changes.history.undo()
+    assert list(changes.points) == ["a", "b", "c"]

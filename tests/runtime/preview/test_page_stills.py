@@ -13,6 +13,7 @@ from playwright.async_api import Browser, expect
 from runtime.frames.player import Player
 from runtime.frames.sources import open_source
 from runtime.live.interface import Live
+from runtime.objects.prompts import Prompt, Prompts
 from runtime.preview import PreviewOptions, preview
 from runtime.run_options import RunOptions
 from stages.bundle import Bundle, shipped_bundle
@@ -40,7 +41,9 @@ async def browser(anyio_backend: str) -> AsyncIterator[Browser]:
 
 
 @asynccontextmanager
-async def page_on(browser: Browser, path: Path, **options: Any) -> AsyncIterator[Tab]:
+async def page_on(
+    browser: Browser, path: Path, prompts: Prompts = NOTHING_ASKED, **options: Any
+) -> AsyncIterator[Tab]:
     """The page on a file that it goes through."""
     addresses: list[str] = []
 
@@ -53,7 +56,7 @@ async def page_on(browser: Browser, path: Path, **options: Any) -> AsyncIterator
     chosen: RunOptions = run_options(None)
     player = Player(open_source(path))
     async with (
-        background_run(Bundle.load(shipped_bundle()), player, NOTHING_ASKED, chosen, watcher),
+        background_run(Bundle.load(shipped_bundle()), player, prompts, chosen, watcher),
         opened(browser, addresses[0], **options) as made,
     ):
         await made.until_number(0)
@@ -104,6 +107,45 @@ async def test_one_of_three_masks_is_chosen_by_its_button_and_by_key(
         await expect(buttons.nth((other + 1) % 3)).to_have_attribute("aria-pressed", "true")
         await made.page.keyboard.press("Control+z")
         await expect(buttons.nth(other)).to_have_attribute("aria-pressed", "true")
+
+
+async def test_the_masks_of_a_point_given_at_the_start_are_there_and_how_sure_it_is(
+    browser: Browser, tmp_path: Path
+) -> None:
+    point = Prompts((Prompt("cup", None, ((320.0, 180.0, 1),)),))
+    async with page_on(browser, write_photo(tmp_path / "cup.png"), point) as made:
+        sure = made.page.locator(".chip .sure")
+        await expect(sure).to_contain_text("%")
+        for key in ("1", "n", "1"):
+            await made.page.keyboard.press(key)
+            await expect(sure).to_contain_text("%")  # also when the row is drawn anew
+        await expect(made.page.locator(".choice")).to_have_count(3)
+        await made.page.keyboard.press("F2")
+        await made.page.keyboard.type("mug")
+        await made.page.keyboard.press("Enter")
+        await expect(made.page.locator(".chip.selected .name")).to_have_text("mug")
+        await expect(made.page.locator(".chip.selected .choose")).to_be_focused()
+
+
+async def test_a_picture_that_cannot_be_read_is_blank_and_says_why(browser: Browser, tmp_path: Path) -> None:
+    write_photo(tmp_path / "a.png")
+    (tmp_path / "b.png").write_bytes((tmp_path / "a.png").read_bytes()[:2000])
+    async with page_on(browser, tmp_path) as made:
+        unread = made.page.locator("#unread")
+        await made.click(*CUP)
+        await made.until_masked(*CUP)
+        await expect(unread).to_be_hidden()
+        await made.page.locator("#on").click()
+        await expect(unread).to_contain_text("b.png")
+        await made.until_masked(*CUP, masked=False)
+        asked = len(made.said)
+        await made.click(*CUP)
+        assert not any(message["type"] == "prompt" for message in made.said[asked:])
+        await made.page.locator("#back").click()
+        await expect(unread).to_be_hidden()
+        await made.until_masked(*CUP)
+        await made.page.keyboard.press("1")
+        await expect(made.page.locator(".choice")).to_have_count(3)  # as before
 
 
 async def test_a_resting_mouse_shows_what_a_click_would_take(browser: Browser, tmp_path: Path) -> None:
