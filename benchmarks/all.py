@@ -88,6 +88,7 @@ STEPS = (
     Step("site_requests", "benchmarks.site_requests", ("--seconds", "1"), "site_requests.json"),
     streaming("mini", runs=60),
     Step("overlays", "benchmarks.overlays", (), "overlays.json"),
+    Step("stills", "benchmarks.stills", (), "stills_mini.json"),
     Step("growth", "benchmarks.growth", ("--picture", f"{RESULTS}/growth.png"), "growth.json"),
     peers("mini"),
     Step("triton mini", "benchmarks.triton", ("--model", "mini"), "triton_mini.json"),

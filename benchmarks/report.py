@@ -36,6 +36,7 @@ SECTIONS: Mapping[str, tuple[str, tuple[str, ...]]] = {
     "objects": ("benchmarks.objects", ("objects_mini.json",)),
     "overlays": ("benchmarks.overlays", ("overlays.json",)),
     "trust": ("benchmarks.trust", ("trust_mini.json",)),
+    "stills": ("benchmarks.stills", ("stills_mini.json",)),
     "streaming": (
         "benchmarks.streaming",
         (

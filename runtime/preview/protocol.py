@@ -266,17 +266,17 @@ def _look(body: dict[str, Any], message_id: int | None) -> Look:
 
 
 def _prompt(body: dict[str, Any], message_id: int | None) -> PromptCommand:
-    new_name, request = _optional_name(body, "new"), _request(body)
+    new_name, request = _optional_name(body, "new"), _prompt_request(body)
     if request.name is not None and new_name is not None:
         raise InputError("it has a name, of an object there is, and new, of one to start; give one of them")
     return PromptCommand(replace(request, new_name=new_name), message_id)
 
 
 def _try(body: dict[str, Any], message_id: int | None) -> Try:
-    return Try(_request(body), message_id)
+    return Try(_prompt_request(body), message_id)
 
 
-def _request(body: dict[str, Any]) -> PromptRequest:
+def _prompt_request(body: dict[str, Any]) -> PromptRequest:
     number = _number(body)
     name = _optional_name(body, "name")
     points, box = body.pop("points", None) or [], body.pop("box", None)
