@@ -13,6 +13,7 @@ from PIL import Image
 
 from media.pictures import read_picture
 from runtime.api.errors import ArgumentError
+from runtime.frames.boxes import BoxXyxy
 from runtime.objects.prompts import Prompt, Prompts, parse_objects, read_prompts
 from stages.errors import InputError
 from stages.tensors import Pixels
@@ -23,6 +24,8 @@ ImageFormat: TypeAlias = Literal["RGB", "BGR"]
 # Objects as in the file of `pedsam run --prompts`: that file, or its entries.
 PromptEntries: TypeAlias = str | os.PathLike[str] | Sequence[Mapping[str, Any]]
 Size: TypeAlias = tuple[int, int]  # height, width
+Points: TypeAlias = tuple[tuple[float, float, int], ...]  # x, y, label
+Asked: TypeAlias = tuple[BoxXyxy | None, Points]
 
 _EXPECTED = "expected uint8 [height, width, 3], 0 to 255"
 _MODES = frozenset({"1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr", "HSV", "LAB"})
@@ -80,6 +83,19 @@ def prompts_of(boxes: npt.ArrayLike | None, points: Any, labels: Any) -> list[Pr
 
     Raises ArgumentError for other shapes, and for numbers that are no coordinates.
     """
+    given = objects_asked(boxes, points, labels)
+    _check_not_one_object(given)
+    try:
+        return [Prompt(str(number), box, points) for number, (box, points) in enumerate(given, 1)]
+    except InputError as exc:
+        raise ArgumentError(str(exc)) from exc
+
+
+def objects_asked(boxes: npt.ArrayLike | None, points: Any, labels: Any) -> list[Asked]:
+    """The box and the points of each object, as `prompts_of` takes them; none are judged but by their shape.
+
+    Raises ArgumentError for other shapes.
+    """
     of_boxes = None if boxes is None else _boxes(boxes)
     of_points = None if points is None else _points(points, labels)
     if of_boxes is None and of_points is None:
@@ -91,14 +107,18 @@ def prompts_of(boxes: npt.ArrayLike | None, points: Any, labels: Any) -> list[Pr
             f"there are {len(of_boxes)} boxes and points of {len(of_points)} objects; give each one of both"
         )
     count = len(of_boxes if of_boxes is not None else of_points or ())
-    none: list[None] = [None] * count
-    try:
-        return [
-            Prompt(str(number), box, point or ())
-            for number, (box, point) in enumerate(zip(of_boxes or none, of_points or none, strict=True), 1)
-        ]
-    except InputError as exc:
-        raise ArgumentError(str(exc)) from exc
+    return list(zip(of_boxes or [None] * count, of_points or [()] * count, strict=True))
+
+
+def _check_not_one_object(given: Sequence[Asked]) -> None:
+    """Raise ArgumentError where points are probably those of one object, as SamPredictor takes them."""
+    if len(given) > 1 and all(box is None and len(points) == 1 for box, points in given):
+        for number, (_, ((_, _, label),)) in enumerate(given, 1):
+            if not label:
+                raise ArgumentError(
+                    f"object {number} is a background point alone (label 0): [N, 2] is a point each of N "
+                    "objects, and one object of several points is points=[[[x, y], [x, y]]], labels=[[1, 0]]"
+                )
 
 
 def check_inside(prompts: Iterable[Prompt], height: int, width: int) -> None:
@@ -110,7 +130,7 @@ def check_inside(prompts: Iterable[Prompt], height: int, width: int) -> None:
         raise ArgumentError(str(exc)) from exc
 
 
-def _boxes(boxes: npt.ArrayLike) -> list[tuple[float, float, float, float]]:
+def _boxes(boxes: npt.ArrayLike) -> list[BoxXyxy]:
     array = _numbers(boxes, "boxes")
     array = array[None] if array.ndim == 1 else array
     if array.ndim != 2 or array.shape[1] != 4:
@@ -120,7 +140,7 @@ def _boxes(boxes: npt.ArrayLike) -> list[tuple[float, float, float, float]]:
     return [(left, top, right, bottom) for left, top, right, bottom in array.tolist()]
 
 
-def _points(points: Any, labels: Any) -> list[tuple[tuple[float, float, int], ...]]:
+def _points(points: Any, labels: Any) -> list[Points]:
     groups = _groups(points)
     marks = [np.ones(len(group)) for group in groups] if labels is None else _labels(labels, groups)
     for group, mark in zip(groups, marks, strict=True):

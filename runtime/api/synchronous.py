@@ -86,8 +86,9 @@ class Session:
         path of a picture, which is turned upright as its EXIF says. Coordinates are its pixels, x before y.
         `boxes`: [N, 4], left, top, right, bottom, or [4] for one object. `points`: [N, 2], one for each
         object; [N, P, 2], P for each; or a list of [P, 2] of different lengths. `labels`: like the points
-        without their last axis, 1 for what belongs to the object and 0 for what does not, 1 by default. With
-        boxes and points each object has one of both.
+        without their last axis, 1 for what belongs to the object and 0 for what does not, 1 by default; each
+        object has a box or a point of label 1. Points of one object are [1, P, 2], not SamPredictor's [P, 2].
+        With boxes and points each object has one of both.
 
         A single point may mean several things: the best rated of three masks is taken, or with `multimask`
         all three are given.

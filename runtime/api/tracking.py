@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 from anyio import to_thread
 
-from runtime.api.arguments import check_inside, prompts_of
+from runtime.api.arguments import Asked, check_inside, objects_asked
 from runtime.api.core import Core
 from runtime.api.embedding import collect
 from runtime.api.errors import ArgumentError, FrameLost, SessionClosed
@@ -191,11 +191,11 @@ class Following:
             points = np.asarray(points, object)
             points = points[None] if points.ndim == 2 else points
             labels = None if labels is None else [labels]
-        (prompt,) = prompts_of(box, points, labels)
+        (asked,) = objects_asked(box, points, labels)
         async with self._turns:
             if self._follower is None:
-                return self._prompt_first(name, prompt)
-            return await self._core.run(self._prompt(self._follower, name, prompt))
+                return self._prompt_first(name, asked)
+            return await self._core.run(self._prompt(self._follower, name, asked))
 
     def remove(self, name: str) -> None:
         """Follow an object no further. Raises InputError where there is none of this name."""
@@ -256,20 +256,21 @@ class Following:
         drawn = await to_thread.run_sync(_drawn, objects, recent.canvas)
         return TrackedFrame(job.number, job.pixels, drawn, None, doubtful, kept)
 
-    def _prompt_first(self, name: str | None, prompt: Prompt) -> str:
+    def _prompt_first(self, name: str | None, asked: Asked) -> str:
         taken = {each.name for each in self._coming}
         if name is not None and name in taken:
             raise ArgumentError(
                 f"object {name:.80} is asked for already; its points come with the first frame"
             )
         free = name or next(text for text in map(str, range(1, len(taken) + 2)) if text not in taken)
-        self._coming.append(replace(prompt, name=free))
+        self._coming.append(Prompt(free, *asked))
         self._objects.promised.add(free)
         return free
 
-    async def _prompt(self, follower: Follower, name: str | None, prompt: Prompt) -> str:
+    async def _prompt(self, follower: Follower, name: str | None, asked: Asked) -> str:
+        box, points = asked
         known = name is not None and any(entry.name == name for entry in follower.objects.entries)
-        request = PromptRequest(self._newest, name if known else None, prompt.points, prompt.box_xyxy)
+        request = PromptRequest(self._newest, name if known else None, points, box)
         given = await follower.prompt(request)
         if name is not None and not known:
             try:

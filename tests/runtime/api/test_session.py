@@ -131,6 +131,11 @@ PROMPTS: dict[str, tuple[dict[str, Any], str]] = {
     "fewer labels": ({"points": [[(9, 9), (5, 5)]], "labels": [[1]]}, "has 2 points and 1 labels"),
     "labels of others": ({"points": [(9, 9)], "labels": [1, 0]}, "labels of 2 objects and points of 1"),
     "fewer points": ({"boxes": [BOX, BOX], "points": [(9, 9)]}, "2 boxes and points of 1 objects"),
+    "background alone": ({"points": [[(9, 9), (5, 5)]], "labels": [[0, 0]]}, "object 1 has only background"),
+    "points of one object": (
+        {"points": [POINT, (9, 9)], "labels": [1, 0]},
+        r"object 2 is a background point alone .* points=\[\[\[x, y\], \[x, y\]\]\], labels=\[\[1, 0\]\]",
+    ),
     "format": ({"boxes": BOX, "image_format": "HSV"}, "image_format is 'HSV', expected \"RGB\""),
 }
 

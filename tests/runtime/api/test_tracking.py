@@ -108,6 +108,20 @@ def test_what_is_asked_for_on_the_way(session: pedsam.Session) -> None:
     assert next(tracker, None) is None
 
 
+def test_a_background_point_corrects_an_object_and_starts_none(session: pedsam.Session) -> None:
+    tracker = session.track(film(4), [CUP])
+    with pytest.raises(pedsam.InputError, match="object 1 has only background points"):
+        tracker.prompt(points=(60, 350), labels=[0])
+    next(tracker)
+    before = next(tracker).masks["cup"]
+    assert tracker.prompt("cup", points=(300, 190), labels=[0]) == "cup"
+    with pytest.raises(pedsam.InputError, match="has only background points"):
+        tracker.prompt("chair", points=(300, 190), labels=[0])
+    frame = next(tracker)
+    assert [each.name for each in frame.objects] == ["cup"]
+    assert not np.array_equal(frame.masks["cup"], before)
+
+
 def test_what_is_asked_for_before_the_first_frame(session: pedsam.Session) -> None:
     tracker = session.track(film(3), [TABLE])
     assert tracker.prompt("cup", box=BOX) == "cup"
