@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import os
+import signal
+import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from tests.support.edge import sites_file
-from tests.support.examples import EXAMPLES, check_batch, check_camera, check_photo
+from tests.support.edge import sites_file, write_photo
+from tests.support.examples import EXAMPLES, check_batch, check_camera, check_photo, example_done
 from tests.support.processes import serving
 
 PYTHON = (sys.executable,)
@@ -26,6 +29,66 @@ def test_a_camera(tmp_path: Path) -> None:
 
 def test_a_folder(tmp_path: Path) -> None:
     check_batch(tmp_path, PYTHON, VARIABLES)
+
+
+def test_a_folder_with_what_cannot_be_read(tmp_path: Path) -> None:
+    """The other pictures have their masks, and each that has none is named."""
+    (tmp_path / "photos").mkdir()
+    for name in ("a", "d"):
+        write_photo(tmp_path / f"photos/{name}.png")
+    whole = (tmp_path / "photos/a.png").read_bytes()
+    (tmp_path / "photos/b.jpg").write_text("no picture", encoding="utf-8")
+    (tmp_path / "photos/c.png").write_bytes(whole[: len(whole) // 2])
+    done = example_done("batch.py", tmp_path, PYTHON, "photos", variables=VARIABLES)
+    assert done.returncode == 1
+    first, second = done.stderr.splitlines()
+    assert first.startswith("left out: b.jpg cannot be read (")
+    assert second.startswith("left out: c.png cannot be read (")
+    assert written(tmp_path / "masks.json") == ["a.png", "d.png"]
+
+
+def test_a_folder_that_is_interrupted(tmp_path: Path) -> None:
+    (tmp_path / "photos").mkdir()
+    for number in range(300):
+        (tmp_path / f"photos/{number:03}.png").symlink_to(write_photo(tmp_path / "a.png"))
+    line = [sys.executable, "-u", str(EXAMPLES / "batch.py"), "photos"]
+    with subprocess.Popen(
+        line, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=tmp_path, env=VARIABLES
+    ) as batch:
+        assert batch.stdout is not None
+        assert batch.stdout.readline().startswith("000.png: ")
+        batch.send_signal(signal.SIGINT)
+        _, said = batch.communicate(timeout=60)
+    names = written(tmp_path / "masks.json")
+    assert (batch.returncode, said) == (1, f"interrupted after {len(names)} pictures\n")
+    assert names
+    assert names == [f"{number:03}.png" for number in range(len(names))]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["gone"], "gone is no folder; give one of pictures"),
+        (["a.png"], "a.png is no folder; give one of pictures"),
+        (["empty"], "empty holds no picture (.jpeg, .jpg, .png, .webp)"),
+        (
+            ["photos", "--out", "gone/masks.json"],
+            "gone/masks.json cannot be written (No such file or directory)",
+        ),
+    ],
+)
+def test_a_folder_that_is_none(tmp_path: Path, arguments: list[str], sentence: str) -> None:
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "photos").mkdir()
+    write_photo(tmp_path / "a.png")
+    write_photo(tmp_path / "photos/a.png")
+    done = example_done("batch.py", tmp_path, PYTHON, *arguments, variables=VARIABLES)
+    assert (done.returncode, done.stderr, done.stdout) == (1, f"Error: {sentence}\n", "")
+
+
+def written(path: Path) -> list[str]:
+    """The pictures that a results file has masks of."""
+    return [entry["image"] for entry in json.loads(path.read_text(encoding="utf-8"))]
 
 
 def test_through_sites(tmp_path: Path) -> None:

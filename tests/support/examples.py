@@ -24,14 +24,21 @@ def run_example(
     name: str, folder: Path, python: Sequence[str], *arguments: str, variables: Mapping[str, str]
 ) -> str:
     """What a copy of an example prints, in a folder of its own."""
+    done = example_done(name, folder, python, *arguments, variables=variables)
+    assert (done.returncode, done.stderr) == (0, ""), done.stdout + done.stderr
+    return done.stdout
+
+
+def example_done(
+    name: str, folder: Path, python: Sequence[str], *arguments: str, variables: Mapping[str, str]
+) -> subprocess.CompletedProcess[str]:
+    """A copy of an example, run to its end in a folder of its own."""
     folder.mkdir(exist_ok=True)
     script = shutil.copy(EXAMPLES / name, folder)
     line = [*python, str(script), *arguments]
-    done = subprocess.run(
+    return subprocess.run(
         line, capture_output=True, text=True, check=False, cwd=folder, env=dict(variables), timeout=120
     )
-    assert (done.returncode, done.stderr) == (0, ""), done.stdout + done.stderr
-    return done.stdout
 
 
 def check_photo(folder: Path, python: Sequence[str], variables: Mapping[str, str]) -> None:
