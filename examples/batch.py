@@ -1,7 +1,6 @@
 """A mask for every picture of a folder, by its middle, as one COCO results file.
 
-It needs pedsam with what its extra `demo` brings: pip install ".[demo]" in a clone of it.
-
+pip install -e ".[demo]"                                        # in a clone of pedsam
 python batch.py photos --out masks.json
 python batch.py photos --out masks.json --sites sites.toml      # windows through sites
 

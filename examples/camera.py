@@ -1,6 +1,6 @@
 """Follow one object through a camera or a video, with OpenCV reading and writing.
 
-pip install "pedsam[demo]"
+pip install -e ".[demo]"                                                   # in a clone of pedsam
 python camera.py 0 --box 100,80,420,360                                    # camera 0, until Ctrl-C
 python camera.py clip.mp4 --box 100,80,420,360 --out overlay.mp4
 python camera.py 0 --box 100,80,420,360 --sites sites.toml --in-flight 3   # windows through sites

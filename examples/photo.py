@@ -1,6 +1,6 @@
 """A photograph, cell by cell: a script, and a notebook in editors that know `# %%`.
 
-    pip install "pedsam[demo]"
+    pip install -e ".[demo]"                           # in a clone of pedsam
     python photo.py                                    # a cup of coffee that comes with scikit-image
     PHOTO=photo.jpg OUT=results python photo.py        # your own
 
