@@ -81,13 +81,20 @@ class AsyncTracker:
 
 
 async def push(following: Following, frame: Frame | SourceFrame, image_format: str) -> None:
-    """Give one frame on, as a caller or a source of files has it. Raises ArgumentError."""
+    """Give one frame on, as a caller or a source of files has it; a file that cannot be read is a lost frame.
+    Raises ArgumentError."""
     if isinstance(frame, SourceFrame):
         if frame.error is not None:
             following.push_lost(frame.error)
             return
         frame, image_format = frame.pixels, "RGB"
-    pixels = await to_thread.run_sync(pixels_of, frame, image_format)
+    try:
+        pixels = await to_thread.run_sync(pixels_of, frame, image_format)
+    except ArgumentError:
+        raise
+    except InputError as exc:  # a file, as of a folder
+        following.push_lost(str(exc))
+        return
     await following.push(pixels)
 
 

@@ -147,7 +147,10 @@ class Following:
         nothing."""
         self._require_going_on()
         height, width = pixels.shape[:2]
-        due = [prompt for prompt in self._coming if prompt.from_frame == self._count]
+        due = sorted(
+            (prompt for prompt in self._coming if prompt.from_frame <= self._count),  # a frame may be lost
+            key=lambda prompt: prompt.from_frame,
+        )
         check_inside(due, height, width)
         edge = await self._core.edge_for(height, width)
         canvas = await to_thread.run_sync(make_canvas, pixels, self._core.geometry)

@@ -206,6 +206,26 @@ def test_a_folder_with_a_picture_that_cannot_be_read(session: pedsam.Session, tm
     assert [(frame.number, list(frame.masks)) for frame in (first, third)] == [(0, ["cup"]), (2, ["cup"])]
 
 
+def test_paths_of_which_one_cannot_be_read_are_as_their_folder(
+    session: pedsam.Session, tmp_path: Path
+) -> None:
+    for name in "ac":
+        write_photo(tmp_path / f"{name}.png")
+    (tmp_path / "b.png").write_bytes((tmp_path / "a.png").read_bytes()[:999])
+    paths = [tmp_path / f"{name}.png" for name in "abcd"]
+    first, second, third, fourth = session.track(paths, [CUP], in_flight=2)
+    assert "b.png" in str(second.lost)
+    assert "d.png" in str(fourth.lost)
+    assert (second.objects, second.pixels.size) == ((), 0)
+    assert [(frame.number, list(frame.masks)) for frame in (first, third)] == [(0, ["cup"]), (2, ["cup"])]
+
+
+def test_an_object_whose_frame_is_lost_starts_with_the_next(session: pedsam.Session, tmp_path: Path) -> None:
+    paths = [write_photo(tmp_path / "a.png"), tmp_path / "gone.png", tmp_path / "a.png"]
+    found = [list(frame.masks) for frame in session.track(paths, [CUP, {**TABLE, "from_frame": 1}])]
+    assert found == [["cup"], [], ["cup", "table"]]
+
+
 def test_what_the_callers_frames_raise_is_the_callers(session: pedsam.Session) -> None:
     def frames() -> Iterator[Any]:
         yield photo("16:9")
