@@ -248,6 +248,7 @@ class Tracker:
             frame = next(self._frames, END)
             if frame is END:
                 self._ended = True
+                self._thread.call(partial(_done, following.no_more))
             else:
                 self._thread.call(partial(push, following, frame, self._image_format))
         if not following.pending:

@@ -44,6 +44,7 @@ class AsyncTracker:
                 frame = await anext(self._frames)
             except StopAsyncIteration:
                 self._ended = True
+                following.no_more()
             else:
                 await push(following, frame, self._image_format)
         if not following.pending:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import enum
 from collections import deque
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -21,6 +21,7 @@ from runtime.api.arguments import Asked, check_inside, objects_asked
 from runtime.api.core import Core
 from runtime.api.embedding import collect
 from runtime.api.errors import ArgumentError, FrameLost, SessionClosed
+from runtime.api.held_edge import LOG
 from runtime.api.masks import box_around
 from runtime.edge import Edge
 from runtime.encoder import Encoding
@@ -126,12 +127,14 @@ class Following:
         self._core = core
         self._keyframe_every = keyframe_every
         self._coming = list(prompts.entries)
+        _tell_of_doubts(prompts.entries)
         self._objects = ObjectRegistry(Prompts(()), Track)
         self._objects.promised.update(prompt.name for prompt in prompts.entries)
         self._follower: Follower | None = None
         self._jobs: deque[_Job] = deque()
         self._count = 0  # frames given
         self._newest = 0  # the session's number of the frame whose result was taken last
+        self._frames_ended = False
         self._last_unsegmented = True
         self._masks_from: Collection[str] = ()  # sites of the last model run, from which masks are carried
         self._turns = asyncio.Lock()  # results and prompts on the way
@@ -211,6 +214,18 @@ class Following:
         self._coming = coming
         self._objects.promised.discard(name)
 
+    def no_more(self) -> None:
+        """No frame follows those that were pushed. What was asked for from a later one is told of."""
+        self._frames_ended = True
+        for prompt in self._coming:
+            if prompt.from_frame >= self._count:
+                LOG.warning(
+                    "object %s was not asked for from frame %d on: there were %d frames",
+                    prompt.name,
+                    prompt.from_frame,
+                    self._count,
+                )
+
     def close(self) -> None:
         """Drop what is pending; the objects are followed no further."""
         self._why_ended = self._why_ended or "this tracker is closed; begin another one with track"
@@ -266,7 +281,9 @@ class Following:
                 f"object {name:.80} is asked for already; its points come with the first frame"
             )
         free = name or next(text for text in map(str, range(1, len(taken) + 2)) if text not in taken)
-        self._coming.append(Prompt(free, *asked))
+        prompt = Prompt(free, *asked)
+        _tell_of_doubts([prompt])
+        self._coming.append(prompt)
         self._objects.promised.add(free)
         return free
 
@@ -283,7 +300,10 @@ class Following:
                 raise
         while (waiting := follower.next_waiting()) is not None:
             await self._compute_waiting(self._core.edge, follower, waiting)
-        return name or given
+        given = name or given
+        entries = follower.objects.entries
+        _tell_of_doubts(replace(each.prompt, name=given) for each in entries if each.name == given)
+        return given
 
     async def _compute_waiting(self, edge: Edge, follower: Follower, frame: RecentFrame) -> None:
         """A frame on which nothing was asked for before. Where it is lost the object is looked for on the
@@ -300,6 +320,11 @@ class Following:
         if self._follower is None:
             raise RuntimeError("a result is asked for before a frame was given")
         return self._follower
+
+
+def _tell_of_doubts(prompts: Iterable[Prompt]) -> None:
+    for doubt in Prompts(tuple(prompts)).doubts():
+        LOG.warning(doubt)
 
 
 def _looked_at(task: asyncio.Task[Encoding]) -> None:

@@ -226,6 +226,35 @@ def test_an_object_whose_frame_is_lost_starts_with_the_next(session: pedsam.Sess
     assert found == [["cup"], [], ["cup", "table"]]
 
 
+async def test_what_is_probably_not_meant_is_told(
+    session: pedsam.Session, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As by a run, of a session with a loop too."""
+
+    async def with_a_loop() -> None:
+        async with pedsam.open_async(threads=1) as other:
+            async for _ in other.track(film(2), [{**CUP, "box": [0.1, 0.1, 0.5, 0.5]}, later]):
+                pass
+
+    later = {"name": "later", "box": BOX, "from_frame": 7}
+    await with_a_loop()
+    assert caplog.messages[-1] == "object later was not asked for from frame 7 on: there were 2 frames"
+    assert "coordinates are pixels of the frame, not shares" in caplog.messages[0]
+    caplog.clear()
+    tracker = session.track(film(3), [later])
+    tracker.prompt("cup", box=[0.1, 0.1, 0.5, 0.5])
+    assert "the box of object cup" in caplog.text
+    next(tracker)
+    tracker.prompt("table", points=(0.5, 0.3))
+    assert "each point of object table" in caplog.text
+    caplog.clear()
+    assert len(list(tracker)) == 2
+    assert caplog.messages == ["object later was not asked for from frame 7 on: there were 3 frames"]
+    caplog.clear()
+    assert lines_of(list(session.track(film(3), [CUP, TABLE])))
+    assert caplog.messages == []
+
+
 def test_what_the_callers_frames_raise_is_the_callers(session: pedsam.Session) -> None:
     def frames() -> Iterator[Any]:
         yield photo("16:9")
