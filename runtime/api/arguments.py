@@ -14,15 +14,15 @@ from PIL import Image
 from media.pictures import read_picture
 from runtime.api.errors import ArgumentError
 from runtime.frames.boxes import BoxXyxy
-from runtime.objects.prompts import Prompt, Prompts, parse_objects, read_prompts
+from runtime.objects.prompts import Prompt, Prompts, entries_in, parse_objects, read_prompts
 from stages.errors import InputError
 from stages.tensors import Pixels
 
 # A frame: RGB (or BGR, where that is said) uint8 [H, W, 3]; a Pillow image; the path of a picture.
 Frame: TypeAlias = npt.NDArray[np.uint8] | Image.Image | str | os.PathLike[str]
 ImageFormat: TypeAlias = Literal["RGB", "BGR"]
-# Objects as in the file of `pedsam run --prompts`: that file, or its entries.
-PromptEntries: TypeAlias = str | os.PathLike[str] | Sequence[Mapping[str, Any]]
+# Objects as in the file of `pedsam run --prompts`: that file, what it holds, or its entries.
+PromptEntries: TypeAlias = str | os.PathLike[str] | Mapping[str, Any] | Sequence[Mapping[str, Any]]
 Size: TypeAlias = tuple[int, int]  # height, width
 Points: TypeAlias = tuple[tuple[float, float, int], ...]  # x, y, label
 Asked: TypeAlias = tuple[BoxXyxy | None, Points]
@@ -208,9 +208,12 @@ def _numbers(values: Any, what: str) -> npt.NDArray[np.float64]:
 
 
 def objects_of(prompts: PromptEntries) -> Prompts:
-    """Objects to follow, of a prompts file or of its entries. Raises InputError as `pedsam run` does."""
+    """Objects to follow, of a prompts file, of what it holds, or of its entries. Raises InputError as
+    `pedsam run` does."""
     if isinstance(prompts, str | os.PathLike):
         return read_prompts((), (), Path(prompts))
+    if isinstance(prompts, Mapping):
+        prompts = _entries_in(prompts)
     try:
         entries = [_entry(entry) for entry in prompts]
     except (TypeError, ValueError, AttributeError) as exc:
@@ -223,6 +226,13 @@ def objects_of(prompts: PromptEntries) -> Prompts:
     if repeated := next((name for name, start in names if names.count((name, start)) > 1), None):
         raise ArgumentError(f"object {repeated} is given twice; give each object its own name")
     return Prompts(tuple(parsed))
+
+
+def _entries_in(prompts: Mapping[str, Any]) -> Sequence[Mapping[str, Any]]:
+    try:
+        return entries_in(dict(prompts), 1)
+    except InputError as exc:
+        raise ArgumentError(f"prompts are no list of entries, nor what a file of them holds: {exc}") from exc
 
 
 def _entry(entry: Mapping[str, Any]) -> dict[str, Any]:

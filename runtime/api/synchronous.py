@@ -125,9 +125,9 @@ class Session:
 
         `frames`: frames as in `segment`, one after another, of an iterable, which is read as results are
         asked for; or the path of a video or of a folder of pictures. `prompts`: objects as in the file of
-        `pedsam run --prompts`, its path or its entries: {"name": "cup", "box": [x0, y0, x1, y1], "points":
-        [[x, y, 1]], "from_frame": 0}, in pixels of the frame `from_frame`, 0 being the first. More can be
-        asked for on the way, with `Tracker.prompt`. Nothing of a frame is sent on which nothing is to be
+        `pedsam run --prompts`, its path, what it holds, or its entries: {"name": "cup", "box": [x0, y0, x1,
+        y1], "points": [[x, y, 1]], "from_frame": 0}, in pixels of the frame `from_frame`, 0 being the first.
+        More can be asked for on the way, with `Tracker.prompt`. Nothing of a frame is sent on which nothing is to be
         found.
 
         The model runs on every `keyframe_every`th frame; between them masks are moved along by optical flow.
@@ -269,7 +269,8 @@ class Tracker:
         is followed adds points to its own and replaces its box; another name, or none, starts a new object.
         Before the first frame it holds from that one on.
 
-        Raises InputError for what cannot be right, as a point outside the frame.
+        Raises InputError for what cannot be right, as a point outside the frame, and SessionClosed once it is
+        known that no frame follows.
         """
         return self._thread.call(partial(self._tracker.prompt, name, box=box, points=points, labels=labels))
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, TypeAlias
 
+import numpy as np
 import numpy.typing as npt
 from anyio import to_thread
 
@@ -120,6 +121,11 @@ def iterator_of(frames: Any) -> Iterator[Frame | SourceFrame]:
     """Frames of an iterable or of files. Blocks. Raises ArgumentError for what is neither."""
     if isinstance(frames, str | os.PathLike):
         return source_frames(frames)
+    if isinstance(frames, np.ndarray) and frames.ndim < 4:
+        raise ArgumentError(
+            f"frames are one array of shape {list(frames.shape)}, expected several frames, one after "
+            "another: an iterable of them or an array [N, height, width, 3]; of a single one, [frame]"
+        )
     try:
         return iter(frames)
     except TypeError as exc:

@@ -40,6 +40,8 @@ ENDED = (
     "frame, so one film is followed at a time; open another session beside it"
 )
 
+BEGIN_ANOTHER = "begin another one with track"
+
 
 @dataclass(frozen=True, eq=False)
 class TrackedObject:
@@ -193,6 +195,8 @@ class Following:
         Raises InputError as AsyncTracker.prompt says.
         """
         self._require_going_on()
+        if self._frames_ended and not self._jobs:
+            raise SessionClosed(f"this tracker has given its last frame; {BEGIN_ANOTHER}")
         if points is not None:
             points = np.asarray(points, object)
             points = points[None] if points.ndim == 2 else points
@@ -228,7 +232,7 @@ class Following:
 
     def close(self) -> None:
         """Drop what is pending; the objects are followed no further."""
-        self._why_ended = self._why_ended or "this tracker is closed; begin another one with track"
+        self._why_ended = self._why_ended or f"this tracker is closed; {BEGIN_ANOTHER}"
         for job in self._jobs:
             if job.windows is not None:
                 job.windows.cancel()

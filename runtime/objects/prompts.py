@@ -235,13 +235,13 @@ def _check_once(entries: Iterable[Prompt]) -> None:
 def _read_file(path: Path, first_number: int) -> list[Prompt]:
     data = read_json(path, "prompts file")
     try:
-        return parse_objects(_objects_of(data, first_number), first_number)
+        return parse_objects(entries_in(data, first_number), first_number)
     except InputError as exc:
         raise InputError(f"prompts file {path}: {exc}") from exc
 
 
-def _objects_of(data: Any, first_number: int) -> list[Any]:
-    """The entries of a prompts file. Raises InputError for anything else."""
+def entries_in(data: Any, first_number: int) -> list[Any]:
+    """The entries in what a prompts file holds. Raises InputError for anything else."""
     if not isinstance(data, dict):
         raise InputError(f"it holds {_kind_of(data)}, {_EXPECTED}")
     if unknown := sorted(set(data) - {"objects"}):

@@ -152,6 +152,8 @@ def test_names_and_places_that_cannot_be_are_a_sentence(session: pedsam.Session)
 
 PROMPTS: dict[str, tuple[Any, str]] = {
     "no entries": ([("cup", BOX)], 'prompts are not entries like {"name": "cup"'),
+    "an entry alone": (CUP, "prompts are no list of entries, .* holds: it has the unknown key 'box'"),
+    "no entries in it": ({"objects": [5]}, "object 1 is 5, expected"),
     "neither": ([{"name": "cup"}], "object cup has neither a box nor a point"),
     "other keys": ([{"bbox": BOX}], "object 1 has the unknown key"),
     "corners": ([{"box": [1, 2]}], "the box of object 1 is not"),
@@ -169,7 +171,9 @@ def test_prompts_that_are_none_are_a_sentence(session: pedsam.Session, prompts: 
 def test_a_file_of_prompts(session: pedsam.Session, tmp_path: Path) -> None:
     path = tmp_path / "prompts.json"
     path.write_text(json.dumps({"objects": [{**CUP, "box": list(BOX)}]}))
-    assert lines_of(list(session.track(film(2), path))) == lines_of(list(session.track(film(2), [CUP])))
+    expected = lines_of(list(session.track(film(2), [CUP])))
+    for given in (path, json.loads(path.read_text()), {"objects": [CUP]}):
+        assert lines_of(list(session.track(film(2), given))) == expected
 
 
 def test_a_frame_that_is_none_is_a_sentence_and_the_film_goes_on(session: pedsam.Session) -> None:
@@ -193,6 +197,15 @@ def test_a_prompt_outside_its_frame_is_a_sentence(session: pedsam.Session) -> No
 def test_frames_that_are_none_are_a_sentence(session: pedsam.Session, frames: Any) -> None:
     with pytest.raises(pedsam.InputError, match=r"expected an iterable of frames|gone\.mp4 is not there"):
         session.track(frames, [CUP])
+
+
+def test_one_frame_is_no_film(session: pedsam.Session) -> None:
+    frame = photo("16:9")
+    with pytest.raises(
+        pedsam.ArgumentError, match=r"frames are one array of shape \[360, 640, 3\], .* \[frame\]"
+    ):
+        session.track(frame, [CUP])
+    assert len(list(session.track(np.stack([frame, frame]), [CUP]))) == 2
 
 
 def test_a_folder_with_a_picture_that_cannot_be_read(session: pedsam.Session, tmp_path: Path) -> None:
@@ -287,6 +300,21 @@ def test_a_closed_tracker_gives_no_more(session: pedsam.Session) -> None:
         next(tracker)
     with pytest.raises(pedsam.SessionClosed, match="this tracker is closed"):
         tracker.prompt("table", points=(9, 9))
+
+
+async def test_after_the_last_frame_nothing_can_be_asked_for(session: pedsam.Session) -> None:
+    tracker = session.track(film(2), [CUP], in_flight=3)
+    next(tracker)
+    assert tracker.prompt("table", points=(30, 30)) == "table"  # one is read already, and still to come
+    assert list(next(tracker).masks) == ["cup", "table"]
+    words = "this tracker has given its last frame; begin another one with track"
+    with pytest.raises(pedsam.SessionClosed, match=words):
+        tracker.prompt("chair", points=(9, 9))
+    async with pedsam.open_async(threads=1) as other:
+        followed = other.track(film(1), [CUP])
+        _ = [frame async for frame in followed]
+        with pytest.raises(pedsam.SessionClosed, match=words):
+            await followed.prompt("cup", points=(300, 190))
 
 
 def test_pictures_without_order_cannot_be_followed() -> None:
