@@ -131,8 +131,7 @@ def check_inside(prompts: Iterable[Prompt], height: int, width: int) -> None:
 
 
 def _boxes(boxes: npt.ArrayLike) -> list[BoxXyxy]:
-    array = _numbers(boxes, "boxes")
-    array = array[None] if array.ndim == 1 else array
+    array = _rows(boxes, "boxes", 4)
     if array.ndim != 2 or array.shape[1] != 4:
         raise ArgumentError(
             f"boxes have the shape {list(array.shape)}, expected [N, 4] or [4]: left, top, right, bottom"
@@ -159,8 +158,7 @@ def _groups(points: Any) -> list[npt.NDArray[np.float64]]:
     if _is_ragged(points):
         groups = [_numbers(group, "points") for group in points]
     else:
-        array = _numbers(points, "points")
-        array = array[None] if array.ndim == 1 else array
+        array = _rows(points, "points", 2)
         groups = list(array[:, None] if array.ndim == 2 else array)
     if not all(group.ndim == 2 and group.shape[1] == 2 and len(group) for group in groups):
         raise ArgumentError(
@@ -198,6 +196,14 @@ def _has_shape(value: Any) -> bool:
     except ValueError:
         return False
     return True
+
+
+def _rows(values: Any, what: str, width: int) -> npt.NDArray[np.float64]:
+    """An array of at least two axes: of one row where it is flat, of none where it is an empty list."""
+    array = _numbers(values, what)
+    if array.shape == (0,):
+        return array.reshape(0, width)
+    return array[None] if array.ndim == 1 else array
 
 
 def _numbers(values: Any, what: str) -> npt.NDArray[np.float64]:

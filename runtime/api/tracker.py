@@ -14,6 +14,7 @@ from anyio import to_thread
 
 from runtime.api.arguments import Frame, pixels_of
 from runtime.api.errors import ArgumentError
+from runtime.api.one_process import OfOneProcess
 from runtime.api.tracking import Following, TrackedFrame
 from runtime.frames.sources import Frame as SourceFrame
 from runtime.frames.sources import open_source
@@ -23,7 +24,7 @@ END: Any = object()  # after the last frame
 Frames: TypeAlias = Iterable[Frame] | AsyncIterable[Frame] | str | os.PathLike[str]
 
 
-class AsyncTracker:
+class AsyncTracker(OfOneProcess):
     """Gives a TrackedFrame for each frame, in order; made by `AsyncSession.track`.
 
     `aclose`, or `async with`, drops what was read ahead. Belongs to one task at a time.

@@ -201,7 +201,10 @@ class Following:
             points = np.asarray(points, object)
             points = points[None] if points.ndim == 2 else points
             labels = None if labels is None else [labels]
-        (asked,) = objects_asked(box, points, labels)
+        objects = objects_asked(box, points, labels)
+        if len(objects) != 1:
+            raise ArgumentError(f"a prompt asks for one object a call, not for {len(objects)}")
+        (asked,) = objects
         async with self._turns:
             if self._follower is None:
                 return self._prompt_first(name, asked)

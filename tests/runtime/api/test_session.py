@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import gc
 import json
 import os
+import pickle
 import signal
 import socket
 import subprocess
@@ -87,6 +89,15 @@ def test_more_objects_than_one_call_of_the_decoder_takes(session: pedsam.Session
     together = session.segment(FRAME, boxes=boxes)
     assert len(together) == 20
     assert np.array_equal(together.masks[17], session.segment(FRAME, boxes=boxes[17]).masks[0])
+
+
+@pytest.mark.parametrize(
+    "none",
+    [{"boxes": []}, {"boxes": np.zeros((0, 4))}, {"points": []}, {"points": np.zeros((0, 2)), "labels": []}],
+)
+def test_no_objects_have_no_masks(session: pedsam.Session, none: dict[str, Any]) -> None:
+    masks = session.segment(FRAME, **none)
+    assert (masks.masks.shape, masks.scores.shape, masks.rle()) == ((0, 360, 640), (0,), [])
 
 
 def test_opencv_reads_bgr(session: pedsam.Session) -> None:
@@ -176,6 +187,7 @@ def test_after_closing_every_call_is_a_sentence() -> None:
         lambda: session.track([FRAME]),
         lambda: predictor.set_image(FRAME),
         lambda: next(tracker),
+        session.__enter__,
     ]
     for call in calls:
         with pytest.raises(pedsam.SessionClosed, match="the session is closed; open another one"):
@@ -278,6 +290,15 @@ def test_a_forked_process_is_told(session: pedsam.Session) -> None:
         assert told.read() == "the session belongs to the process that opened it; open one in each process"
     os.waitpid(child, 0)
     assert session.segment(FRAME, boxes=BOX).area[0] > 0
+
+
+def test_what_belongs_to_a_process_is_neither_pickled_nor_copied(session: pedsam.Session) -> None:
+    each = session, session.predictor(), session.track([FRAME]), pedsam.open_async()
+    for one in each:
+        for act in (pickle.dumps, copy.copy):
+            words = f"a {type(one).__name__} can be neither pickled nor copied, .*: open a session in each"
+            with pytest.raises(TypeError, match=words):
+                act(one)
 
 
 def test_a_session_that_is_left_open_keeps_no_process_alive() -> None:

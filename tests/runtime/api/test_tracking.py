@@ -147,6 +147,9 @@ def test_names_and_places_that_cannot_be_are_a_sentence(session: pedsam.Session)
         tracker.prompt("table", points=(9, 9))
     with pytest.raises(pedsam.InputError, match="nothing to segment"):
         tracker.prompt("chair")
+    for boxes in ([], [BOX, BOX]):
+        with pytest.raises(pedsam.ArgumentError, match=f"one object a call, not for {len(boxes)}"):
+            tracker.prompt("chair", box=boxes)
     assert [each.name for each in next(tracker).objects] == ["cup"]
 
 
