@@ -41,14 +41,23 @@ def pixels_of(frame: Frame, image_format: str = "RGB") -> Pixels:
     if isinstance(frame, str | os.PathLike):
         return read_picture(Path(frame))
     if isinstance(frame, Image.Image):
-        if frame.mode not in _MODES:
-            raise ArgumentError(
-                f"the frame is a Pillow image of mode {frame.mode}, expected one of 8 bits a channel: "
-                "save it and give its path, which scales it"
-            )
-        return np.asarray(frame.convert("RGB"))
+        return _of_pillow(frame)
     pixels = _checked(frame)
     return pixels if image_format == "RGB" else np.ascontiguousarray(pixels[..., ::-1])
+
+
+def _of_pillow(frame: Image.Image) -> Pixels:
+    if frame.mode not in _MODES:
+        raise ArgumentError(
+            f"the frame is a Pillow image of mode {frame.mode}, expected one of 8 bits a channel: save it "
+            "and give its path, which scales it"
+        )
+    try:
+        return np.asarray(frame.convert("RGB"))
+    except (AssertionError, OSError, SyntaxError, ValueError) as exc:  # it is read from its file only now
+        raise ArgumentError(
+            f"the frame is a Pillow image that cannot be read ({exc}): give it before it is closed, whole"
+        ) from exc
 
 
 def _checked(frame: object) -> Pixels:

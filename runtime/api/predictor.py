@@ -133,6 +133,8 @@ def _mask_input(mask: npt.ArrayLike, side: int) -> Array:
             f"mask_input has the shape {list(array.shape)}, expected [1, {side}, {side}]: the low-resolution "
             "logits of one mask, as predict returns them third"
         )
+    if not np.isfinite(array).all():
+        raise ArgumentError("mask_input has values that are not finite; give the logits that predict returns")
     return np.ascontiguousarray(array[None])
 
 

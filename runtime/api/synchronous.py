@@ -132,8 +132,8 @@ class Session(OfOneProcess):
         asked for; or the path of a video or of a folder of pictures. `prompts`: objects as in the file of
         `pedsam run --prompts`, its path, what it holds, or its entries: {"name": "cup", "box": [x0, y0, x1,
         y1], "points": [[x, y, 1]], "from_frame": 0}, in pixels of the frame `from_frame`, 0 being the first.
-        More can be asked for on the way, with `Tracker.prompt`. Nothing of a frame is sent on which nothing is
-        to be found.
+        More can be asked for on the way, with `Tracker.prompt`. Nothing of a frame is sent on which nothing
+        is to be found.
 
         The model runs on every `keyframe_every`th frame; between them masks are moved along by optical flow.
         `in_flight` frames are read ahead, at most 16, so that windows of later ones travel while earlier ones

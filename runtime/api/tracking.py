@@ -43,7 +43,7 @@ ENDED = (
 BEGIN_ANOTHER = "begin another one with track"
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class TrackedObject:
     """One object on one frame of H x W pixels.
 
@@ -58,6 +58,9 @@ class TrackedObject:
     score: float
     confidence: float
     check: str | None
+
+    def __repr__(self) -> str:
+        return f"TrackedObject({self.name!r}, {self.state.value}, {self.area} pixels, score={self.score:.2f})"
 
     @property
     def area(self) -> int:
@@ -74,7 +77,7 @@ class TrackedObject:
         return None if self.mask is None else encode_mask(self.mask)
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class TrackedFrame:
     """One frame with its objects. `number` counts from 0 in each film; `pixels` are RGB uint8 [H, W, 3], the
     caller's own array where that was one.
@@ -90,6 +93,12 @@ class TrackedFrame:
     lost: str | None = None
     doubtful: bool = False
     kept: frozenset[int] = frozenset()
+
+    def __repr__(self) -> str:
+        if self.lost is not None:
+            return f"TrackedFrame({self.number}, lost={self.lost!r})"
+        height, width = self.pixels.shape[:2]
+        return f"TrackedFrame({self.number}, {width} x {height}, objects={list(self.objects)})"
 
     @property
     def masks(self) -> Mapping[str, npt.NDArray[np.bool_]]:

@@ -138,6 +138,10 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
     "background": ({"point_coords": POINT, "point_labels": [0]}, "only background points"),
     "boxes": ({"box": [BOX, BOX]}, r"box has the shape \[2, 4\], expected \[4\]: one object a call"),
     "a mask": ({"box": BOX, "mask_input": np.zeros((360, 640))}, r"expected \[1, 96, 96\]: the low-resol"),
+    "no number": (
+        {"box": BOX, "mask_input": np.full((1, 96, 96), np.nan)},
+        "mask_input has values that are not finite",
+    ),
     "words": ({"box": "all"}, "points, labels or box are no arrays of numbers"),
 }
 

@@ -60,12 +60,15 @@ def test_arrays_have_the_shapes_that_are_documented(session: pedsam.Session) -> 
     assert (masks.logits.dtype.name, masks.logits.shape) == ("float32", (2, 3, 96, 96))
     assert masks.area.shape == (2, 3)
     assert masks.boxes.shape == (2, 3, 4)
-    assert len(masks) == 2
+    assert len(masks.masks) == 2
     for three, encoded in zip(masks.masks, masks.rle(), strict=True):
         for mask, rle in zip(three, encoded, strict=True):
             assert np.array_equal(coco.decode(rle).astype(bool), mask)
             assert np.array_equal(decode_mask(rle), mask)
     best = session.segment(FRAME, points=[[270, 150], POINT])
+    first, second = best.scores
+    assert repr(best) == f"Masks(of 2 on 640 x 360, scores=[{first:.2f}, {second:.2f}])"
+    assert repr(masks).startswith("Masks(of 2 on 640 x 360, scores=[[")
     assert np.array_equal(masks.best().masks, best.masks)
     assert masks.best().scores.tolist() == best.scores.tolist() == masks.scores.max(axis=1).tolist()
     assert best.best() is best
@@ -87,7 +90,8 @@ def test_prompts_of_several_objects_are_those_of_one_after_another(session: peds
 def test_more_objects_than_one_call_of_the_decoder_takes(session: pedsam.Session) -> None:
     boxes = [(x, 20, x + 150, 200) for x in range(0, 400, 20)]
     together = session.segment(FRAME, boxes=boxes)
-    assert len(together) == 20
+    assert len(together.masks) == 20
+    assert len(repr(together)) < 200
     assert np.array_equal(together.masks[17], session.segment(FRAME, boxes=boxes[17]).masks[0])
 
 
@@ -149,6 +153,21 @@ PROMPTS: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "format": ({"boxes": BOX, "image_format": "HSV"}, "image_format is 'HSV', expected \"RGB\""),
 }
+
+
+def test_a_pillow_image_that_cannot_be_read_is_a_sentence(session: pedsam.Session, tmp_path: Path) -> None:
+    path = write_photo(tmp_path / "a.png")
+    with Image.open(path) as closed:
+        pass
+    in_memory = Image.fromarray(FRAME)
+    in_memory.close()
+    (tmp_path / "cut.png").write_bytes(path.read_bytes()[:5000])
+    with Image.open(tmp_path / "cut.png") as cut:
+        for frame in (closed, in_memory, cut):
+            with pytest.raises(
+                pedsam.ArgumentError, match=r"the frame is a Pillow image that cannot be read \("
+            ):
+                session.segment(frame, boxes=BOX)
 
 
 @pytest.mark.parametrize(("prompts", "words"), PROMPTS.values(), ids=PROMPTS)

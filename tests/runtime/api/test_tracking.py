@@ -220,6 +220,10 @@ def test_a_folder_with_a_picture_that_cannot_be_read(session: pedsam.Session, tm
     assert "b.png" in second.lost
     assert (second.objects, second.masks, second.pixels.size) == ((), {}, 0)
     assert [(frame.number, list(frame.masks)) for frame in (first, third)] == [(0, ["cup"]), (2, ["cup"])]
+    (cup,) = first.objects
+    assert repr(cup) == f"TrackedObject('cup', tracked, {cup.area} pixels, score={cup.score:.2f})"
+    assert repr(first) == f"TrackedFrame(0, 640 x 360, objects=[{cup}])"
+    assert repr(second) == f"TrackedFrame(1, lost={second.lost!r})"
 
 
 def test_paths_of_which_one_cannot_be_read_are_as_their_folder(
