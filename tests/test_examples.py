@@ -10,9 +10,19 @@ import sys
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from tests.support.edge import sites_file, write_photo
-from tests.support.examples import EXAMPLES, check_batch, check_camera, check_photo, example_done
+from tests.support.examples import (
+    EXAMPLES,
+    check_batch,
+    check_camera,
+    check_photo,
+    example_done,
+    run_example,
+    write_film,
+    write_turned,
+)
 from tests.support.processes import serving
 
 PYTHON = (sys.executable,)
@@ -21,6 +31,31 @@ VARIABLES = {**os.environ, "PYTHONPATH": str(EXAMPLES.parent)}
 
 def test_a_photograph(tmp_path: Path) -> None:
     check_photo(tmp_path, PYTHON, VARIABLES)
+
+
+def test_a_photograph_that_its_exif_turns(tmp_path: Path) -> None:
+    write_turned(tmp_path / "turned.jpg")
+    run_example("photo.py", tmp_path, PYTHON, variables={**VARIABLES, "PHOTO": "turned.jpg"})
+    with Image.open(tmp_path / "photo_results/cut_out.png") as picture:
+        assert picture.size == (640, 360)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--box", "a"], "argument --box: 'a' is not left,top,right,bottom in pixels"),
+        (["--box", "1,2,3"], "argument --box: '1,2,3' is not left,top,right,bottom in pixels"),
+        (["--out", "gone/x.mp4"], "Error: gone/x.mp4 cannot be written; give the path of an .mp4 file"),
+        (["--out", "x.webm"], "Error: x.webm cannot be written; give the path of an .mp4 file"),
+    ],
+)
+def test_a_camera_whose_arguments_cannot_be_right(tmp_path: Path, arguments: list[str], words: str) -> None:
+    write_film(tmp_path / "clip.mp4", 2)
+    line = ["clip.mp4", "--box", "150,20,520,350", *arguments]
+    done = example_done("camera.py", tmp_path, PYTHON, *line, variables=VARIABLES)
+    assert done.returncode in (1, 2)
+    assert words in done.stderr
+    assert "Traceback" not in done.stderr
 
 
 def test_a_camera(tmp_path: Path) -> None:

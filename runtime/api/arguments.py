@@ -116,7 +116,8 @@ def objects_asked(boxes: npt.ArrayLike | None, points: Any, labels: Any) -> list
             f"there are {len(of_boxes)} boxes and points of {len(of_points)} objects; give each one of both"
         )
     count = len(of_boxes if of_boxes is not None else of_points or ())
-    return list(zip(of_boxes or [None] * count, of_points or [()] * count, strict=True))
+    none: list[None] = [None] * count
+    return [(box, points or ()) for box, points in zip(of_boxes or none, of_points or none, strict=True)]
 
 
 def _check_not_one_object(given: Sequence[Asked]) -> None:

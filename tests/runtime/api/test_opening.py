@@ -79,7 +79,7 @@ def test_a_name_that_open_does_not_know_is_pythons_own_error() -> None:
     with pytest.raises(TypeError, match=r"^open\(\) got an unexpected keyword argument 'keep_box'"):
         pedsam.open(keep_box=[])  # type: ignore[call-arg]
     with pytest.raises(TypeError, match=r"^open\(\) too many positional arguments"):
-        pedsam.open("mini", None, ())  # type: ignore[misc]
+        pedsam.open("mini", None, ())  # type: ignore[call-arg]
 
 
 def test_kinds_may_be_one_text() -> None:
