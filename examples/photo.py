@@ -1,6 +1,6 @@
 """A photograph, cell by cell: a script, and a notebook in editors that know `# %%`.
 
-    pip install "pedsam[demo]"
+    pip install -e ".[demo]"                           # in a clone of pedsam
     python photo.py                                    # a cup of coffee that comes with scikit-image
     PHOTO=photo.jpg OUT=results python photo.py        # your own
 
@@ -13,13 +13,20 @@ import os
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageOps
 from skimage import data
 
 import pedsam
 
+
+def upright(path: Path) -> Image.Image:
+    """A picture, turned as its EXIF says."""
+    with Image.open(path) as picture:
+        return ImageOps.exif_transpose(picture).convert("RGB")
+
+
 PHOTO, OUT = os.environ.get("PHOTO"), Path(os.environ.get("OUT", "photo_results"))
-photo = np.asarray(Image.open(PHOTO).convert("RGB")) if PHOTO else data.coffee()
+photo = np.asarray(upright(Path(PHOTO))) if PHOTO else data.coffee()
 height, width = photo.shape[:2]
 OUT.mkdir(exist_ok=True)
 

@@ -114,11 +114,13 @@ def _command() -> Any:
     """
     try:
         return import_module("pedsam.command").main
-    except ImportError:
-        from pedsam.own_packages import Shadowed, check_own
+    except (ImportError, AttributeError) as exc:
+        from pedsam.own_packages import Shadowed, check_own, mixed
 
         try:
             check_own("stages")
-        except Shadowed as exc:
-            raise SystemExit(f"Error: {exc}") from None
+        except Shadowed as shadowed:
+            raise SystemExit(f"Error: {shadowed}") from None
+        if (sentence := mixed(exc)) is not None:
+            raise SystemExit(f"Error: {sentence}") from None
         raise

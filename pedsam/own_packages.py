@@ -52,19 +52,42 @@ def _place_of_another(name: str) -> str | None:
 
 
 def mixed(exc: Exception) -> str | None:
-    """A sentence about an import that failed where another distribution has put files into a package of
-    pedsam; None where none has, or something else is missing."""
+    """A sentence about an import that failed where files of another distribution lie in a package of pedsam;
+    None where it failed for want of something else."""
     if not isinstance(exc, ImportError | AttributeError):
         return None
-    if isinstance(exc, ModuleNotFoundError) and str(exc.name).partition(".")[0] not in NEEDED:
+    package = _package_without(exc)
+    if isinstance(exc, ModuleNotFoundError) and package is None:
         return None
-    from importlib.metadata import packages_distributions  # it reads about every distribution there is
+    for name, others in _packages_of_others().items():
+        return (
+            f"{' and '.join(sorted(others))} has files in the package {name} too, of which pedsam's are in "
+            f"{os.path.join(_FOLDER, name)}: {_ADVICE}"
+        )
+    if package is None:
+        return None
+    return (
+        f"the package {package} in {os.path.join(_FOLDER, package)} is not as pedsam has it ({exc}), as "
+        f"where another distribution has put files in it: {_ADVICE}"
+    )
 
-    owners = packages_distributions()
-    for name in NEEDED:
-        if others := sorted({owner for owner in owners.get(name, ()) if owner.lower() != "pedsam"}):
-            return (
-                f"{' and '.join(others)} has files in the package {name} too, of which pedsam's are in "
-                f"{os.path.join(_FOLDER, name)}: {_ADVICE}"
-            )
-    return None
+
+def _package_without(exc: ImportError | AttributeError) -> str | None:
+    """Which package of pedsam lacks what was imported of it; None where it was of another package."""
+    module = exc.name if isinstance(exc, ImportError) else getattr(exc.obj, "__name__", None)
+    package = str(module).partition(".")[0]
+    return package if package in NEEDED else None
+
+
+def _packages_of_others() -> dict[str, set[str]]:
+    """The packages of pedsam into which other distributions were installed, with their names."""
+    from importlib.metadata import distributions  # it reads about every distribution there is
+
+    found: dict[str, set[str]] = {}
+    for distribution in distributions():
+        owner = distribution.metadata["Name"]
+        listed = (distribution.read_text("top_level.txt") or "").split()
+        for name in listed or {path.parts[0] for path in distribution.files or ()}:
+            if name in NEEDED and str(owner).lower() != "pedsam":
+                found.setdefault(name, set()).add(owner)
+    return found

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -205,6 +206,74 @@ def test_files_over_pedsams_are_a_sentence(site_packages: Path, tmp_path: Path, 
     assert last in [sentence.format(each, each) for each in ("server", "runtime")]
     if code is SERVE:
         assert done.stderr.count("\n") == 1
+
+
+@pytest.fixture
+def unlisted(site_packages: Path) -> Path:
+    """pedsam in a folder, in which files can be put that no distribution tells of."""
+    shutil.rmtree(site_packages / "Servitor-1.0.dist-info")
+    for name in ("server/cli.py", "runtime/edge.py"):
+        (site_packages / name).unlink()
+        (site_packages / name).symlink_to(ROOT / name)
+    return site_packages
+
+
+@pytest.mark.parametrize(
+    ("path", "text", "words"),
+    [
+        ("runtime/__init__.py", "from .core import Engine\n", "runtime.core"),
+        ("runtime/cli.py", "answer = 42\n", "'command'"),
+        ("runtime/api/opening.py", "answer = 42\n", "'open'"),
+        ("stages/stops.py", "answer = 42\n", "'end_at_once'"),
+        ("stages/errors.py", "answer = 42\n", "stages.errors"),
+    ],
+)
+def test_files_that_no_distribution_tells_of_are_a_sentence(
+    unlisted: Path, tmp_path: Path, path: str, text: str, words: str
+) -> None:
+    code = ASKED if path.startswith("runtime/api") else RUN
+    if path.startswith("runtime/api"):
+        (unlisted / "runtime/api").unlink()
+        shutil.copytree(ROOT / "runtime/api", unlisted / "runtime/api")
+    (unlisted / path).unlink()
+    (unlisted / path).write_text(text, encoding="utf-8")
+    done = python(ALONE + code, "-s", cwd=tmp_path, PYTHONPATH=str(unlisted))
+    check_not_as_pedsam_has_it(done, unlisted, path.partition("/")[0], words)
+
+
+@pytest.mark.parametrize("code", [ASKED, RUN])
+@pytest.mark.parametrize("name", ["stages", "runtime"])
+def test_a_package_in_the_place_of_pedsams_is_a_sentence(
+    unlisted: Path, tmp_path: Path, name: str, code: str
+) -> None:
+    shutil.rmtree(unlisted / name)
+    another(unlisted, name)
+    done = python(ALONE + code, "-s", cwd=tmp_path, PYTHONPATH=str(unlisted))
+    check_not_as_pedsam_has_it(done, unlisted, name, f"No module named '{name}.")
+
+
+# The finder of an editable install would find there what a package in another place lacks.
+ALONE = "import sys; sys.meta_path[:] = [each for each in sys.meta_path if 'Editable' not in str(each)]\n"
+
+
+def check_not_as_pedsam_has_it(
+    done: subprocess.CompletedProcess[str], folder: Path, name: str, words: str
+) -> None:
+    assert done.returncode == 1
+    kind, _, last = done.stderr.splitlines()[-1].partition(": ")
+    assert last.startswith(f"the package {name} in {folder / name} is not as pedsam has it (")
+    assert words in last
+    assert last.endswith(": install pedsam into an environment of its own (python3 -m venv)")
+    assert kind == "ImportError" or done.stderr.count("\n") == 1
+
+
+def test_a_distribution_that_lists_its_files_alone_is_named(site_packages: Path, tmp_path: Path) -> None:
+    """As most tools build them: without top_level.txt."""
+    info = site_packages / "Servitor-1.0.dist-info"
+    (info / "top_level.txt").unlink()
+    (info / "RECORD").write_text("server/cli.py,,\nServitor-1.0.dist-info/METADATA,,\n", encoding="utf-8")
+    done = python(SERVE, "-s", cwd=tmp_path, PYTHONPATH=str(site_packages))
+    assert done.stderr.startswith("Error: Servitor has files in the package server too")
 
 
 def test_the_command_runs_as_a_module_and_as_a_function() -> None:

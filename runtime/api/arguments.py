@@ -13,16 +13,19 @@ from PIL import Image
 
 from media.pictures import read_picture
 from runtime.api.errors import ArgumentError
-from runtime.objects.prompts import Prompt, Prompts, parse_objects, read_prompts
+from runtime.frames.boxes import BoxXyxy
+from runtime.objects.prompts import Prompt, Prompts, entries_in, parse_objects, read_prompts
 from stages.errors import InputError
 from stages.tensors import Pixels
 
 # A frame: RGB (or BGR, where that is said) uint8 [H, W, 3]; a Pillow image; the path of a picture.
 Frame: TypeAlias = npt.NDArray[np.uint8] | Image.Image | str | os.PathLike[str]
 ImageFormat: TypeAlias = Literal["RGB", "BGR"]
-# Objects as in the file of `pedsam run --prompts`: that file, or its entries.
-PromptEntries: TypeAlias = str | os.PathLike[str] | Sequence[Mapping[str, Any]]
+# Objects as in the file of `pedsam run --prompts`: that file, what it holds, or its entries.
+PromptEntries: TypeAlias = str | os.PathLike[str] | Mapping[str, Any] | Sequence[Mapping[str, Any]]
 Size: TypeAlias = tuple[int, int]  # height, width
+Points: TypeAlias = tuple[tuple[float, float, int], ...]  # x, y, label
+Asked: TypeAlias = tuple[BoxXyxy | None, Points]
 
 _EXPECTED = "expected uint8 [height, width, 3], 0 to 255"
 _MODES = frozenset({"1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr", "HSV", "LAB"})
@@ -38,14 +41,23 @@ def pixels_of(frame: Frame, image_format: str = "RGB") -> Pixels:
     if isinstance(frame, str | os.PathLike):
         return read_picture(Path(frame))
     if isinstance(frame, Image.Image):
-        if frame.mode not in _MODES:
-            raise ArgumentError(
-                f"the frame is a Pillow image of mode {frame.mode}, expected one of 8 bits a channel: "
-                "save it and give its path, which scales it"
-            )
-        return np.asarray(frame.convert("RGB"))
+        return _of_pillow(frame)
     pixels = _checked(frame)
     return pixels if image_format == "RGB" else np.ascontiguousarray(pixels[..., ::-1])
+
+
+def _of_pillow(frame: Image.Image) -> Pixels:
+    if frame.mode not in _MODES:
+        raise ArgumentError(
+            f"the frame is a Pillow image of mode {frame.mode}, expected one of 8 bits a channel: save it "
+            "and give its path, which scales it"
+        )
+    try:
+        return np.asarray(frame.convert("RGB"))
+    except (AssertionError, OSError, SyntaxError, ValueError) as exc:  # it is read from its file only now
+        raise ArgumentError(
+            f"the frame is a Pillow image that cannot be read ({exc}): give it before it is closed, whole"
+        ) from exc
 
 
 def _checked(frame: object) -> Pixels:
@@ -80,6 +92,19 @@ def prompts_of(boxes: npt.ArrayLike | None, points: Any, labels: Any) -> list[Pr
 
     Raises ArgumentError for other shapes, and for numbers that are no coordinates.
     """
+    given = objects_asked(boxes, points, labels)
+    _check_not_one_object(given)
+    try:
+        return [Prompt(str(number), box, points) for number, (box, points) in enumerate(given, 1)]
+    except InputError as exc:
+        raise ArgumentError(str(exc)) from exc
+
+
+def objects_asked(boxes: npt.ArrayLike | None, points: Any, labels: Any) -> list[Asked]:
+    """The box and the points of each object, as `prompts_of` takes them; none are judged but by their shape.
+
+    Raises ArgumentError for other shapes.
+    """
     of_boxes = None if boxes is None else _boxes(boxes)
     of_points = None if points is None else _points(points, labels)
     if of_boxes is None and of_points is None:
@@ -92,13 +117,18 @@ def prompts_of(boxes: npt.ArrayLike | None, points: Any, labels: Any) -> list[Pr
         )
     count = len(of_boxes if of_boxes is not None else of_points or ())
     none: list[None] = [None] * count
-    try:
-        return [
-            Prompt(str(number), box, point or ())
-            for number, (box, point) in enumerate(zip(of_boxes or none, of_points or none, strict=True), 1)
-        ]
-    except InputError as exc:
-        raise ArgumentError(str(exc)) from exc
+    return [(box, points or ()) for box, points in zip(of_boxes or none, of_points or none, strict=True)]
+
+
+def _check_not_one_object(given: Sequence[Asked]) -> None:
+    """Raise ArgumentError where points are probably those of one object, as SamPredictor takes them."""
+    if len(given) > 1 and all(box is None and len(points) == 1 for box, points in given):
+        for number, (_, ((_, _, label),)) in enumerate(given, 1):
+            if not label:
+                raise ArgumentError(
+                    f"object {number} is a background point alone (label 0): [N, 2] is a point each of N "
+                    "objects, and one object of several points is points=[[[x, y], [x, y]]], labels=[[1, 0]]"
+                )
 
 
 def check_inside(prompts: Iterable[Prompt], height: int, width: int) -> None:
@@ -110,9 +140,8 @@ def check_inside(prompts: Iterable[Prompt], height: int, width: int) -> None:
         raise ArgumentError(str(exc)) from exc
 
 
-def _boxes(boxes: npt.ArrayLike) -> list[tuple[float, float, float, float]]:
-    array = _numbers(boxes, "boxes")
-    array = array[None] if array.ndim == 1 else array
+def _boxes(boxes: npt.ArrayLike) -> list[BoxXyxy]:
+    array = _rows(boxes, "boxes", 4)
     if array.ndim != 2 or array.shape[1] != 4:
         raise ArgumentError(
             f"boxes have the shape {list(array.shape)}, expected [N, 4] or [4]: left, top, right, bottom"
@@ -120,7 +149,7 @@ def _boxes(boxes: npt.ArrayLike) -> list[tuple[float, float, float, float]]:
     return [(left, top, right, bottom) for left, top, right, bottom in array.tolist()]
 
 
-def _points(points: Any, labels: Any) -> list[tuple[tuple[float, float, int], ...]]:
+def _points(points: Any, labels: Any) -> list[Points]:
     groups = _groups(points)
     marks = [np.ones(len(group)) for group in groups] if labels is None else _labels(labels, groups)
     for group, mark in zip(groups, marks, strict=True):
@@ -139,8 +168,7 @@ def _groups(points: Any) -> list[npt.NDArray[np.float64]]:
     if _is_ragged(points):
         groups = [_numbers(group, "points") for group in points]
     else:
-        array = _numbers(points, "points")
-        array = array[None] if array.ndim == 1 else array
+        array = _rows(points, "points", 2)
         groups = list(array[:, None] if array.ndim == 2 else array)
     if not all(group.ndim == 2 and group.shape[1] == 2 and len(group) for group in groups):
         raise ArgumentError(
@@ -180,6 +208,14 @@ def _has_shape(value: Any) -> bool:
     return True
 
 
+def _rows(values: Any, what: str, width: int) -> npt.NDArray[np.float64]:
+    """An array of at least two axes: of one row where it is flat, of none where it is an empty list."""
+    array = _numbers(values, what)
+    if array.shape == (0,):
+        return array.reshape(0, width)
+    return array[None] if array.ndim == 1 else array
+
+
 def _numbers(values: Any, what: str) -> npt.NDArray[np.float64]:
     try:
         return np.asarray(values, np.float64)
@@ -188,9 +224,12 @@ def _numbers(values: Any, what: str) -> npt.NDArray[np.float64]:
 
 
 def objects_of(prompts: PromptEntries) -> Prompts:
-    """Objects to follow, of a prompts file or of its entries. Raises InputError as `pedsam run` does."""
+    """Objects to follow, of a prompts file, of what it holds, or of its entries. Raises InputError as
+    `pedsam run` does."""
     if isinstance(prompts, str | os.PathLike):
         return read_prompts((), (), Path(prompts))
+    if isinstance(prompts, Mapping):
+        prompts = _entries_in(prompts)
     try:
         entries = [_entry(entry) for entry in prompts]
     except (TypeError, ValueError, AttributeError) as exc:
@@ -203,6 +242,13 @@ def objects_of(prompts: PromptEntries) -> Prompts:
     if repeated := next((name for name, start in names if names.count((name, start)) > 1), None):
         raise ArgumentError(f"object {repeated} is given twice; give each object its own name")
     return Prompts(tuple(parsed))
+
+
+def _entries_in(prompts: Mapping[str, Any]) -> Sequence[Mapping[str, Any]]:
+    try:
+        return entries_in(dict(prompts), 1)
+    except InputError as exc:
+        raise ArgumentError(f"prompts are no list of entries, nor what a file of them holds: {exc}") from exc
 
 
 def _entry(entry: Mapping[str, Any]) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from pycocotools import mask as coco
 from runtime.objects.masks import encode_mask
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Masks:
     """The masks of N objects on a frame of H x W pixels, in the order they were asked for.
 
@@ -31,14 +31,16 @@ class Masks:
     kept: frozenset[int] = frozenset()
     doubtful: bool = False
 
-    def __len__(self) -> int:
-        return len(self.masks)
+    def __repr__(self) -> str:
+        height, width = self.masks.shape[-2:]
+        scores = np.array2string(self.scores, precision=2, threshold=6, separator=", ")
+        return f"Masks(of {len(self.masks)} on {width} x {height}, scores={' '.join(scores.split())})"
 
     def best(self) -> Masks:
         """Of three masks an object the one with the highest score; itself where each has one."""
         if self.masks.ndim == 3:
             return self
-        rows, columns = np.arange(len(self)), self.scores.argmax(axis=1)
+        rows, columns = np.arange(len(self.masks)), self.scores.argmax(axis=1)
         return Masks(
             self.masks[rows, columns],
             self.scores[rows, columns],

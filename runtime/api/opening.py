@@ -113,11 +113,16 @@ def _takes_what(other: Callable[P, Any]) -> Callable[[Callable[..., T]], Callabl
     """A function that hands its arguments on to another one, by whose signature it is known."""
 
     def decorate(function: Callable[..., T]) -> Callable[P, T]:
+        own = signature(other).replace(return_annotation=function.__annotations__["return"])
+
         @wraps(function)
         def same(*args: P.args, **kwargs: P.kwargs) -> T:
+            try:
+                own.bind(*args, **kwargs)
+            except TypeError as exc:
+                raise TypeError(f"{function.__name__}() {exc}") from None
             return function(*args, **kwargs)
 
-        own = signature(other).replace(return_annotation=function.__annotations__["return"])
         same.__signature__ = own  # type: ignore[attr-defined]
         return same
 

@@ -17,6 +17,7 @@ from runtime.api.arguments import Frame, pixels_of
 from runtime.api.core import Core
 from runtime.api.embedding import Embedded, decode_all, frame_logits
 from runtime.api.errors import ArgumentError, NoImage
+from runtime.api.one_process import OfOneProcess
 from runtime.frames.boxes import BoxXyxy
 from runtime.frames.canvas import Canvas
 from runtime.objects.prompts import Prompt
@@ -27,7 +28,7 @@ from stages.tensors import Array
 Predicted = tuple[npt.NDArray[Any], npt.NDArray[np.float32], npt.NDArray[np.float32]]
 
 
-class AsyncPredictor:
+class AsyncPredictor(OfOneProcess):
     """Masks of one image after another; made by `AsyncSession.predictor`."""
 
     def __init__(self, core: Core) -> None:
@@ -132,6 +133,8 @@ def _mask_input(mask: npt.ArrayLike, side: int) -> Array:
             f"mask_input has the shape {list(array.shape)}, expected [1, {side}, {side}]: the low-resolution "
             "logits of one mask, as predict returns them third"
         )
+    if not np.isfinite(array).all():
+        raise ArgumentError("mask_input has values that are not finite; give the logits that predict returns")
     return np.ascontiguousarray(array[None])
 
 

@@ -27,6 +27,7 @@ from runtime.api.errors import ArgumentError
 from runtime.api.exposure import Exposure
 from runtime.api.held_edge import LOG
 from runtime.api.masks import Masks
+from runtime.api.one_process import OfOneProcess
 from runtime.api.predictor import AsyncPredictor
 from runtime.api.tracker import AsyncTracker, Frames
 from runtime.api.tracking import Following
@@ -35,7 +36,7 @@ from runtime.objects.follower import RECENT_FRAMES
 from stages.bundle import Bundle
 
 
-class AsyncSession:
+class AsyncSession(OfOneProcess):
     """What `pedsam.open_async` gives: use it inside `async with`, on one event loop of asyncio.
 
     Any number of tasks may call it at once. Every method raises SessionClosed before and after that, and a

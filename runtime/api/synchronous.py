@@ -16,9 +16,12 @@ import numpy as np
 import numpy.typing as npt
 
 from runtime.api.arguments import Frame, ImageFormat, PromptEntries
+from runtime.api.errors import SessionClosed
 from runtime.api.exposure import Exposure
+from runtime.api.held_edge import CLOSED
 from runtime.api.loop_thread import LoopThread
 from runtime.api.masks import Masks
+from runtime.api.one_process import OfOneProcess
 from runtime.api.predictor import AsyncPredictor, Predicted
 from runtime.api.session import AsyncSession
 from runtime.api.tracker import END, AsyncTracker, iterator_of, push
@@ -27,7 +30,7 @@ from runtime.api.tracking import Following, TrackedFrame
 T = TypeVar("T")
 
 
-class Session:
+class Session(OfOneProcess):
     """What `pedsam.open` gives: an open edge, with its sites if it has some.
 
     Use it inside `with`, or call `close`. Any number of threads may call `segment` and `exposure` at once; a
@@ -50,6 +53,8 @@ class Session:
             raise
 
     def __enter__(self) -> Session:
+        if self.closed:
+            raise SessionClosed(CLOSED)
         return self
 
     def __exit__(
@@ -86,8 +91,9 @@ class Session:
         path of a picture, which is turned upright as its EXIF says. Coordinates are its pixels, x before y.
         `boxes`: [N, 4], left, top, right, bottom, or [4] for one object. `points`: [N, 2], one for each
         object; [N, P, 2], P for each; or a list of [P, 2] of different lengths. `labels`: like the points
-        without their last axis, 1 for what belongs to the object and 0 for what does not, 1 by default. With
-        boxes and points each object has one of both.
+        without their last axis, 1 for what belongs to the object and 0 for what does not, 1 by default; each
+        object has a box or a point of label 1. Points of one object are [1, P, 2], not SamPredictor's [P, 2].
+        With boxes and points each object has one of both.
 
         A single point may mean several things: the best rated of three masks is taken, or with `multimask`
         all three are given.
@@ -124,10 +130,10 @@ class Session:
 
         `frames`: frames as in `segment`, one after another, of an iterable, which is read as results are
         asked for; or the path of a video or of a folder of pictures. `prompts`: objects as in the file of
-        `pedsam run --prompts`, its path or its entries: {"name": "cup", "box": [x0, y0, x1, y1], "points":
-        [[x, y, 1]], "from_frame": 0}, in pixels of the frame `from_frame`, 0 being the first. More can be
-        asked for on the way, with `Tracker.prompt`. Nothing of a frame is sent on which nothing is to be
-        found.
+        `pedsam run --prompts`, its path, what it holds, or its entries: {"name": "cup", "box": [x0, y0, x1,
+        y1], "points": [[x, y, 1]], "from_frame": 0}, in pixels of the frame `from_frame`, 0 being the first.
+        More can be asked for on the way, with `Tracker.prompt`. Nothing of a frame is sent on which nothing
+        is to be found.
 
         The model runs on every `keyframe_every`th frame; between them masks are moved along by optical flow.
         `in_flight` frames are read ahead, at most 16, so that windows of later ones travel while earlier ones
@@ -150,7 +156,7 @@ class Session:
         return self._thread.call(partial(_done, self._session.exposure))
 
 
-class Predictor:
+class Predictor(OfOneProcess):
     """segment_anything's SamPredictor, by its methods, on an open session; made by `Session.predictor`.
 
     The same names, shapes and meanings, on numpy arrays: code that has a SamPredictor runs with this in its
@@ -215,7 +221,7 @@ class Predictor:
         return self._thread.call(partial(self._predictor.predict, *arguments))
 
 
-class Tracker:
+class Tracker(OfOneProcess):
     """Gives a TrackedFrame for each frame, in order; made by `Session.track`.
 
     `close`, or `with`, drops what was read ahead.
@@ -247,6 +253,7 @@ class Tracker:
             frame = next(self._frames, END)
             if frame is END:
                 self._ended = True
+                self._thread.call(partial(_done, following.no_more))
             else:
                 self._thread.call(partial(push, following, frame, self._image_format))
         if not following.pending:
@@ -267,7 +274,8 @@ class Tracker:
         is followed adds points to its own and replaces its box; another name, or none, starts a new object.
         Before the first frame it holds from that one on.
 
-        Raises InputError for what cannot be right, as a point outside the frame.
+        Raises InputError for what cannot be right, as a point outside the frame, and SessionClosed once it is
+        known that no frame follows.
         """
         return self._thread.call(partial(self._tracker.prompt, name, box=box, points=points, labels=labels))
 

@@ -8,11 +8,13 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, TypeAlias
 
+import numpy as np
 import numpy.typing as npt
 from anyio import to_thread
 
 from runtime.api.arguments import Frame, pixels_of
 from runtime.api.errors import ArgumentError
+from runtime.api.one_process import OfOneProcess
 from runtime.api.tracking import Following, TrackedFrame
 from runtime.frames.sources import Frame as SourceFrame
 from runtime.frames.sources import open_source
@@ -22,7 +24,7 @@ END: Any = object()  # after the last frame
 Frames: TypeAlias = Iterable[Frame] | AsyncIterable[Frame] | str | os.PathLike[str]
 
 
-class AsyncTracker:
+class AsyncTracker(OfOneProcess):
     """Gives a TrackedFrame for each frame, in order; made by `AsyncSession.track`.
 
     `aclose`, or `async with`, drops what was read ahead. Belongs to one task at a time.
@@ -44,6 +46,7 @@ class AsyncTracker:
                 frame = await anext(self._frames)
             except StopAsyncIteration:
                 self._ended = True
+                following.no_more()
             else:
                 await push(following, frame, self._image_format)
         if not following.pending:
@@ -81,13 +84,20 @@ class AsyncTracker:
 
 
 async def push(following: Following, frame: Frame | SourceFrame, image_format: str) -> None:
-    """Give one frame on, as a caller or a source of files has it. Raises ArgumentError."""
+    """Give one frame on, as a caller or a source of files has it; a file that cannot be read is a lost frame.
+    Raises ArgumentError."""
     if isinstance(frame, SourceFrame):
         if frame.error is not None:
             following.push_lost(frame.error)
             return
         frame, image_format = frame.pixels, "RGB"
-    pixels = await to_thread.run_sync(pixels_of, frame, image_format)
+    try:
+        pixels = await to_thread.run_sync(pixels_of, frame, image_format)
+    except ArgumentError:
+        raise
+    except InputError as exc:  # a file, as of a folder
+        following.push_lost(str(exc))
+        return
     await following.push(pixels)
 
 
@@ -112,6 +122,11 @@ def iterator_of(frames: Any) -> Iterator[Frame | SourceFrame]:
     """Frames of an iterable or of files. Blocks. Raises ArgumentError for what is neither."""
     if isinstance(frames, str | os.PathLike):
         return source_frames(frames)
+    if isinstance(frames, np.ndarray) and frames.ndim < 4:
+        raise ArgumentError(
+            f"frames are one array of shape {list(frames.shape)}, expected several frames, one after "
+            "another: an iterable of them or an array [N, height, width, 3]; of a single one, [frame]"
+        )
     try:
         return iter(frames)
     except TypeError as exc:

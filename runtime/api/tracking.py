@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import enum
 from collections import deque
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -17,10 +17,11 @@ import numpy as np
 import numpy.typing as npt
 from anyio import to_thread
 
-from runtime.api.arguments import check_inside, prompts_of
+from runtime.api.arguments import Asked, check_inside, objects_asked
 from runtime.api.core import Core
 from runtime.api.embedding import collect
 from runtime.api.errors import ArgumentError, FrameLost, SessionClosed
+from runtime.api.held_edge import LOG
 from runtime.api.masks import box_around
 from runtime.edge import Edge
 from runtime.encoder import Encoding
@@ -39,8 +40,10 @@ ENDED = (
     "frame, so one film is followed at a time; open another session beside it"
 )
 
+BEGIN_ANOTHER = "begin another one with track"
 
-@dataclass(frozen=True, eq=False)
+
+@dataclass(frozen=True, eq=False, repr=False)
 class TrackedObject:
     """One object on one frame of H x W pixels.
 
@@ -55,6 +58,9 @@ class TrackedObject:
     score: float
     confidence: float
     check: str | None
+
+    def __repr__(self) -> str:
+        return f"TrackedObject({self.name!r}, {self.state.value}, {self.area} pixels, score={self.score:.2f})"
 
     @property
     def area(self) -> int:
@@ -71,7 +77,7 @@ class TrackedObject:
         return None if self.mask is None else encode_mask(self.mask)
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class TrackedFrame:
     """One frame with its objects. `number` counts from 0 in each film; `pixels` are RGB uint8 [H, W, 3], the
     caller's own array where that was one.
@@ -87,6 +93,12 @@ class TrackedFrame:
     lost: str | None = None
     doubtful: bool = False
     kept: frozenset[int] = frozenset()
+
+    def __repr__(self) -> str:
+        if self.lost is not None:
+            return f"TrackedFrame({self.number}, lost={self.lost!r})"
+        height, width = self.pixels.shape[:2]
+        return f"TrackedFrame({self.number}, {width} x {height}, objects={list(self.objects)})"
 
     @property
     def masks(self) -> Mapping[str, npt.NDArray[np.bool_]]:
@@ -126,12 +138,14 @@ class Following:
         self._core = core
         self._keyframe_every = keyframe_every
         self._coming = list(prompts.entries)
+        _tell_of_doubts(prompts.entries)
         self._objects = ObjectRegistry(Prompts(()), Track)
         self._objects.promised.update(prompt.name for prompt in prompts.entries)
         self._follower: Follower | None = None
         self._jobs: deque[_Job] = deque()
         self._count = 0  # frames given
         self._newest = 0  # the session's number of the frame whose result was taken last
+        self._frames_ended = False
         self._last_unsegmented = True
         self._masks_from: Collection[str] = ()  # sites of the last model run, from which masks are carried
         self._turns = asyncio.Lock()  # results and prompts on the way
@@ -147,7 +161,10 @@ class Following:
         nothing."""
         self._require_going_on()
         height, width = pixels.shape[:2]
-        due = [prompt for prompt in self._coming if prompt.from_frame == self._count]
+        due = sorted(
+            (prompt for prompt in self._coming if prompt.from_frame <= self._count),  # a frame may be lost
+            key=lambda prompt: prompt.from_frame,
+        )
         check_inside(due, height, width)
         edge = await self._core.edge_for(height, width)
         canvas = await to_thread.run_sync(make_canvas, pixels, self._core.geometry)
@@ -187,15 +204,20 @@ class Following:
         Raises InputError as AsyncTracker.prompt says.
         """
         self._require_going_on()
+        if self._frames_ended and not self._jobs:
+            raise SessionClosed(f"this tracker has given its last frame; {BEGIN_ANOTHER}")
         if points is not None:
             points = np.asarray(points, object)
             points = points[None] if points.ndim == 2 else points
             labels = None if labels is None else [labels]
-        (prompt,) = prompts_of(box, points, labels)
+        objects = objects_asked(box, points, labels)
+        if len(objects) != 1:
+            raise ArgumentError(f"a prompt asks for one object a call, not for {len(objects)}")
+        (asked,) = objects
         async with self._turns:
             if self._follower is None:
-                return self._prompt_first(name, prompt)
-            return await self._core.run(self._prompt(self._follower, name, prompt))
+                return self._prompt_first(name, asked)
+            return await self._core.run(self._prompt(self._follower, name, asked))
 
     def remove(self, name: str) -> None:
         """Follow an object no further. Raises InputError where there is none of this name."""
@@ -208,9 +230,21 @@ class Following:
         self._coming = coming
         self._objects.promised.discard(name)
 
+    def no_more(self) -> None:
+        """No frame follows those that were pushed. What was asked for from a later one is told of."""
+        self._frames_ended = True
+        for prompt in self._coming:
+            if prompt.from_frame >= self._count:
+                LOG.warning(
+                    "object %s was not asked for from frame %d on: there were %d frames",
+                    prompt.name,
+                    prompt.from_frame,
+                    self._count,
+                )
+
     def close(self) -> None:
         """Drop what is pending; the objects are followed no further."""
-        self._why_ended = self._why_ended or "this tracker is closed; begin another one with track"
+        self._why_ended = self._why_ended or f"this tracker is closed; {BEGIN_ANOTHER}"
         for job in self._jobs:
             if job.windows is not None:
                 job.windows.cancel()
@@ -256,20 +290,23 @@ class Following:
         drawn = await to_thread.run_sync(_drawn, objects, recent.canvas)
         return TrackedFrame(job.number, job.pixels, drawn, None, doubtful, kept)
 
-    def _prompt_first(self, name: str | None, prompt: Prompt) -> str:
+    def _prompt_first(self, name: str | None, asked: Asked) -> str:
         taken = {each.name for each in self._coming}
         if name is not None and name in taken:
             raise ArgumentError(
                 f"object {name:.80} is asked for already; its points come with the first frame"
             )
         free = name or next(text for text in map(str, range(1, len(taken) + 2)) if text not in taken)
-        self._coming.append(replace(prompt, name=free))
+        prompt = Prompt(free, *asked)
+        _tell_of_doubts([prompt])
+        self._coming.append(prompt)
         self._objects.promised.add(free)
         return free
 
-    async def _prompt(self, follower: Follower, name: str | None, prompt: Prompt) -> str:
+    async def _prompt(self, follower: Follower, name: str | None, asked: Asked) -> str:
+        box, points = asked
         known = name is not None and any(entry.name == name for entry in follower.objects.entries)
-        request = PromptRequest(self._newest, name if known else None, prompt.points, prompt.box_xyxy)
+        request = PromptRequest(self._newest, name if known else None, points, box)
         given = await follower.prompt(request)
         if name is not None and not known:
             try:
@@ -279,7 +316,10 @@ class Following:
                 raise
         while (waiting := follower.next_waiting()) is not None:
             await self._compute_waiting(self._core.edge, follower, waiting)
-        return name or given
+        given = name or given
+        entries = follower.objects.entries
+        _tell_of_doubts(replace(each.prompt, name=given) for each in entries if each.name == given)
+        return given
 
     async def _compute_waiting(self, edge: Edge, follower: Follower, frame: RecentFrame) -> None:
         """A frame on which nothing was asked for before. Where it is lost the object is looked for on the
@@ -296,6 +336,11 @@ class Following:
         if self._follower is None:
             raise RuntimeError("a result is asked for before a frame was given")
         return self._follower
+
+
+def _tell_of_doubts(prompts: Iterable[Prompt]) -> None:
+    for doubt in Prompts(tuple(prompts)).doubts():
+        LOG.warning(doubt)
 
 
 def _looked_at(task: asyncio.Task[Encoding]) -> None:

@@ -4,9 +4,10 @@ A prompts file is JSON:
 
     {"objects": [{"name": "cup", "box": [x0, y0, x1, y1], "points": [[x, y, 1], [x, y, 0]], "from_frame": 0}]}
 
-Label 1 is foreground, 0 background. `name` defaults to the object's number, `from_frame` to 0; an entry with
-the name of an earlier one replaces its prompt from that frame on. One point alone may say with "mask": 1, 2
-or 3 which of the decoder's masks is meant, in place of the one that it rates best.
+Label 1 is foreground, 0 background; an object has a box or a foreground point. `name` defaults to the
+object's number, `from_frame` to 0; an entry with the name of an earlier one replaces its prompt from that
+frame on. One point alone may say with "mask": 1, 2 or 3 which of the decoder's masks is meant, in place of
+the one that it rates best.
 """
 
 from __future__ import annotations
@@ -66,6 +67,11 @@ class Prompt:
         check_finite(f"object {self.name}", numbers)
         if any(label not in (0, 1) for _, _, label in self.points):
             raise InputError(f"object {self.name} has a point whose label is neither 0 (background) nor 1")
+        if self.box_xyxy is None and not any(label for _, _, label in self.points):
+            raise InputError(
+                f"object {self.name} has only background points (label 0): add a point on it (label 1), or a "
+                "box"
+            )
         if self.box_xyxy is not None:
             check_not_empty(f"the box of object {self.name}", self.box_xyxy)
         if self.mask is not None and not (self.single_point and self.mask in MASKS):
@@ -229,13 +235,13 @@ def _check_once(entries: Iterable[Prompt]) -> None:
 def _read_file(path: Path, first_number: int) -> list[Prompt]:
     data = read_json(path, "prompts file")
     try:
-        return parse_objects(_objects_of(data, first_number), first_number)
+        return parse_objects(entries_in(data, first_number), first_number)
     except InputError as exc:
         raise InputError(f"prompts file {path}: {exc}") from exc
 
 
-def _objects_of(data: Any, first_number: int) -> list[Any]:
-    """The entries of a prompts file. Raises InputError for anything else."""
+def entries_in(data: Any, first_number: int) -> list[Any]:
+    """The entries in what a prompts file holds. Raises InputError for anything else."""
     if not isinstance(data, dict):
         raise InputError(f"it holds {_kind_of(data)}, {_EXPECTED}")
     if unknown := sorted(set(data) - {"objects"}):

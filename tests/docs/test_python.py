@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import builtins
 import re
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from runtime.objects.prompts import MAX_POINTS
 from tests.runtime.api.test_predictor import EMBEDDING, LOGITS, OVERLAP, SCORES
 from tests.support.documents import README, Document, table_rows
 from tests.support.edge import sites_file, write_photo
+from tests.support.examples import EXAMPLES
 from tests.support.pictures import SHAPES, photo
 from tests.support.processes import serving
 
@@ -71,7 +73,7 @@ def test_every_name_in_it_exists() -> None:
         owner, _, name = row[0].strip("`").partition("(")[0].partition(".")
         assert hasattr(pedsam if owner == "pedsam" else getattr(pedsam, owner), name), row[0]
     for name in re.findall(r"`([A-Z][A-Za-z]+)`", PAGE.prose):
-        assert name in pedsam.__all__ or name in ("SamPredictor", "ValueError"), name
+        assert name in pedsam.__all__ or name == "SamPredictor" or hasattr(builtins, name), name
 
 
 def test_its_numbers_are_those_of_the_tests() -> None:
@@ -81,3 +83,14 @@ def test_its_numbers_are_those_of_the_tests() -> None:
     assert f"masks at an IoU of {OVERLAP}" in PAGE.text.replace("\n", " ")
     assert len(SHAPES) == 5
     assert f"at most {MAX_POINTS} points" in PAGE.text.replace("\n", " ")
+
+
+def test_what_installs_it_is_a_clone_or_a_wheel() -> None:
+    """It is on no index, so that its name alone installs nothing."""
+    texts = [PAGE.text, *(path.read_text(encoding="utf-8") for path in EXAMPLES.glob("*.py"))]
+    for text in texts:
+        for what in re.findall(r'pip install (?:-e )?"([^"]*)"', text):
+            assert re.fullmatch(
+                rf"(\.|pedsam-{pedsam.__version__}-py3-none-any\.whl)\[(edge|demo)\]", what
+            ), what
+    assert all("pip install" in text for text in texts)

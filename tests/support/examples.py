@@ -24,14 +24,21 @@ def run_example(
     name: str, folder: Path, python: Sequence[str], *arguments: str, variables: Mapping[str, str]
 ) -> str:
     """What a copy of an example prints, in a folder of its own."""
+    done = example_done(name, folder, python, *arguments, variables=variables)
+    assert (done.returncode, done.stderr) == (0, ""), done.stdout + done.stderr
+    return done.stdout
+
+
+def example_done(
+    name: str, folder: Path, python: Sequence[str], *arguments: str, variables: Mapping[str, str]
+) -> subprocess.CompletedProcess[str]:
+    """A copy of an example, run to its end in a folder of its own."""
     folder.mkdir(exist_ok=True)
     script = shutil.copy(EXAMPLES / name, folder)
     line = [*python, str(script), *arguments]
-    done = subprocess.run(
+    return subprocess.run(
         line, capture_output=True, text=True, check=False, cwd=folder, env=dict(variables), timeout=120
     )
-    assert (done.returncode, done.stderr) == (0, ""), done.stdout + done.stderr
-    return done.stdout
 
 
 def check_photo(folder: Path, python: Sequence[str], variables: Mapping[str, str]) -> None:
@@ -46,14 +53,18 @@ def check_photo(folder: Path, python: Sequence[str], variables: Mapping[str, str
     assert np.count_nonzero(alpha) == entry["area"] > 90_000  # the cup and its saucer
 
 
+def write_film(path: Path, frames: int) -> None:
+    """Of a cup that moves, 640 x 360."""
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"mp4v"), 10, (640, 360))
+    for number in range(frames):
+        writer.write(np.ascontiguousarray(np.roll(photo("16:9"), 4 * number, axis=1)[..., ::-1]))
+    writer.release()
+
+
 def check_camera(folder: Path, python: Sequence[str], variables: Mapping[str, str], *more: str) -> str:
     """On a short film of a cup that moves."""
     folder.mkdir(exist_ok=True)
-    clip = folder / "clip.mp4"
-    writer = cv2.VideoWriter(str(clip), cv2.VideoWriter.fourcc(*"mp4v"), 10, (640, 360))
-    for number in range(5):
-        writer.write(np.ascontiguousarray(np.roll(photo("16:9"), 4 * number, axis=1)[..., ::-1]))
-    writer.release()
+    write_film(folder / "clip.mp4", 5)
     line = ["clip.mp4", "--box", "150,20,520,350", "--frames", "4", *more]
     said = run_example("camera.py", folder, python, *line, variables=variables)
     assert said.count("object tracked") == 4
@@ -66,14 +77,19 @@ def check_camera(folder: Path, python: Sequence[str], variables: Mapping[str, st
     return said
 
 
+def write_turned(path: Path) -> None:
+    """A picture of 640 x 360 once it is turned as its EXIF says."""
+    turned = Image.fromarray(photo("16:9")).rotate(90, expand=True)
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    turned.save(path, exif=exif, quality=95)
+
+
 def check_batch(folder: Path, python: Sequence[str], variables: Mapping[str, str], *more: str) -> None:
     (folder / "photos").mkdir(parents=True)
     for name, shape in (("a.png", "16:9"), ("b.png", "portrait")):
         write_photo(folder / "photos" / name, shape)
-    turned = Image.fromarray(photo("16:9")).rotate(90, expand=True)
-    exif = Image.Exif()
-    exif[0x0112] = 6
-    turned.save(folder / "photos/c.jpg", exif=exif, quality=95)
+    write_turned(folder / "photos/c.jpg")
     run_example("batch.py", folder, python, "photos", *more, variables=variables)
     results: list[dict[str, Any]] = json.loads((folder / "masks.json").read_text(encoding="utf-8"))
     assert [(each["image"], each["segmentation"]["size"]) for each in results] == [

@@ -76,8 +76,10 @@ def test_what_is_wrong_is_told_at_once(opening: Any, given: dict[str, Any], word
 
 
 def test_a_name_that_open_does_not_know_is_pythons_own_error() -> None:
-    with pytest.raises(TypeError, match="unexpected keyword argument 'keep_box'"):
+    with pytest.raises(TypeError, match=r"^open\(\) got an unexpected keyword argument 'keep_box'"):
         pedsam.open(keep_box=[])  # type: ignore[call-arg]
+    with pytest.raises(TypeError, match=r"^open\(\) too many positional arguments"):
+        pedsam.open("mini", None, ())  # type: ignore[call-arg]
 
 
 def test_kinds_may_be_one_text() -> None:

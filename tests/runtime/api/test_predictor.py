@@ -135,8 +135,13 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
     "no labels": ({"point_coords": POINT}, "point_coords and point_labels go together"),
     "fewer labels": ({"point_coords": POINTS, "point_labels": [1]}, r"\[3, 2\] and point_labels \[1\]"),
     "labels": ({"point_coords": POINT, "point_labels": [3]}, "point_labels are 1 for what belongs"),
+    "background": ({"point_coords": POINT, "point_labels": [0]}, "only background points"),
     "boxes": ({"box": [BOX, BOX]}, r"box has the shape \[2, 4\], expected \[4\]: one object a call"),
     "a mask": ({"box": BOX, "mask_input": np.zeros((360, 640))}, r"expected \[1, 96, 96\]: the low-resol"),
+    "no number": (
+        {"box": BOX, "mask_input": np.full((1, 96, 96), np.nan)},
+        "mask_input has values that are not finite",
+    ),
     "words": ({"box": "all"}, "points, labels or box are no arrays of numbers"),
 }
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import gc
 import json
 import os
+import pickle
 import signal
 import socket
 import subprocess
@@ -58,12 +60,15 @@ def test_arrays_have_the_shapes_that_are_documented(session: pedsam.Session) -> 
     assert (masks.logits.dtype.name, masks.logits.shape) == ("float32", (2, 3, 96, 96))
     assert masks.area.shape == (2, 3)
     assert masks.boxes.shape == (2, 3, 4)
-    assert len(masks) == 2
+    assert len(masks.masks) == 2
     for three, encoded in zip(masks.masks, masks.rle(), strict=True):
         for mask, rle in zip(three, encoded, strict=True):
             assert np.array_equal(coco.decode(rle).astype(bool), mask)
             assert np.array_equal(decode_mask(rle), mask)
     best = session.segment(FRAME, points=[[270, 150], POINT])
+    first, second = best.scores
+    assert repr(best) == f"Masks(of 2 on 640 x 360, scores=[{first:.2f}, {second:.2f}])"
+    assert repr(masks).startswith("Masks(of 2 on 640 x 360, scores=[[")
     assert np.array_equal(masks.best().masks, best.masks)
     assert masks.best().scores.tolist() == best.scores.tolist() == masks.scores.max(axis=1).tolist()
     assert best.best() is best
@@ -85,8 +90,18 @@ def test_prompts_of_several_objects_are_those_of_one_after_another(session: peds
 def test_more_objects_than_one_call_of_the_decoder_takes(session: pedsam.Session) -> None:
     boxes = [(x, 20, x + 150, 200) for x in range(0, 400, 20)]
     together = session.segment(FRAME, boxes=boxes)
-    assert len(together) == 20
+    assert len(together.masks) == 20
+    assert len(repr(together)) < 200
     assert np.array_equal(together.masks[17], session.segment(FRAME, boxes=boxes[17]).masks[0])
+
+
+@pytest.mark.parametrize(
+    "none",
+    [{"boxes": []}, {"boxes": np.zeros((0, 4))}, {"points": []}, {"points": np.zeros((0, 2)), "labels": []}],
+)
+def test_no_objects_have_no_masks(session: pedsam.Session, none: dict[str, Any]) -> None:
+    masks = session.segment(FRAME, **none)
+    assert (masks.masks.shape, masks.scores.shape, masks.rle()) == ((0, 360, 640), (0,), [])
 
 
 def test_opencv_reads_bgr(session: pedsam.Session) -> None:
@@ -131,8 +146,28 @@ PROMPTS: dict[str, tuple[dict[str, Any], str]] = {
     "fewer labels": ({"points": [[(9, 9), (5, 5)]], "labels": [[1]]}, "has 2 points and 1 labels"),
     "labels of others": ({"points": [(9, 9)], "labels": [1, 0]}, "labels of 2 objects and points of 1"),
     "fewer points": ({"boxes": [BOX, BOX], "points": [(9, 9)]}, "2 boxes and points of 1 objects"),
+    "background alone": ({"points": [[(9, 9), (5, 5)]], "labels": [[0, 0]]}, "object 1 has only background"),
+    "points of one object": (
+        {"points": [POINT, (9, 9)], "labels": [1, 0]},
+        r"object 2 is a background point alone .* points=\[\[\[x, y\], \[x, y\]\]\], labels=\[\[1, 0\]\]",
+    ),
     "format": ({"boxes": BOX, "image_format": "HSV"}, "image_format is 'HSV', expected \"RGB\""),
 }
+
+
+def test_a_pillow_image_that_cannot_be_read_is_a_sentence(session: pedsam.Session, tmp_path: Path) -> None:
+    path = write_photo(tmp_path / "a.png")
+    with Image.open(path) as closed:
+        pass
+    in_memory = Image.fromarray(FRAME)
+    in_memory.close()
+    (tmp_path / "cut.png").write_bytes(path.read_bytes()[:5000])
+    with Image.open(tmp_path / "cut.png") as cut:
+        for frame in (closed, in_memory, cut):
+            with pytest.raises(
+                pedsam.ArgumentError, match=r"the frame is a Pillow image that cannot be read \("
+            ):
+                session.segment(frame, boxes=BOX)
 
 
 @pytest.mark.parametrize(("prompts", "words"), PROMPTS.values(), ids=PROMPTS)
@@ -171,6 +206,7 @@ def test_after_closing_every_call_is_a_sentence() -> None:
         lambda: session.track([FRAME]),
         lambda: predictor.set_image(FRAME),
         lambda: next(tracker),
+        session.__enter__,
     ]
     for call in calls:
         with pytest.raises(pedsam.SessionClosed, match="the session is closed; open another one"):
@@ -273,6 +309,15 @@ def test_a_forked_process_is_told(session: pedsam.Session) -> None:
         assert told.read() == "the session belongs to the process that opened it; open one in each process"
     os.waitpid(child, 0)
     assert session.segment(FRAME, boxes=BOX).area[0] > 0
+
+
+def test_what_belongs_to_a_process_is_neither_pickled_nor_copied(session: pedsam.Session) -> None:
+    each = session, session.predictor(), session.track([FRAME]), pedsam.open_async()
+    for one in each:
+        for act in (pickle.dumps, copy.copy):
+            words = f"a {type(one).__name__} can be neither pickled nor copied, .*: open a session in each"
+            with pytest.raises(TypeError, match=words):
+                act(one)
 
 
 def test_a_session_that_is_left_open_keeps_no_process_alive() -> None:

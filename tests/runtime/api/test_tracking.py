@@ -108,6 +108,20 @@ def test_what_is_asked_for_on_the_way(session: pedsam.Session) -> None:
     assert next(tracker, None) is None
 
 
+def test_a_background_point_corrects_an_object_and_starts_none(session: pedsam.Session) -> None:
+    tracker = session.track(film(4), [CUP])
+    with pytest.raises(pedsam.InputError, match="object 1 has only background points"):
+        tracker.prompt(points=(60, 350), labels=[0])
+    next(tracker)
+    before = next(tracker).masks["cup"]
+    assert tracker.prompt("cup", points=(300, 190), labels=[0]) == "cup"
+    with pytest.raises(pedsam.InputError, match="has only background points"):
+        tracker.prompt("chair", points=(300, 190), labels=[0])
+    frame = next(tracker)
+    assert [each.name for each in frame.objects] == ["cup"]
+    assert not np.array_equal(frame.masks["cup"], before)
+
+
 def test_what_is_asked_for_before_the_first_frame(session: pedsam.Session) -> None:
     tracker = session.track(film(3), [TABLE])
     assert tracker.prompt("cup", box=BOX) == "cup"
@@ -133,11 +147,16 @@ def test_names_and_places_that_cannot_be_are_a_sentence(session: pedsam.Session)
         tracker.prompt("table", points=(9, 9))
     with pytest.raises(pedsam.InputError, match="nothing to segment"):
         tracker.prompt("chair")
+    for boxes in ([], [BOX, BOX]):
+        with pytest.raises(pedsam.ArgumentError, match=f"one object a call, not for {len(boxes)}"):
+            tracker.prompt("chair", box=boxes)
     assert [each.name for each in next(tracker).objects] == ["cup"]
 
 
 PROMPTS: dict[str, tuple[Any, str]] = {
     "no entries": ([("cup", BOX)], 'prompts are not entries like {"name": "cup"'),
+    "an entry alone": (CUP, "prompts are no list of entries, .* holds: it has the unknown key 'box'"),
+    "no entries in it": ({"objects": [5]}, "object 1 is 5, expected"),
     "neither": ([{"name": "cup"}], "object cup has neither a box nor a point"),
     "other keys": ([{"bbox": BOX}], "object 1 has the unknown key"),
     "corners": ([{"box": [1, 2]}], "the box of object 1 is not"),
@@ -155,7 +174,9 @@ def test_prompts_that_are_none_are_a_sentence(session: pedsam.Session, prompts: 
 def test_a_file_of_prompts(session: pedsam.Session, tmp_path: Path) -> None:
     path = tmp_path / "prompts.json"
     path.write_text(json.dumps({"objects": [{**CUP, "box": list(BOX)}]}))
-    assert lines_of(list(session.track(film(2), path))) == lines_of(list(session.track(film(2), [CUP])))
+    expected = lines_of(list(session.track(film(2), [CUP])))
+    for given in (path, json.loads(path.read_text()), {"objects": [CUP]}):
+        assert lines_of(list(session.track(film(2), given))) == expected
 
 
 def test_a_frame_that_is_none_is_a_sentence_and_the_film_goes_on(session: pedsam.Session) -> None:
@@ -181,6 +202,15 @@ def test_frames_that_are_none_are_a_sentence(session: pedsam.Session, frames: An
         session.track(frames, [CUP])
 
 
+def test_one_frame_is_no_film(session: pedsam.Session) -> None:
+    frame = photo("16:9")
+    with pytest.raises(
+        pedsam.ArgumentError, match=r"frames are one array of shape \[360, 640, 3\], .* \[frame\]"
+    ):
+        session.track(frame, [CUP])
+    assert len(list(session.track(np.stack([frame, frame]), [CUP]))) == 2
+
+
 def test_a_folder_with_a_picture_that_cannot_be_read(session: pedsam.Session, tmp_path: Path) -> None:
     for name in "ac":
         write_photo(tmp_path / f"{name}.png")
@@ -190,6 +220,59 @@ def test_a_folder_with_a_picture_that_cannot_be_read(session: pedsam.Session, tm
     assert "b.png" in second.lost
     assert (second.objects, second.masks, second.pixels.size) == ((), {}, 0)
     assert [(frame.number, list(frame.masks)) for frame in (first, third)] == [(0, ["cup"]), (2, ["cup"])]
+    (cup,) = first.objects
+    assert repr(cup) == f"TrackedObject('cup', tracked, {cup.area} pixels, score={cup.score:.2f})"
+    assert repr(first) == f"TrackedFrame(0, 640 x 360, objects=[{cup}])"
+    assert repr(second) == f"TrackedFrame(1, lost={second.lost!r})"
+
+
+def test_paths_of_which_one_cannot_be_read_are_as_their_folder(
+    session: pedsam.Session, tmp_path: Path
+) -> None:
+    for name in "ac":
+        write_photo(tmp_path / f"{name}.png")
+    (tmp_path / "b.png").write_bytes((tmp_path / "a.png").read_bytes()[:999])
+    paths = [tmp_path / f"{name}.png" for name in "abcd"]
+    first, second, third, fourth = session.track(paths, [CUP], in_flight=2)
+    assert "b.png" in str(second.lost)
+    assert "d.png" in str(fourth.lost)
+    assert (second.objects, second.pixels.size) == ((), 0)
+    assert [(frame.number, list(frame.masks)) for frame in (first, third)] == [(0, ["cup"]), (2, ["cup"])]
+
+
+def test_an_object_whose_frame_is_lost_starts_with_the_next(session: pedsam.Session, tmp_path: Path) -> None:
+    paths = [write_photo(tmp_path / "a.png"), tmp_path / "gone.png", tmp_path / "a.png"]
+    found = [list(frame.masks) for frame in session.track(paths, [CUP, {**TABLE, "from_frame": 1}])]
+    assert found == [["cup"], [], ["cup", "table"]]
+
+
+async def test_what_is_probably_not_meant_is_told(
+    session: pedsam.Session, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As by a run, of a session with a loop too."""
+
+    async def with_a_loop() -> None:
+        async with pedsam.open_async(threads=1) as other:
+            async for _ in other.track(film(2), [{**CUP, "box": [0.1, 0.1, 0.5, 0.5]}, later]):
+                pass
+
+    later = {"name": "later", "box": BOX, "from_frame": 7}
+    await with_a_loop()
+    assert caplog.messages[-1] == "object later was not asked for from frame 7 on: there were 2 frames"
+    assert "coordinates are pixels of the frame, not shares" in caplog.messages[0]
+    caplog.clear()
+    tracker = session.track(film(3), [later])
+    tracker.prompt("cup", box=[0.1, 0.1, 0.5, 0.5])
+    assert "the box of object cup" in caplog.text
+    next(tracker)
+    tracker.prompt("table", points=(0.5, 0.3))
+    assert "each point of object table" in caplog.text
+    caplog.clear()
+    assert len(list(tracker)) == 2
+    assert caplog.messages == ["object later was not asked for from frame 7 on: there were 3 frames"]
+    caplog.clear()
+    assert lines_of(list(session.track(film(3), [CUP, TABLE])))
+    assert caplog.messages == []
 
 
 def test_what_the_callers_frames_raise_is_the_callers(session: pedsam.Session) -> None:
@@ -224,6 +307,21 @@ def test_a_closed_tracker_gives_no_more(session: pedsam.Session) -> None:
         next(tracker)
     with pytest.raises(pedsam.SessionClosed, match="this tracker is closed"):
         tracker.prompt("table", points=(9, 9))
+
+
+async def test_after_the_last_frame_nothing_can_be_asked_for(session: pedsam.Session) -> None:
+    tracker = session.track(film(2), [CUP], in_flight=3)
+    next(tracker)
+    assert tracker.prompt("table", points=(30, 30)) == "table"  # one is read already, and still to come
+    assert list(next(tracker).masks) == ["cup", "table"]
+    words = "this tracker has given its last frame; begin another one with track"
+    with pytest.raises(pedsam.SessionClosed, match=words):
+        tracker.prompt("chair", points=(9, 9))
+    async with pedsam.open_async(threads=1) as other:
+        followed = other.track(film(1), [CUP])
+        _ = [frame async for frame in followed]
+        with pytest.raises(pedsam.SessionClosed, match=words):
+            await followed.prompt("cup", points=(300, 190))
 
 
 def test_pictures_without_order_cannot_be_followed() -> None:

@@ -231,6 +231,16 @@ async def test_refining_adds_points_on_the_same_frame(mini_bundle: Bundle) -> No
         assert it.entry("a").prompt == Prompt("a", None, (*CLICK, (9, 9, 0)), 0)
 
 
+async def test_a_new_object_of_background_points_is_refused(mini_bundle: Bundle) -> None:
+    async with scene(mini_bundle, Prompt("a", None, CLICK)) as it:
+        await it.compute(0)
+        request = PromptRequest(0, points=((9, 9, 0),))
+        for ask in (it.follower.prompt, it.follower.would_find):
+            with pytest.raises(InputError, match="has only background points"):
+                await ask(request)
+        assert [entry.name for entry in it.follower.objects.entries] == ["a"]
+
+
 async def test_refining_on_a_later_frame_starts_from_where_the_object_is(mini_bundle: Bundle) -> None:
     """Old points would point where the object was."""
     async with scene(mini_bundle, Prompt("a", (150, 60, 450, 300))) as it:

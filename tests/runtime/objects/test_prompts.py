@@ -127,6 +127,16 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
         read_prompts([], [], tmp_path / "absent.json")
 
 
+@pytest.mark.parametrize("points", [[[1.5, 2, 0]], [[1.5, 2, 0], [9, 9, 0]]])
+def test_background_points_alone_are_nothing_to_look_for(tmp_path: Path, points: list[list[float]]) -> None:
+    """The decoder would answer with some mask or other."""
+    path = prompts_file(tmp_path / "p.json", {"name": "cup", "points": points})
+    with pytest.raises(InputError) as caught:
+        read_prompts([], [], path)
+    words = "object cup has only background points (label 0): add a point on it (label 1), or a box"
+    assert str(caught.value) == f"prompts file {path}: {words}"
+
+
 def test_nothing_to_segment_says_what_to_give() -> None:
     with pytest.raises(InputError, match="--box x0,y0,x1,y1, --point x,y or --prompts"):
         read_prompts([], [], None)
