@@ -39,6 +39,7 @@ SHUTDOWN_TIMEOUT_S = 1.0
 _BOUNDARY = b"pedsam-frame"
 _CONTENT_TYPE = f"multipart/x-mixed-replace; boundary={_BOUNDARY.decode()}"
 _ON_THE_WAY_BYTES = 128 << 10  # that the system holds for a watcher: what lies there only grows old
+_HELD_BYTES = 1  # that make a write wait; with 0 asyncio's TLS waits also when none are left, for ever
 
 
 @dataclass(frozen=True)
@@ -148,7 +149,7 @@ class _Stream:
 def _hold_little(request: web.Request) -> None:
     """Have a write wait until the watcher's system has taken most of what is on its way."""
     if request.transport is not None:
-        request.transport.set_write_buffer_limits(high=0)
+        request.transport.set_write_buffer_limits(high=_HELD_BYTES)
         if (connection := request.transport.get_extra_info("socket")) is not None:
             connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _ON_THE_WAY_BYTES)
 
