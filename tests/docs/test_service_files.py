@@ -195,9 +195,9 @@ def test_the_service_is_installed_where_it_may_read() -> None:
     assert setting("ProtectHome") == ["yes"]
     recipe = PAGE.text.partition("## As a service of systemd")[2].partition("\n## ")[0]
     lines = recipe.split("```")[1].splitlines()
-    program = setting("ExecStart")[0].split()[0]
+    pip = Path(setting("ExecStart")[0].split()[0]).with_name("pip")
     installing = [line for line in lines if "pip install" in line]
-    assert installing == [line for line in lines if line.startswith(f"sudo {Path(program).with_name('pip')} ")]
+    assert installing == [line for line in lines if line.startswith(f"sudo {pip} ")]
     (line,) = installing
     wheels = re.search(r"pip wheel --no-deps --wheel-dir (\S+) \.$", "\n".join(lines), re.MULTILINE)
     assert wheels is not None

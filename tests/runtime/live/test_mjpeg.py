@@ -273,7 +273,7 @@ async def streaming_with_tls(folder: Path, **more: Any) -> AsyncIterator[tuple[F
 async def test_with_tls_a_watcher_gets_frames_as_long_as_it_takes_them(
     tmp_path: Path, every_s: float
 ) -> None:
-    """Also where it takes each before the next comes, so that nothing waits; well beyond what buffers hold."""
+    """Also where it takes each before the next comes; well beyond what buffers hold."""
     async with (
         streaming_with_tls(tmp_path, every_s=every_s, stalled_s=3.0) as (_, url),
         aiohttp.ClientSession(connector=aiohttp.TCPConnector(ssl=False)) as session,

@@ -20,7 +20,7 @@ import pytest
 from anyio import to_thread
 from PIL import Image
 
-from runtime.mqtt import MqttOptions, broker_doubts, publishing
+from runtime.mqtt import MqttOptions, ask_broker, publishing
 from runtime.objects.tracking import TrackState
 from stages.address import Address
 from tests.runtime.test_service import long_film
@@ -222,7 +222,9 @@ async def test_a_user_has_a_password_and_a_wrong_one_is_told_without_it(tmp_path
             async with told(broker.url, password_file=right) as run:
                 await until(read, CUP, present=True)
                 asked = MqttOptions(Address(broker.url), password_file=right)
-                assert not await to_thread.run_sync(broker_doubts, asked)  # which disturbs no run
+                answer = await to_thread.run_sync(ask_broker, asked)  # which disturbs no run
+                assert answer.welcome
+                assert answer.sentence == f"broker mqtt://127.0.0.1:{broker.port}: it accepts the connection"
                 await run.live.frames.after(run.live.frames.version + 10)
                 assert run.told == [f"broker mqtt://127.0.0.1:{broker.port}: connected"]
             async with told(broker.url.replace(USER, f"{USER}:{PASSWORD}")) as run:
@@ -236,8 +238,9 @@ async def test_a_user_has_a_password_and_a_wrong_one_is_told_without_it(tmp_path
                 f"broker {shown}: it refuses the user or the password (Not authorized); check --mqtt and "
                 "--mqtt-password-file; trying again"
             )
-            (doubt,) = await to_thread.run_sync(broker_doubts, MqttOptions(Address(broker.url), **more))
-            assert sentence == f"{doubt}; trying again"
+            answer = await to_thread.run_sync(ask_broker, MqttOptions(Address(broker.url), **more))
+            assert not answer.welcome
+            assert sentence == f"{answer.sentence}; trying again"
 
 
 # paho-mqtt leaves the socket of a TLS handshake that failed to the garbage collector.
