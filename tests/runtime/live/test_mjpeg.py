@@ -303,9 +303,22 @@ async def test_with_tls_a_watcher_that_reads_nothing_is_hung_up_on(tmp_path: Pat
 
 async def test_pages_and_names_of_others_get_nothing() -> None:
     async with streaming() as (_, url), aiohttp.ClientSession() as session:
-        for headers, status in (({"Host": "evil.example"}, 421), ({"Sec-Fetch-Site": "cross-site"}, 403)):
-            async with session.get(url, headers=headers) as response:
-                assert response.status == status
+        own = url.removesuffix(STREAM)
+        for headers, status in (
+            ({"Host": "evil.example"}, 421),
+            ({"Host": "evil.example", "Origin": "http://evil.example"}, 421),
+            ({"Sec-Fetch-Site": "cross-site"}, 403),
+            ({"Origin": "https://evil.example"}, 403),
+            ({"Origin": "http://evil.example", "Sec-Fetch-Site": "same-origin"}, 403),
+            ({"Origin": "null"}, 403),
+            ({"Origin": own.replace("http:", "https:")}, 403),
+            ({"Origin": own}, 200),
+            ({"Sec-Fetch-Site": "same-origin"}, 200),
+            ({"Sec-Fetch-Site": "none"}, 200),
+        ):
+            for path in (STREAM, SNAPSHOT):
+                async with session.get(own + path, headers=headers) as response:
+                    assert response.status == status, headers
         async with session.get(url) as response:
             assert response.headers["Cross-Origin-Resource-Policy"] == "same-origin"
 
