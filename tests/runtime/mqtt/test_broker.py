@@ -33,6 +33,7 @@ from tests.support.processes import MODULE
 pytestmark = [pytest.mark.anyio, pytest.mark.mosquitto]
 CUP = "pedsam/objects/cup"
 PATIENCE_S = 60
+ENDED = "it ended the connection; was it stopped, or has another run the same --mqtt-topic?"
 
 
 @dataclass
@@ -186,9 +187,18 @@ async def test_a_broker_that_comes_late_or_starts_again_is_told_all_of_it(tmp_pa
                     )
             finally:
                 broker.stop()
-            await run.until_told("it ended the connection|the connection is lost")
+            assert await run.until_told("it ended") == f"broker {broker.url}: {ENDED}; trying again"
             with anyio.fail_after(PATIENCE_S):  # frames go on meanwhile
                 await run.live.frames.after(run.live.frames.version + 3)
+
+
+async def test_two_runs_with_one_topic_are_told_what_it_may_be(broker: Mosquitto) -> None:
+    async with told(broker.url) as one:
+        await one.until_told("connected")
+        async with told(broker.url) as other:
+            await other.until_told("connected")
+            assert await one.until_told("it ended") == f"broker {broker.url}: {ENDED}; trying again"
+            await other.until_told("it ended")
 
 
 async def test_a_request_that_a_broker_keeps_asks_for_nothing(broker: Mosquitto, everything: Reader) -> None:
