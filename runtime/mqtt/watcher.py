@@ -53,7 +53,7 @@ async def publishing(live: Live, options: MqttOptions, tell: Callable[[str], Non
                     tasks.start_soon(_answer, requests, overlays, topics, outbox)
                 tasks.start_soon(_tell_objects, live, objects, outbox, tell)
                 try:
-                    yield f"MQTT to {broker.shown}, topic {topics.root}"
+                    yield f"MQTT to {broker.shown}, topic {topics.root}, node {topics.node}"
                 finally:
                     tasks.cancel_scope.cancel()
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 import signal
 import subprocess
 import threading
@@ -12,18 +13,22 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from io import BytesIO
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import anyio
 import pytest
 from anyio import to_thread
+from paho.mqtt.client import topic_matches_sub
 from PIL import Image
 
 from runtime.mqtt import MqttOptions, ask_broker, publishing
+from runtime.mqtt.topics import Topics
 from runtime.objects.tracking import TrackState
 from stages.address import Address
 from tests.runtime.test_service import long_film
+from tests.support.documents import Document
 from tests.support.edge import write_photo
 from tests.support.keys import keys_for
 from tests.support.live import FakeLive
@@ -316,7 +321,7 @@ async def test_a_run_of_one_picture_is_told_too(broker: Mosquitto, tmp_path: Pat
     picture = write_photo(tmp_path / "cup.png")
     line = [*MODULE, "run", "--source", picture, "--box", "150,60,450,300", "--mqtt", broker.url]
     done = await anyio.run_process(list(map(str, [*line, "--out", tmp_path / "out"])))
-    assert f"MQTT to {broker.url}, topic pedsam" in done.stdout.decode()
+    assert f"MQTT to {broker.url}, topic pedsam, node pedsam\n" in done.stdout.decode()
     kept = await kept_by(broker)
     assert kept["pedsam/status"] == b"offline"
     assert json.loads(kept["pedsam/objects/1"])["present"] is True
@@ -331,3 +336,29 @@ async def test_two_runs_with_topics_of_their_own_do_not_meet(broker: Mosquitto, 
     kept = await kept_by(broker)
     ids = [json.loads(each)["unique_id"] for topic, each in kept.items() if topic.endswith("/config")]
     assert len(ids) == len(set(ids)) == 12
+
+
+async def test_the_page_says_how_all_of_one_topic_and_nothing_else_is_taken_back(broker: Mosquitto) -> None:
+    page = Document.read("docs/home-systems.md").text
+    (line,) = re.findall(r"^mosquitto_sub .*--remove-retained.*$", page, re.MULTILINE)
+    words = shlex.split(line)
+    filters = [word for option, word in pairwise(words) if option == "-t"]
+    topics = ("pedsam", "pedsam/door", "pedsam/yard")
+    for topic in topics:
+        async with told(broker.url, topic=topic) as run:
+            await run.until_told("connected")
+            await run.live.frames.after(run.live.frames.version + 3)
+    kept = await kept_by(broker)
+    assert f"node {Topics('pedsam/door').node}`" in page
+    for topic in topics:
+        named = [each.replace("TOPIC", topic).replace("NODE", Topics(topic).node) for each in filters]
+        found = {each for each in kept if any(topic_matches_sub(name, each) for name in named)}
+        assert found == {each for each, text in kept.items() if belongs(each, text, topic)}
+        assert len(found) == 8  # its status, the cup, the cup's entities and those of snapshots
+
+
+def belongs(topic: str, text: bytes, root: str) -> bool:
+    """Whether a message that a broker keeps is one of the run with this topic."""
+    if topic.endswith("/config"):
+        return bool(json.loads(text)["availability_topic"] == f"{root}/status")
+    return topic in (f"{root}/status", f"{root}/objects/cup")
