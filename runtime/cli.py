@@ -12,7 +12,7 @@ from typing import Any
 
 import click
 
-from runtime.check.local import LocalOptions, local_problems
+from runtime.check.local import LocalOptions, check_ports, local_problems
 from runtime.edge_toml import config_option
 from runtime.frames.cameras import CameraOptions, source_for
 from runtime.frames.player import Player
@@ -75,6 +75,7 @@ def command(bundle: Path | None, source: str, **options: Any) -> None:
     opened = source_for(source, CameraOptions(**camera), partial(messages.tell, about="source"))
     idle = list(idle_in_run(click.get_current_context(), opened))
     local = LocalOptions(**values_of(LocalOptions, dict(options)))
+    check_ports(local)
     required = options["preview"] is None or options["verify"]
     heartbeat, dry_run = options.pop("heartbeat"), options.pop("dry_run")
     here, state_file = not options.pop("elsewhere"), options.pop("state")

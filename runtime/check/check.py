@@ -1,5 +1,7 @@
 """Check that every site of a sites.toml can do what a run needs, without sending it any picture.
 
+Without sites this machine alone is measured, which then runs every window.
+
 Sites are examined at the same time, each step after the one before it: a step that fails ends its site, in
 the words a run would use. Those that pass are then measured one by one, so that none disturbs another, and
 last all together, as the loop uses them.
@@ -19,6 +21,7 @@ from runtime.check.edge_speed import NOTHING_KEPT, measure_edge
 from runtime.check.prediction import (
     NOT_HERE,
     EdgeTimes,
+    FrameBytes,
     Keeping,
     Prediction,
     Shares,
@@ -28,7 +31,7 @@ from runtime.check.prediction import (
     predict,
 )
 from runtime.check.reachability import Certificate, connect_time_s, resolve, tls_handshake
-from runtime.check.site_speed import Patience, Speed, measure_alone, measure_together
+from runtime.check.site_speed import Patience, Speed, Together, measure_alone, measure_together
 from runtime.check.warnings import SiteFacts, warnings
 from runtime.edge import check_exposure
 from runtime.keeper import KeepOptions
@@ -52,6 +55,9 @@ from stages.network import is_loopback
 STEPS = ("name", "tcp", "tls", "http", "token", "digest", "probe", "backend", "speed")
 
 _NO_ROOM = "no prediction: {} windows of every frame fit under no cap, and {}"
+_NO_STAGE = (
+    "{} has no window stage, and without --sites every window runs here; copy it to the edge, or give --sites"
+)
 _NOT_KEPT = "no prediction: kept windows are computed here, and this bundle has no window stage"
 _NO_ENGINE = "this bundle has no window stage here; copy it to the edge, where its memory has room for it"
 
@@ -146,7 +152,7 @@ class Report:
 
     @property
     def usable(self) -> bool:
-        """Whether every site can be used, and this machine can do its part."""
+        """Whether every site can be used, if there are any, and this machine can do its part."""
         return all(site.usable for site in self.sites) and self.edge_error is None and not self.problems
 
 
@@ -157,8 +163,10 @@ async def check_sites(
     say: Callable[[str], None] = lambda doing: None,
     tell: Callable[[str], None] = lambda line: None,
 ) -> Report:
-    """Examine, measure, warn and predict. `say` gets what is being done, for a status line; `tell` a line to
-    be kept about each site that is waited for because it is busy.
+    """Examine, measure, warn and predict; without sites only measure this machine and predict.
+
+    `say` gets what is being done, for a status line; `tell` a line to be kept about each site that is waited
+    for because it is busy.
 
     Raises BundleError when the bundle lacks what every run needs; what a site does wrong is in the report.
     """
@@ -196,6 +204,9 @@ class _Check:
 
     async def run(self) -> Report:
         report = self._report
+        if not report.sites:
+            await self._predict_here()
+            return report
         self._say(f"asking {len(report.sites)} sites")
         async with anyio.create_task_group() as tasks:
             for site in report.sites:
@@ -293,15 +304,8 @@ class _Check:
         for site in report.sites:
             site.windows = plan.sites.get(site.config.name, 0)
             site.together_s = together.sites_s.get(site.config.name)
-        self._say("measuring this machine's stages")
-        options = self._options
-        try:
-            with ungrouped():
-                report.edge = await measure_edge(
-                    self._bundle, report.size, options.backend, options.threads, options.keep
-                )
-        except (BundleError, EngineError, InputError) as exc:
-            report.edge_error = str(exc)
+        report.edge = await self._measure_edge()
+        if report.edge is None:
             return
         if plan.kept and report.edge.window_s is None:
             report.notes.append(_NOT_KEPT)
@@ -321,6 +325,31 @@ class _Check:
             report.keeping = cost_of_keeping(
                 plan, without, together, report.edge, sizes, all_sizes, report.wire, self._shared_s()
             )
+
+    async def _predict_here(self) -> None:
+        """As a run without sites does it: every window runs on this machine."""
+        report = self._report
+        windows = self._bundle.geometry.windows_with_picture(*report.size)
+        report.shares = Shares({}, at_edge=len(windows))
+        if not self._bundle.has("window"):
+            report.edge_error = _NO_STAGE.format(self._bundle.path)
+            return
+        report.edge = await self._measure_edge()
+        if report.edge is not None:
+            report.prediction = predict(report.shares, Together({}, 0.0), report.edge, FrameBytes({}))
+
+    async def _measure_edge(self) -> EdgeTimes | None:
+        """None where a run cannot do its part here; the report then says why."""
+        self._say("measuring this machine's stages")
+        options = self._options
+        try:
+            with ungrouped():
+                return await measure_edge(
+                    self._bundle, self._report.size, options.backend, options.threads, options.keep
+                )
+        except (BundleError, EngineError, InputError) as exc:
+            self._report.edge_error = str(exc)
+            return None
 
     def _shared_s(self) -> float:
         """Processor seconds a frame that sites on this machine take from it: a core each while they work."""

@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.text import Text
 
 from runtime.check.check import CheckOptions, Report, check_sites
+from runtime.check.edge_speed import NOTHING_KEPT
 from runtime.check.json_file import check_json_file, write_json_file
 from runtime.check.local import LocalOptions, local_problems
 from runtime.check.prediction import windows_kept
@@ -26,7 +27,7 @@ from runtime.edge import (
     ledger_path,
 )
 from runtime.edge_toml import config_option
-from runtime.mqtt import MqttOptions, broker_doubts
+from runtime.mqtt import BrokerAnswer, MqttOptions, ask_broker
 from runtime.options import (
     ACCEPT_EXPOSURE,
     ALLOW_UNDISTILLED,
@@ -50,6 +51,7 @@ from runtime.options import (
     MQTT_INSECURE,
     MQTT_PASSWORD_FILE,
     MQTT_TOPIC,
+    NEEDS,
     NEW_SESSION,
     OUT,
     PREVIEW,
@@ -57,13 +59,13 @@ from runtime.options import (
     PREVIEW_KEYS,
     PRICE_PER_GB,
     PROMPTS,
+    SITES,
     SPOT_CHECKS,
     STATE,
     TRACE,
     WIRE,
     FrameSize,
     inputs_of,
-    sites_option,
     values_of,
     values_with,
 )
@@ -82,7 +84,7 @@ from stages.options import BACKEND, IDLE_THREADS, PATH, THREADS, warn_of_idle_op
     "check",
     params=[
         config_option("whose files, ports and keys are tried too, as are those of the options below."),
-        *(BUNDLE, sites_option(required=True), WIRE, BACKEND, THREADS, INSECURE, ACCEPT_EXPOSURE, LEDGER),
+        *(BUNDLE, SITES, WIRE, BACKEND, THREADS, INSECURE, ACCEPT_EXPOSURE, LEDGER),
         *(NEW_SESSION, ALLOW_UNDISTILLED, PROMPTS, STATE, OUT, TRACE, HEARTBEAT, PREVIEW, PREVIEW_HOST),
         *(PREVIEW_KEYS, METRICS_PORT, METRICS_HOST, METRICS_KEYS, MJPEG, MJPEG_HOST, MJPEG_KEYS),
         *(MQTT, MQTT_PASSWORD_FILE, MQTT_CA, MQTT_TOPIC, MQTT_INSECURE, SPOT_CHECKS, PRICE_PER_GB),
@@ -106,52 +108,61 @@ def command(
 ) -> None:
     """Look at every site, and at what a run needs here, before trusting a camera to it.
 
-    Sends probes and noise, never a picture, and changes no file. Ends with 0 when every site can be used and
-    a run with these options would start, else with 1.
+    Sends probes and noise, never a picture, and changes no file. Without --sites it looks at this machine
+    alone, which then runs every window. Ends with 0 when every site can be used and a run with these options
+    would start, else with 1.
     """
     console = make_console()
-    warn_of_idle_options({}, IDLE_THREADS)
+    warn_of_idle_options(_needs(), IDLE_THREADS)
     loaded = Bundle.load(bundle or shipped_bundle())
     edge = EdgeOptions(**values_of(EdgeOptions, dict(options)))
-    sites = read_sites(options["sites"], edge.insecure)
+    sites = read_sites(edge.sites, edge.insecure) if edge.sites else ()
     check_json_file(json_path, _files_of_a_run(loaded, sites, options))
     kept = _kept(loaded, edge, options["size"], options["kept"])
     problems = asyncio.run(local_problems(LocalOptions(**values_of(LocalOptions, dict(options)))))
     problems += _refusals(loaded, sites, edge, options["size"], allow_undistilled)
-    chosen = CheckOptions(
-        **values_of(CheckOptions, options | {"kept": kept, "keep": edge.keeping(films=True)})
-    )
+    keep = edge.keeping(films=True) if sites else NOTHING_KEPT
+    chosen = CheckOptions(**values_of(CheckOptions, options | {"kept": kept, "keep": keep}))
     report = _check(console, loaded, sites, chosen)
     report.problems = problems
     report.warnings = [line for line in report.warnings if line not in problems]
     if report.edge_error in problems:
         report.edge_error = None
-    if edge.keep or edge.keep_objects:
+    if sites and (edge.keep or edge.keep_objects):
         report.warnings.append(
             "how many windows --keep and --keep-objects keep is not in the prediction; --kept N predicts for "
             "as many"
         )
-    report.warnings += _doubts_about_the_broker(options)
+    if (answer := _answer_of_the_broker(options)) is not None:
+        (report.notes if answer.welcome else report.warnings).append(answer.sentence)
     print_report(console, report)
     write_json_file(json_path, to_json(report))
     click.get_current_context().exit(0 if report.usable else 1)
 
 
 def _kept(bundle: Bundle, edge: EdgeOptions, size: tuple[int, int], count: int) -> frozenset[int]:
-    """The windows that `--keep-box` and `--kept` keep of a frame of (height, width)."""
+    """The windows that `--keep-box` and `--kept` keep of a frame of (height, width): none without sites."""
+    if edge.sites is None:
+        return frozenset()
     edge.kept.check_inside([size])
     return windows_kept(bundle.geometry, size, count, edge.kept.windows(bundle.geometry, *size))
 
 
-def _doubts_about_the_broker(options: dict[str, Any]) -> list[str]:
-    """Why the broker of --mqtt does not answer as it should; a run begins all the same."""
+def _needs() -> dict[str, str]:
+    """What the options of this command do nothing without, by name."""
+    known = click.get_current_context().params
+    return {name: other for name, other in NEEDS.items() if other in known} | {"kept": "sites"}
+
+
+def _answer_of_the_broker(options: dict[str, Any]) -> BrokerAnswer | None:
+    """None where a run tells none, or cannot; a run begins whatever the broker answers."""
     if options["mqtt"] is None:
-        return []
+        return None
     values = values_with("mqtt_", dict(options))
     try:
-        return broker_doubts(MqttOptions(options["mqtt"], **values))
+        return ask_broker(MqttOptions(options["mqtt"], **values))
     except InputError:  # which is among the problems
-        return []
+        return None
 
 
 def _files_of_a_run(

@@ -7,7 +7,7 @@ them.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -53,17 +53,46 @@ class LocalOptions:
     mqtt_insecure: bool = False
 
 
+@dataclass(frozen=True)
+class _Endpoint:
+    """Where `what` will be served, and the option that gives its port."""
+
+    option: str
+    host: str
+    port: int
+    what: str
+
+    def meets(self, other: _Endpoint) -> bool:
+        """Whether both cannot be had, as far as their names show."""
+        if self.port != other.port or self.port == 0:
+            return False
+        families = {":" in host for host in (self.host, other.host) if host != "localhost"}
+        anywhere = {"0.0.0.0", "::", "localhost"} & {self.host, other.host}  # noqa: S104  (compared, not bound)
+        return self.host == other.host or (bool(anywhere) and len(families) < 2)
+
+
 async def local_problems(options: LocalOptions) -> list[str]:
     """A sentence for each thing that a run could not use."""
     problems: list[str] = []
     for trial in _trials(options):
         with _noting(problems):
             trial()
-    async with contextlib.AsyncExitStack() as ports:  # held together: two may be given the same one
-        for host, port, what in _endpoints(options):
+    before: list[_Endpoint] = []
+    async with contextlib.AsyncExitStack() as ports:  # held together: two names may be one address
+        for endpoint in _endpoints(options):
             with _noting(problems):
-                await ports.enter_async_context(trying_to_listen(host, port, what))
+                _check_apart(endpoint, before)
+                await ports.enter_async_context(trying_to_listen(endpoint.host, endpoint.port, endpoint.what))
+            before.append(endpoint)
     return problems
+
+
+def check_ports(options: LocalOptions) -> None:
+    """Raise InputError where two of what a run serves are given one port."""
+    before: list[_Endpoint] = []
+    for endpoint in _endpoints(options):
+        _check_apart(endpoint, before)
+        before.append(endpoint)
 
 
 @contextlib.contextmanager
@@ -99,11 +128,19 @@ def _trials(options: LocalOptions) -> Iterator[Callable[[], object]]:
         yield partial(check_mqtt, MqttOptions(options.mqtt, file, topic, ca, options.mqtt_insecure))
 
 
-def _endpoints(options: LocalOptions) -> Iterator[tuple[str, int, str]]:
-    """Host, port and name of what will be served."""
+def _check_apart(endpoint: _Endpoint, before: Sequence[_Endpoint]) -> None:
+    for other in before:
+        if endpoint.meets(other):
+            raise InputError(
+                f"{other.option} and {endpoint.option} have the same port {endpoint.port}; give each its own"
+            )
+
+
+def _endpoints(options: LocalOptions) -> Iterator[_Endpoint]:
+    """What will be served."""
     if options.preview is not None:
-        yield options.preview_host, options.preview, "preview"
+        yield _Endpoint("--preview", options.preview_host, options.preview, "preview")
     if options.metrics_port is not None:
-        yield options.metrics_host, options.metrics_port, METRICS
+        yield _Endpoint("--metrics-port", options.metrics_host, options.metrics_port, METRICS)
     if options.mjpeg is not None:
-        yield options.mjpeg_host, options.mjpeg, MJPEG
+        yield _Endpoint("--mjpeg", options.mjpeg_host, options.mjpeg, MJPEG)

@@ -215,18 +215,20 @@ def predict(
 ) -> Prediction:
     """The formula above. `shared_s` are processor seconds of sites on this machine.
 
+    Without sites all windows are the plan's `at_edge`, and nothing is sent.
+
     Raises ValueError when windows are left to an edge that cannot run them.
     """
     own_windows = plan.at_edge + plan.kept
     if own_windows and edge.window_s is None:
         raise ValueError(f"{own_windows} windows of every frame fit nowhere")
-    slowest = max(together.sites_s, key=lambda name: together.sites_s[name])
+    slowest = sorted(together.sites_s, key=lambda name: together.sites_s[name])[-1:]
     windows_s = own_windows * (edge.window_s or 0.0)
     processor_s = edge.processor_s + together.processor_s + windows_s + shared_s
     own = f" + {own_windows} windows" if own_windows else ""
     head = "head + " if edge.head_s else ""
     steps_s = {
-        f"the window stage at site {slowest}": together.sites_s[slowest],
+        **{f"the window stage at site {name}": together.sites_s[name] for name in slowest},
         f"the engines at the edge ({head}global + decoder{own})": edge.head_s
         + edge.global_s
         + edge.decode_s

@@ -22,6 +22,7 @@ LABELS = {
     "tls": "TLS",
     "tcp": "TCP",
 }
+HERE = "without --sites every window runs here, and nothing leaves"
 _LABEL_COLUMNS = 18  # of the terminal, for the first column; a site needs _SITE_COLUMNS
 _SITE_COLUMNS = 20
 _STYLES = {CheckState.OK: "", CheckState.FAILED: "bold red", CheckState.SKIPPED: "dim"}
@@ -105,13 +106,17 @@ def _lines(report: Report) -> Iterator[tuple[str, str]]:
     if report.prediction:
         for line in _prediction(report, report.prediction):
             yield "", line
+    yield "bold green" if report.usable else "bold red", _verdict(report)
+
+
+def _verdict(report: Report) -> str:
     good = sum(site.usable for site in report.sites)
-    verdict = f"{good} of {len(report.sites)} sites can be used"
+    parts = [f"{good} of {len(report.sites)} sites can be used" if report.sites else HERE]
     if report.problems:
-        verdict += ", and a run would not start here: see above"
+        parts.append("and a run would not start here: see above")
     elif report.edge_error:
-        verdict += ", and this machine cannot do its part: see above"
-    yield "bold green" if report.usable else "bold red", verdict
+        parts.append("and this machine cannot do its part: see above")
+    return ", ".join(parts)
 
 
 def _keeping(keeping: Keeping, wire: str) -> str:
@@ -133,7 +138,7 @@ def _detecting(edge: EdgeTimes, fps_without: float) -> str:
 def _prediction(report: Report, prediction: Prediction) -> Iterator[str]:
     height, width = report.size
     slowest, others = prediction.limited_by, dict(prediction.steps_s)
-    frame = f"{width} x {height} with one object, {report.wire} wire"
+    frame = f"{width} x {height} with one object" + (f", {report.wire} wire" if report.sites else "")
     yield f"predicted: {prediction.fps:.1f} frames/s of {frame}"
     yield f"limited by {slowest}: {_ms(others.pop(slowest))} of every frame"
     yield "other steps: " + ", ".join(f"{name} {_ms(seconds)}" for name, seconds in others.items())

@@ -18,6 +18,7 @@ from stages.repeats import EVERY_S, OTHERS, Repeats
 
 KEPT = 100  # messages, the newest, that a summary has
 KEPT_WARNINGS = 1000
+LASTS_S = 10.0  # after which what a thing has come to is no coming and going
 SHOWN_WARNINGS = 20  # on the terminal
 MOST_REASONS = 30  # that are told within EVERY_S; what comes then is counted
 # A number in a sentence makes it no other one, but for a name: "site 1: ...", "img_12.jpg".
@@ -26,11 +27,13 @@ _NUMBER = re.compile(r"(?<!\Asite )(?<![\w.-])\d+(?:\.\d+)*(?![\w-])(?!\.\w)")
 
 @dataclass(frozen=True)
 class _Held:
-    """The newest text of a reason that was not told yet; it has overtaken others about the same thing."""
+    """The newest text of a reason that was not told yet, which is so since `since_s` of the clock; it has
+    overtaken others about the same thing."""
 
     text: str
     about: str | None
     overtaken: int
+    since_s: float
 
 
 class Messages:
@@ -38,7 +41,8 @@ class Messages:
 
     `tell` is for what can repeat: the first of a reason is printed at once, later ones at most once in
     `every_s`, with their number. Of what is told about one thing, as that it fails and that it is back, only
-    the newest is held back, so that the last line about it is true. `warn` is for what is to be known of a
+    the newest is held back, so that the last line about it is true; where that line says otherwise the
+    newest is told once it has held for LASTS_S. `warn` is for what is to be known of a
     run's results: each is kept, once.
     """
 
@@ -49,7 +53,9 @@ class Messages:
         self.warnings: list[str] = []
         self.console = console
         self._repeats = Repeats(every_s, clock, MOST_REASONS)
+        self._clock = clock
         self._held: dict[str, _Held] = {}  # by reason, in the order of their last texts
+        self._said: dict[str, str] = {}  # the reason of the last line about each thing
         self._lines: deque[str] = deque(maxlen=KEPT)
         self._lock = threading.RLock()
 
@@ -89,8 +95,9 @@ class Messages:
     def report(self) -> None:
         """Tell what was held back and is due; to be called periodically."""
         with self._lock:
-            for reason in filter(self._repeats.is_due, list(self._held)):
-                self._report(reason)
+            for reason, held in list(self._held.items()):
+                if self._repeats.is_due(reason) or self._has_changed(reason, held):
+                    self._report(reason)
 
     def report_all(self) -> None:
         """Tell everything held back, at the end."""
@@ -100,17 +107,24 @@ class Messages:
 
     def _hold(self, reason: str, text: str, about: str | None) -> None:
         """Hold back a text in the place of those that it overtakes."""
-        overtaken = 0
+        overtaken, since_s = 0, self._clock()
         for other, held in list(self._held.items()):
             if other == reason:
-                overtaken += self._held.pop(other).overtaken
+                overtaken, since_s = overtaken + self._held.pop(other).overtaken, held.since_s
             elif about is not None and held.about == about:
                 overtaken += self._held.pop(other).overtaken + self._repeats.forget(other)
-        self._held[reason] = _Held(text, about, overtaken)
+        self._held[reason] = _Held(text, about, overtaken, since_s)
+
+    def _has_changed(self, reason: str, held: _Held) -> bool:
+        """Whether the last line about a thing says otherwise, and has for a while."""
+        said = self._said.get(held.about) if held.about is not None else None
+        return said not in (None, reason) and self._clock() - held.since_s >= LASTS_S
 
     def _report(self, reason: str) -> None:
         count, held = self._repeats.take(reason), self._held.pop(reason)
         text = held.text + _how_often(count, held.overtaken, reason)
+        if held.about is not None:
+            self._said[held.about] = reason
         self._lines.append(text)
         self._print(text)
 

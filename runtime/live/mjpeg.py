@@ -39,6 +39,7 @@ SHUTDOWN_TIMEOUT_S = 1.0
 _BOUNDARY = b"pedsam-frame"
 _CONTENT_TYPE = f"multipart/x-mixed-replace; boundary={_BOUNDARY.decode()}"
 _ON_THE_WAY_BYTES = 128 << 10  # that the system holds for a watcher: what lies there only grows old
+_HELD_BYTES = 1  # that make a write wait; with 0 asyncio's TLS waits also when none are left, for ever
 
 
 @dataclass(frozen=True)
@@ -148,7 +149,7 @@ class _Stream:
 def _hold_little(request: web.Request) -> None:
     """Have a write wait until the watcher's system has taken most of what is on its way."""
     if request.transport is not None:
-        request.transport.set_write_buffer_limits(high=0)
+        request.transport.set_write_buffer_limits(high=_HELD_BYTES)
         if (connection := request.transport.get_extra_info("socket")) is not None:
             connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _ON_THE_WAY_BYTES)
 
@@ -181,7 +182,7 @@ def _application(stream: _Stream, host: str, identity: Identity | None) -> web.A
             }
         )
 
-    checks = _checking_token(access) if identity else _refusing_other_sites
+    checks = _checking_token(access) if identity else _refusing_other_sites(access)
     application = web.Application(middlewares=[checking_host(access, WHAT), checks])
     application.on_response_prepare.append(add_headers)
     application.on_shutdown.append(stream.end)
@@ -204,12 +205,18 @@ def _checking_token(access: Access) -> Middleware:
     return check
 
 
-@web.middleware
-async def _refusing_other_sites(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """Answers 403 where a browser says that a page of somebody else asks."""
-    if request.headers.get("Sec-Fetch-Site") == "cross-site":
-        raise web.HTTPForbidden(text="the stream is not for pages of others\n")
-    return await handler(request)
+def _refusing_other_sites(access: Access) -> Middleware:
+    """Answers 403 where a browser says that a page of somebody else asks: by either header, since an old one
+    sends no Sec-Fetch-Site, and a picture of a page is asked for without Origin."""
+
+    @web.middleware
+    async def check(request: web.Request, handler: Handler) -> web.StreamResponse:
+        own = access.allows_origin(request.headers.get("Origin"), request.headers.get("Host"))
+        if not own or request.headers.get("Sec-Fetch-Site") == "cross-site":
+            raise web.HTTPForbidden(text="the stream is not for pages of others\n")
+        return await handler(request)
+
+    return check
 
 
 def _tokens(request: web.Request) -> list[str]:

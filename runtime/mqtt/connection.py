@@ -35,6 +35,9 @@ IN_FLIGHT = 10  # messages that wait for their acknowledgement
 SHORTEST_WAIT_S, LONGEST_WAIT_S = 1.0, 60.0
 STEADY_S = 60.0  # after a connection that has lasted so long the next wait is the shortest again
 
+# MQTT 3.1.1 has no words for why.
+_ENDED = "it ended the connection; was it stopped, or has another run the same --mqtt-topic?"
+
 
 class BrokerProblemError(Exception):
     """Why there is no connection: a clause for a person."""
@@ -225,7 +228,7 @@ class Connection:
 
         opened = client.socket()
         if opened is None:
-            raise BrokerProblemError("it ended the connection")
+            raise BrokerProblemError(_ENDED)
         decrypted = isinstance(opened, ssl.SSLSocket) and opened.pending() > 0
         events = self._wait(opened.fileno(), client.want_write(), 0.0 if decrypted else timeout_s)
         result = MQTTErrorCode.MQTT_ERR_SUCCESS
@@ -239,7 +242,10 @@ class Connection:
                 "it ended the connection before it answered; does it want TLS, mqtts://?"
             )
         if result and not self._reason_is_failure():
-            raise BrokerProblemError(f"the connection is lost ({error_string(result).rstrip('.')})")
+            lost = result == MQTTErrorCode.MQTT_ERR_CONN_LOST
+            raise BrokerProblemError(
+                _ENDED if lost else f"the connection is lost ({error_string(result).rstrip('.')})"
+            )
 
     def _reason_is_failure(self) -> bool:
         return self._reason is not None and self._reason.is_failure

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import time
 from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
 
 import anyio
 from anyio import CancelScope, to_thread
@@ -52,17 +53,25 @@ async def publishing(live: Live, options: MqttOptions, tell: Callable[[str], Non
                     tasks.start_soon(_answer, requests, overlays, topics, outbox)
                 tasks.start_soon(_tell_objects, live, objects, outbox, tell)
                 try:
-                    yield f"MQTT to {broker.shown}, topic {topics.root}"
+                    yield f"MQTT to {broker.shown}, topic {topics.root}, node {topics.node}"
                 finally:
                     tasks.cancel_scope.cancel()
 
 
-def broker_doubts(options: MqttOptions) -> list[str]:
-    """What a run with these options would tell of its broker now, if it could not talk to it. Blocks, some
-    seconds at most. Raises InputError like `check_mqtt`."""
+@dataclass(frozen=True)
+class BrokerAnswer:
+    """What a run would tell of its broker now; `welcome` where that lets it in."""
+
+    sentence: str
+    welcome: bool
+
+
+def ask_broker(options: MqttOptions) -> BrokerAnswer:
+    """Connect as a run with these options would, and hang up. Blocks, some seconds at most. Raises InputError
+    like `check_mqtt`."""
     broker = check_mqtt(options)
     problem = Connection(broker, Topics(options.topic), Outbox(), lambda text: None).ask()
-    return [] if problem is None else [f"broker {broker.shown}: {problem}"]
+    return BrokerAnswer(f"broker {broker.shown}: {problem or 'it accepts the connection'}", problem is None)
 
 
 @contextlib.asynccontextmanager

@@ -187,6 +187,23 @@ def test_the_image_runs_the_model_that_it_holds() -> None:
     assert '".[edge,mqtt]"' in DOCKERFILE
 
 
+def test_the_service_is_installed_where_it_may_read() -> None:
+    """Whole, from a wheel: not as links to a clone, which may lie in a home that the unit does not see.
+
+    That pedsam runs from its wheel without a clone is held by tests/test_wheel.py.
+    """
+    assert setting("ProtectHome") == ["yes"]
+    recipe = PAGE.text.partition("## As a service of systemd")[2].partition("\n## ")[0]
+    lines = recipe.split("```")[1].splitlines()
+    pip = Path(setting("ExecStart")[0].split()[0]).with_name("pip")
+    installing = [line for line in lines if "pip install" in line]
+    assert installing == [line for line in lines if line.startswith(f"sudo {pip} ")]
+    (line,) = installing
+    wheels = re.search(r"pip wheel --no-deps --wheel-dir (\S+) \.$", "\n".join(lines), re.MULTILINE)
+    assert wheels is not None
+    assert line.endswith(f' install "$(ls {wheels[1]}/pedsam-*.whl)[edge,mqtt]"')
+
+
 def test_the_page_shows_these_files() -> None:
     links = {link.partition("#")[0] for link in PAGE.links}
     assert {"service/pedsam@.service", "service/compose.yaml", "service/door/edge.toml"} <= links

@@ -349,6 +349,14 @@ def test_a_dry_run_tries_what_a_run_will_write(
     assert elsewhere.exit_code == 0, elsewhere.output
 
 
+@pytest.mark.parametrize("how", [(), ("--dry-run",), ("--dry-run", "--elsewhere")])
+def test_one_port_for_two_things_is_told_before_anything_is_opened(
+    line: list[str | Path], how: tuple[str, ...]
+) -> None:
+    result = pedsam_run(*line, *BOX, "--preview", "8081", "--mjpeg", "8081", *how)
+    assert sentence(result) == "Error: --preview and --mjpeg have the same port 8081; give each its own"
+
+
 @pytest.mark.parametrize("place", ["file", "foreign", "foreign masks", "busy"])
 def test_a_dry_run_refuses_the_out_that_a_run_refuses(
     line: list[str | Path], tmp_path: Path, place: str

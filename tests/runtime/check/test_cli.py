@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -16,6 +17,7 @@ from stages.bundle import Bundle
 from stages.console import LOG_COLUMNS
 from tests.support.edge import sites_file
 from tests.support.keys import keys_for
+from tests.support.mosquitto import mosquitto
 from tests.support.processes import MODULE, serving
 
 
@@ -83,6 +85,55 @@ def test_a_broker_that_does_not_answer_is_a_warning(mini_bundle: Bundle, tmp_pat
     result = pedsam_check(*line, "--threads", "1", "--mqtt", "mqtt://me:s3cret@127.0.0.1:1")
     assert "broker mqtt://127.0.0.1:1: it cannot be reached (Connection refused)" in result.output
     assert "s3cret" not in result.output
+
+
+@pytest.mark.mosquitto
+def test_without_sites_this_machine_and_the_broker_are_tried(tmp_path: Path) -> None:
+    """All that somebody at home has: an edge.toml without sites."""
+    found, toml = tmp_path / "found.json", tmp_path / "edge.toml"
+    line = ("--config", toml, "--frame", "640x360", "--threads", "1", "--json", found)
+    with mosquitto(tmp_path / "broker") as broker:
+        toml.write_text(f'[mqtt]\nmqtt = "{broker.url}"\n[sinks]\nheartbeat = "beat"\n', encoding="utf-8")
+        good = pedsam_check(*line)
+    assert good.exit_code == 0, good.output
+    assert good.output.splitlines()[-1] == "without --sites every window runs here, and nothing leaves"
+    written = json.loads(found.read_text(encoding="utf-8"))
+    assert written["usable"] is True
+    assert (written["sites"], written["warnings"], written["problems"]) == ({}, [], [])
+    assert written["notes"] == [f"broker mqtt://127.0.0.1:{broker.port}: it accepts the connection"]
+    assert written["notes"][0] in " ".join(good.output.split())
+    edge, steps = written["edge"], written["prediction"]["steps_s"]
+    engines = edge["global_s"] + edge["decode_s"] + written["windows_at_edge"] * edge["window_s"]
+    assert written["windows_at_edge"] == 15
+    assert steps["the engines at the edge (global + decoder + 15 windows)"] == pytest.approx(engines)
+    assert not any("site" in step for step in steps)
+    assert (
+        f"predicted: {written['prediction']['fps']:.1f} frames/s of 640 x 360 with one object\n"
+        in good.output
+    )
+    toml.write_text('[sinks]\nheartbeat = "no/beat"\n', encoding="utf-8")
+    bad = pedsam_check(*line)
+    assert bad.exit_code == 1
+    assert bad.output.splitlines()[-1].endswith("leaves, and a run would not start here: see above")
+
+
+def test_without_sites_what_is_for_sites_does_nothing_and_is_told() -> None:
+    result = pedsam_check("--frame", "640x360", "--keep", "faces", "--kept", "99", "--threads", "1")
+    assert result.exit_code == 0, result.output
+    for option in ("--keep", "--kept"):
+        assert f"warning: {option} does nothing without --sites" in result.output.splitlines()
+    assert "detectors" not in result.output
+
+
+def test_without_sites_and_window_stage_no_run_can_be(mini_bundle: Bundle, tmp_path: Path) -> None:
+    bundle = tmp_path / "bundle"
+    shutil.copytree(mini_bundle.path, bundle, ignore=shutil.ignore_patterns("window"))
+    result = pedsam_check("--bundle", bundle, "--allow-undistilled")
+    assert result.exit_code == 1
+    assert f"{bundle} has no window stage, and without --sites every window runs here; copy it" in " ".join(
+        result.output.split()
+    )
+    assert result.output.splitlines()[-1].endswith("this machine cannot do its part: see above")
 
 
 def test_a_detector_that_is_not_there_is_a_problem_of_the_run(mini_bundle: Bundle, tmp_path: Path) -> None:

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from runtime.check.local import LocalOptions, local_problems
+from runtime.check.local import LocalOptions, check_ports, local_problems
 from stages.address import Address
+from stages.errors import InputError
 from tests.support.keys import keys_for
 
 pytestmark = pytest.mark.anyio
@@ -106,10 +107,42 @@ async def test_a_port_in_use_is_told(tmp_path: Path) -> None:
         f"{port}, perhaps another pedsam: stop it, or choose another port or host"
     )
     assert await local_problems(LocalOptions(preview=port)) == []
-    (problem,) = await local_problems(LocalOptions(preview=port, metrics_port=port))
-    assert problem.startswith(
-        f"the metrics endpoint cannot listen on 127.0.0.1:{port} (Address already in use)"
-    )
+
+
+HERE, ANYWHERE = "127.0.0.1", "0.0.0.0"  # noqa: S104
+
+
+@pytest.mark.parametrize(
+    ("options", "named"),
+    [
+        (LocalOptions(preview=8081, mjpeg=8081), "--preview and --mjpeg"),
+        (LocalOptions(preview=8081, metrics_port=8081), "--preview and --metrics-port"),
+        (LocalOptions(metrics_port=8081, mjpeg=8081, mjpeg_host="localhost"), "--metrics-port and --mjpeg"),
+        (
+            LocalOptions(preview=8081, preview_host="::", mjpeg=8081, mjpeg_host="::1"),
+            "--preview and --mjpeg",
+        ),
+        (LocalOptions(preview=8081, preview_host=ANYWHERE, mjpeg=8081), "--preview and --mjpeg"),
+        (LocalOptions(preview=8081, preview_host="::1", mjpeg=8081), None),
+        (LocalOptions(preview=8081, preview_host="127.0.0.2", mjpeg=8081), None),
+        (LocalOptions(preview=8081, preview_host="::1", mjpeg=8081, mjpeg_host=ANYWHERE), None),
+        (LocalOptions(preview=0, metrics_port=0, mjpeg=0), None),
+        (LocalOptions(preview=8080, metrics_port=9090, mjpeg=8081), None),
+    ],
+)
+def test_one_port_for_two_things_is_told(options: LocalOptions, named: str | None) -> None:
+    if named is None:
+        check_ports(options)
+    else:
+        with pytest.raises(InputError, match=f"^{named} have the same port 8081; give each its own$"):
+            check_ports(options)
+
+
+async def test_one_port_for_two_things_is_one_problem() -> None:
+    with socket.create_server((HERE, 0)) as server:
+        port = server.getsockname()[1]
+    found = await local_problems(LocalOptions(preview=port, metrics_port=port))
+    assert found == [f"--preview and --metrics-port have the same port {port}; give each its own"]
 
 
 async def test_keys_that_are_in_order_are_no_problem(tmp_path: Path) -> None:

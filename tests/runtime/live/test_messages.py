@@ -11,6 +11,7 @@ import pytest
 from runtime.live.messages import (
     KEPT,
     KEPT_WARNINGS,
+    LASTS_S,
     MOST_REASONS,
     SHOWN_WARNINGS,
     Messages,
@@ -97,6 +98,44 @@ def test_the_last_line_about_a_thing_that_comes_and_goes_is_true() -> None:
         told.messages.report()
     told.messages.report_all()
     assert told.lines == [FAILS, BACK, "the board is hot", f"{FAILS} (the last of 3 messages since)"]
+
+
+LOST, AWAY = "broker b: it ended the connection", "broker b: it cannot be reached"
+CONNECTED = "broker b: connected"
+
+
+def told_every_second(*, texts: dict[int, str], seconds: int) -> list[tuple[int, str]]:
+    """The lines of a broker that tells `texts` at these seconds, each with its second."""
+    told, lines = Told(), list[tuple[int, str]]()
+    for second in range(seconds):
+        if second in texts:
+            told.messages.tell(texts[second], about="broker")
+        told.messages.report()
+        lines += [(second, line) for line in told.lines[len(lines) :]]
+        told.now += 1
+    return lines
+
+
+def test_that_a_thing_is_back_is_told_soon_although_it_was_told_a_moment_ago() -> None:
+    """As of a broker that is started again within the minute."""
+    texts = {0: CONNECTED, 12: LOST, 13: AWAY, 15: AWAY, 19: AWAY, 27: CONNECTED}
+    back = f"{CONNECTED} (the last of 3 messages since)"
+    assert told_every_second(texts=texts, seconds=59) == [
+        (0, CONNECTED),
+        (12, LOST),
+        (13, AWAY),
+        (27 + int(LASTS_S), back),
+    ]
+
+
+def test_a_thing_that_comes_and_goes_is_told_once_a_minute() -> None:
+    texts = {second: (CONNECTED, LOST)[second % 2] for second in range(60)}
+    assert told_every_second(texts=texts, seconds=60) == [(0, CONNECTED), (1, LOST)]
+
+
+def test_a_thing_that_stays_as_it_was_told_is_told_once_a_minute() -> None:
+    texts = {0: CONNECTED} | dict.fromkeys(range(1, 60), AWAY)
+    assert told_every_second(texts=texts, seconds=60) == [(0, CONNECTED), (1, AWAY)]
 
 
 def test_what_is_told_at_once_overtakes_what_is_held_back() -> None:

@@ -260,11 +260,65 @@ async def test_off_loopback_keys_are_needed_and_every_way_to_give_the_token_work
                     assert not (await response.read()).startswith(b"\xff\xd8")
 
 
+@asynccontextmanager
+async def streaming_with_tls(folder: Path, **more: Any) -> AsyncIterator[tuple[FakeLive, str]]:
+    """As `streaming`, with keys; the address is on loopback and has the token."""
+    keys = keys_for(folder, host="192.0.2.7")
+    token = (keys / "token").read_text(encoding="utf-8").strip()
+    async with streaming(host="0.0.0.0", keys=keys, **more) as (live, url):  # noqa: S104
+        yield live, f"{url.replace('192.0.2.7', '127.0.0.1')}?token={token}"
+
+
+@pytest.mark.parametrize("every_s", [0.01, 0.05])
+async def test_with_tls_a_watcher_gets_frames_as_long_as_it_takes_them(
+    tmp_path: Path, every_s: float
+) -> None:
+    """Also where it takes each before the next comes; well beyond what buffers hold."""
+    async with (
+        streaming_with_tls(tmp_path, every_s=every_s, stalled_s=3.0) as (_, url),
+        aiohttp.ClientSession(connector=aiohttp.TCPConnector(ssl=False)) as session,
+        session.get(url) as response,
+    ):
+        with anyio.fail_after(DEADLINE_S):
+            found = await frames(response, 75)
+    assert sum(map(len, found)) > 2 << 20
+    assert len(set(found)) > 30
+
+
+async def test_with_tls_a_watcher_that_reads_nothing_is_hung_up_on(tmp_path: Path) -> None:
+    async with (
+        streaming_with_tls(tmp_path, stalled_s=1.0, most_watchers=1) as (_, url),
+        aiohttp.ClientSession(connector=aiohttp.TCPConnector(ssl=False)) as session,
+    ):
+        asleep = await session.get(url)
+        with anyio.fail_after(DEADLINE_S):
+            while True:
+                async with session.get(url) as other:
+                    if other.status == 200:
+                        break
+                    assert other.status == 503
+                await anyio.sleep(0.1)
+        asleep.close()
+
+
 async def test_pages_and_names_of_others_get_nothing() -> None:
     async with streaming() as (_, url), aiohttp.ClientSession() as session:
-        for headers, status in (({"Host": "evil.example"}, 421), ({"Sec-Fetch-Site": "cross-site"}, 403)):
-            async with session.get(url, headers=headers) as response:
-                assert response.status == status
+        own = url.removesuffix(STREAM)
+        for headers, status in (
+            ({"Host": "evil.example"}, 421),
+            ({"Host": "evil.example", "Origin": "http://evil.example"}, 421),
+            ({"Sec-Fetch-Site": "cross-site"}, 403),
+            ({"Origin": "https://evil.example"}, 403),
+            ({"Origin": "http://evil.example", "Sec-Fetch-Site": "same-origin"}, 403),
+            ({"Origin": "null"}, 403),
+            ({"Origin": own.replace("http:", "https:")}, 403),
+            ({"Origin": own}, 200),
+            ({"Sec-Fetch-Site": "same-origin"}, 200),
+            ({"Sec-Fetch-Site": "none"}, 200),
+        ):
+            for path in (STREAM, SNAPSHOT):
+                async with session.get(own + path, headers=headers) as response:
+                    assert response.status == status, headers
         async with session.get(url) as response:
             assert response.headers["Cross-Origin-Resource-Policy"] == "same-origin"
 

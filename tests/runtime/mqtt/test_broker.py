@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 import signal
 import subprocess
 import threading
@@ -12,18 +13,22 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from io import BytesIO
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import anyio
 import pytest
 from anyio import to_thread
+from paho.mqtt.client import topic_matches_sub
 from PIL import Image
 
-from runtime.mqtt import MqttOptions, broker_doubts, publishing
+from runtime.mqtt import MqttOptions, ask_broker, publishing
+from runtime.mqtt.topics import Topics
 from runtime.objects.tracking import TrackState
 from stages.address import Address
 from tests.runtime.test_service import long_film
+from tests.support.documents import Document
 from tests.support.edge import write_photo
 from tests.support.keys import keys_for
 from tests.support.live import FakeLive
@@ -33,6 +38,7 @@ from tests.support.processes import MODULE
 pytestmark = [pytest.mark.anyio, pytest.mark.mosquitto]
 CUP = "pedsam/objects/cup"
 PATIENCE_S = 60
+ENDED = "it ended the connection; was it stopped, or has another run the same --mqtt-topic?"
 
 
 @dataclass
@@ -186,9 +192,18 @@ async def test_a_broker_that_comes_late_or_starts_again_is_told_all_of_it(tmp_pa
                     )
             finally:
                 broker.stop()
-            await run.until_told("it ended the connection|the connection is lost")
+            assert await run.until_told("it ended") == f"broker {broker.url}: {ENDED}; trying again"
             with anyio.fail_after(PATIENCE_S):  # frames go on meanwhile
                 await run.live.frames.after(run.live.frames.version + 3)
+
+
+async def test_two_runs_with_one_topic_are_told_what_it_may_be(broker: Mosquitto) -> None:
+    async with told(broker.url) as one:
+        await one.until_told("connected")
+        async with told(broker.url) as other:
+            await other.until_told("connected")
+            assert await one.until_told("it ended") == f"broker {broker.url}: {ENDED}; trying again"
+            await other.until_told("it ended")
 
 
 async def test_a_request_that_a_broker_keeps_asks_for_nothing(broker: Mosquitto, everything: Reader) -> None:
@@ -222,7 +237,9 @@ async def test_a_user_has_a_password_and_a_wrong_one_is_told_without_it(tmp_path
             async with told(broker.url, password_file=right) as run:
                 await until(read, CUP, present=True)
                 asked = MqttOptions(Address(broker.url), password_file=right)
-                assert not await to_thread.run_sync(broker_doubts, asked)  # which disturbs no run
+                answer = await to_thread.run_sync(ask_broker, asked)  # which disturbs no run
+                assert answer.welcome
+                assert answer.sentence == f"broker mqtt://127.0.0.1:{broker.port}: it accepts the connection"
                 await run.live.frames.after(run.live.frames.version + 10)
                 assert run.told == [f"broker mqtt://127.0.0.1:{broker.port}: connected"]
             async with told(broker.url.replace(USER, f"{USER}:{PASSWORD}")) as run:
@@ -236,8 +253,9 @@ async def test_a_user_has_a_password_and_a_wrong_one_is_told_without_it(tmp_path
                 f"broker {shown}: it refuses the user or the password (Not authorized); check --mqtt and "
                 "--mqtt-password-file; trying again"
             )
-            (doubt,) = await to_thread.run_sync(broker_doubts, MqttOptions(Address(broker.url), **more))
-            assert sentence == f"{doubt}; trying again"
+            answer = await to_thread.run_sync(ask_broker, MqttOptions(Address(broker.url), **more))
+            assert not answer.welcome
+            assert sentence == f"{answer.sentence}; trying again"
 
 
 # paho-mqtt leaves the socket of a TLS handshake that failed to the garbage collector.
@@ -303,7 +321,7 @@ async def test_a_run_of_one_picture_is_told_too(broker: Mosquitto, tmp_path: Pat
     picture = write_photo(tmp_path / "cup.png")
     line = [*MODULE, "run", "--source", picture, "--box", "150,60,450,300", "--mqtt", broker.url]
     done = await anyio.run_process(list(map(str, [*line, "--out", tmp_path / "out"])))
-    assert f"MQTT to {broker.url}, topic pedsam" in done.stdout.decode()
+    assert f"MQTT to {broker.url}, topic pedsam, node pedsam\n" in done.stdout.decode()
     kept = await kept_by(broker)
     assert kept["pedsam/status"] == b"offline"
     assert json.loads(kept["pedsam/objects/1"])["present"] is True
@@ -318,3 +336,29 @@ async def test_two_runs_with_topics_of_their_own_do_not_meet(broker: Mosquitto, 
     kept = await kept_by(broker)
     ids = [json.loads(each)["unique_id"] for topic, each in kept.items() if topic.endswith("/config")]
     assert len(ids) == len(set(ids)) == 12
+
+
+async def test_the_page_says_how_all_of_one_topic_and_nothing_else_is_taken_back(broker: Mosquitto) -> None:
+    page = Document.read("docs/home-systems.md").text
+    (line,) = re.findall(r"^mosquitto_sub .*--remove-retained.*$", page, re.MULTILINE)
+    words = shlex.split(line)
+    filters = [word for option, word in pairwise(words) if option == "-t"]
+    topics = ("pedsam", "pedsam/door", "pedsam/yard")
+    for topic in topics:
+        async with told(broker.url, topic=topic) as run:
+            await run.until_told("connected")
+            await run.live.frames.after(run.live.frames.version + 3)
+    kept = await kept_by(broker)
+    assert f"node {Topics('pedsam/door').node}`" in page
+    for topic in topics:
+        named = [each.replace("TOPIC", topic).replace("NODE", Topics(topic).node) for each in filters]
+        found = {each for each in kept if any(topic_matches_sub(name, each) for name in named)}
+        assert found == {each for each, text in kept.items() if belongs(each, text, topic)}
+        assert len(found) == 8  # its status, the cup, the cup's entities and those of snapshots
+
+
+def belongs(topic: str, text: bytes, root: str) -> bool:
+    """Whether a message that a broker keeps is one of the run with this topic."""
+    if topic.endswith("/config"):
+        return bool(json.loads(text)["availability_topic"] == f"{root}/status")
+    return topic in (f"{root}/status", f"{root}/objects/cup")
