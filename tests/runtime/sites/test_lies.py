@@ -151,9 +151,9 @@ async def test_a_site_that_lies_from_the_first_tile_is_found_by_its_probes(
 async def test_honest_sites_stay_in_use(tmp_path: Path, urls: list[str], right: dict[int, Any]) -> None:
     sites = sites_file(tmp_path / "sites.toml", *zip("abc", urls, strict=True))
     for wire_format in ("fp16", "int8"):
-        summary, _ = await run(tmp_path / wire_format, sites, 10, wire=wire_format)
+        summary, _ = await run(tmp_path / wire_format, sites, 16, wire=wire_format)
         assert {site["state"] for site in summary["sites"].values()} == {"ready"}
         assert all(site["spot_checks"] for site in summary["sites"].values())
         assert (summary["doubtful"], summary["frames_doubtful"], summary["warnings"]) == ([], 0, [])
-    assert masks(lines_of(tmp_path / "int8")) == {frame: right[frame] for frame in range(10)}
+    assert masks(lines_of(tmp_path / "int8")) == {frame: right[frame] for frame in range(16)}
     assert not any(line["doubtful"] for line in lines_of(tmp_path / "fp16"))

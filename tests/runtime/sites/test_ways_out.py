@@ -66,11 +66,24 @@ def callers(method: str) -> set[str]:
 
 
 def test_one_place_connects_to_sites() -> None:
-    """The other one looks whether an address answers, and says nothing there."""
+    """One looks whether an address answers, and says nothing there; one tells systemd, on this machine, that
+    the run moves."""
     assert users(*CONNECTS) == {
         (CLIENT, "__aenter__"),
         ("runtime/check/reachability.py", "_connected"),
+        ("runtime/live/systemd.py", "pet_watchdog"),
     }
+
+
+def test_one_place_connects_to_a_broker_and_has_no_tiles() -> None:
+    """It is in a folder of its own, which knows neither windows nor what is sent of them."""
+    folder = ROOT / "runtime/mqtt"
+    assert {path for path, _, name in uses() if name == "paho"} <= {
+        str(path.relative_to(ROOT)) for path in folder.glob("*.py")
+    }
+    text = "".join(path.read_text(encoding="utf-8") for path in folder.glob("*.py"))
+    assert "runtime.sites" not in text
+    assert "runtime.encoder" not in text
 
 
 def test_tiles_have_one_way_to_the_socket() -> None:
