@@ -86,8 +86,7 @@ def _packages_of_others() -> dict[str, set[str]]:
     found: dict[str, set[str]] = {}
     for distribution in distributions():
         owner = distribution.metadata["Name"]
-        listed = (distribution.read_text("top_level.txt") or "").split()
-        for name in listed or {path.parts[0] for path in distribution.files or ()}:
+        for name in {path.parts[0] for path in distribution.files or ()}:
             if name in NEEDED and str(owner).lower() != "pedsam":
                 found.setdefault(name, set()).add(owner)
     return found

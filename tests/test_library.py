@@ -185,7 +185,9 @@ def site_packages(tmp_path: Path) -> Path:
         (info / "METADATA").write_text(
             f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n", encoding="utf-8"
         )
-        (info / "top_level.txt").write_text("\n".join(packages), encoding="utf-8")
+        (info / "RECORD").write_text(
+            "".join(f"{package}/cli.py,,\n" for package in packages), encoding="utf-8"
+        )
     for name in ("server/cli.py", "runtime/edge.py"):
         (folder / name).unlink()
         (folder / name).write_text("answer = 42\n", encoding="utf-8")
@@ -265,15 +267,6 @@ def check_not_as_pedsam_has_it(
     assert words in last
     assert last.endswith(": install pedsam into an environment of its own (python3 -m venv)")
     assert kind == "ImportError" or done.stderr.count("\n") == 1
-
-
-def test_a_distribution_that_lists_its_files_alone_is_named(site_packages: Path, tmp_path: Path) -> None:
-    """As most tools build them: without top_level.txt."""
-    info = site_packages / "Servitor-1.0.dist-info"
-    (info / "top_level.txt").unlink()
-    (info / "RECORD").write_text("server/cli.py,,\nServitor-1.0.dist-info/METADATA,,\n", encoding="utf-8")
-    done = python(SERVE, "-s", cwd=tmp_path, PYTHONPATH=str(site_packages))
-    assert done.stderr.startswith("Error: Servitor has files in the package server too")
 
 
 def test_the_command_runs_as_a_module_and_as_a_function() -> None:
