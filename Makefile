@@ -21,6 +21,7 @@ SSHD := $(shell PATH="$$PATH:/usr/sbin:/usr/local/sbin" command -v sshd)
 GSTREAMER := $(shell command -v gst-launch-1.0)
 MOSQUITTO := $(shell PATH="$$PATH:/usr/sbin:/usr/local/sbin" command -v mosquitto)
 FFMPEG := $(shell command -v ffmpeg)
+SYSTEMD := $(shell command -v systemd-analyze)
 PYTEST_OPTIONS := --numprocesses auto --maxprocesses 4 --durations 15 --durations-min 3
 PYTEST := $(BIN)/python -m pytest $(PYTEST_OPTIONS)
 QUICK := not gpu and not triton and not full
@@ -29,7 +30,8 @@ RECOGNISERS = $(shell $(BIN)/python -c "from importlib.util import find_spec as 
 	needed = 'dlib face_recognition_models rapidocr_onnxruntime torch transformers'.split(); \
 	print('yes' if all(map(find, needed)) else '')")
 PRESENT = $(if $(CHROMIUM),, and not browser)$(if $(SSHD),, and not sshd)$(if $(GSTREAMER),, and not gstreamer)$(if \
-	$(MOSQUITTO),, and not mosquitto)$(if $(FFMPEG),, and not ffmpeg)$(if $(RECOGNISERS),, and not recognisers)
+	$(MOSQUITTO),, and not mosquitto)$(if $(FFMPEG),, and not ffmpeg)$(if $(SYSTEMD),, and not systemd)$(if \
+	$(RECOGNISERS),, and not recognisers)
 # $(call tested,OPTIONS). Tests of time can fail on a busy machine: those that failed (exit code 1) run again, alone,
 # and decide.
 tested = $(PYTEST) $(1) || { [ $$? -eq 1 ] && echo "What failed runs again, alone:" && \
@@ -50,6 +52,9 @@ ifeq ($(MOSQUITTO),)
 endif
 ifeq ($(FFMPEG),)
 	@echo "NOT TESTED: the MJPEG stream with a player, for want of one; on Debian: apt-get install ffmpeg"
+endif
+ifeq ($(SYSTEMD),)
+	@echo "NOT TESTED: the systemd unit of docs/service; on Debian: apt-get install systemd"
 endif
 	@test -n "$(RECOGNISERS)" || echo "NOT TESTED: audit's recognisers of faces and words, and its masked autoencoder; docs/privacy.md installs them"
 

@@ -242,12 +242,15 @@ class Follower:
         self._held.append(frame)
 
     def let_go(self, frame: RecentFrame) -> None:
-        """Keep a frame no longer that was held."""
+        """Keep a frame no longer that was held; once nobody holds it, it is not computed for that either."""
         self._held.remove(frame)
+        if frame not in self._held and frame in self._wanted:
+            self._wanted.remove(frame)
 
     def want(self, frame: RecentFrame) -> None:
-        """Have the image embedding of a frame computed, for what may be asked on it."""
-        self._wanted.append(frame)
+        """Have the image embedding of a frame computed, for what may be asked on it, once."""
+        if frame not in self._wanted:
+            self._wanted.append(frame)
 
     def on(self, frame: RecentFrame) -> list[FollowedObject]:
         """The objects on a frame as they are known now, with names of today. What has not changed since the

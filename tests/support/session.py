@@ -22,6 +22,7 @@ RUN_BY = {
     "sshd": "make test where OpenSSH's server is installed",
     "mosquitto": "make test where mosquitto is installed",
     "ffmpeg": "make test where ffmpeg is installed",
+    "systemd": "make test where systemd-analyze is installed",
 }
 # Two processes begin with one half of the tests each. In this order one begins with exports of bundles, the
 # other with what needs none (training): it would wait for those exports.

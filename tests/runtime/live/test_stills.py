@@ -337,6 +337,27 @@ async def test_a_held_frame_of_a_camera_shows_what_each_point_changes_while_fram
         assert newest.number > number  # it is followed from there
 
 
+async def test_a_frame_that_is_let_go_while_sending_is_paused_never_leaves(
+    mini_bundle: Bundle, tmp_path: Path
+) -> None:
+    async with (
+        counted_sites(mini_bundle, tmp_path) as sites,
+        live_run(mini_bundle, sites.file) as run,
+    ):
+        await run.frame()
+        run.live.pause(True)
+        await run.live.prompt(PromptRequest(0, None, (CUP,)))  # something is to be found
+        shown = await run.frame()
+        with run.live.holding(shown), run.live.holding(shown):
+            pass
+        run.live.remove("1")
+        before = run.live.status().windows_sent
+        run.live.pause(False)
+        for _ in range(3):
+            await run.frame()
+        assert run.live.status().windows_sent == before == 0
+
+
 async def test_a_frame_that_was_lost_cannot_be_held(photograph: Path) -> None:
     async with played(photograph) as run:
         shown = await run.shown()

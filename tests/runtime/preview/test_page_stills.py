@@ -18,13 +18,12 @@ from runtime.preview import PreviewOptions, preview
 from runtime.run_options import RunOptions
 from stages.bundle import Bundle, shipped_bundle
 from tests.runtime.frames.test_sources import picture
-from tests.support.browser import FakeTab, Tab, chromium, opened, tab
+from tests.support.browser import PHONE, FakeTab, Tab, chromium, opened, tab
 from tests.support.clips import clip
 from tests.support.edge import write_photo
 from tests.support.live_runs import NOTHING_ASKED, background_run, live_run, run_options
 
 pytestmark = [pytest.mark.anyio, pytest.mark.browser]
-PHONE: dict[str, Any] = {"viewport": {"width": 360, "height": 740}, "has_touch": True, "is_mobile": True}
 CUP = (0.5, 0.5)  # shares of the photograph
 TABLE = (0.08, 0.15)
 
