@@ -14,13 +14,14 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import anyio
 import pytest
 from anyio.abc import Process
 
-from runtime.live.heartbeat import Activity, Doing, HeartbeatOptions, Watchdog, beating
+from runtime.live.heartbeat import Activity, Doing, Heartbeat, HeartbeatOptions, Watchdog, beating
 from runtime.live.interface import Live
 from runtime.objects.prompts import Prompt, Prompts
 from runtime.pipeline import PipelineOptions
@@ -63,6 +64,19 @@ def test_it_stops_when_nothing_has_changed_for_too_long(
 
 def test_it_goes_on_when_nothing_is_due() -> None:
     assert looks_until_it_stops(Watchdog(OPTIONS), Activity(Doing.NOTHING, 7, 1)) is None
+
+
+@pytest.mark.parametrize(("standing", "frames", "doing"), [
+    (True, 0, Doing.NOTHING), (True, 7, Doing.NOTHING), (False, 0, Doing.STARTING), (False, 7, Doing.FRAMES),
+])  # fmt: skip
+def test_nothing_is_due_of_a_file_that_waits_for_viewers(standing: bool, frames: int, doing: Doing) -> None:
+    heartbeat = Heartbeat()
+    source = SimpleNamespace(standing=standing, trouble=None, openings=0)
+    waiting: Any = SimpleNamespace(
+        ended=False, paused=False, pacing=False, source=source, measured=SimpleNamespace(frames=frames)
+    )
+    heartbeat.pipeline = waiting
+    assert heartbeat.activity() == Activity(doing, frames, 0)
 
 
 def test_it_goes_on_while_frames_or_attempts_to_open_the_camera_come() -> None:

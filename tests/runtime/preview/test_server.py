@@ -17,15 +17,18 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from runtime.frames.player import Player
+from runtime.frames.sources import open_source
 from runtime.objects.prompts import read_prompts
 from runtime.objects.trust import Check, Trust
 from runtime.preview import PreviewOptions, introduction, preview, protocol
 from runtime.preview.server import HEADERS, STATIC
 from runtime.preview.viewers import KEPT_FRAMES, TOO_MANY, WRONG_TOKEN, ViewerLimits
 from stages.errors import InputError
+from tests.support.edge import write_photo
 from tests.support.keys import keys_for
 from tests.support.live import FakeLive
-from tests.support.watchers import Frame, Watcher, running_preview
+from tests.support.watchers import DEADLINE_S, Frame, Watcher, running_preview
 
 TOKEN = "x" * 32
 pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("unblocked_loop")]
@@ -434,3 +437,31 @@ async def test_a_token_is_made_anew_each_time() -> None:
         assert one.token != other.token
         assert len(one.token) >= 32
     assert TOKEN not in repr(PreviewOptions(token=TOKEN))
+
+
+class Noting(Player):
+    """Notes whether it is told that somebody watches; `left` is set when nobody does."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(open_source(path))
+        self.told: list[bool] = []
+        self.left = anyio.Event()
+
+    def watched(self, watched: bool) -> None:
+        self.told.append(watched)
+        if not watched:
+            self.left.set()
+
+
+async def test_a_file_is_watched_as_long_as_there_is_a_viewer(tmp_path: Path) -> None:
+    player = Noting(write_photo(tmp_path / "a.png"))
+    async with running_preview(FakeLive(player=player)) as run:
+        assert player.told == []
+        first, second = await run.watch(), await run.watch()
+        await first.socket.close()
+        await second.text("status")
+        assert all(player.told)
+        await second.socket.close()
+        with anyio.fail_after(DEADLINE_S):
+            await player.left.wait()
+    assert player.told[-1] is False
